@@ -1,0 +1,1 @@
+//! dz-agent: see README.md.

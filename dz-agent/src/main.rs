@@ -1,0 +1,2 @@
+//! dz-agent: see README.md.
+fn main() {}

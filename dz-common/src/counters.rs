@@ -1,0 +1,230 @@
+//! Everything that is counted, in one enum: every way out of a kernel program ([`Kind::Exit`]),
+//! what may happen besides on the way ([`Kind::Tally`]), and every state change
+//! ([`Kind::Transition`]). The variant indexes a block of `dz_counters`, and its name is the field
+//! that `bpftool map dump` shows, the label in the metrics and the row in `dz-agent counters`.
+
+use crate::packet::{Reject, State};
+use crate::session::DownReason;
+
+/// What sort of thing a counter counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A way out: one run of a program (one datagram of a transmit run) adds one to exactly one.
+    Exit,
+    /// Seen on the way to an exit.
+    Tally,
+    /// A session changed state.
+    Transition,
+}
+
+macro_rules! counters {
+    ($($kind:ident { $($(#[$doc:meta])+ $variant:ident = $field:ident,)+ })+) => {
+        /// One counter.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Counter { $($($(#[$doc])+ $variant,)+)+ }
+
+        /// One block of counters, as in the map: per CPU, one block per interface and local
+        /// address, and block 0 for what belongs to none.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[cfg_attr(feature = "user", derive(
+            zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable
+        ))]
+        pub struct Counters { $($($(#[$doc])+ pub $field: u64,)+)+ }
+
+        impl Counter {
+            /// Every counter, in the order of the map.
+            pub const ALL: &[Self] = &[$($(Self::$variant,)+)+];
+
+            /// The name everywhere outside the code.
+            pub const fn name(self) -> &'static str {
+                match self { $($(Self::$variant => stringify!($field),)+)+ }
+            }
+
+            /// What sort of counter it is.
+            pub const fn kind(self) -> Kind {
+                match self { $($(Self::$variant => Kind::$kind,)+)+ }
+            }
+        }
+
+        impl Counters {
+            /// One counter's value.
+            pub const fn get(&self, counter: Counter) -> u64 {
+                match counter { $($(Counter::$variant => self.$field,)+)+ }
+            }
+
+            /// Adds another block (another CPU's, say) to this one.
+            pub fn add(&mut self, other: &Self) {
+                $($(self.$field = self.$field.wrapping_add(other.$field);)+)+
+            }
+        }
+    };
+}
+
+counters! {
+    Exit {
+        // Ingress: not ours, passed on untouched.
+        /// Not IPv4: ARP, IPv6 and the like.
+        PassNotIpv4 = pass_not_ipv4,
+        /// Carries a VLAN tag.
+        PassVlan = pass_vlan,
+        /// Ethernet frame for another host or for a group.
+        PassNotHost = pass_not_host,
+        /// Frame ends before its IPv4 or UDP header, or before the IPv4 total length.
+        PassTruncated = pass_truncated,
+        /// IPv4 header that the stack will refuse: version, lengths or checksum.
+        PassIpHeader = pass_ip_header,
+        /// IPv4 options.
+        PassIpOptions = pass_ip_options,
+        /// A fragment, the first one included.
+        PassFragment = pass_fragment,
+        /// Another protocol than UDP.
+        PassNotUdp = pass_not_udp,
+        /// UDP to another port.
+        PassOtherPort = pass_other_port,
+        /// Our port, but an address that this interface does not hold: in transit.
+        PassNotLocal = pass_not_local,
+        /// Our port and address, no session, policy `pass`.
+        PassUnknownPeer = pass_unknown_peer,
+        // Ingress: for us, dropped, session untouched.
+        /// Our port and address, no session, policy `drop`.
+        DropUnknownPeer = drop_unknown_peer,
+        /// UDP length field below 8 or beyond the IPv4 packet.
+        DropUdpLength = drop_udp_length,
+        /// UDP payload below 40 bytes.
+        DropShort = drop_short,
+        /// UDP checksum wrong.
+        DropUdpChecksum = drop_udp_checksum,
+        /// Protocol version is not 1.
+        DropVersion = drop_version,
+        /// Length byte is not 40.
+        DropLength = drop_length,
+        /// Detection multiplier 0.
+        DropZeroMultiplier = drop_zero_multiplier,
+        /// Sender's discriminator 0.
+        DropZeroDiscriminator = drop_zero_discriminator,
+        /// Rule 1: our session is AdminDown.
+        DropAdminDown = drop_admin_down,
+        /// Rule 2: echoes a discriminator that is not ours.
+        DropWrongDiscriminator = drop_wrong_discriminator,
+        // Ingress: valid, the session took note.
+        /// Answered in place.
+        RxAnswered = rx_answered,
+        /// Not answered: the peer is AdminDown.
+        RxRemoteAdmin = rx_remote_admin,
+        /// Not answered: our last transmission is too recent.
+        RxPaced = rx_paced,
+        /// Not answered: state changes faster than the burst allowance.
+        RxBurstSpent = rx_burst_spent,
+        /// Not answered: the agent's heartbeat is older than the restart grace.
+        RxUnattended = rx_unattended,
+        /// Answer due, but the frame could not be rewritten.
+        RxAnswerFailed = rx_answer_failed,
+        // Transmit program, one exit per entry of `dz_due`.
+        /// Transmitted.
+        TxOriginated = tx_originated,
+        /// An answer went out meanwhile, or not due yet.
+        TxNotDue = tx_not_due,
+        /// The session is gone.
+        TxNoSession = tx_no_session,
+        /// Ethernet: no neighbour entry for the next hop yet.
+        TxNoNeighbour = tx_no_neighbour,
+        /// The interface refused the packet.
+        TxFailed = tx_failed,
+        // Control program.
+        /// Carried out.
+        ControlDone = control_done,
+        /// No such session, or another generation of it.
+        ControlNoSession = control_no_session,
+        /// Malformed request.
+        ControlRefused = control_refused,
+        // Detection timers.
+        /// A group's slots were scanned.
+        ScanDone = scan_done,
+        /// A map that must exist did not answer.
+        Fault = fault,
+    }
+    Tally {
+        /// Valid packet with a reserved byte set.
+        ReservedSet = reserved_set,
+        /// Rule 5: a stale Down was ignored.
+        StaleDown = stale_down,
+        /// While Down, adopted the discriminator that the peer clings to.
+        DiscriminatorAdopted = discriminator_adopted,
+        /// An event was put into `dz_events`.
+        EventEmitted = event_emitted,
+        /// `dz_events` was full; the agent scans instead.
+        EventLost = event_lost,
+        /// A detection timer could not be started.
+        TimerFailed = timer_failed,
+    }
+    Transition {
+        /// Down to Init.
+        DownToInit = down_to_init,
+        /// Down to Up.
+        DownToUp = down_to_up,
+        /// Init to Up.
+        InitToUp = init_to_up,
+        /// Init to Down, detection deadline.
+        InitToDownTimeout = init_to_down_timeout,
+        /// Init to Down, the peer is AdminDown.
+        InitToDownRemoteAdmin = init_to_down_remote_admin,
+        /// Init to Down, the peer is Down.
+        InitToDownRemoteDown = init_to_down_remote_down,
+        /// Up to Down, detection deadline.
+        UpToDownTimeout = up_to_down_timeout,
+        /// Up to Down, the peer is AdminDown.
+        UpToDownRemoteAdmin = up_to_down_remote_admin,
+        /// Up to Down, the peer is Down.
+        UpToDownRemoteDown = up_to_down_remote_down,
+        /// Down to AdminDown.
+        DownToAdminDown = down_to_admin_down,
+        /// Init to AdminDown.
+        InitToAdminDown = init_to_admin_down,
+        /// Up to AdminDown.
+        UpToAdminDown = up_to_admin_down,
+        /// AdminDown to Down.
+        AdminDownToDown = admin_down_to_down,
+    }
+}
+
+const _: () = assert!(size_of::<Counters>() == 8 * Counter::ALL.len());
+
+impl Counter {
+    /// Number of counters in a block.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// The exit for a payload that is not a liveness packet.
+    #[inline(always)]
+    pub const fn rejected(reject: Reject) -> Self {
+        match reject {
+            Reject::Short => Self::DropShort,
+            Reject::Version => Self::DropVersion,
+            Reject::Length => Self::DropLength,
+            Reject::ZeroMultiplier => Self::DropZeroMultiplier,
+            Reject::ZeroDiscriminator => Self::DropZeroDiscriminator,
+        }
+    }
+
+    /// The counter of a state change, or none for one that the state machine cannot make.
+    #[inline(always)]
+    pub const fn transition(from: State, to: State, reason: DownReason) -> Option<Self> {
+        Some(match (from, to, reason) {
+            (State::Down, State::Init, _) => Self::DownToInit,
+            (State::Down, State::Up, _) => Self::DownToUp,
+            (State::Init, State::Up, _) => Self::InitToUp,
+            (State::Init, State::Down, DownReason::Timeout) => Self::InitToDownTimeout,
+            (State::Init, State::Down, DownReason::RemoteAdmin) => Self::InitToDownRemoteAdmin,
+            (State::Init, State::Down, DownReason::RemoteDown) => Self::InitToDownRemoteDown,
+            (State::Up, State::Down, DownReason::Timeout) => Self::UpToDownTimeout,
+            (State::Up, State::Down, DownReason::RemoteAdmin) => Self::UpToDownRemoteAdmin,
+            (State::Up, State::Down, DownReason::RemoteDown) => Self::UpToDownRemoteDown,
+            (State::Down, State::AdminDown, _) => Self::DownToAdminDown,
+            (State::Init, State::AdminDown, _) => Self::InitToAdminDown,
+            (State::Up, State::AdminDown, _) => Self::UpToAdminDown,
+            (State::AdminDown, State::Down, _) => Self::AdminDownToDown,
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,81 @@
+//! The IPv4 and UDP headers in front of everything we send.
+//!
+//! Answers and our own transmissions carry the same headers: no options, DF, TTL 64, both ports the
+//! configured one.
+
+use crate::checksum::{self, IPPROTO_UDP};
+use crate::packet::PACKET_LEN;
+
+/// IPv4 header without options.
+pub const IPV4_LEN: usize = 20;
+/// UDP header.
+pub const UDP_LEN: usize = 8;
+/// Ethernet header without a VLAN tag.
+pub const ETHERNET_LEN: usize = 14;
+/// IPv4 packet with one liveness packet in it.
+pub const DATAGRAM_LEN: usize = IPV4_LEN + UDP_LEN + PACKET_LEN;
+/// EtherType of IPv4, host order.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+
+const UDP_TOTAL: u16 = (UDP_LEN + PACKET_LEN) as u16;
+const TTL: u8 = 64;
+const DONT_FRAGMENT: u8 = 0x40;
+
+/// What to put into the UDP checksum field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UdpChecksum {
+    /// The checksum of the whole datagram.
+    Full,
+    /// The folded pseudo-header sum, for a packet whose checksum is completed further down
+    /// (`CHECKSUM_PARTIAL`).
+    Partial,
+}
+
+/// A complete IPv4 packet from `src` to `dst`; `port` in host order.
+#[inline(always)]
+pub fn datagram(
+    src: &[u8; 4],
+    dst: &[u8; 4],
+    port: u16,
+    payload: &[u8; PACKET_LEN],
+    udp_checksum: UdpChecksum,
+) -> [u8; DATAGRAM_LEN] {
+    let mut d = [0; DATAGRAM_LEN];
+    d[0] = 0x45;
+    [d[2], d[3]] = (DATAGRAM_LEN as u16).to_be_bytes();
+    d[6] = DONT_FRAGMENT;
+    d[8] = TTL;
+    d[9] = IPPROTO_UDP;
+    [d[12], d[13], d[14], d[15]] = *src;
+    [d[16], d[17], d[18], d[19]] = *dst;
+    // The constant words of the header, then the addresses.
+    let words = u16::from_ne_bytes([d[0], d[1]]) as u32
+        + u16::from_ne_bytes([d[2], d[3]]) as u32
+        + u16::from_ne_bytes([d[6], d[7]]) as u32
+        + u16::from_ne_bytes([d[8], d[9]]) as u32;
+    let sum = !checksum::fold(checksum::add(checksum::add(words, src), dst));
+    [d[10], d[11]] = sum.to_ne_bytes();
+
+    let [port_high, port_low] = port.to_be_bytes();
+    [d[20], d[21]] = [port_high, port_low];
+    [d[22], d[23]] = [port_high, port_low];
+    [d[24], d[25]] = UDP_TOTAL.to_be_bytes();
+    let pseudo = checksum::pseudo_header(src, dst, UDP_TOTAL);
+    let udp = match udp_checksum {
+        UdpChecksum::Partial => checksum::fold(pseudo),
+        UdpChecksum::Full => {
+            let header = 2 * port.to_be() as u32 + UDP_TOTAL.to_be() as u32;
+            match !checksum::fold(checksum::add(pseudo + header, payload)) {
+                0 => 0xffff, // RFC 768: 0 would mean "no checksum"
+                sum => sum,
+            }
+        }
+    };
+    [d[26], d[27]] = udp.to_ne_bytes();
+    let mut i = 0;
+    while i < PACKET_LEN {
+        d[IPV4_LEN + UDP_LEN + i] = payload[i];
+        i += 1;
+    }
+    d
+}

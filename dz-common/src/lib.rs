@@ -1,0 +1,22 @@
+//! What the kernel programs, the agent, the simulator and the tests share: the wire format, the
+//! session state machine, packet headers, the layout of the BPF maps and the names of everything
+//! that is counted.
+//!
+//! `no_std`, no clock, no I/O, no allocation and no panic path: time and random numbers are
+//! arguments. Conventions: instants are nanoseconds of `CLOCK_MONOTONIC` (`_ns`, 0 = never),
+//! intervals are microseconds as on the wire (`_us`), addresses are `[u8; 4]` in network order,
+//! everything else in map values is in host byte order.
+#![cfg_attr(not(test), no_std)]
+
+pub mod checksum;
+pub mod control;
+pub mod counters;
+pub mod headers;
+pub mod ingress;
+pub mod map;
+pub mod packet;
+pub mod pacing;
+pub mod session;
+
+/// UDP port of the liveness protocol.
+pub const LIVENESS_PORT: u16 = 44880;

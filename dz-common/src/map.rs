@@ -1,0 +1,400 @@
+//! The layout of the BPF maps. `bpftool map dump` shows these structs by their field names.
+//!
+//! A change of size or meaning here is a change of [`ABI_VERSION`].
+
+use crate::counters::Counter;
+use crate::packet::{Packet, State};
+use crate::pacing::Answer;
+use crate::session::{DownReason, Receipt, Session};
+
+/// Version of everything in this module, kept in [`Config::abi_version`].
+pub const ABI_VERSION: u32 = 1;
+/// Deadline slots watched by one timer.
+pub const SLOTS_PER_GROUP: u32 = 2_048;
+/// Most timers, and with [`SLOTS_PER_GROUP`] the most sessions: 131,072.
+pub const MAX_GROUPS: u32 = 64;
+/// Most datagrams of one run of the transmit program.
+pub const MAX_DUE: u32 = 256;
+/// `Group::next_firing_ns` of a timer that is not armed.
+pub const NEVER_NS: u64 = u64::MAX;
+/// Shortest delay a detection timer is armed with, ns.
+pub const MIN_SCAN_DELAY_NS: u64 = 1_000_000;
+/// Longest delay a detection timer is armed with, ns.
+pub const MAX_SCAN_DELAY_NS: u64 = 250_000_000;
+
+/// Names of the maps, at most 15 characters (`BPF_OBJ_NAME_LEN`).
+pub mod name {
+    #![allow(missing_docs, reason = "the value is the documentation")]
+    pub const CONFIG: &str = "dz_config";
+    pub const COUNTERS: &str = "dz_counters";
+    pub const DEADLINES: &str = "dz_deadlines";
+    pub const DUE: &str = "dz_due";
+    pub const EVENTS: &str = "dz_events";
+    pub const GROUPS: &str = "dz_groups";
+    pub const HEARTBEAT: &str = "dz_heartbeat";
+    pub const LOCALS: &str = "dz_locals";
+    pub const PEERS: &str = "dz_peers";
+    pub const SESSIONS: &str = "dz_sessions";
+}
+
+macro_rules! map_types {
+    ($($(#[$meta:meta])+ pub struct $name:ident { $($(#[$field_meta:meta])+ pub $field:ident: $type:ty,)+ })+) => {
+        $(
+            $(#[$meta])+
+            #[repr(C)]
+            #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+            #[cfg_attr(feature = "user", derive(
+                zerocopy::TryFromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable
+            ))]
+            pub struct $name { $($(#[$field_meta])+ pub $field: $type,)+ }
+        )+
+    };
+}
+
+map_types! {
+    /// Identity of a session: key of `dz_sessions`.
+    #[derive(Hash, PartialOrd, Ord)]
+    pub struct SessionKey {
+        /// The interface, as the kernel numbers it.
+        pub ifindex: u32,
+        /// Our address.
+        pub local: [u8; 4],
+        /// The peer's address.
+        pub peer: [u8; 4],
+    }
+
+    /// Key of `dz_locals`, whose value is a block number of `dz_counters`: every IPv4 address that
+    /// an interface of ours holds.
+    #[derive(Hash, PartialOrd, Ord)]
+    pub struct LocalKey {
+        /// The interface, as the kernel numbers it.
+        pub ifindex: u32,
+        /// One of its addresses.
+        pub addr: [u8; 4],
+    }
+
+    /// Key of `dz_peers`. By name, for a peer outlives the interface's index.
+    #[derive(Hash, PartialOrd, Ord)]
+    pub struct PeerKey {
+        /// Interface name, padded with zeros.
+        pub ifname: [u8; 16],
+        /// The peer's address.
+        pub peer: [u8; 4],
+    }
+
+    /// Value of `dz_peers`: the intent to keep a session with a peer.
+    pub struct Peer {
+        /// Our address.
+        pub local: [u8; 4],
+        /// Gateway of the route, 0.0.0.0 = none.
+        pub via: [u8; 4],
+        /// What the session is configured with.
+        pub timers: crate::session::Timers,
+        /// Who asked for it.
+        pub origin: Origin,
+        /// Always zero.
+        pub reserved: [u8; 3],
+    }
+
+    /// `struct bpf_spin_lock`: the verifier finds it by this type name.
+    #[allow(non_camel_case_types, reason = "the kernel's name")]
+    pub struct bpf_spin_lock {
+        /// Opaque.
+        pub val: u32,
+    }
+
+    /// `struct bpf_timer`: the verifier finds it by this type name.
+    #[allow(non_camel_case_types, reason = "the kernel's name")]
+    pub struct bpf_timer {
+        /// Opaque.
+        pub opaque: [u64; 2],
+    }
+
+    /// Value of `dz_sessions`. Inserted and deleted by the agent; in between written by kernel
+    /// programs only, under the lock.
+    pub struct SessionEntry {
+        /// Guards everything below but the identity.
+        pub lock: bpf_spin_lock,
+        /// Where this session's deadline is: index into `dz_deadlines`.
+        pub slot: u32,
+        /// Tells this entry from an earlier one in the same memory.
+        pub generation: u32,
+        /// This session's block in `dz_counters`.
+        pub block: u32,
+        /// A copy of the key, checked under the lock.
+        pub key: SessionKey,
+        /// State of the generator that jitter is drawn from (xorshift32, non-zero).
+        pub random: u32,
+        /// Packets that matched the session and were valid (rule 1 and 2 included).
+        pub received: u64,
+        /// Answers sent from the receive path.
+        pub answered: u64,
+        /// Packets sent on our own clock.
+        pub originated: u64,
+        /// Last packet that matched the session, whatever became of it.
+        pub last_seen_ns: u64,
+        /// The state machine.
+        pub session: Session,
+    }
+
+    /// Value of `dz_deadlines`: an index for the scan. The truth is in the session.
+    pub struct Deadline {
+        /// When the session is to be looked at, [`NEVER_NS`] = not at all.
+        pub deadline_ns: u64,
+        /// The session of this slot.
+        pub key: SessionKey,
+        /// Its generation.
+        pub generation: u32,
+    }
+
+    /// Value of `dz_groups`: the timer of [`SLOTS_PER_GROUP`] slots.
+    pub struct Group {
+        /// The timer.
+        pub timer: bpf_timer,
+        /// When the timer fires next, [`NEVER_NS`] = not armed. Compared and swapped.
+        pub next_firing_ns: u64,
+        /// When it last fired.
+        pub last_firing_ns: u64,
+    }
+
+    /// Value of `dz_due`: what the clock wants looked at, and when it should come back.
+    pub struct Due {
+        /// In: the session.
+        pub key: SessionKey,
+        /// In: its generation.
+        pub generation: u32,
+        /// In: 1 = transmit the present state whether due or not (AdminDown at disconnect).
+        pub force: u32,
+        /// Out: the exit taken, an index into [`Counter::ALL`].
+        pub exit: u32,
+        /// Out: when to ask again; 0 if the session is gone.
+        pub next_due_ns: u64,
+    }
+
+    /// What `dz_events` carries: one state change. For the reader's convenience only; the truth is
+    /// in the session.
+    pub struct Event {
+        /// The session.
+        pub key: SessionKey,
+        /// Its generation.
+        pub generation: u32,
+        /// When it happened.
+        pub at_ns: u64,
+        /// Where convergence started: to Up, the first packet accepted; to Down, the moment the
+        /// first packet was missing or the packet that took us down.
+        pub since_ns: u64,
+        /// The session's `transitions` after the change: events of one session sort by it.
+        pub sequence: u32,
+        /// State before.
+        pub from: State,
+        /// State after.
+        pub to: State,
+        /// Why, if it went down.
+        pub reason: DownReason,
+        /// Always zero.
+        pub reserved: u8,
+    }
+
+    /// Value of `dz_config`, index 0.
+    pub struct Config {
+        /// [`ABI_VERSION`] of the agent that created the maps.
+        pub abi_version: u32,
+        /// UDP port, host order.
+        pub port: u16,
+        /// 1: packets of unknown peers go on to the stack.
+        pub unknown_pass: u8,
+        /// Always zero.
+        pub reserved: u8,
+        /// Version announced in our packets.
+        pub version: crate::packet::Version,
+        /// Deadline groups in use.
+        pub groups: u32,
+        /// Answering stops when the heartbeat is older than this, ns.
+        pub grace_ns: u64,
+    }
+}
+
+/// Who asked for a peer.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::TryFromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+)]
+pub enum Origin {
+    /// The API.
+    Api = 0,
+    /// The configuration file.
+    Config = 1,
+    /// A followed route.
+    Follow = 2,
+}
+
+const _: () = {
+    assert!(size_of::<SessionKey>() == 12);
+    assert!(size_of::<LocalKey>() == 8);
+    assert!(size_of::<PeerKey>() == 20);
+    assert!(size_of::<Peer>() == 36);
+    assert!(size_of::<Session>() == 128);
+    assert!(size_of::<SessionEntry>() == 192);
+    assert!(core::mem::offset_of!(SessionEntry, session) == 64);
+    assert!(size_of::<Deadline>() == 24);
+    assert!(size_of::<Group>() == 32);
+    assert!(size_of::<Due>() == 32);
+    assert!(size_of::<Event>() == 40);
+    assert!(size_of::<Config>() == 24);
+};
+
+/// A state change, with what an [`Event`] needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// State before.
+    pub from: State,
+    /// State after.
+    pub to: State,
+    /// Why, if it went down.
+    pub reason: DownReason,
+    /// See [`Event::since_ns`].
+    pub since_ns: u64,
+    /// See [`Event::sequence`].
+    pub sequence: u32,
+}
+
+impl Transition {
+    /// The event to emit.
+    #[inline(always)]
+    pub const fn event(&self, key: SessionKey, generation: u32, at_ns: u64) -> Event {
+        Event {
+            key,
+            generation,
+            at_ns,
+            since_ns: self.since_ns,
+            sequence: self.sequence,
+            from: self.from,
+            to: self.to,
+            reason: self.reason,
+            reserved: 0,
+        }
+    }
+}
+
+/// What a valid packet led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The way out.
+    pub exit: Counter,
+    /// Rule 5 ignored a stale Down.
+    pub stale_down: bool,
+    /// Another discriminator became ours.
+    pub adopted: bool,
+    /// The state changed.
+    pub transition: Option<Transition>,
+    /// Transmit this.
+    pub answer: Option<Packet>,
+}
+
+impl SessionEntry {
+    /// Everything a valid packet does to its session, to be called under the lock. `attended`: the
+    /// agent's heartbeat is recent, so answering is allowed.
+    #[inline(always)]
+    pub fn receive(
+        &mut self,
+        packet: &Packet,
+        config: &Config,
+        now_ns: u64,
+        attended: bool,
+    ) -> Outcome {
+        let before = self.session.state;
+        let discr = self.session.local_discr;
+        let converging_ns = self.session.first_rx_ns;
+        self.received += 1;
+        let receipt = self.session.receive(packet, now_ns);
+        let transition = self.transition(before, converging_ns, now_ns);
+        let mut outcome = Outcome {
+            exit: Counter::RxUnattended,
+            stale_down: matches!(receipt, Receipt::StaleDown),
+            adopted: self.session.local_discr != discr,
+            transition,
+            answer: None,
+        };
+        outcome.exit = match receipt {
+            Receipt::AdminDown => Counter::DropAdminDown,
+            Receipt::WrongDiscriminator => Counter::DropWrongDiscriminator,
+            Receipt::RemoteAdmin => Counter::RxRemoteAdmin,
+            _ if !attended => Counter::RxUnattended,
+            _ => {
+                let random = self.draw();
+                match self.session.answer(transition.is_some(), now_ns, random) {
+                    Answer::Paced => Counter::RxPaced,
+                    Answer::BurstSpent => Counter::RxBurstSpent,
+                    Answer::Send => {
+                        self.answered += 1;
+                        outcome.answer = Some(self.session.packet(config.version));
+                        Counter::RxAnswered
+                    }
+                }
+            }
+        };
+        outcome
+    }
+
+    /// Takes the session Down if its deadline has passed, to be called under the lock.
+    #[inline(always)]
+    pub fn expire(&mut self, now_ns: u64) -> Option<Transition> {
+        let before = self.session.state;
+        self.session.expire(now_ns);
+        self.transition(before, 0, now_ns)
+    }
+
+    /// Puts the session in AdminDown, to be called under the lock.
+    #[inline(always)]
+    pub fn admin_down(&mut self, now_ns: u64) -> Option<Transition> {
+        let before = self.session.state;
+        self.session.admin_down(now_ns);
+        self.transition(before, 0, now_ns)
+    }
+
+    /// What the session should be scanned for, as [`Deadline::deadline_ns`].
+    #[inline(always)]
+    pub const fn scan_deadline_ns(&self) -> u64 {
+        match self.session.detect_deadline_ns {
+            0 => NEVER_NS,
+            deadline_ns => deadline_ns,
+        }
+    }
+
+    /// The next random number (xorshift32, Marsaglia 2003): jitter needs spread, not secrecy, and
+    /// a generator in the entry lets a test replay what the kernel did.
+    #[inline(always)]
+    pub fn draw(&mut self) -> u32 {
+        let mut x = self.random;
+        x ^= x << 13;
+        x ^= x >> 17;
+        x ^= x << 5;
+        self.random = x;
+        x
+    }
+
+    #[inline(always)]
+    fn transition(&self, before: State, converging_ns: u64, now_ns: u64) -> Option<Transition> {
+        let session = &self.session;
+        if session.state == before {
+            return None;
+        }
+        let since_ns = match (session.state, session.down_reason) {
+            (State::Up, _) if converging_ns != 0 => converging_ns,
+            (State::Down, DownReason::Timeout) => {
+                // The first packet was missing one interval after the last.
+                session.last_rx_ns + session.rx_interval_us() as u64 * crate::session::NS_PER_US
+            }
+            _ => now_ns,
+        };
+        Some(Transition {
+            from: before,
+            to: session.state,
+            reason: session.down_reason,
+            since_ns,
+            sequence: session.transitions,
+        })
+    }
+}

@@ -1,0 +1,422 @@
+//! The session state machine: one BFD-like session, as pure functions of (session, event, now).
+//!
+//! ```text
+//!                        any packet
+//!              ┌──────┐ not echoing us ┌──────┐
+//!              │      │───────────────▶│      │
+//!      ┌──────▶│ Down │                │ Init │──┐
+//!      │       │      │◀───────────────│      │  │ detection deadline,
+//!      │       └──────┘                └──────┘  │ remote Down or AdminDown
+//!      │           │ Init or Up, echoing us │    │ lead back to Down
+//!      │           ▼                        ▼    │
+//!      │       ┌──────┐◀────────────────────┘    │
+//!      └───────│  Up  │──────────────────────────┘
+//!              └──────┘      AdminDown: entered and left by command only
+//! ```
+//!
+//! This is the deployed client's machine, not RFC 5880's: Down goes to Init on any packet that
+//! does not echo our discriminator, whatever its state. Rules marked *ours* differ from the
+//! deployed client on purpose; the protocol notes in ARCHITECTURE.md say why.
+//!
+//! Everything here is inlined into a BPF program that holds a spin lock, hence: no calls that stay
+//! calls, no loops, no wide multiplication.
+
+use crate::packet::{Packet, State, Version};
+
+/// Nanoseconds in a microsecond.
+pub const NS_PER_US: u64 = 1_000;
+
+/// Why a session last went Down; names as in the deployed client's metrics.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::TryFromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+)]
+pub enum DownReason {
+    /// Not down, or never been up.
+    None = 0,
+    /// The detection deadline passed.
+    Timeout = 1,
+    /// The peer said AdminDown.
+    RemoteAdmin = 2,
+    /// A local command.
+    LocalAdmin = 3,
+    /// The peer said Down.
+    RemoteDown = 4,
+}
+
+impl DownReason {
+    /// Name in metrics, JSON and traces.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Timeout => "timeout",
+            Self::RemoteAdmin => "remote_admin",
+            Self::LocalAdmin => "local_admin",
+            Self::RemoteDown => "remote_down",
+        }
+    }
+}
+
+/// Whether an end manages routes.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::TryFromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+)]
+pub enum Mode {
+    /// Nothing heard yet (of a peer only).
+    Unknown = 0,
+    /// Routes follow the session.
+    Active = 1,
+    /// Routes are left alone.
+    Passive = 2,
+}
+
+impl Mode {
+    /// Name in JSON and traces.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Active => "active",
+            Self::Passive => "passive",
+        }
+    }
+}
+
+/// What is configured for a session. Intervals in µs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::TryFromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+)]
+pub struct Timers {
+    /// `bfd.DesiredMinTxInterval`.
+    pub desired_min_tx_us: u32,
+    /// `bfd.RequiredMinRxInterval`.
+    pub required_min_rx_us: u32,
+    /// Every interval, ours or the peer's, is raised to this.
+    pub floor_us: u32,
+    /// Every interval is lowered to this. Non-zero and not below the floor.
+    pub ceiling_us: u32,
+    /// Longest transmit interval while Down. 0: no back-off cap.
+    pub backoff_cap_us: u32,
+    /// `bfd.DetectMult`, non-zero; the local one decides our detection (unlike RFC 5880 §6.8.4).
+    pub detect_mult: u8,
+    /// Announced to the peer; [`Mode::Active`] or [`Mode::Passive`].
+    pub mode: Mode,
+    /// Always zero.
+    pub reserved: [u8; 2],
+}
+
+impl Timers {
+    /// The deployed client's defaults, with *our* back-off cap: 1 s, multiplier 3, 50 ms to 3 s,
+    /// 5 s.
+    pub const DEFAULT: Self = Self {
+        desired_min_tx_us: 1_000_000,
+        required_min_rx_us: 1_000_000,
+        floor_us: 50_000,
+        ceiling_us: 3_000_000,
+        backoff_cap_us: 5_000_000,
+        detect_mult: 3,
+        mode: Mode::Active,
+        reserved: [0; 2],
+    };
+
+    /// Clamps an interval to [floor, ceiling].
+    #[inline(always)]
+    pub const fn clamp(&self, us: u32) -> u32 {
+        if us < self.floor_us {
+            self.floor_us
+        } else if us > self.ceiling_us {
+            self.ceiling_us
+        } else {
+            us
+        }
+    }
+}
+
+/// One session. Instants in ns of `CLOCK_MONOTONIC`, 0 = never.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::TryFromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+)]
+pub struct Session {
+    /// When the session goes Down unless something is received; 0 = disarmed.
+    pub detect_deadline_ns: u64,
+    /// Last packet accepted by rule 6.
+    pub last_rx_ns: u64,
+    /// Last transmission of any kind: answer or our own.
+    pub last_tx_ns: u64,
+    /// When our own clock transmits next if no answer goes out before.
+    pub next_tx_ns: u64,
+    /// When the present state was entered.
+    pub since_ns: u64,
+    /// First packet accepted since the session was last Down: where convergence starts.
+    pub first_rx_ns: u64,
+    /// Instant up to which the burst allowance has been refilled.
+    pub burst_refill_ns: u64,
+    /// What is configured.
+    pub timers: Timers,
+    /// `bfd.LocalDiscr`, non-zero.
+    pub local_discr: u32,
+    /// `bfd.RemoteDiscr`, 0 until learned.
+    pub peer_discr: u32,
+    /// `bfd.RemoteMinTxInterval` (desired), clamped; 0 until learned.
+    pub peer_desired_min_tx_us: u32,
+    /// `bfd.RemoteMinRxInterval` (required), clamped; 0 until learned.
+    pub peer_required_min_rx_us: u32,
+    /// The unknown discriminator that the last packet echoed while we were Down, else 0.
+    pub echoed_discr: u32,
+    /// Back-off factor while Down: a power of two, at least 1.
+    pub backoff: u32,
+    /// State changes since the session was created.
+    pub transitions: u32,
+    /// How often the session came Up.
+    pub ups: u32,
+    /// Version in the last packet that got past rules 1 and 2.
+    pub peer_version: Version,
+    /// `bfd.SessionState`.
+    pub state: State,
+    /// As deployed: back to none when the session leaves Down.
+    pub down_reason: DownReason,
+    /// The last reason other than none, for people.
+    pub last_down_reason: DownReason,
+    /// What the peer says of itself, see [`Session::peer_version`] for which packet.
+    pub peer_mode: Mode,
+    /// State-change answers left, see [`crate::pacing`].
+    pub burst_left: u8,
+    /// 1 while the present state has not been transmitted yet.
+    pub announce: u8,
+    /// Always zero.
+    pub reserved: [u8; 6],
+}
+
+/// What a received packet did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receipt {
+    /// Rule 1: we are AdminDown.
+    AdminDown,
+    /// Rule 2: it echoes a discriminator that is not ours.
+    WrongDiscriminator,
+    /// Rule 4: the peer is AdminDown.
+    RemoteAdmin,
+    /// Rule 5: the peer is Down and took us there.
+    RemoteDown,
+    /// Rule 5: a Down sent before the peer saw us Up.
+    StaleDown,
+    /// Rules 6 and 7: it counts as a sign of life.
+    Accepted,
+}
+
+impl Session {
+    /// A session in Down that transmits at its next opportunity.
+    #[inline(always)]
+    pub const fn new(timers: Timers, local_discr: u32, now_ns: u64) -> Self {
+        Self {
+            detect_deadline_ns: 0,
+            last_rx_ns: 0,
+            last_tx_ns: 0,
+            next_tx_ns: now_ns,
+            since_ns: now_ns,
+            first_rx_ns: 0,
+            burst_refill_ns: now_ns,
+            timers,
+            local_discr,
+            peer_discr: 0,
+            peer_desired_min_tx_us: 0,
+            peer_required_min_rx_us: 0,
+            echoed_discr: 0,
+            backoff: 1,
+            transitions: 0,
+            ups: 0,
+            peer_version: Version([0; 4]),
+            state: State::Down,
+            down_reason: DownReason::None,
+            last_down_reason: DownReason::None,
+            peer_mode: Mode::Unknown,
+            burst_left: crate::pacing::BURST,
+            announce: 1,
+            reserved: [0; 6],
+        }
+    }
+
+    /// Steps the machine by one decoded packet. Rule numbers are those of the protocol notes in
+    /// ARCHITECTURE.md.
+    #[inline(always)]
+    pub fn receive(&mut self, packet: &Packet, now_ns: u64) -> Receipt {
+        if self.state == State::AdminDown {
+            return Receipt::AdminDown; // rule 1
+        }
+        if packet.your_discr != 0 && packet.your_discr != self.local_discr {
+            if !self.adopt(packet.your_discr) {
+                return Receipt::WrongDiscriminator; // rule 2
+            }
+        } else {
+            self.echoed_discr = 0;
+        }
+
+        // Rule 3.
+        self.peer_mode = if packet.passive { Mode::Passive } else { Mode::Active };
+        self.peer_version = packet.version;
+
+        if packet.state == State::AdminDown {
+            self.go_down(DownReason::RemoteAdmin, now_ns); // rule 4
+            return Receipt::RemoteAdmin;
+        }
+        if packet.state == State::Down && matches!(self.state, State::Up | State::Init) {
+            // Rule 5.
+            if self.state == State::Up
+                && now_ns.saturating_sub(self.since_ns) < self.detect_time_ns()
+            {
+                return Receipt::StaleDown;
+            }
+            self.go_down(DownReason::RemoteDown, now_ns);
+            return Receipt::RemoteDown;
+        }
+
+        // Rule 6; *ours*: RFC 5880 §6.8.6 sets bfd.RemoteDiscr on every packet.
+        self.peer_discr = packet.my_discr;
+        self.peer_desired_min_tx_us = self.timers.clamp(packet.desired_min_tx_us);
+        self.peer_required_min_rx_us = self.timers.clamp(packet.required_min_rx_us);
+        self.last_rx_ns = now_ns;
+        self.detect_deadline_ns = now_ns.saturating_add(self.detect_time_ns());
+
+        // Rule 7.
+        if self.state == State::Down && self.first_rx_ns == 0 {
+            self.first_rx_ns = now_ns;
+        }
+        let echoed = packet.your_discr == self.local_discr
+            && matches!(packet.state, State::Init | State::Up);
+        match self.state {
+            State::Down | State::Init if echoed => {
+                self.ups = self.ups.wrapping_add(1);
+                self.enter(State::Up, now_ns);
+            }
+            State::Down => self.enter(State::Init, now_ns),
+            _ => {}
+        }
+        Receipt::Accepted
+    }
+
+    /// Takes the session Down if its detection deadline has passed. Returns whether it did.
+    #[inline(always)]
+    pub fn expire(&mut self, now_ns: u64) -> bool {
+        let due = self.detect_deadline_ns != 0 && now_ns >= self.detect_deadline_ns;
+        if !due || !matches!(self.state, State::Up | State::Init) {
+            return false;
+        }
+        self.go_down(DownReason::Timeout, now_ns);
+        true
+    }
+
+    /// Puts the session in AdminDown. Returns whether it was not there already.
+    #[inline(always)]
+    pub fn admin_down(&mut self, now_ns: u64) -> bool {
+        if self.state == State::AdminDown {
+            return false;
+        }
+        self.detect_deadline_ns = 0;
+        self.first_rx_ns = 0;
+        self.enter(State::AdminDown, now_ns);
+        self.down_reason = DownReason::LocalAdmin;
+        self.last_down_reason = DownReason::LocalAdmin;
+        true
+    }
+
+    /// Releases a session from AdminDown to Down. Returns whether it was in AdminDown.
+    #[inline(always)]
+    pub fn admin_up(&mut self, now_ns: u64) -> bool {
+        if self.state != State::AdminDown {
+            return false;
+        }
+        self.enter(State::Down, now_ns);
+        self.down_reason = DownReason::LocalAdmin;
+        true
+    }
+
+    /// What we would transmit now.
+    #[inline(always)]
+    pub const fn packet(&self, version: Version) -> Packet {
+        Packet {
+            state: self.state,
+            detect_mult: self.timers.detect_mult,
+            my_discr: self.local_discr,
+            your_discr: self.peer_discr,
+            desired_min_tx_us: self.timers.desired_min_tx_us,
+            required_min_rx_us: self.timers.required_min_rx_us,
+            passive: matches!(self.timers.mode, Mode::Passive),
+            version,
+            reserved_set: false,
+        }
+    }
+
+    /// Detection time in ns: local multiplier × negotiated receive interval.
+    #[inline(always)]
+    pub const fn detect_time_ns(&self) -> u64 {
+        self.timers.detect_mult as u64 * (self.rx_interval_us() as u64 * NS_PER_US)
+    }
+
+    /// Negotiated receive interval in µs: how often a packet is expected.
+    #[inline(always)]
+    pub const fn rx_interval_us(&self) -> u32 {
+        self.timers.clamp(max(self.peer_desired_min_tx_us, self.timers.required_min_rx_us))
+    }
+
+    /// Negotiated transmit interval in µs, before jitter and back-off.
+    #[inline(always)]
+    pub const fn tx_interval_us(&self) -> u32 {
+        self.timers.clamp(max(self.timers.desired_min_tx_us, self.peer_required_min_rx_us))
+    }
+
+    /// *Ours*: while Down, two consecutive packets that echo the same unknown discriminator make
+    /// it ours, for a deployed peer never lets go of the one it learned before we restarted. An
+    /// off-path sender gains nothing over echoing 0, which rule 2 accepts anyway.
+    #[inline(always)]
+    fn adopt(&mut self, discr: u32) -> bool {
+        if self.state != State::Down {
+            return false;
+        }
+        if self.echoed_discr != discr {
+            self.echoed_discr = discr;
+            return false;
+        }
+        self.echoed_discr = 0;
+        self.local_discr = discr;
+        true
+    }
+
+    /// Enters Down (or stays there: a repeated AdminDown renews reason and back-off, as deployed).
+    #[inline(always)]
+    fn go_down(&mut self, reason: DownReason, now_ns: u64) {
+        self.detect_deadline_ns = 0;
+        self.first_rx_ns = 0;
+        self.backoff = 1;
+        if self.state != State::Down {
+            self.enter(State::Down, now_ns);
+        }
+        self.down_reason = reason;
+        self.last_down_reason = reason;
+    }
+
+    #[inline(always)]
+    fn enter(&mut self, state: State, now_ns: u64) {
+        self.state = state;
+        self.since_ns = now_ns;
+        self.transitions = self.transitions.wrapping_add(1);
+        self.down_reason = DownReason::None;
+        self.backoff = 1;
+        self.echoed_discr = 0;
+        self.announce = 1;
+    }
+}
+
+#[inline(always)]
+const fn max(a: u32, b: u32) -> u32 {
+    if a > b { a } else { b }
+}

@@ -1,0 +1,1 @@
+//! Network-namespace harness and end-to-end tests.

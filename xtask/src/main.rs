@@ -1,0 +1,2 @@
+//! Build, demo, test and conformance commands: `cargo xtask --help`.
+fn main() {}
