@@ -1,1 +1,7 @@
-//! dz-agent: see README.md.
+//! The agent: which peers are wanted, which routes follow, when to transmit. Detection and
+//! answering live in the kernel programs; see ARCHITECTURE.md.
+
+pub mod command;
+pub mod error;
+pub mod metrics;
+pub mod view;

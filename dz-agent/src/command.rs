@@ -1,0 +1,161 @@
+//! What the API asks of the engine: messages with a place for the reply.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use tokio::sync::oneshot;
+
+/// A peer as somebody asks for it. What is `None` is left to the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerSpec {
+    /// The interface; without it the one that holds `local`.
+    pub interface: Option<String>,
+    /// The peer's address.
+    pub peer: Ipv4Addr,
+    /// Our address.
+    pub local: Ipv4Addr,
+    /// Gateway of the peer's route.
+    pub via: Option<Ipv4Addr>,
+    /// Our desired transmit interval, µs.
+    pub tx_interval_us: Option<u32>,
+    /// Our required receive interval, µs.
+    pub rx_interval_us: Option<u32>,
+    /// Our detection multiplier.
+    pub detect_mult: Option<u8>,
+    /// Leave the peer's route alone.
+    pub passive: Option<bool>,
+}
+
+impl PeerSpec {
+    /// A peer with everything else left to the agent.
+    pub const fn new(peer: Ipv4Addr, local: Ipv4Addr) -> Self {
+        Self {
+            interface: None,
+            peer,
+            local,
+            via: None,
+            tx_interval_us: None,
+            rx_interval_us: None,
+            detect_mult: None,
+            passive: None,
+        }
+    }
+}
+
+/// Which sessions a disconnect is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// These, on one interface or on whichever has them.
+    Peers {
+        /// Only on this interface.
+        interface: Option<String>,
+        /// The peers' addresses.
+        peers: Vec<Ipv4Addr>,
+    },
+    /// All that the API connected.
+    All {
+        /// Only on this interface.
+        interface: Option<String>,
+    },
+}
+
+/// A request to the engine. A dropped reply channel means that the engine is stopping.
+#[derive(Debug)]
+pub enum Command {
+    /// Keep sessions with these peers: all of them or, refused, none.
+    Connect {
+        /// The peers, at least one.
+        peers: Vec<PeerSpec>,
+        /// Answered when the sessions are in the kernel.
+        reply: oneshot::Sender<Result<Vec<Connected>, Refusal>>,
+    },
+    /// Give sessions up: all of them or, refused, none.
+    Disconnect {
+        /// Which.
+        selector: Selector,
+        /// Answered when AdminDown is sent, the routes and the sessions are gone.
+        reply: oneshot::Sender<Result<Vec<Disconnected>, Refusal>>,
+    },
+}
+
+/// A session that is being kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connected {
+    /// Its interface.
+    pub interface: String,
+    /// Our address.
+    pub local: Ipv4Addr,
+    /// The peer's address.
+    pub peer: Ipv4Addr,
+    /// What the user should know, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// A session that is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disconnected {
+    /// Its interface.
+    pub interface: String,
+    /// Our address.
+    pub local: Ipv4Addr,
+    /// The peer's address.
+    pub peer: Ipv4Addr,
+}
+
+/// Why a request was refused. Nothing was changed, unless a fault says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What sort of refusal.
+    pub kind: RefusalKind,
+    /// Every fault found, one sentence each; a batch lists them all.
+    pub faults: Vec<String>,
+}
+
+/// Sorts of refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// The request makes no sense, whatever the agent's state.
+    Invalid,
+    /// No such interface, address or peer.
+    NotFound,
+    /// Contradicts what is there: another local address for the peer, a configured peer.
+    Conflict,
+    /// No room for more sessions.
+    Capacity,
+    /// The agent cannot do it now: stopping, interface not there yet.
+    Unavailable,
+    /// The kernel refused, or a fault of ours.
+    Internal,
+}
+
+impl RefusalKind {
+    /// Name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::Capacity => "capacity",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl Refusal {
+    /// A refusal with one fault.
+    pub fn new(kind: RefusalKind, fault: impl Into<String>) -> Self {
+        Self {
+            kind,
+            faults: vec![fault.into()],
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.faults.join("; "))
+    }
+}
+
+impl std::error::Error for Refusal {}

@@ -1,0 +1,148 @@
+//! What the agent shows, read from the kernel at one moment: for the API and the metrics.
+
+use std::net::Ipv4Addr;
+use std::time::SystemTime;
+
+use dz_common::counters::Counters;
+use dz_common::map::SessionEntry;
+
+/// Reads everything there is to show.
+pub trait Inspect: Send + Sync + 'static {
+    /// Reads it now.
+    ///
+    /// # Errors
+    /// What the kernel refused to tell.
+    fn snapshot(&self) -> impl Future<Output = anyhow::Result<Snapshot>> + Send;
+}
+
+/// Everything there is to show, as of one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// When it was taken, ns of `CLOCK_MONOTONIC`.
+    pub taken_at_ns: u64,
+    /// The interfaces that the agent serves or waits for.
+    pub interfaces: Vec<InterfaceView>,
+    /// Every session, in any order.
+    pub sessions: Vec<SessionView>,
+    /// Every block of `dz_counters` in use.
+    pub blocks: Vec<BlockView>,
+    /// What was done to routes, and how many there are.
+    pub routes: Vec<RouteTotals>,
+    /// The agent itself.
+    pub agent: AgentView,
+}
+
+/// One interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceView {
+    /// Its name.
+    pub name: String,
+    /// Its index; none while it does not exist.
+    pub ifindex: Option<u32>,
+    /// How the programs are attached: `tc`, `xdp` or `xdp-generic`; none while they are not.
+    pub attach: Option<String>,
+    /// Its IPv4 addresses.
+    pub locals: Vec<Ipv4Addr>,
+    /// Why it is not served at present, for people.
+    pub waiting: Option<String>,
+}
+
+/// One session.
+#[derive(Clone, Debug)]
+pub struct SessionView {
+    /// Its interface.
+    pub interface: String,
+    /// The map entry. Its key has the addresses.
+    pub entry: SessionEntry,
+    /// Gateway of the route.
+    pub via: Option<Ipv4Addr>,
+    /// The peer's route as the kernel has it.
+    pub route: RouteState,
+}
+
+impl SessionView {
+    /// Our address.
+    pub const fn local(&self) -> Ipv4Addr {
+        addr(self.entry.key.local)
+    }
+
+    /// The peer's address.
+    pub const fn peer(&self) -> Ipv4Addr {
+        addr(self.entry.key.peer)
+    }
+}
+
+const fn addr([a, b, c, d]: [u8; 4]) -> Ipv4Addr {
+    Ipv4Addr::new(a, b, c, d)
+}
+
+/// The route to a peer, as the kernel has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteState {
+    /// There, with our protocol number.
+    Present {
+        /// Its gateway.
+        via: Option<Ipv4Addr>,
+        /// Its preferred source.
+        src: Option<Ipv4Addr>,
+    },
+    /// Not there.
+    Absent,
+    /// The same destination, but of somebody else.
+    Foreign {
+        /// Its `rtm_protocol`.
+        protocol: u8,
+    },
+    /// Not known: the table could not be read.
+    Unknown,
+}
+
+/// One block of counters, summed over CPUs.
+#[derive(Clone, Debug)]
+pub struct BlockView {
+    /// The interface; none in block 0, which is for what belongs to none.
+    pub interface: Option<String>,
+    /// Our address; none in block 0.
+    pub local: Option<Ipv4Addr>,
+    /// The counters.
+    pub counters: Counters,
+}
+
+/// What the agent did to the routes of one interface and local address since it started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteTotals {
+    /// The interface.
+    pub interface: String,
+    /// Our address.
+    pub local: Ipv4Addr,
+    /// Acknowledged installs.
+    pub installs: u64,
+    /// Acknowledged withdrawals.
+    pub withdraws: u64,
+    /// Installs that the kernel refused.
+    pub install_failures: u64,
+    /// Withdrawals that the kernel refused.
+    pub uninstall_failures: u64,
+    /// Routes of ours in the kernel's table now.
+    pub installed: u64,
+}
+
+/// The agent itself.
+#[derive(Clone, Debug)]
+pub struct AgentView {
+    /// Age of the heartbeat in `dz_heartbeat`, ns.
+    pub heartbeat_age_ns: u64,
+    /// Events that did not reach us, by the kernel's count of those emitted.
+    pub events_lost: u64,
+    /// When this process started.
+    pub started_at: SystemTime,
+    /// Our process.
+    pub pid: u32,
+    /// UDP port served.
+    pub port: u16,
+    /// Most sessions.
+    pub max_sessions: u32,
+}
+
+/// Version of the agent, as in the packets it sends.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
