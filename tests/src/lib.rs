@@ -1,1 +1,8 @@
 //! Network-namespace harness and end-to-end tests.
+//!
+//! The harness gives a test network namespaces of its own ([`netns`]), in which it runs closures
+//! and children, and a way to say that it could not run ([`harness`]).
+
+pub mod harness;
+pub mod netns;
+pub mod wait;
