@@ -40,6 +40,35 @@ impl PeerSpec {
             passive: None,
         }
     }
+
+    /// Whatever makes no sense about it, whatever the agent's state.
+    pub fn faults(&self) -> Vec<String> {
+        let Self { peer, local, .. } = self;
+        let mut faults = Vec::new();
+        if peer == local {
+            faults.push(format!("peer {peer}: is the local address itself"));
+        }
+        match self.via {
+            Some(via) if via == *local => {
+                faults.push(format!("peer {peer}: gateway {via} is the local address"));
+            }
+            Some(via) if via == *peer => {
+                faults.push(format!(
+                    "peer {peer}: is its own gateway; leave the gateway out"
+                ));
+            }
+            _ => {}
+        }
+        if self.detect_mult == Some(0) {
+            faults.push(format!("peer {peer}: detection multiplier 0"));
+        }
+        for (name, interval_us) in [("tx", self.tx_interval_us), ("rx", self.rx_interval_us)] {
+            if interval_us.is_some_and(|us| us < 1_000) {
+                faults.push(format!("peer {peer}: {name} interval is below 1 ms"));
+            }
+        }
+        faults
+    }
 }
 
 /// Which sessions a disconnect is about.

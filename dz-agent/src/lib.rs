@@ -1,6 +1,8 @@
 //! The agent: which peers are wanted, which routes follow, when to transmit. Detection and
 //! answering live in the kernel programs; see ARCHITECTURE.md.
 
+pub mod address;
+pub mod cli;
 pub mod command;
 pub mod error;
 pub mod metrics;

@@ -1,0 +1,155 @@
+//! The command line.
+
+mod run;
+mod values;
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use run::{Attach, LogFormat, RunOptions, UnknownPeers};
+pub use values::MetricsListen;
+
+use crate::address::{parse_host, parse_interface};
+use crate::command::{PeerSpec, Selector};
+use values::interval;
+
+/// Liveness for DoubleZero tunnels: sessions live in the kernel, routes follow.
+#[derive(Debug, Parser)]
+#[command(name = "dz-agent", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Unix socket of the agent.
+    #[arg(
+        long,
+        global = true,
+        env = "DZ_AGENT_SOCKET",
+        value_name = "PATH",
+        default_value = "/run/dz-agent/dz-agent.sock"
+    )]
+    pub socket: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not allowed, 4 kernel lacks a \
+    feature, 5 interface cannot be served, 6 already running or port taken, 7 no agent at the \
+    socket, 8 refused by the agent";
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Run the agent.
+    Run(Box<RunOptions>),
+    /// Keep a session with each of these peers.
+    Connect(ConnectOptions),
+    /// Give sessions up: AdminDown to the peers, routes withdrawn.
+    Disconnect(DisconnectOptions),
+    /// Show the sessions.
+    Sessions(ShowOptions),
+    /// Show the counters of the kernel programs.
+    Counters(CountersOptions),
+}
+
+/// Options of `connect`.
+#[derive(Args, Debug)]
+pub struct ConnectOptions {
+    /// Addresses of the peers.
+    #[arg(required = true, value_name = "PEER", value_parser = parse_host)]
+    pub peers: Vec<Ipv4Addr>,
+    /// Our address, which the interface holds.
+    #[arg(long, value_name = "ADDR", value_parser = parse_host)]
+    pub local: Ipv4Addr,
+    /// The interface [default: the agent's one that holds the local address].
+    #[arg(long, value_name = "NAME", value_parser = parse_interface)]
+    pub interface: Option<String>,
+    /// Gateway of the peers' routes.
+    #[arg(long, value_name = "GATEWAY", value_parser = parse_host)]
+    pub via: Option<Ipv4Addr>,
+    /// How often we want to send [default: the agent's].
+    #[arg(long, value_name = "TIME", value_parser = interval)]
+    pub tx_interval: Option<Duration>,
+    /// How often we are willing to receive [default: the agent's].
+    #[arg(long, value_name = "TIME", value_parser = interval)]
+    pub rx_interval: Option<Duration>,
+    /// Missed packets that make a peer Down [default: the agent's].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    pub detect_mult: Option<u8>,
+    /// Leave the peers' routes alone.
+    #[arg(long)]
+    pub passive: bool,
+}
+
+impl ConnectOptions {
+    /// The peers asked for.
+    pub fn specs(&self) -> Vec<PeerSpec> {
+        let spec = |&peer: &Ipv4Addr| PeerSpec {
+            interface: self.interface.clone(),
+            via: self.via,
+            tx_interval_us: self.tx_interval.map(values::micros),
+            rx_interval_us: self.rx_interval.map(values::micros),
+            detect_mult: self.detect_mult,
+            passive: self.passive.then_some(true),
+            ..PeerSpec::new(peer, self.local)
+        };
+        self.peers.iter().map(spec).collect()
+    }
+}
+
+/// Options of `disconnect`.
+#[derive(Args, Debug)]
+pub struct DisconnectOptions {
+    /// Addresses of the peers.
+    #[arg(
+        value_name = "PEER",
+        value_parser = parse_host,
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    pub peers: Vec<Ipv4Addr>,
+    /// Every peer that was connected through the API.
+    #[arg(long)]
+    pub all: bool,
+    /// Only on this interface.
+    #[arg(long, value_name = "NAME", value_parser = parse_interface)]
+    pub interface: Option<String>,
+}
+
+impl DisconnectOptions {
+    /// The sessions meant.
+    pub fn selector(&self) -> Selector {
+        let interface = self.interface.clone();
+        if self.all {
+            Selector::All { interface }
+        } else {
+            Selector::Peers {
+                interface,
+                peers: self.peers.clone(),
+            }
+        }
+    }
+}
+
+/// Options of `sessions`.
+#[derive(Args, Debug)]
+pub struct ShowOptions {
+    /// As the agent's API has it.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `counters`.
+#[derive(Args, Debug)]
+pub struct CountersOptions {
+    /// As the agent's API has it: everything, zeros included.
+    #[arg(long)]
+    pub json: bool,
+    /// Those that are zero, too.
+    #[arg(long)]
+    pub all: bool,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! Options of `run`.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::BoolishValueParser;
+use clap::{Args, ValueEnum};
+use dz_common::map::{MAX_GROUPS, SLOTS_PER_GROUP};
+use dz_common::session::{Mode, Timers};
+
+use super::values::{MetricsListen, grace, interval, micros, route_protocol};
+use crate::address::parse_interface;
+use crate::error::{ExitCode, Failure};
+
+/// Options of `run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunOptions {
+    /// Interface to serve; may be given several times. It need not exist yet.
+    #[arg(
+        long = "interface",
+        env = "DZ_AGENT_INTERFACE",
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_value = "doublezero0",
+        value_parser = parse_interface
+    )]
+    pub interfaces: Vec<String>,
+    /// How to attach to the interface.
+    #[arg(long, env = "DZ_AGENT_ATTACH", value_enum, default_value_t = Attach::Auto)]
+    pub attach: Attach,
+    /// What happens to liveness packets of peers that we have no session with.
+    #[arg(long, env = "DZ_AGENT_UNKNOWN", value_enum, default_value_t = UnknownPeers::Drop)]
+    pub unknown: UnknownPeers,
+    /// Where maps and links are pinned (a folder of a BPF file system).
+    #[arg(
+        long,
+        env = "DZ_AGENT_PIN_DIR",
+        value_name = "PATH",
+        default_value = "/sys/fs/bpf/dz-agent"
+    )]
+    pub pin_dir: PathBuf,
+    /// Where the secret of our discriminators is kept.
+    #[arg(
+        long,
+        env = "DZ_AGENT_STATE_DIR",
+        value_name = "PATH",
+        default_value = "/var/lib/dz-agent"
+    )]
+    pub state_dir: PathBuf,
+    /// UDP port of the liveness protocol.
+    #[arg(
+        long,
+        env = "DZ_AGENT_PORT",
+        default_value_t = dz_common::LIVENESS_PORT,
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub port: u16,
+    /// Most sessions.
+    #[arg(
+        long,
+        env = "DZ_AGENT_MAX_SESSIONS",
+        value_name = "N",
+        default_value_t = 16_384,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(SLOTS_PER_GROUP * MAX_GROUPS))
+    )]
+    pub max_sessions: u32,
+    /// How often we want to send.
+    #[arg(long, env = "DZ_AGENT_TX_INTERVAL", value_name = "TIME", default_value = "1s",
+        value_parser = interval)]
+    pub tx_interval: Duration,
+    /// How often we are willing to receive.
+    #[arg(long, env = "DZ_AGENT_RX_INTERVAL", value_name = "TIME", default_value = "1s",
+        value_parser = interval)]
+    pub rx_interval: Duration,
+    /// Missed packets that make a peer Down.
+    #[arg(long, env = "DZ_AGENT_DETECT_MULT", value_name = "N", default_value_t = 3,
+        value_parser = clap::value_parser!(u8).range(1..))]
+    pub detect_mult: u8,
+    /// Every interval, ours or a peer's, is raised to this.
+    #[arg(long, env = "DZ_AGENT_INTERVAL_FLOOR", value_name = "TIME", default_value = "50ms",
+        value_parser = interval)]
+    pub interval_floor: Duration,
+    /// Every interval, ours or a peer's, is lowered to this.
+    #[arg(long, env = "DZ_AGENT_INTERVAL_CEILING", value_name = "TIME", default_value = "3s",
+        value_parser = interval)]
+    pub interval_ceiling: Duration,
+    /// Longest transmit interval while a peer is Down.
+    #[arg(long, env = "DZ_AGENT_BACKOFF_CAP", value_name = "TIME", default_value = "5s",
+        value_parser = interval)]
+    pub backoff_cap: Duration,
+    /// How long the kernel goes on answering without us.
+    #[arg(long, env = "DZ_AGENT_RESTART_GRACE", value_name = "TIME", default_value = "30s",
+        value_parser = grace)]
+    pub restart_grace: Duration,
+    /// Protocol number of our routes. Routes that carry it on our interfaces are ours to delete.
+    #[arg(long, env = "DZ_AGENT_ROUTE_PROTOCOL", value_name = "N", default_value = "144",
+        value_parser = route_protocol)]
+    pub route_protocol: u8,
+    /// Where /metrics is served over TCP, or "off".
+    #[arg(
+        long,
+        env = "DZ_AGENT_METRICS_LISTEN",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:44881"
+    )]
+    pub metrics_listen: MetricsListen,
+    /// Metrics for each peer, too: as many series as there are peers.
+    #[arg(long, env = "DZ_AGENT_METRICS_PER_PEER", value_parser = BoolishValueParser::new())]
+    pub metrics_per_peer: bool,
+    /// Form of the log on standard error.
+    #[arg(long, env = "DZ_AGENT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What is logged: error, warn, info, debug or trace.
+    #[arg(
+        long,
+        env = "DZ_AGENT_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info"
+    )]
+    pub log_level: tracing::level_filters::LevelFilter,
+}
+
+/// How to attach to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Attach {
+    /// Native XDP where the driver has it and the device is Ethernet, else TC.
+    Auto,
+    /// TC ingress and egress.
+    Tc,
+    /// XDP in the driver.
+    Xdp,
+    /// XDP in the kernel's generic path.
+    XdpGeneric,
+}
+
+/// What happens to liveness packets of unknown peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnknownPeers {
+    /// They end here.
+    Drop,
+    /// They go on to the stack.
+    Pass,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl RunOptions {
+    /// Checks what the options say together.
+    ///
+    /// # Errors
+    /// [`ExitCode::Usage`] with the first contradiction.
+    pub fn check(&self) -> Result<(), Failure> {
+        let fail = |text: String| Err(Failure::new(ExitCode::Usage, text));
+        let names: BTreeSet<_> = self.interfaces.iter().collect();
+        if names.len() != self.interfaces.len() {
+            return fail("--interface: the same name is given twice".to_owned());
+        }
+        let (floor, ceiling) = (self.interval_floor, self.interval_ceiling);
+        let show = humantime::format_duration;
+        if floor > ceiling {
+            return fail(format!(
+                "--interval-floor {} is above --interval-ceiling {}",
+                show(floor),
+                show(ceiling)
+            ));
+        }
+        for (name, time) in [("tx", self.tx_interval), ("rx", self.rx_interval)] {
+            if time < floor || time > ceiling {
+                return fail(format!(
+                    "--{name}-interval {}: must lie between --interval-floor {} and \
+                     --interval-ceiling {}",
+                    show(time),
+                    show(floor),
+                    show(ceiling)
+                ));
+            }
+        }
+        if self.backoff_cap < self.tx_interval {
+            return fail(format!(
+                "--backoff-cap {} is below --tx-interval {}",
+                show(self.backoff_cap),
+                show(self.tx_interval)
+            ));
+        }
+        Ok(())
+    }
+
+    /// What a session is configured with unless its peer says otherwise.
+    pub fn timers(&self) -> Timers {
+        Timers {
+            desired_min_tx_us: micros(self.tx_interval),
+            required_min_rx_us: micros(self.rx_interval),
+            floor_us: micros(self.interval_floor),
+            ceiling_us: micros(self.interval_ceiling),
+            backoff_cap_us: micros(self.backoff_cap),
+            detect_mult: self.detect_mult,
+            mode: Mode::Active,
+            reserved: [0; 2],
+        }
+    }
+}

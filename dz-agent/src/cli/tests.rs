@@ -1,0 +1,127 @@
+use super::*;
+use crate::address::NO_IPV6;
+use crate::error::ExitCode;
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(line.split_whitespace())
+}
+
+fn run(line: &str) -> RunOptions {
+    match parse(line).unwrap().action {
+        Action::Run(options) => *options,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_definition_is_sound() {
+    use clap::CommandFactory;
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn defaults_are_the_protocols() {
+    let options = run("dz-agent run");
+    options.check().unwrap();
+    assert_eq!(options.timers(), dz_common::session::Timers::DEFAULT);
+    assert_eq!(options.interfaces, ["doublezero0"]);
+    assert_eq!(options.port, 44880);
+    assert_eq!(options.route_protocol, 144);
+    assert_eq!(options.metrics_listen.to_string(), "127.0.0.1:44881");
+    assert_eq!(options.restart_grace, Duration::from_secs(30));
+    assert!(!options.metrics_per_peer);
+}
+
+#[test]
+fn interfaces_add_up_and_replace_the_default() {
+    assert_eq!(
+        run("dz-agent run --interface a --interface b").interfaces,
+        ["a", "b"]
+    );
+    let twice = run("dz-agent run --interface a --interface a")
+        .check()
+        .unwrap_err();
+    assert_eq!(twice.code, ExitCode::Usage);
+}
+
+#[test]
+fn ranges_are_kept() {
+    for refused in [
+        "--max-sessions 0",
+        "--max-sessions 131073",
+        "--port 0",
+        "--detect-mult 0",
+        "--tx-interval 300",
+        "--tx-interval 100us",
+        "--tx-interval 1500ns",
+        "--restart-grace 0s",
+        "--route-protocol 186",
+        "--route-protocol 2",
+        "--route-protocol 256",
+        "--metrics-listen 44881",
+        "--interface sixteen-bytes-xx",
+        "--attach native",
+    ] {
+        let error = parse(&format!("dz-agent run {refused}")).unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::Usage as i32, "{refused}");
+    }
+    assert_eq!(
+        run("dz-agent run --max-sessions 131072").max_sessions,
+        131_072
+    );
+    assert_eq!(
+        run("dz-agent run --metrics-listen off").metrics_listen,
+        MetricsListen::Off
+    );
+}
+
+#[test]
+fn contradictions_are_named() {
+    for (line, named) in [
+        ("--tx-interval 10ms", "--interval-floor 50ms"),
+        ("--rx-interval 4s", "--interval-ceiling 3s"),
+        ("--interval-floor 5s", "is above --interval-ceiling 3s"),
+        ("--backoff-cap 500ms", "is below --tx-interval 1s"),
+    ] {
+        let failure = run(&format!("dz-agent run {line}")).check().unwrap_err();
+        assert!(failure.to_string().contains(named), "{line}: {failure}");
+    }
+}
+
+#[test]
+fn connect_says_what_was_asked() {
+    let line = "dz-agent connect 10.0.0.2 10.0.0.3 --local 10.0.0.1 --tx-interval 300ms --passive";
+    let Action::Connect(options) = parse(line).unwrap().action else {
+        panic!()
+    };
+    let specs = options.specs();
+    assert_eq!(specs.len(), 2);
+    assert_eq!(specs[1].peer, Ipv4Addr::new(10, 0, 0, 3));
+    assert_eq!(specs[1].tx_interval_us, Some(300_000));
+    assert_eq!(specs[1].rx_interval_us, None);
+    assert_eq!(specs[1].passive, Some(true));
+}
+
+#[test]
+fn ipv6_is_refused_with_the_reason() {
+    for line in [
+        "dz-agent connect fe80::1 --local 10.0.0.1",
+        "dz-agent connect 10.0.0.2 --local fe80::1",
+        "dz-agent connect 10.0.0.2 --local 10.0.0.1 --via fe80::1",
+        "dz-agent disconnect fe80::1",
+    ] {
+        let error = parse(line).unwrap_err();
+        assert!(error.to_string().contains(NO_IPV6), "{line}: {error}");
+        assert_eq!(error.exit_code(), ExitCode::Usage as i32);
+    }
+}
+
+#[test]
+fn disconnect_wants_peers_or_all() {
+    assert!(parse("dz-agent disconnect").is_err());
+    assert!(parse("dz-agent disconnect 10.0.0.2 --all").is_err());
+    let Action::Disconnect(options) = parse("dz-agent disconnect --all").unwrap().action else {
+        panic!()
+    };
+    assert_eq!(options.selector(), Selector::All { interface: None });
+}

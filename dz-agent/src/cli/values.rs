@@ -1,0 +1,86 @@
+//! Values that clap cannot read by itself.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Longest interval that the wire format has room for.
+const MAX_INTERVAL: Duration = Duration::from_micros(u32::MAX as u64);
+
+/// Reads an interval: whole microseconds, 1 ms to 4,294 s (32 bits of µs on the wire).
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time < Duration::from_millis(1) || time > MAX_INTERVAL {
+        return Err("must be between 1ms and 4294s".to_owned());
+    }
+    if time.subsec_nanos() % 1_000 != 0 {
+        return Err("must be whole microseconds".to_owned());
+    }
+    Ok(time)
+}
+
+/// Reads the restart grace: 1 s to a day.
+pub(super) fn grace(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time < Duration::from_secs(1) || time > Duration::from_secs(86_400) {
+        return Err("must be between 1s and 1day".to_owned());
+    }
+    Ok(time)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 300ms or 1s"))
+}
+
+/// An [`interval`] in the wire's unit, µs.
+pub(super) fn micros(interval: Duration) -> u32 {
+    u32::try_from(interval.as_micros()).unwrap_or(u32::MAX)
+}
+
+/// Reads a route protocol number that nobody else uses: whatever carries it, we delete.
+pub(super) fn route_protocol(text: &str) -> Result<u8, String> {
+    let number: u8 = text
+        .parse()
+        .map_err(|_| "must be a number between 18 and 255".to_owned())?;
+    // `include/uapi/linux/rtnetlink.h`, RTPROT_*.
+    match number {
+        0..18 => Err(format!(
+            "{number} is the kernel's or a well-known program's"
+        )),
+        42 | 186..=189 | 192 => Err(format!("{number} is a routing daemon's (RTPROT_*)")),
+        _ => Ok(number),
+    }
+}
+
+/// Where `/metrics` is served over TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsListen {
+    /// Nowhere; the Unix socket has it all the same.
+    Off,
+    /// Here.
+    At(SocketAddr),
+}
+
+impl FromStr for MetricsListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        let address = text
+            .parse()
+            .map_err(|_| "must be ADDRESS:PORT or off".to_owned())?;
+        Ok(Self::At(address))
+    }
+}
+
+impl fmt::Display for MetricsListen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::At(address) => address.fmt(f),
+        }
+    }
+}
