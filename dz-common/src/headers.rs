@@ -4,7 +4,7 @@
 //! configured one.
 
 use crate::checksum::{self, IPPROTO_UDP};
-use crate::packet::PACKET_LEN;
+use crate::packet::{PACKET_LEN, Packet};
 
 /// IPv4 header without options.
 pub const IPV4_LEN: usize = 20;
@@ -18,8 +18,10 @@ pub const DATAGRAM_LEN: usize = IPV4_LEN + UDP_LEN + PACKET_LEN;
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 
 const UDP_TOTAL: u16 = (UDP_LEN + PACKET_LEN) as u16;
+const IP_TOTAL: [u8; 2] = (DATAGRAM_LEN as u16).to_be_bytes();
+const VERSION_IHL_TOS: [u8; 2] = [0x45, 0];
+const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
 const TTL: u8 = 64;
-const DONT_FRAGMENT: u8 = 0x40;
 
 /// What to put into the UDP checksum field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,36 +33,40 @@ pub enum UdpChecksum {
     Partial,
 }
 
-/// A complete IPv4 packet from `src` to `dst`; `port` in host order.
+/// Writes a complete IPv4 packet that carries `packet` from `src` to `dst`; `port` in host order.
+/// Every byte of `d` is written: into a frame in place, or into a buffer on a small stack.
 #[inline(always)]
-pub fn datagram(
+pub fn write(
+    d: &mut [u8; DATAGRAM_LEN],
     src: &[u8; 4],
     dst: &[u8; 4],
     port: u16,
-    payload: &[u8; PACKET_LEN],
+    packet: &Packet,
     udp_checksum: UdpChecksum,
-) -> [u8; DATAGRAM_LEN] {
-    let mut d = [0; DATAGRAM_LEN];
-    d[0] = 0x45;
-    [d[2], d[3]] = (DATAGRAM_LEN as u16).to_be_bytes();
-    d[6] = DONT_FRAGMENT;
-    d[8] = TTL;
-    d[9] = IPPROTO_UDP;
-    [d[12], d[13], d[14], d[15]] = *src;
-    [d[16], d[17], d[18], d[19]] = *dst;
+) {
+    [d[0], d[1]] = VERSION_IHL_TOS;
+    [d[2], d[3]] = IP_TOTAL;
+    [d[4], d[5]] = [0; 2];
+    [d[6], d[7]] = DONT_FRAGMENT;
+    [d[8], d[9]] = [TTL, IPPROTO_UDP];
     // The constant words of the header, then the addresses.
-    let words = u16::from_ne_bytes([d[0], d[1]]) as u32
-        + u16::from_ne_bytes([d[2], d[3]]) as u32
-        + u16::from_ne_bytes([d[6], d[7]]) as u32
-        + u16::from_ne_bytes([d[8], d[9]]) as u32;
+    let words =
+        word(VERSION_IHL_TOS) + word(IP_TOTAL) + word(DONT_FRAGMENT) + word([TTL, IPPROTO_UDP]);
     let sum = !checksum::fold(checksum::add(checksum::add(words, src), dst));
     [d[10], d[11]] = sum.to_ne_bytes();
+    [d[12], d[13], d[14], d[15]] = *src;
+    [d[16], d[17], d[18], d[19]] = *dst;
 
     let [port_high, port_low] = port.to_be_bytes();
     [d[20], d[21]] = [port_high, port_low];
     [d[22], d[23]] = [port_high, port_low];
     [d[24], d[25]] = UDP_TOTAL.to_be_bytes();
     let pseudo = checksum::pseudo_header(src, dst, UDP_TOTAL);
+    let (_, payload) = d.split_at_mut(IPV4_LEN + UDP_LEN);
+    let Some(payload) = payload.first_chunk_mut() else {
+        return;
+    };
+    packet.encode_into(payload);
     let udp = match udp_checksum {
         UdpChecksum::Partial => checksum::fold(pseudo),
         UdpChecksum::Full => {
@@ -72,10 +78,9 @@ pub fn datagram(
         }
     };
     [d[26], d[27]] = udp.to_ne_bytes();
-    let mut i = 0;
-    while i < PACKET_LEN {
-        d[IPV4_LEN + UDP_LEN + i] = payload[i];
-        i += 1;
-    }
-    d
+}
+
+#[inline(always)]
+const fn word(bytes: [u8; 2]) -> u32 {
+    u16::from_ne_bytes(bytes) as u32
 }

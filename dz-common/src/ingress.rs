@@ -78,7 +78,11 @@ pub struct Received {
 pub fn classify<F: Frame + ?Sized>(frame: &F, link: Link, port: u16) -> Result<Flow, Counter> {
     let at = link.ip_offset();
     if let Link::Ethernet = link {
-        let ethertype = be16(frame.read::<2>(ETHERNET_LEN - 2).ok_or(Counter::PassTruncated)?);
+        let ethertype = be16(
+            frame
+                .read::<2>(ETHERNET_LEN - 2)
+                .ok_or(Counter::PassTruncated)?,
+        );
         if ethertype != ETHERTYPE_IPV4 {
             return Err(match ethertype {
                 ETHERTYPE_VLAN | ETHERTYPE_QINQ => Counter::PassVlan,
@@ -107,7 +111,9 @@ pub fn classify<F: Frame + ?Sized>(frame: &F, link: Link, port: u16) -> Result<F
     if be16(&[ip[6], ip[7]]) & FRAGMENT_MASK != 0 {
         return Err(Counter::PassFragment);
     }
-    let dst_port = frame.read::<2>(at + IPV4_LEN + 2).ok_or(Counter::PassTruncated)?;
+    let dst_port = frame
+        .read::<2>(at + IPV4_LEN + 2)
+        .ok_or(Counter::PassTruncated)?;
     if be16(dst_port) != port {
         return Err(Counter::PassOtherPort);
     }
@@ -151,7 +157,9 @@ pub fn decode<F: Frame + ?Sized>(frame: &F, link: Link, flow: &Flow) -> Result<R
     if udp_len < (UDP_LEN + PACKET_LEN) as u16 {
         return Err(Counter::DropShort);
     }
-    let payload = frame.read::<PACKET_LEN>(at + UDP_LEN).ok_or(Counter::Fault)?;
+    let payload = frame
+        .read::<PACKET_LEN>(at + UDP_LEN)
+        .ok_or(Counter::Fault)?;
     let field = u16::from_ne_bytes([udp[6], udp[7]]);
     let pseudo = checksum::pseudo_header(&flow.src, &flow.dst, udp_len);
     let maybe_partial = field == checksum::fold(pseudo);
@@ -162,7 +170,10 @@ pub fn decode<F: Frame + ?Sized>(frame: &F, link: Link, flow: &Flow) -> Result<R
         }
     }
     match Packet::decode_exact(payload) {
-        Ok(packet) => Ok(Received { packet, maybe_partial }),
+        Ok(packet) => Ok(Received {
+            packet,
+            maybe_partial,
+        }),
         Err(reject) => Err(Counter::rejected(reject)),
     }
 }

@@ -14,8 +14,8 @@ pub mod counters;
 pub mod headers;
 pub mod ingress;
 pub mod map;
-pub mod packet;
 pub mod pacing;
+pub mod packet;
 pub mod session;
 
 /// UDP port of the liveness protocol.

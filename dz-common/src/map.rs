@@ -3,8 +3,8 @@
 //! A change of size or meaning here is a change of [`ABI_VERSION`].
 
 use crate::counters::Counter;
-use crate::packet::{Packet, State};
 use crate::pacing::Answer;
+use crate::packet::{Packet, State};
 use crate::session::{DownReason, Receipt, Session};
 
 /// Version of everything in this module, kept in [`Config::abi_version`].
@@ -21,6 +21,11 @@ pub const NEVER_NS: u64 = u64::MAX;
 pub const MIN_SCAN_DELAY_NS: u64 = 1_000_000;
 /// Longest delay a detection timer is armed with, ns.
 pub const MAX_SCAN_DELAY_NS: u64 = 250_000_000;
+
+/// [`Due::flags`]: transmit the present state whether due or not (AdminDown at disconnect).
+pub const DUE_FORCE: u32 = 1 << 0;
+/// [`Due::flags`]: the interface has Ethernet headers.
+pub const DUE_ETHERNET: u32 = 1 << 1;
 
 /// Names of the maps, at most 15 characters (`BPF_OBJ_NAME_LEN`).
 pub mod name {
@@ -163,12 +168,18 @@ map_types! {
         pub key: SessionKey,
         /// In: its generation.
         pub generation: u32,
-        /// In: 1 = transmit the present state whether due or not (AdminDown at disconnect).
-        pub force: u32,
+        /// In: [`DUE_FORCE`], [`DUE_ETHERNET`].
+        pub flags: u32,
         /// Out: the exit taken, an index into [`Counter::ALL`].
         pub exit: u32,
         /// Out: when to ask again; 0 if the session is gone.
         pub next_due_ns: u64,
+        /// In, on Ethernet: the next hop's address, zero if not resolved yet.
+        pub destination: [u8; 6],
+        /// In, on Ethernet: the interface's address.
+        pub source: [u8; 6],
+        /// Always zero.
+        pub reserved: u32,
     }
 
     /// What `dz_events` carries: one state change. For the reader's convenience only; the truth is
@@ -219,7 +230,12 @@ map_types! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(
     feature = "user",
-    derive(zerocopy::TryFromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+    derive(
+        zerocopy::TryFromBytes,
+        zerocopy::IntoBytes,
+        zerocopy::KnownLayout,
+        zerocopy::Immutable
+    )
 )]
 pub enum Origin {
     /// The API.
@@ -240,7 +256,7 @@ const _: () = {
     assert!(core::mem::offset_of!(SessionEntry, session) == 64);
     assert!(size_of::<Deadline>() == 24);
     assert!(size_of::<Group>() == 32);
-    assert!(size_of::<Due>() == 32);
+    assert!(size_of::<Due>() == 48);
     assert!(size_of::<Event>() == 40);
     assert!(size_of::<Config>() == 24);
 };

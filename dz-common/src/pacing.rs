@@ -78,7 +78,11 @@ impl Session {
             let capped = cap_us != 0 && backed_off >= cap_us as u64;
             // Without a cap the product still has to fit the wire's 32 bits.
             let limit = if cap_us != 0 { cap_us } else { u32::MAX };
-            interval_us = if backed_off > limit as u64 { limit } else { backed_off as u32 };
+            interval_us = if backed_off > limit as u64 {
+                limit
+            } else {
+                backed_off as u32
+            };
             if !capped && self.backoff < 1 << 31 {
                 self.backoff <<= 1;
             }
@@ -95,7 +99,11 @@ impl Session {
     #[inline(always)]
     pub fn next_due_ns(&self, now_ns: u64) -> u64 {
         let latest = now_ns + self.tx_interval_us() as u64 * NS_PER_US;
-        let next = if self.announce != 0 { self.pace_ends_ns() } else { self.next_tx_ns };
+        let next = if self.announce != 0 {
+            self.pace_ends_ns()
+        } else {
+            self.next_tx_ns
+        };
         if next < latest { next } else { latest }
     }
 
@@ -160,5 +168,7 @@ pub const fn jittered_ns(interval_us: u32, detect_mult: u8, random: u32) -> u64 
         (base_ns - base_ns / 10, base_ns / 5)
     };
     // In 1/65536 of the span: the product stays below 64 bits for any 32-bit interval.
-    lowest + (span >> 16) * (random >> 16) as u64 + (((span & 0xffff) * (random >> 16) as u64) >> 16)
+    lowest
+        + (span >> 16) * (random >> 16) as u64
+        + (((span & 0xffff) * (random >> 16) as u64) >> 16)
 }

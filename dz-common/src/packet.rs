@@ -16,7 +16,12 @@ const RESERVED: usize = 25;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(
     feature = "user",
-    derive(zerocopy::TryFromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+    derive(
+        zerocopy::TryFromBytes,
+        zerocopy::IntoBytes,
+        zerocopy::KnownLayout,
+        zerocopy::Immutable
+    )
 )]
 pub enum State {
     /// Held down by administration; nothing received changes it.
@@ -61,7 +66,12 @@ impl State {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(
     feature = "user",
-    derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+    derive(
+        zerocopy::FromBytes,
+        zerocopy::IntoBytes,
+        zerocopy::KnownLayout,
+        zerocopy::Immutable
+    )
 )]
 pub struct Version(pub [u8; 4]);
 
@@ -172,18 +182,29 @@ impl Packet {
     /// Encodes the packet; reserved bits and bytes are zero.
     #[inline(always)]
     pub fn encode(&self) -> [u8; PACKET_LEN] {
-        let mut b = [0; PACKET_LEN];
+        let mut bytes = [0; PACKET_LEN];
+        self.encode_into(&mut bytes);
+        bytes
+    }
+
+    /// Encodes the packet into `b`, every byte of it.
+    #[inline(always)]
+    pub fn encode_into(&self, b: &mut [u8; PACKET_LEN]) {
         b[0] = VERSION << 5;
         b[1] = (self.state as u8) << 6;
         b[2] = self.detect_mult;
         b[3] = PACKET_LEN as u8;
-        put_u32::<4>(&mut b, self.my_discr);
-        put_u32::<8>(&mut b, self.your_discr);
-        put_u32::<12>(&mut b, self.desired_min_tx_us);
-        put_u32::<16>(&mut b, self.required_min_rx_us);
+        put_u32::<4>(b, self.my_discr);
+        put_u32::<8>(b, self.your_discr);
+        put_u32::<12>(b, self.desired_min_tx_us);
+        put_u32::<16>(b, self.required_min_rx_us);
         b[20] = if self.passive { FLAG_PASSIVE } else { 0 };
         [b[21], b[22], b[23], b[24]] = self.version.0;
-        b
+        let mut i = RESERVED;
+        while i < PACKET_LEN {
+            b[i] = 0;
+            i += 1;
+        }
     }
 }
 

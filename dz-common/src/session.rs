@@ -31,7 +31,12 @@ pub const NS_PER_US: u64 = 1_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(
     feature = "user",
-    derive(zerocopy::TryFromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+    derive(
+        zerocopy::TryFromBytes,
+        zerocopy::IntoBytes,
+        zerocopy::KnownLayout,
+        zerocopy::Immutable
+    )
 )]
 pub enum DownReason {
     /// Not down, or never been up.
@@ -64,7 +69,12 @@ impl DownReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(
     feature = "user",
-    derive(zerocopy::TryFromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+    derive(
+        zerocopy::TryFromBytes,
+        zerocopy::IntoBytes,
+        zerocopy::KnownLayout,
+        zerocopy::Immutable
+    )
 )]
 pub enum Mode {
     /// Nothing heard yet (of a peer only).
@@ -91,7 +101,12 @@ impl Mode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(
     feature = "user",
-    derive(zerocopy::TryFromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+    derive(
+        zerocopy::TryFromBytes,
+        zerocopy::IntoBytes,
+        zerocopy::KnownLayout,
+        zerocopy::Immutable
+    )
 )]
 pub struct Timers {
     /// `bfd.DesiredMinTxInterval`.
@@ -144,7 +159,12 @@ impl Timers {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(
     feature = "user",
-    derive(zerocopy::TryFromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+    derive(
+        zerocopy::TryFromBytes,
+        zerocopy::IntoBytes,
+        zerocopy::KnownLayout,
+        zerocopy::Immutable
+    )
 )]
 pub struct Session {
     /// When the session goes Down unless something is received; 0 = disarmed.
@@ -262,7 +282,11 @@ impl Session {
         }
 
         // Rule 3.
-        self.peer_mode = if packet.passive { Mode::Passive } else { Mode::Active };
+        self.peer_mode = if packet.passive {
+            Mode::Passive
+        } else {
+            Mode::Active
+        };
         self.peer_version = packet.version;
 
         if packet.state == State::AdminDown {
@@ -365,13 +389,19 @@ impl Session {
     /// Negotiated receive interval in µs: how often a packet is expected.
     #[inline(always)]
     pub const fn rx_interval_us(&self) -> u32 {
-        self.timers.clamp(max(self.peer_desired_min_tx_us, self.timers.required_min_rx_us))
+        self.timers.clamp(max(
+            self.peer_desired_min_tx_us,
+            self.timers.required_min_rx_us,
+        ))
     }
 
     /// Negotiated transmit interval in µs, before jitter and back-off.
     #[inline(always)]
     pub const fn tx_interval_us(&self) -> u32 {
-        self.timers.clamp(max(self.timers.desired_min_tx_us, self.peer_required_min_rx_us))
+        self.timers.clamp(max(
+            self.timers.desired_min_tx_us,
+            self.peer_required_min_rx_us,
+        ))
     }
 
     /// *Ours*: while Down, two consecutive packets that echo the same unknown discriminator make

@@ -1,0 +1,163 @@
+//! What TC and XDP do alike with a datagram to our port.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use dz_common::counters::Counter;
+use dz_common::ingress::Flow;
+use dz_common::map::{Config, LocalKey, Outcome, SessionEntry, SessionKey};
+use dz_common::packet::Packet;
+
+use crate::count::{NO_BLOCK, count, transition};
+use crate::detect;
+use crate::maps::{CONFIG, HEARTBEAT, LOCALS, SESSIONS};
+use crate::session::{Locked, identity};
+
+/// What is to become of a frame that is not answered.
+#[derive(Clone, Copy)]
+pub enum Verdict {
+    /// On to the stack, untouched.
+    Pass,
+    /// Ours, and done with.
+    Drop,
+}
+
+/// A datagram on its way through its session, and the answer on its way back.
+///
+/// One struct passed by reference, and functions that are not inlined, because 512 bytes of stack
+/// have to do. Only C-like types may appear in it: the kernel's BTF has no Rust enums with data.
+#[repr(C)]
+pub struct Work {
+    pub config: &'static Config,
+    pub entry: *mut SessionEntry,
+    /// What was received; once [`handle`] says so, what to answer.
+    pub packet: Packet,
+    pub key: SessionKey,
+    pub block: u32,
+    /// See `dz_common::ingress::Received`.
+    pub maybe_partial: bool,
+}
+
+/// The configuration, or none while the agent has not stored it.
+#[inline(always)]
+pub fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
+}
+
+/// Counts a frame that is not ours.
+#[inline(always)]
+pub fn pass(exit: Counter) -> Verdict {
+    count(NO_BLOCK, exit);
+    Verdict::Pass
+}
+
+/// Finds the session of a flow, or what becomes of a datagram without one.
+#[inline(always)]
+pub fn find(config: &Config, key: &SessionKey) -> Result<*mut SessionEntry, Verdict> {
+    if let Some(entry) = SESSIONS.get_ptr_mut(key) {
+        return Ok(entry);
+    }
+    let local = LocalKey {
+        ifindex: key.ifindex,
+        addr: key.local,
+    };
+    // SAFETY: a u32 that the agent replaces as a whole.
+    Err(match unsafe { LOCALS.get(&local) } {
+        None => pass(Counter::PassNotLocal),
+        Some(&block) if config.unknown_pass != 0 => {
+            count(block, Counter::PassUnknownPeer);
+            Verdict::Pass
+        }
+        Some(&block) => {
+            count(block, Counter::DropUnknownPeer);
+            Verdict::Drop
+        }
+    })
+}
+
+/// Runs a datagram through its session: everything but rewriting the frame. Returns whether
+/// `work.packet` is to be sent as the answer; if not, the exit has been counted.
+#[inline(never)]
+pub fn handle(work: &mut Work) -> u32 {
+    let block = work.block;
+    let (slot, _) = identity(work.entry);
+    let Some(deadline) = detect::slot(slot) else {
+        count(block, Counter::Fault);
+        return 0;
+    };
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let attended = attended(work.config, now_ns);
+    let Some(mut session) = Locked::new(work.entry, &work.key, slot) else {
+        count(block, Counter::DropUnknownPeer);
+        return 0;
+    };
+    session.last_seen_ns = now_ns;
+    let outcome = session.receive(&work.packet, work.config, now_ns, attended);
+    let generation = session.generation;
+    let deadline_ns = session.scan_deadline_ns();
+    detect::store(deadline, deadline_ns);
+    drop(session);
+
+    detect::arm(slot, deadline_ns, now_ns);
+    note(block, &outcome, work.packet.reserved_set);
+    if let Some(change) = &outcome.transition {
+        transition(block, &change.event(work.key, generation, now_ns));
+    }
+    match outcome.answer {
+        Some(packet) => {
+            work.packet = packet;
+            1
+        }
+        None => {
+            count(block, outcome.exit);
+            0
+        }
+    }
+}
+
+/// Counts the end of an answer.
+#[inline(always)]
+pub fn answered(block: u32, sent: bool) {
+    count(
+        block,
+        if sent {
+            Counter::RxAnswered
+        } else {
+            Counter::RxAnswerFailed
+        },
+    );
+}
+
+/// Counts what happened on the way.
+#[inline(always)]
+fn note(block: u32, outcome: &Outcome, reserved_set: bool) {
+    if reserved_set {
+        count(block, Counter::ReservedSet);
+    }
+    if outcome.stale_down {
+        count(block, Counter::StaleDown);
+    }
+    if outcome.adopted {
+        count(block, Counter::DiscriminatorAdopted);
+    }
+}
+
+/// Whether the agent's heartbeat is recent: a host whose control is gone for good must not look
+/// healthy for ever.
+#[inline(always)]
+fn attended(config: &Config, now_ns: u64) -> bool {
+    match HEARTBEAT.get_ptr(0) {
+        // SAFETY: a map value; the agent stores to it while we read, hence volatile.
+        Some(beat) => now_ns.saturating_sub(unsafe { beat.read_volatile() }) <= config.grace_ns,
+        None => false,
+    }
+}
+
+/// The key of a flow's session.
+#[inline(always)]
+pub fn key(ifindex: u32, flow: &Flow) -> SessionKey {
+    SessionKey {
+        ifindex,
+        local: flow.dst,
+        peer: flow.src,
+    }
+}

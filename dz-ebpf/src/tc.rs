@@ -1,0 +1,247 @@
+//! Receiving and answering at TC ingress.
+//!
+//! `TC_ACT_UNSPEC` (on TCX the same value means "next") hands a packet to whatever program comes
+//! after ours, where `TC_ACT_OK` would end the chain.
+
+use core::arch::asm;
+
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::{
+    bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use aya_log_ebpf::debug;
+use dz_common::counters::Counter;
+use dz_common::headers::{self, DATAGRAM_LEN, ETHERNET_LEN, IPV4_LEN, UdpChecksum};
+use dz_common::ingress::{self, Flow, Link};
+use dz_common::map::Config;
+
+use crate::count::count;
+use crate::frame::Linear;
+use crate::receive::{self, Verdict, Work};
+use crate::session::identity;
+
+/// `PACKET_HOST`: the frame's destination is this host.
+const PACKET_HOST: u32 = 0;
+const UDP_CHECKSUM_OFFSET: usize = 6;
+
+/// Ingress of a device whose packets start with the IPv4 header.
+#[classifier]
+pub fn dz_tc_l3(ctx: TcContext) -> i32 {
+    ingress(&ctx, Link::Layer3)
+}
+
+/// Ingress of a device whose packets start with an Ethernet header.
+#[classifier]
+pub fn dz_tc_eth(ctx: TcContext) -> i32 {
+    ingress(&ctx, Link::Ethernet)
+}
+
+#[inline(always)]
+fn ingress(ctx: &TcContext, link: Link) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: the kernel's own context.
+    let ifindex = unsafe { (*skb).ifindex };
+    let Some(config) = receive::config() else {
+        return TC_ACT_UNSPEC;
+    };
+    let (frame, flow) = match classify(ctx, link, config) {
+        Ok(ours) => ours,
+        Err(exit) => return action(receive::pass(exit)),
+    };
+    let key = receive::key(ifindex, &flow);
+    let entry = match receive::find(config, &key) {
+        Ok(entry) => entry,
+        Err(verdict) => return action(verdict),
+    };
+    let (_, block) = identity(entry);
+    let received = match ingress::decode(&frame, link, &flow) {
+        Ok(received) => received,
+        Err(exit) => {
+            count(block, exit);
+            return TC_ACT_SHOT;
+        }
+    };
+    let mut work = Work {
+        config,
+        entry,
+        packet: received.packet,
+        key,
+        block,
+        maybe_partial: received.maybe_partial,
+    };
+    if receive::handle(&mut work) == 0 {
+        return TC_ACT_SHOT;
+    }
+    let error = answer(skb, &work, link.ip_offset() as u32);
+    receive::answered(block, error == 0);
+    if error != 0 {
+        complain(ctx, &key.peer, error);
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: a helper that looks at its arguments only.
+    unsafe { bpf_redirect(ifindex, 0) as i32 }
+}
+
+#[inline(always)]
+fn action(verdict: Verdict) -> i32 {
+    match verdict {
+        Verdict::Pass => TC_ACT_UNSPEC,
+        Verdict::Drop => TC_ACT_SHOT,
+    }
+}
+
+/// Decides whether a packet is for us, making its headers and payload directly accessible if it
+/// may be. An error is the exit of a packet that is not ours.
+#[inline(always)]
+fn classify(ctx: &TcContext, link: Link, config: &Config) -> Result<(Linear, Flow), Counter> {
+    let mut frame = linear(ctx);
+    let mut flow = ingress::classify(&frame, link, config.port);
+    let incomplete = match &flow {
+        Ok(_) | Err(Counter::PassTruncated) => !frame.holds(link.frame_len()),
+        Err(_) => false,
+    };
+    if incomplete {
+        let all = frame_len(ctx);
+        let wanted = if all < link.frame_len() {
+            all
+        } else {
+            link.frame_len()
+        };
+        if ctx.pull_data(wanted as u32).is_err() {
+            return Err(Counter::PassTruncated);
+        }
+        frame = linear(ctx);
+        flow = ingress::classify(&frame, link, config.port);
+    }
+    let flow = flow?;
+    // SAFETY: the kernel's own context.
+    let (pkt_type, vlan) = unsafe { ((*ctx.skb.skb).pkt_type, (*ctx.skb.skb).vlan_present) };
+    if vlan != 0 {
+        return Err(Counter::PassVlan);
+    }
+    if pkt_type != PACKET_HOST {
+        return Err(Counter::PassNotHost);
+    }
+    Ok((frame, flow))
+}
+
+/// Apart, for its stack.
+#[inline(never)]
+fn complain(ctx: &TcContext, peer: &[u8; 4], error: i64) {
+    debug!(
+        ctx,
+        "answer to {:i}: rewriting the packet: error {}", *peer, error
+    );
+}
+
+/// Turns the packet into its answer, in place. Returns 0, or the error of the helper that failed.
+#[inline(never)]
+fn answer(skb: *mut __sk_buff, work: &Work, ip_offset: u32) -> i64 {
+    match rewrite(skb, work, ip_offset as usize) {
+        Ok(()) => 0,
+        Err(error) => error,
+    }
+}
+
+#[inline(always)]
+fn rewrite(skb: *mut __sk_buff, work: &Work, at: usize) -> Result<(), i64> {
+    let wanted = at + DATAGRAM_LEN;
+    // SAFETY: the kernel's own context.
+    if unsafe { (*skb).len } as usize != wanted {
+        // SAFETY: the kernel's own context.
+        check(unsafe { bpf_skb_change_tail(skb, wanted as u32, 0) })?;
+    }
+    let checksum = if work.maybe_partial && is_partial(skb, at)? {
+        UdpChecksum::Partial
+    } else {
+        UdpChecksum::Full
+    };
+    let mut datagram = [0; DATAGRAM_LEN];
+    let (local, peer) = (&work.key.local, &work.key.peer);
+    let buffer = opaque(&mut datagram);
+    headers::write(
+        buffer,
+        local,
+        peer,
+        work.config.port,
+        &work.packet,
+        checksum,
+    );
+    store(skb, at, buffer)?;
+    if at == ETHERNET_LEN {
+        let mut addresses = [0_u8; 12];
+        // SAFETY: the buffer is as long as said.
+        check(unsafe { bpf_skb_load_bytes(skb.cast(), 0, (&raw mut addresses).cast(), 12) })?;
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = addresses;
+        store(skb, 0, &[g, h, i, j, k, l, a, b, c, d, e, f])?;
+    }
+    Ok(())
+}
+
+/// Whether the packet is `CHECKSUM_PARTIAL`, given that its UDP checksum field looks like it.
+///
+/// The kernel does not say, but `bpf_l4_csum_replace` without `BPF_F_PSEUDO_HDR` changes the field
+/// of any other packet and leaves that of a partial one alone (inet_proto_csum_replace4).
+#[inline(always)]
+fn is_partial(skb: *mut __sk_buff, ip_offset: usize) -> Result<bool, i64> {
+    let offset = (ip_offset + IPV4_LEN + UDP_CHECKSUM_OFFSET) as u32;
+    let mut before = [0_u8; 2];
+    let mut after = [0_u8; 2];
+    // SAFETY: the buffers are as long as said.
+    unsafe {
+        check(bpf_skb_load_bytes(
+            skb.cast(),
+            offset,
+            (&raw mut before).cast(),
+            2,
+        ))?;
+        check(bpf_l4_csum_replace(skb, offset, 0, 0x0101, 2))?;
+        check(bpf_skb_load_bytes(
+            skb.cast(),
+            offset,
+            (&raw mut after).cast(),
+            2,
+        ))?;
+    }
+    Ok(u16::from_ne_bytes(before) == u16::from_ne_bytes(after))
+}
+
+/// Overwrites part of the packet. The helper un-shares a cloned packet first; writing through a
+/// packet pointer would have the verifier add that to the path of every foreign packet.
+#[inline(always)]
+pub fn store<const N: usize>(
+    skb: *mut __sk_buff,
+    offset: usize,
+    bytes: &[u8; N],
+) -> Result<(), i64> {
+    // SAFETY: the buffer is as long as said.
+    check(unsafe { bpf_skb_store_bytes(skb, offset as u32, bytes.as_ptr().cast(), N as u32, 0) })
+}
+
+/// Hides from the compiler what a reference points to. It would otherwise keep a buffer that is
+/// written byte by byte in as many spilled registers, which the stack has no room for.
+#[inline(always)]
+pub fn opaque<T>(value: &mut T) -> &mut T {
+    let mut pointer = &raw mut *value;
+    // SAFETY: a register moved onto itself.
+    unsafe { asm!("{0} = {0}", inout(reg) pointer) }
+    // SAFETY: what came in, exclusively borrowed.
+    unsafe { &mut *pointer }
+}
+
+#[inline(always)]
+pub fn check(result: i64) -> Result<(), i64> {
+    if result == 0 { Ok(()) } else { Err(result) }
+}
+
+#[inline(always)]
+fn linear(ctx: &TcContext) -> Linear {
+    Linear::new(ctx.data(), ctx.data_end(), frame_len(ctx))
+}
+
+#[inline(always)]
+fn frame_len(ctx: &TcContext) -> usize {
+    ctx.len() as usize
+}

@@ -1,0 +1,157 @@
+//! Sending what nobody asked for: first contact, a silent peer, AdminDown.
+//!
+//! The agent's clock fills `dz_due` and runs this program over a dummy packet; the program asks
+//! each session under its lock whether and what to transmit, and sends a clone by the session's
+//! interface. There is no socket whose send could fail for want of a route.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::cty::c_long;
+use aya_ebpf::helpers::{bpf_clone_redirect, bpf_ktime_get_ns, bpf_loop};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use aya_log_ebpf::debug;
+use dz_common::counters::Counter;
+use dz_common::headers::{self, DATAGRAM_LEN, ETHERNET_LEN, ETHERTYPE_IPV4, UdpChecksum};
+use dz_common::map::{Config, DUE_ETHERNET, DUE_FORCE, Due, MAX_DUE, SessionEntry};
+use dz_common::pacing::Tick;
+use dz_common::packet::Packet;
+
+use crate::count::{NO_BLOCK, count};
+use crate::maps::{DUE, SESSIONS};
+use crate::receive;
+use crate::session::{Locked, identity};
+use crate::tc::{check, opaque, store};
+
+/// Runs over the first `cb[0]` entries of `dz_due`. The packet given is overwritten; it must be as
+/// long as a frame with a liveness packet and say EtherType IPv4, for the kernel takes the
+/// protocol of the clones from it.
+#[classifier]
+pub fn dz_transmit(ctx: TcContext) -> i32 {
+    let wanted = ctx.cb()[0];
+    let entries = if wanted < MAX_DUE { wanted } else { MAX_DUE };
+    let mut run = Run { skb: ctx.skb.skb };
+    // SAFETY: the function has the signature that bpf_loop wants.
+    unsafe { bpf_loop(entries, visit as *mut c_void, (&raw mut run).cast(), 0) };
+    0
+}
+
+struct Run {
+    skb: *mut __sk_buff,
+}
+
+/// Handles one entry of `dz_due`.
+///
+/// # Safety
+/// Called by `bpf_loop` with the [`Run`] it was given.
+unsafe extern "C" fn visit(index: u32, run: *mut Run) -> c_long {
+    // SAFETY: the run's own stack.
+    let skb = unsafe { (*run).skb };
+    let Some(due) = DUE.get_ptr_mut(index) else {
+        return 1;
+    };
+    let Some(config) = receive::config() else {
+        return 1;
+    };
+    // SAFETY: a live map value that the agent does not touch while the program runs.
+    let due = unsafe { &mut *due };
+    let (block, exit) = transmit(skb, config, due);
+    due.exit = exit as u32;
+    count(block, exit);
+    0
+}
+
+#[inline(always)]
+fn transmit(skb: *mut __sk_buff, config: &Config, due: &mut Due) -> (u32, Counter) {
+    let key = due.key;
+    due.next_due_ns = 0;
+    let Some(entry) = SESSIONS.get_ptr_mut(&key) else {
+        return (NO_BLOCK, Counter::TxNoSession);
+    };
+    let (slot, block) = identity(entry);
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let (generation, flags) = (due.generation, due.flags);
+    // On Ethernet a session whose next hop is not resolved keeps its turn.
+    let reachable = flags & DUE_ETHERNET == 0 || due.destination != [0; 6];
+    let Some(mut session) = Locked::new(entry, &key, slot) else {
+        return (NO_BLOCK, Counter::TxNoSession);
+    };
+    if session.generation != generation {
+        return (NO_BLOCK, Counter::TxNoSession);
+    }
+    let (packet, next_due_ns) = decide(&mut session, config, flags, reachable, now_ns);
+    drop(session);
+
+    due.next_due_ns = next_due_ns;
+    let Some(packet) = packet else {
+        return (
+            block,
+            if reachable {
+                Counter::TxNotDue
+            } else {
+                Counter::TxNoNeighbour
+            },
+        );
+    };
+    match send(skb, config, due, &packet) {
+        Ok(()) => (block, Counter::TxOriginated),
+        Err(error) => {
+            let ctx = TcContext::new(skb);
+            debug!(&ctx, "transmit to {:i}: error {}", key.peer, error);
+            (block, Counter::TxFailed)
+        }
+    }
+}
+
+#[inline(always)]
+fn decide(
+    entry: &mut SessionEntry,
+    config: &Config,
+    flags: u32,
+    reachable: bool,
+    now_ns: u64,
+) -> (Option<Packet>, u64) {
+    if !reachable {
+        let retry_ns = now_ns + entry.session.tx_interval_us() as u64 * 1_000;
+        return (None, retry_ns);
+    }
+    let random = entry.draw();
+    let send = if flags & DUE_FORCE != 0 {
+        entry.session.transmitted(now_ns, random);
+        true
+    } else {
+        matches!(entry.session.tick(now_ns, random), (Tick::Send, _))
+    };
+    let packet = if send {
+        entry.originated += 1;
+        Some(entry.session.packet(config.version))
+    } else {
+        None
+    };
+    (packet, entry.session.next_due_ns(now_ns))
+}
+
+/// Writes the packet over the dummy and sends a clone of it. The dummy always has room for an
+/// Ethernet header, which a layer-3 device strips.
+#[inline(always)]
+fn send(skb: *mut __sk_buff, config: &Config, due: &Due, packet: &Packet) -> Result<(), i64> {
+    let mut datagram = [0; DATAGRAM_LEN];
+    let datagram = opaque(&mut datagram);
+    headers::write(
+        datagram,
+        &due.key.local,
+        &due.key.peer,
+        config.port,
+        packet,
+        UdpChecksum::Full,
+    );
+    let [g, h, i, j, k, l] = due.destination;
+    let [a, b, c, d, e, f] = due.source;
+    let [m, n] = ETHERTYPE_IPV4.to_be_bytes();
+    store(skb, 0, &[g, h, i, j, k, l, a, b, c, d, e, f, m, n])?;
+    store(skb, ETHERNET_LEN, datagram)?;
+    // SAFETY: a helper that looks at its arguments only.
+    check(unsafe { bpf_clone_redirect(skb, due.key.ifindex, 0) })
+}
