@@ -5,5 +5,7 @@ pub mod address;
 pub mod cli;
 pub mod command;
 pub mod error;
+pub mod identity;
+pub mod logging;
 pub mod metrics;
 pub mod view;

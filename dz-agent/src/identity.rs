@@ -1,0 +1,182 @@
+//! Our discriminators: the same after a restart and a reboot, unguessable to others.
+//!
+//! A deployed peer never lets go of a discriminator that it has learned (see the protocol notes in
+//! ARCHITECTURE.md), so ours are a keyed hash of what identifies the session, under a secret that
+//! is kept on disk.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use anyhow::Context;
+use siphasher::sip::SipHasher24;
+use tempfile::NamedTempFile;
+
+use crate::error::{ExitCode, FailWith, Failure};
+
+/// Name of the secret's file in the state directory.
+pub const KEY_FILE: &str = "discriminator.key";
+const KEY_LEN: usize = 16;
+/// Anybody but the owner.
+const OTHERS: u32 = 0o077;
+
+/// The secret that discriminators are derived from.
+pub struct Identity {
+    key: [u8; KEY_LEN],
+}
+
+impl Identity {
+    /// Reads the secret, or makes one (mode 0600) where there is none yet.
+    ///
+    /// # Errors
+    /// A secret that others can read, of the wrong size, or that cannot be read or made.
+    pub fn load(state_dir: &Path) -> Result<Self, Failure> {
+        let path = state_dir.join(KEY_FILE);
+        if !path.try_exists().is_ok_and(|exists| exists) {
+            let code = |error: &std::io::Error| match error.kind() {
+                ErrorKind::PermissionDenied => ExitCode::Privilege,
+                _ => ExitCode::Failure,
+            };
+            create(state_dir, &path).map_err(|error| Failure {
+                code: code(&error),
+                error: anyhow::Error::from(error).context(format!(
+                    "cannot make the discriminator secret: {}: check --state-dir",
+                    path.display()
+                )),
+            })?;
+        }
+        let key = read(&path).fail_with(ExitCode::Failure, || {
+            format!("discriminator secret: {}", path.display())
+        })?;
+        Ok(Self { key })
+    }
+
+    /// The discriminator of a session; always the same for the same arguments.
+    pub fn discriminator(&self, interface: &str, local: Ipv4Addr, peer: Ipv4Addr) -> NonZeroU32 {
+        // The addresses have a fixed length and come first: no two triples hash the same bytes.
+        let mut bytes = [local.octets(), peer.octets()].concat();
+        bytes.extend_from_slice(interface.as_bytes());
+        let hash = SipHasher24::new_with_key(&self.key).hash(&bytes);
+        let [low, high] = [hash as u32, (hash >> 32) as u32];
+        NonZeroU32::new(low)
+            .or(NonZeroU32::new(high))
+            .unwrap_or(NonZeroU32::MIN)
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<[u8; KEY_LEN]> {
+    // O_NONBLOCK: a FIFO in its place must not hang the start.
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    let metadata = file.metadata()?;
+    anyhow::ensure!(metadata.is_file(), "not a regular file: move it away");
+    anyhow::ensure!(
+        metadata.mode() & OTHERS == 0,
+        "mode {:04o} lets others read it: chmod 600, or delete it to get a new one (sessions with \
+         deployed peers then take longer to come back)",
+        metadata.mode() & 0o7777
+    );
+    anyhow::ensure!(
+        metadata.len() == KEY_LEN as u64,
+        "{} bytes instead of {KEY_LEN}: restore it, or delete it to get a new one",
+        metadata.len()
+    );
+    let mut key = [0; KEY_LEN];
+    file.read_exact(&mut key).context("reading")?;
+    Ok(key)
+}
+
+/// Writes a new secret beside the file, and gives it its name when it is safely on disk: after a
+/// crash there is a whole secret or none. The name is given only if there is none yet, so of two
+/// agents that start at once both use the secret of the first.
+fn create(state_dir: &Path, path: &Path) -> std::io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state_dir)?;
+    let mut key = [0; KEY_LEN];
+    getrandom::fill(&mut key)?;
+    let mut file = NamedTempFile::new_in(state_dir)?; // mode 0600
+    file.write_all(&key)?;
+    file.as_file().sync_all()?;
+    match file.persist_noclobber(path) {
+        Err(error) if error.error.kind() != ErrorKind::AlreadyExists => return Err(error.error),
+        _ => {}
+    }
+    File::open(state_dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+
+    #[test]
+    fn known_answer() {
+        // Computed with another implementation of SipHash-2-4. A changed hash would strand the
+        // deployed peers of every host that is upgraded.
+        let identity = Identity {
+            key: std::array::from_fn(|i| i as u8),
+        };
+        let of = |interface| identity.discriminator(interface, LOCAL, PEER).get();
+        assert_eq!(of("doublezero0"), 0x6eb5_cfe9);
+    }
+
+    #[test]
+    fn every_part_matters() {
+        let identity = Identity { key: [7; KEY_LEN] };
+        let other_key = Identity { key: [8; KEY_LEN] };
+        let all = [
+            identity.discriminator("a", LOCAL, PEER),
+            identity.discriminator("b", LOCAL, PEER),
+            identity.discriminator("a", PEER, LOCAL),
+            identity.discriminator("a", LOCAL, LOCAL),
+            other_key.discriminator("a", LOCAL, PEER),
+        ];
+        let distinct: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len());
+    }
+
+    #[test]
+    fn made_once_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("a/b");
+        let first = Identity::load(&state).unwrap();
+        let mode = fs::metadata(state.join(KEY_FILE)).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(Identity::load(&state).unwrap().key, first.key);
+        assert_eq!(
+            fs::read_dir(&state).unwrap().count(),
+            1,
+            "nothing else left behind"
+        );
+        let other = Identity::load(&dir.path().join("other")).unwrap();
+        assert_ne!(other.key, first.key);
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_trust() {
+        let dir = tempfile::tempdir().unwrap();
+        Identity::load(dir.path()).unwrap();
+        let path = dir.path().join(KEY_FILE);
+
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let message = Identity::load(dir.path()).err().unwrap().to_string();
+        assert!(message.contains("0640"), "{message}");
+
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, [0; 5]).unwrap();
+        let message = Identity::load(dir.path()).err().unwrap().to_string();
+        assert!(message.contains("5 bytes instead of 16"), "{message}");
+    }
+}

@@ -1,0 +1,190 @@
+//! Logs on standard error, with a limit on floods.
+//!
+//! Each place in the code that logs may write [`BURST`] lines per second. What is beyond is
+//! counted and told in one line.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::callsite::Identifier;
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt};
+
+use crate::cli::LogFormat;
+
+/// Lines of one place per [`PERIOD`].
+const BURST: u32 = 20;
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Starts logging, once per process.
+///
+/// # Errors
+/// If logging has been started before.
+pub fn init(format: LogFormat, level: LevelFilter) -> anyhow::Result<FloodLimit> {
+    let limit = FloodLimit::new(BURST, PERIOD);
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        LogFormat::Text => lines.with_ansi(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(lines.with_filter(limit.clone()))
+        .with(level)
+        .try_init()?;
+    Ok(limit)
+}
+
+/// The limit; clones share it.
+#[derive(Clone, Debug)]
+pub struct FloodLimit {
+    burst: u32,
+    period: Duration,
+    places: Arc<Mutex<HashMap<Identifier, Place>>>,
+}
+
+#[derive(Debug)]
+struct Place {
+    metadata: &'static Metadata<'static>,
+    allowance: Allowance,
+}
+
+#[derive(Debug)]
+struct Allowance {
+    since: Instant,
+    lines: u32,
+    suppressed: u64,
+}
+
+impl Allowance {
+    const fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            lines: 0,
+            suppressed: 0,
+        }
+    }
+
+    fn admit(&mut self, now: Instant, burst: u32, period: Duration) -> bool {
+        if now.saturating_duration_since(self.since) >= period {
+            self.since = now;
+            self.lines = 0;
+        }
+        if self.lines < burst {
+            self.lines += 1;
+            return true;
+        }
+        self.suppressed += 1;
+        false
+    }
+}
+
+impl FloodLimit {
+    fn new(burst: u32, period: Duration) -> Self {
+        Self {
+            burst,
+            period,
+            places: Arc::default(),
+        }
+    }
+
+    /// Writes one line for each place that has been silenced since the last report. To be called
+    /// about once a second.
+    pub fn report(&self) {
+        for (metadata, suppressed) in self.take_suppressed() {
+            tracing::warn!(
+                suppressed,
+                file = metadata.file().unwrap_or_default(),
+                line = metadata.line().unwrap_or_default(),
+                "log lines suppressed"
+            );
+        }
+    }
+
+    // Collected first: writing the report takes the same lock.
+    fn take_suppressed(&self) -> Vec<(&'static Metadata<'static>, u64)> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = places.values_mut().map(
+            |Place {
+                 metadata,
+                 allowance,
+             }| { (*metadata, std::mem::take(&mut allowance.suppressed)) },
+        );
+        taken.filter(|(_, suppressed)| *suppressed > 0).collect()
+    }
+
+    fn admit(&self, metadata: &'static Metadata<'static>, now: Instant) -> bool {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = places.entry(metadata.callsite()).or_insert_with(|| Place {
+            metadata,
+            allowance: Allowance::new(now),
+        });
+        place.allowance.admit(now, self.burst, self.period)
+    }
+}
+
+impl<S: Subscriber> Filter<S> for FloodLimit {
+    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        self.admit(event.metadata(), Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_flood_is_cut_and_told() {
+        let limit = FloodLimit::new(3, Duration::from_secs(3600));
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = fmt::layer()
+            .with_ansi(false)
+            .with_writer(move || writer.clone());
+        let subscriber = tracing_subscriber::registry().with(layer.with_filter(limit.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            for i in 0..100 {
+                tracing::info!(i, "flood");
+            }
+            tracing::info!("elsewhere");
+            limit.report();
+            limit.report();
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.matches("flood").count(), 3, "{text}");
+        assert_eq!(text.matches("elsewhere").count(), 1, "{text}");
+        assert_eq!(text.matches("suppressed=97").count(), 1, "{text}");
+        assert_eq!(text.lines().count(), 5, "{text}");
+    }
+
+    #[test]
+    fn a_new_period_has_a_new_allowance() {
+        let start = Instant::now();
+        let mut allowance = Allowance::new(start);
+        assert!(allowance.admit(start, 1, PERIOD));
+        assert!(!allowance.admit(start, 1, PERIOD));
+        assert!(allowance.admit(start + PERIOD, 1, PERIOD));
+    }
+}
