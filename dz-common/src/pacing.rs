@@ -1,10 +1,12 @@
 //! When to transmit: answers from the receive path, and our own clock.
 //!
-//! Two rules bound the rate whatever the peer sends:
-//! - an answer to a packet that changed our state uses up one of [`BURST`] allowances, refilled one
-//!   per transmit interval;
-//! - any other answer goes out only if the last transmission of any kind is at least ¾ of the
-//!   transmit interval ago.
+//! Three rules bound the rate whatever the peer sends:
+//! - a transmission waits until the last one, of any kind, is at least ¾ of the transmit interval
+//!   ago;
+//! - one that tells a new state need not wait while any of the [`BURST`] allowances is left. Each
+//!   transmission that tells nothing new restores one, so a peer that never stops changing our
+//!   state uses them up once;
+//! - within any one interval there are at most [`BURST`] transmissions, answers and clock together.
 //!
 //! So each side sends about one packet per interval (at most 4/3), whoever's clock ticks first, and
 //! two of our own agents face to face cannot start a storm.
@@ -12,7 +14,8 @@
 use crate::packet::State;
 use crate::session::{NS_PER_US, Session};
 
-/// State-change announcements that may go out at once before pacing sets in.
+/// New states that may be told at once before pacing sets in; also the most transmissions within
+/// one transmit interval.
 pub const BURST: u8 = 3;
 
 /// What to do with an opportunity to answer.
@@ -22,7 +25,7 @@ pub enum Answer {
     Send,
     /// Less than ¾ of the transmit interval since the last transmission.
     Paced,
-    /// State changed, but the burst allowance is used up.
+    /// State changed, but the burst allowance is used up, or the interval's transmissions are.
     BurstSpent,
 }
 
@@ -40,12 +43,12 @@ impl Session {
     /// `changed`: the packet changed our state. `random` is uniform over `u32`.
     #[inline(always)]
     pub fn answer(&mut self, changed: bool, now_ns: u64, random: u32) -> Answer {
-        if changed {
-            if !self.take_burst(now_ns) {
-                return Answer::BurstSpent;
-            }
-        } else if !self.paced(now_ns) {
-            return Answer::Paced;
+        if now_ns < self.earliest_ns(changed) {
+            return if changed {
+                Answer::BurstSpent
+            } else {
+                Answer::Paced
+            };
         }
         self.transmitted(now_ns, random);
         Answer::Send
@@ -58,7 +61,7 @@ impl Session {
     /// receipts have meanwhile brought Up.
     #[inline(always)]
     pub fn tick(&mut self, now_ns: u64, random: u32) -> (Tick, u64) {
-        let decision = if self.due(now_ns) {
+        let decision = if now_ns >= self.ready_ns() {
             self.transmitted(now_ns, random);
             Tick::Send
         } else {
@@ -71,13 +74,21 @@ impl Session {
     /// back-off, which doubles until it reaches its cap. Returns the interval before jitter, µs.
     #[inline(always)]
     pub fn transmitted(&mut self, now_ns: u64, random: u32) -> u32 {
+        self.note(now_ns);
         let mut interval_us = self.tx_interval_us();
         if self.state == State::Down {
             let cap_us = self.timers.backoff_cap_us;
             let backed_off = interval_us as u64 * self.backoff as u64;
             let capped = cap_us != 0 && backed_off >= cap_us as u64;
-            // Without a cap the product still has to fit the wire's 32 bits.
-            let limit = if cap_us != 0 { cap_us } else { u32::MAX };
+            // Without a cap the product still has to fit the wire's 32 bits; a cap below the
+            // interval must not make us faster than the peer wishes.
+            let limit = if cap_us == 0 {
+                u32::MAX
+            } else if cap_us < interval_us {
+                interval_us
+            } else {
+                cap_us
+            };
             interval_us = if backed_off > limit as u64 {
                 limit
             } else {
@@ -89,71 +100,92 @@ impl Session {
         } else {
             self.backoff = 1;
         }
-        self.last_tx_ns = now_ns;
         self.next_tx_ns = now_ns + jittered_ns(interval_us, self.timers.detect_mult, random);
-        self.announce = 0;
         interval_us
     }
 
     /// When our clock should look at the session again.
     #[inline(always)]
     pub fn next_due_ns(&self, now_ns: u64) -> u64 {
-        let latest = now_ns + self.tx_interval_us() as u64 * NS_PER_US;
-        let next = if self.announce != 0 {
-            self.pace_ends_ns()
-        } else {
-            self.next_tx_ns
-        };
-        if next < latest { next } else { latest }
+        let latest = now_ns + self.tx_interval_ns();
+        let ready = self.ready_ns();
+        if ready < latest { ready } else { latest }
     }
 
-    /// A state that the peer has not been told goes out at once if the burst allowance or the
-    /// pacing allows; anything else when its time has come. AdminDown is announced, not repeated.
+    /// When our clock may transmit: a state that the peer has not been told as soon as pacing
+    /// allows, anything else when its time has come. AdminDown is announced, not repeated.
     #[inline(always)]
-    fn due(&mut self, now_ns: u64) -> bool {
-        if self.announce != 0 && (self.paced(now_ns) || self.take_burst(now_ns)) {
-            return true;
+    fn ready_ns(&self) -> u64 {
+        let news = self.announce != 0;
+        let paced = self.earliest_ns(news);
+        if news {
+            return paced;
         }
-        self.state != State::AdminDown && now_ns >= self.next_tx_ns
+        let mut ready = self.next_tx_ns;
+        match self.state {
+            State::AdminDown => return u64::MAX,
+            State::Down => {}
+            // The interval may have become shorter since the time was set.
+            _ => {
+                let overdue = self.last_tx_ns + self.tx_interval_ns() / 10 * 11;
+                if overdue < ready {
+                    ready = overdue;
+                }
+            }
+        }
+        if ready < paced { paced } else { ready }
     }
 
+    /// When pacing allows the next transmission. `news`: it tells a state not told yet.
     #[inline(always)]
-    fn paced(&self, now_ns: u64) -> bool {
-        now_ns >= self.pace_ends_ns()
-    }
-
-    #[inline(always)]
-    fn pace_ends_ns(&self) -> u64 {
+    fn earliest_ns(&self, news: bool) -> u64 {
         if self.last_tx_ns == 0 {
             return 0;
         }
-        self.last_tx_ns + self.tx_interval_us() as u64 * (NS_PER_US * 3 / 4)
+        let recent_us = self.tx_gaps_us[0] as u64 + self.tx_gaps_us[1] as u64;
+        let third_last = self.last_tx_ns.saturating_sub(recent_us * NS_PER_US);
+        let uncrowded = third_last + self.tx_interval_ns();
+        let paced = self.last_tx_ns + self.pace_ns();
+        if news && self.burst_left != 0 || uncrowded > paced {
+            uncrowded
+        } else {
+            paced
+        }
+    }
+
+    /// Accounts for a transmission.
+    #[inline(always)]
+    fn note(&mut self, now_ns: u64) {
+        let gap_ns = now_ns.saturating_sub(self.last_tx_ns);
+        if gap_ns >= BURST as u64 * self.tx_interval_ns() {
+            self.burst_left = BURST;
+        } else if self.announce == 0 {
+            if self.burst_left < BURST {
+                self.burst_left += 1;
+            }
+        } else if gap_ns < self.pace_ns() {
+            self.burst_left = self.burst_left.saturating_sub(1);
+        }
+        let gap_us = gap_ns / NS_PER_US;
+        let gap_us = if gap_us > u32::MAX as u64 {
+            u32::MAX
+        } else {
+            gap_us as u32
+        };
+        self.tx_gaps_us = [gap_us, self.tx_gaps_us[0]];
+        self.last_tx_ns = now_ns;
+        self.announce = 0;
     }
 
     #[inline(always)]
-    fn take_burst(&mut self, now_ns: u64) -> bool {
-        let interval_ns = self.tx_interval_us() as u64 * NS_PER_US;
-        if self.burst_left < BURST && now_ns.saturating_sub(self.burst_refill_ns) >= interval_ns {
-            // A full interval per allowance; older credit is not kept beyond a full burst.
-            let elapsed = now_ns - self.burst_refill_ns;
-            if elapsed >= interval_ns * BURST as u64 {
-                self.burst_left = BURST;
-                self.burst_refill_ns = now_ns;
-            } else {
-                let whole = if elapsed >= 2 * interval_ns { 2 } else { 1 };
-                let left = self.burst_left + whole;
-                self.burst_left = if left > BURST { BURST } else { left };
-                self.burst_refill_ns += whole as u64 * interval_ns;
-            }
-        }
-        if self.burst_left == 0 {
-            return false;
-        }
-        if self.burst_left == BURST {
-            self.burst_refill_ns = now_ns; // the refill clock starts with the first use
-        }
-        self.burst_left -= 1;
-        true
+    fn tx_interval_ns(&self) -> u64 {
+        self.tx_interval_us() as u64 * NS_PER_US
+    }
+
+    /// ¾ of the transmit interval.
+    #[inline(always)]
+    fn pace_ns(&self) -> u64 {
+        self.tx_interval_us() as u64 * (NS_PER_US * 3 / 4)
     }
 }
 

@@ -179,8 +179,9 @@ pub struct Session {
     pub since_ns: u64,
     /// First packet accepted since the session was last Down: where convergence starts.
     pub first_rx_ns: u64,
-    /// Instant up to which the burst allowance has been refilled.
-    pub burst_refill_ns: u64,
+    /// Time in µs from the transmission before the last one to the last one, and from the one
+    /// before that to it; at most `u32::MAX`.
+    pub tx_gaps_us: [u32; 2],
     /// What is configured.
     pub timers: Timers,
     /// `bfd.LocalDiscr`, non-zero.
@@ -209,7 +210,7 @@ pub struct Session {
     pub last_down_reason: DownReason,
     /// What the peer says of itself, see [`Session::peer_version`] for which packet.
     pub peer_mode: Mode,
-    /// State-change answers left, see [`crate::pacing`].
+    /// New states that may be told at once, see [`crate::pacing`].
     pub burst_left: u8,
     /// 1 while the present state has not been transmitted yet.
     pub announce: u8,
@@ -245,7 +246,7 @@ impl Session {
             next_tx_ns: now_ns,
             since_ns: now_ns,
             first_rx_ns: 0,
-            burst_refill_ns: now_ns,
+            tx_gaps_us: [u32::MAX; 2],
             timers,
             local_discr,
             peer_discr: 0,
