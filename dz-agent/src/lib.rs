@@ -4,6 +4,7 @@
 pub mod address;
 pub mod cli;
 pub mod command;
+pub mod datapath;
 pub mod error;
 pub mod identity;
 pub mod logging;

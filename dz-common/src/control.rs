@@ -40,4 +40,15 @@ pub struct Request {
     pub peer: PeerKey,
 }
 
+impl Request {
+    /// No request: what the constants above do not need stays like this.
+    pub const NONE: Self = Self {
+        op: 0,
+        index: 0,
+        key: SessionKey { ifindex: 0, local: [0; 4], peer: [0; 4] },
+        generation: 0,
+        peer: PeerKey { ifname: [0; 16], peer: [0; 4] },
+    };
+}
+
 const _: () = assert!(size_of::<Request>() == 44);

@@ -1,0 +1,214 @@
+//! Attaching to an interface, through pinned links that outlive the agent.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::xdp::{XdpLink, XdpMode};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp};
+use dz_common::ingress::Link;
+use tracing::info;
+
+use super::load::{Datapath, chain, classifier, xdp};
+use crate::cli::Attach;
+use crate::error::{ExitCode, FailWith, Failure};
+
+/// How the programs are attached to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachMode {
+    /// TC ingress.
+    Tc,
+    /// XDP in the driver.
+    Xdp,
+    /// XDP in the kernel's generic path.
+    XdpGeneric,
+}
+
+impl fmt::Display for AttachMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tc => "tc",
+            Self::Xdp => "xdp",
+            Self::XdpGeneric => "xdp-generic",
+        })
+    }
+}
+
+/// What went wrong with a link, in words.
+struct LinkFailure(String);
+
+impl<E: std::error::Error> From<E> for LinkFailure {
+    fn from(error: E) -> Self {
+        Self(chain(&error))
+    }
+}
+
+/// Programs on an interface. Dropping it leaves them there: the pinned link holds them.
+#[derive(Debug)]
+pub struct Attachment {
+    /// How.
+    pub mode: AttachMode,
+    pin: PathBuf,
+}
+
+impl Attachment {
+    /// Takes the programs off the interface.
+    ///
+    /// # Errors
+    /// If the pin cannot be removed.
+    pub fn detach(self) -> io::Result<()> {
+        // The pin holds the last reference to the link; that it is gone already is fine.
+        match fs::remove_file(&self.pin) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Datapath {
+    /// Attaches to an interface, or takes over the pinned link of an earlier agent: the program is
+    /// swapped without a gap.
+    ///
+    /// # Errors
+    /// [`ExitCode::Interface`] if the device cannot carry the mode asked for.
+    pub fn attach(
+        &mut self,
+        interface: &str,
+        link: Link,
+        wanted: Attach,
+    ) -> Result<Attachment, Failure> {
+        if link == Link::Layer3 && matches!(wanted, Attach::Xdp | Attach::XdpGeneric) {
+            return Err(Failure::new(
+                ExitCode::Interface,
+                format!(
+                    "{interface}: XDP needs Ethernet frames and this is a layer-3 device: use \
+                     --attach tc"
+                ),
+            ));
+        }
+        let modes: &[AttachMode] = match (wanted, link) {
+            (Attach::Auto, Link::Ethernet) => &[AttachMode::Xdp, AttachMode::Tc],
+            (Attach::Auto | Attach::Tc, _) => &[AttachMode::Tc],
+            (Attach::Xdp, _) => &[AttachMode::Xdp],
+            (Attach::XdpGeneric, _) => &[AttachMode::XdpGeneric],
+        };
+        let mut refusal = None;
+        for &mode in modes {
+            // A link of another mode would see every packet as well.
+            self.drop_other_links(interface, mode)?;
+            match self.attach_as(interface, link, mode) {
+                Ok(attachment) => {
+                    info!(interface, %mode, "attached");
+                    return Ok(attachment);
+                }
+                Err(error) => refusal = Some((mode, error)),
+            }
+        }
+        let (mode, error) = refusal.unwrap_or((AttachMode::Tc, "no attach mode".to_owned()));
+        Err(Failure::new(
+            ExitCode::Interface,
+            format!("{interface}: cannot attach as {mode}: {error}: choose another --attach"),
+        ))
+    }
+
+    fn attach_as(
+        &mut self,
+        interface: &str,
+        link: Link,
+        mode: AttachMode,
+    ) -> Result<Attachment, String> {
+        let pin = self.link_pin(interface, mode);
+        let old = match PinnedLink::from_pin(&pin) {
+            Ok(old) => Some(FdLink::from(old)),
+            Err(LinkError::SyscallError(error))
+                if error.io_error.kind() == io::ErrorKind::NotFound =>
+            {
+                None
+            }
+            Err(error) => return Err(chain(&error)),
+        };
+        if let Some(old) = old {
+            match self.swap(link, mode, old) {
+                Ok(()) => return Ok(Attachment { mode, pin }),
+                // A pinned link outlives its device: the swap fails, and a new link is made.
+                Err(_) => fs::remove_file(&pin).map_err(|error| error.to_string())?,
+            }
+        }
+        let fd = self
+            .create_link(interface, link, mode)
+            .map_err(|error| error.0)?;
+        fd.pin(&pin)
+            .map_err(|error| format!("pinning {}: {}", pin.display(), chain(&error)))?;
+        Ok(Attachment { mode, pin })
+    }
+
+    /// Puts our program into an existing link.
+    fn swap(&mut self, link: Link, mode: AttachMode, old: FdLink) -> Result<(), LinkFailure> {
+        match mode {
+            AttachMode::Tc => {
+                let program = self.ingress(link)?;
+                let id = program.attach_to_link(SchedClassifierLink::try_from(old)?)?;
+                drop(FdLink::try_from(program.take_link(id)?));
+            }
+            AttachMode::Xdp | AttachMode::XdpGeneric => {
+                let program = self.xdp()?;
+                let id = program.attach_to_link(XdpLink::try_from(old)?)?;
+                drop(FdLink::try_from(program.take_link(id)?));
+            }
+        }
+        Ok(())
+    }
+
+    fn create_link(
+        &mut self,
+        interface: &str,
+        link: Link,
+        mode: AttachMode,
+    ) -> Result<FdLink, LinkFailure> {
+        let xdp_mode = match mode {
+            AttachMode::Tc => {
+                let program = self.ingress(link)?;
+                let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+                let id = program.attach_with_options(interface, TcAttachType::Ingress, options)?;
+                return Ok(FdLink::try_from(program.take_link(id)?)?);
+            }
+            AttachMode::Xdp => XdpMode::Driver,
+            AttachMode::XdpGeneric => XdpMode::Skb,
+        };
+        let program = self.xdp()?;
+        let id = program.attach(interface, xdp_mode)?;
+        Ok(FdLink::try_from(program.take_link(id)?)?)
+    }
+
+    fn drop_other_links(&self, interface: &str, mode: AttachMode) -> Result<(), Failure> {
+        for other in [AttachMode::Tc, AttachMode::Xdp, AttachMode::XdpGeneric] {
+            let pin = self.link_pin(interface, other);
+            if other != mode && pin.exists() {
+                fs::remove_file(&pin)
+                    .fail_with(ExitCode::Failure, || format!("removing {}", pin.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn link_pin(&self, interface: &str, mode: AttachMode) -> PathBuf {
+        // bpffs reserves dots; colons do not occur in interface names (dev_valid_name).
+        self.pin_dir
+            .join(format!("link_{mode}_{}", interface.replace('.', ":")))
+    }
+
+    fn ingress(&mut self, link: Link) -> Result<&mut SchedClassifier, LinkFailure> {
+        let name = match link {
+            Link::Layer3 => "dz_tc_l3",
+            Link::Ethernet => "dz_tc_eth",
+        };
+        Ok(classifier(&mut self.ebpf, name)?)
+    }
+
+    fn xdp(&mut self) -> Result<&mut Xdp, LinkFailure> {
+        Ok(xdp(&mut self.ebpf)?)
+    }
+}

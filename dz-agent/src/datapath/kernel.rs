@@ -1,0 +1,166 @@
+//! What the kernel must have, named before anything is touched.
+
+use std::path::Path;
+use std::process::Command;
+
+use aya::maps::MapType;
+use aya::programs::ProgramType;
+use aya::sys::{is_map_supported, is_program_supported};
+
+use crate::error::{ExitCode, Failure};
+
+/// Oldest kernel served: Debian 12's.
+const OLDEST: (u32, u32) = (6, 1);
+/// CAP_NET_ADMIN and CAP_BPF, as bit numbers of capabilities(7).
+const CAPABILITIES: [(u32, &str); 3] =
+    [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+
+/// Checks privileges and kernel.
+///
+/// # Errors
+/// [`ExitCode::Privilege`] or [`ExitCode::Kernel`], naming everything that is missing.
+pub fn check_kernel(pin_dir: &Path) -> Result<(), Failure> {
+    check_privileges()?;
+    let release = release()?;
+    if version(&release).is_none_or(|version| version < OLDEST) {
+        let (major, minor) = OLDEST;
+        return Err(Failure::new(
+            ExitCode::Kernel,
+            format!("kernel {release} is too old: {major}.{minor} or newer is needed"),
+        ));
+    }
+    let mut missing = Vec::new();
+    let programs = [
+        (ProgramType::SchedClassifier, "TC classifier programs"),
+        (ProgramType::Xdp, "XDP programs"),
+    ];
+    for (program, name) in programs {
+        if !is_program_supported(program).unwrap_or(false) {
+            missing.push(name);
+        }
+    }
+    let maps = [
+        (MapType::Hash, "BPF hash maps"),
+        (MapType::RingBuf, "BPF ring buffers"),
+    ];
+    for (map, name) in maps {
+        if !is_map_supported(map).unwrap_or(false) {
+            missing.push(name);
+        }
+    }
+    if !missing.is_empty() {
+        return Err(Failure::new(
+            ExitCode::Kernel,
+            format!(
+                "kernel {release} lacks {}: use a kernel with CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF \
+                 and CONFIG_BPF_JIT",
+                missing.join(", ")
+            ),
+        ));
+    }
+    ensure_bpffs(pin_dir)
+}
+
+fn check_privileges() -> Result<(), Failure> {
+    let effective = std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("CapEff:"))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        })
+        .unwrap_or(0);
+    let missing: Vec<_> = CAPABILITIES
+        .iter()
+        .filter(|(bit, _)| effective & (1 << bit) == 0)
+        .map(|(_, name)| *name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        ExitCode::Privilege,
+        format!(
+            "missing {}: run as root or grant these capabilities",
+            missing.join(", ")
+        ),
+    ))
+}
+
+/// The kernel's release, from uname(2): /proc/sys/kernel/osrelease ignores personality(2).
+fn release() -> Result<String, Failure> {
+    // SAFETY: all-zero bytes are a valid utsname.
+    let mut name: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a live utsname.
+    if unsafe { libc::uname(&raw mut name) } != 0 {
+        return Err(Failure::new(
+            ExitCode::Kernel,
+            "uname: cannot tell the kernel's version",
+        ));
+    }
+    let bytes: Vec<u8> = name
+        .release
+        .iter()
+        .take_while(|&&byte| byte != 0)
+        .map(|&byte| byte as u8)
+        .collect();
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Makes sure that the pin directory lies on a BPF file system; mounts one at its usual place, as
+/// bpftool does, for minimal systems without systemd do not.
+fn ensure_bpffs(pin_dir: &Path) -> Result<(), Failure> {
+    const USUAL: &str = "/sys/fs/bpf";
+    if is_bpffs(pin_dir) {
+        return Ok(());
+    }
+    if pin_dir.starts_with(USUAL) {
+        let mount = Command::new("mount")
+            .args(["-t", "bpf", "bpf", USUAL])
+            .output();
+        if mount.is_ok_and(|output| output.status.success()) && is_bpffs(pin_dir) {
+            return Ok(());
+        }
+    }
+    Err(Failure::new(
+        ExitCode::Kernel,
+        format!(
+            "{}: not on a BPF file system: `mount -t bpf bpf {USUAL}`, or choose another --pin-dir",
+            pin_dir.display()
+        ),
+    ))
+}
+
+/// Whether the deepest existing folder of `path` is on a BPF file system.
+fn is_bpffs(path: &Path) -> bool {
+    let Some(existing) = path.ancestors().find(|path| path.exists()) else {
+        return false;
+    };
+    let Ok(path) = std::ffi::CString::new(existing.as_os_str().as_encoded_bytes()) else {
+        return false;
+    };
+    // SAFETY: all-zero bytes are a valid statfs.
+    let mut facts: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a terminated string and a live statfs.
+    let result = unsafe { libc::statfs(path.as_ptr(), &raw mut facts) };
+    result == 0 && facts.f_type == libc::BPF_FS_MAGIC
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version;
+
+    #[test]
+    fn versions() {
+        assert_eq!(version("6.1.0-39-cloud-amd64"), Some((6, 1)));
+        assert_eq!(version("6.18.44"), Some((6, 18)));
+        assert_eq!(version("2.6.78"), Some((2, 6)));
+        assert_eq!(version("next"), None);
+    }
+}

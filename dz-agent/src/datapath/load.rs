@@ -1,0 +1,298 @@
+//! Loading the object into pinned maps, new or those of an agent that is gone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aya::maps::{Array, MapData};
+use aya::programs::{ProgramError, SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use dz_common::control::{OP_START_GROUP, Request};
+use dz_common::counters::Counter;
+use dz_common::map::{ABI_VERSION, Config, SLOTS_PER_GROUP, name};
+use dz_common::packet::Version;
+use tracing::info;
+use zerocopy::TryFromBytes;
+
+use super::maps::{MapReader, Maps};
+use super::programs::Runner;
+use super::{now_ns, readable};
+use crate::error::{ExitCode, FailWith, Failure};
+
+/// The kernel programs; build.rs has checked that they are those of the sources.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DZ_EBPF_OBJECT_PATH"));
+
+/// Every map that outlives the agent.
+const MAPS: [&str; 10] = [
+    name::CONFIG,
+    name::COUNTERS,
+    name::DEADLINES,
+    name::DUE,
+    name::EVENTS,
+    name::GROUPS,
+    name::HEARTBEAT,
+    name::LOCALS,
+    name::PEERS,
+    name::SESSIONS,
+];
+
+/// What the kernel part is told at load.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where maps and links are pinned.
+    pub pin_dir: PathBuf,
+    /// UDP port.
+    pub port: u16,
+    /// Packets of unknown peers go on to the stack.
+    pub unknown_pass: bool,
+    /// Most sessions; maps that exist already keep their size.
+    pub max_sessions: u32,
+    /// How long answering goes on without a heartbeat, ns.
+    pub grace_ns: u64,
+}
+
+/// The loaded kernel part.
+pub struct Datapath {
+    /// Typed access to the maps.
+    pub maps: Maps,
+    /// For those who only look.
+    pub reader: Arc<MapReader>,
+    pub(super) ebpf: Ebpf,
+    pub(super) runner: Runner,
+    pub(super) pin_dir: PathBuf,
+    slots: u32,
+}
+
+impl Datapath {
+    /// Loads programs and maps and starts the detection timers. Nothing is attached yet.
+    ///
+    /// # Errors
+    /// [`ExitCode::Kernel`] if the kernel refuses a map, a program or a timer;
+    /// [`ExitCode::Failure`] if the pinned maps are of another layout.
+    pub fn load(settings: &Settings) -> Result<Self, Failure> {
+        let pin_dir = &settings.pin_dir;
+        let slots = slots(pin_dir, settings.max_sessions)?;
+        let paths: Vec<_> = MAPS.iter().map(|name| (name, pin_dir.join(name))).collect();
+        let mut loader = EbpfLoader::new();
+        for (name, path) in &paths {
+            loader.map_pin_path(name, path);
+        }
+        for name in [name::DEADLINES, name::SESSIONS, name::PEERS] {
+            loader.map_max_entries(name, slots);
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|error| refused(&error))?;
+        for name in ["dz_tc_l3", "dz_tc_eth", "dz_transmit", "dz_control"] {
+            classifier(&mut ebpf, name)?
+                .load()
+                .map_err(|error| refused_program(name, &error))?;
+        }
+        xdp(&mut ebpf)?
+            .load()
+            .map_err(|error| refused_program("dz_xdp", &error))?;
+        let maps = Maps::take(&mut ebpf, slots).fail_with(ExitCode::Kernel, || {
+            format!("maps in {}", pin_dir.display())
+        })?;
+        let reader = MapReader::from_pins(pin_dir).fail_with(ExitCode::Kernel, || {
+            format!("maps in {}", pin_dir.display())
+        })?;
+        let runner = Runner::new(&mut ebpf)?;
+        let groups = slots.div_ceil(SLOTS_PER_GROUP);
+        maps.set_config(Config {
+            abi_version: ABI_VERSION,
+            port: settings.port,
+            unknown_pass: u8::from(settings.unknown_pass),
+            reserved: 0,
+            version: our_version(),
+            groups,
+            grace_ns: settings.grace_ns,
+        });
+        maps.beat(now_ns());
+        let datapath = Self {
+            maps,
+            reader: Arc::new(reader),
+            ebpf,
+            runner,
+            pin_dir: pin_dir.clone(),
+            slots,
+        };
+        datapath.start_timers(groups)?;
+        Ok(datapath)
+    }
+
+    /// How many sessions there is room for.
+    pub const fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Passes on what the kernel programs log, at debug level. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// If the programs log nothing at all, which only an unusual object does.
+    pub fn forward_logs(&mut self) -> Result<(), Failure> {
+        // The programs log through the `log` crate, which tracing-subscriber listens to.
+        let logger = aya_log::EbpfLogger::init(&mut self.ebpf)
+            .fail_with(ExitCode::Failure, || "log of the kernel programs")?;
+        let mut logger =
+            readable(logger).fail_with(ExitCode::Failure, || "log of the kernel programs")?;
+        tokio::spawn(async move {
+            while let Ok(mut guard) = logger.readable_mut().await {
+                guard.get_inner_mut().flush();
+                guard.clear_ready();
+            }
+        });
+        Ok(())
+    }
+
+    /// A load whose timers do not start must fail: sessions would never be detected as Down.
+    fn start_timers(&self, groups: u32) -> Result<(), Failure> {
+        for index in 0..groups {
+            let request = Request {
+                op: OP_START_GROUP,
+                index,
+                ..Request::NONE
+            };
+            match self.runner.control(&request) {
+                Ok(Counter::ControlDone) => {}
+                outcome => {
+                    return Err(Failure::new(
+                        ExitCode::Kernel,
+                        format!(
+                            "detection timer {index} of {groups} does not start ({outcome:?}): \
+                             lower --max-sessions, or raise the kernel's memory limits"
+                        ),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many deadline slots: those of the maps that are there already, else as asked for.
+fn slots(pin_dir: &Path, max_sessions: u32) -> Result<u32, Failure> {
+    let wanted = max_sessions.next_multiple_of(SLOTS_PER_GROUP);
+    let Ok(config) = MapData::from_pin(pin_dir.join(name::CONFIG)) else {
+        fs::create_dir_all(pin_dir).fail_with(ExitCode::Failure, || {
+            format!("creating {}", pin_dir.display())
+        })?;
+        return Ok(wanted);
+    };
+    let deadlines = MapData::from_pin(pin_dir.join(name::DEADLINES));
+    let found = deadlines
+        .ok()
+        .and_then(|map| Some(map.info().ok()?.max_entries()));
+    let abi = abi_version(config);
+    match (abi, found) {
+        (Some(ABI_VERSION), Some(slots)) => {
+            info!(pin_dir = %pin_dir.display(), slots, "taking over the maps of an earlier agent");
+            Ok(slots)
+        }
+        // Created, but never configured: an agent died before anything could use them.
+        (Some(0), _) | (_, None) => {
+            for name in MAPS {
+                // What is not there need not go.
+                let _ = fs::remove_file(pin_dir.join(name));
+            }
+            Ok(wanted)
+        }
+        (abi, _) => Err(Failure::new(
+            ExitCode::Failure,
+            format!(
+                "{}: maps of layout {} found, this version has {ABI_VERSION}: stop the other agent \
+                 with SIGTERM, which removes them",
+                pin_dir.display(),
+                abi.map_or_else(|| "unknown".to_owned(), |abi| abi.to_string()),
+            ),
+        )),
+    }
+}
+
+fn abi_version(config: MapData) -> Option<u32> {
+    let map = aya::maps::Map::from_map_data(config).ok()?;
+    let array: Array<_, [u8; size_of::<Config>()]> = Array::try_from(map).ok()?;
+    let config = Config::try_read_from_bytes(&array.get(&0, 0).ok()?).ok()?;
+    Some(config.abi_version)
+}
+
+fn our_version() -> Version {
+    let number = |text: &str| text.parse().unwrap_or(0);
+    let channel = if env!("CARGO_PKG_VERSION_PRE").is_empty() {
+        0
+    } else {
+        4
+    };
+    Version([
+        number(env!("CARGO_PKG_VERSION_MAJOR")),
+        number(env!("CARGO_PKG_VERSION_MINOR")),
+        number(env!("CARGO_PKG_VERSION_PATCH")),
+        channel,
+    ])
+}
+
+pub(super) fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &str,
+) -> Result<&'a mut SchedClassifier, Failure> {
+    let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+    program
+        .try_into()
+        .fail_with(ExitCode::Failure, || format!("program {name}"))
+}
+
+pub(super) fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, Failure> {
+    let program = ebpf
+        .program_mut("dz_xdp")
+        .ok_or_else(|| missing("dz_xdp"))?;
+    program
+        .try_into()
+        .fail_with(ExitCode::Failure, || "program dz_xdp")
+}
+
+fn missing(name: &str) -> Failure {
+    Failure::new(
+        ExitCode::Failure,
+        format!("the BPF object has no program {name}"),
+    )
+}
+
+fn refused(error: &EbpfError) -> Failure {
+    Failure::new(
+        ExitCode::Kernel,
+        format!("the kernel refuses the BPF maps: {}", chain(error)),
+    )
+}
+
+fn refused_program(name: &str, error: &ProgramError) -> Failure {
+    let text = match error {
+        // The first line names the reason; the verifier's log is for --log-level debug.
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
+            tracing::debug!(program = name, %verifier_log, "verifier");
+            let log = verifier_log.to_string();
+            let reason = log
+                .lines()
+                .rev()
+                .find(|line| !line.starts_with("processed "));
+            format!("{io_error}: {}", reason.unwrap_or_default())
+        }
+        error => chain(error),
+    };
+    Failure::new(
+        ExitCode::Kernel,
+        format!("the kernel refuses program {name}: {text}"),
+    )
+}
+
+/// An error with its causes.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

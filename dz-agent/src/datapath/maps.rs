@@ -1,0 +1,319 @@
+//! Typed access to the maps.
+//!
+//! The agent is the only user-space writer; [`MapReader`] is for those who only look.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use aya::Ebpf;
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
+use dz_common::counters::Counters;
+use dz_common::map::{
+    Config, Deadline, Due, LocalKey, MAX_DUE, NEVER_NS, Peer, PeerKey, SessionEntry, SessionKey,
+    name,
+};
+use zerocopy::{Immutable, IntoBytes, TryFromBytes};
+
+use super::mmap::Mapped;
+
+/// `BPF_NOEXIST`
+const NOEXIST: u64 = 1;
+/// `BPF_F_LOCK`: copy the value under its spin lock.
+const LOCKED: u64 = 4;
+
+type SessionMap = HashMap<MapData, [u8; size_of::<SessionKey>()], [u8; size_of::<SessionEntry>()]>;
+type PeerMap = HashMap<MapData, [u8; size_of::<PeerKey>()], [u8; size_of::<Peer>()]>;
+type LocalMap = HashMap<MapData, [u8; size_of::<LocalKey>()], u32>;
+type CounterMap = PerCpuArray<MapData, [u8; size_of::<Counters>()]>;
+
+/// Why a map could not be used.
+#[derive(Debug)]
+pub enum MapError {
+    /// The kernel refused.
+    Kernel(aya::maps::MapError),
+    /// The map holds what this version of the agent does not understand.
+    Layout(&'static str),
+}
+
+impl std::fmt::Display for MapError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Kernel(error) => {
+                write!(f, "{error}")?;
+                let cause = std::error::Error::source(error);
+                cause.map_or(Ok(()), |cause| write!(f, ": {cause}"))
+            }
+            Self::Layout(map) => write!(f, "{map}: a value that this version cannot read"),
+        }
+    }
+}
+
+impl std::error::Error for MapError {}
+
+impl From<aya::maps::MapError> for MapError {
+    fn from(error: aya::maps::MapError) -> Self {
+        Self::Kernel(error)
+    }
+}
+
+/// What one may look at.
+pub struct MapReader {
+    sessions: SessionMap,
+    peers: PeerMap,
+    locals: LocalMap,
+    counters: CounterMap,
+}
+
+impl MapReader {
+    /// Opens the pinned maps.
+    ///
+    /// # Errors
+    /// If one is not there.
+    pub fn from_pins(pin_dir: &Path) -> Result<Self, MapError> {
+        let open = |name: &str| Map::from_map_data(MapData::from_pin(pin_dir.join(name))?);
+        Ok(Self {
+            sessions: HashMap::try_from(open(name::SESSIONS)?)?,
+            peers: HashMap::try_from(open(name::PEERS)?)?,
+            locals: HashMap::try_from(open(name::LOCALS)?)?,
+            counters: PerCpuArray::try_from(open(name::COUNTERS)?)?,
+        })
+    }
+
+    /// One session, copied under its lock; none if there is no such session.
+    ///
+    /// # Errors
+    /// See [`MapError`].
+    pub fn session(&self, key: &SessionKey) -> Result<Option<SessionEntry>, MapError> {
+        match self.sessions.get(&as_key(key), LOCKED) {
+            Ok(value) => read(&value, name::SESSIONS).map(Some),
+            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Every session, each copied under its lock.
+    ///
+    /// # Errors
+    /// See [`MapError`].
+    pub fn sessions(&self) -> Result<Vec<SessionEntry>, MapError> {
+        let mut sessions = Vec::new();
+        for key in self.sessions.keys() {
+            // A session deleted meanwhile is no longer there to be listed.
+            let key = read(&key?, name::SESSIONS)?;
+            sessions.extend(self.session(&key)?);
+        }
+        Ok(sessions)
+    }
+
+    /// Every peer.
+    ///
+    /// # Errors
+    /// See [`MapError`].
+    pub fn peers(&self) -> Result<Vec<(PeerKey, Peer)>, MapError> {
+        let mut peers = Vec::new();
+        for item in self.peers.iter() {
+            let (key, value) = item?;
+            peers.push((read(&key, name::PEERS)?, read(&value, name::PEERS)?));
+        }
+        Ok(peers)
+    }
+
+    /// Every local address with its block in `dz_counters`.
+    ///
+    /// # Errors
+    /// See [`MapError`].
+    pub fn locals(&self) -> Result<Vec<(LocalKey, u32)>, MapError> {
+        let mut locals = Vec::new();
+        for item in self.locals.iter() {
+            let (key, block) = item?;
+            locals.push((read(&key, name::LOCALS)?, block));
+        }
+        Ok(locals)
+    }
+
+    /// One block of counters, summed over CPUs.
+    ///
+    /// # Errors
+    /// See [`MapError`].
+    pub fn counters(&self, block: u32) -> Result<Counters, MapError> {
+        let mut sum = Counters::default();
+        for value in self.counters.get(&block, 0)?.iter() {
+            sum.add(&read(value, name::COUNTERS)?);
+        }
+        Ok(sum)
+    }
+}
+
+/// The maps, with everything that the agent writes.
+pub struct Maps {
+    reader: MapReader,
+    config: Mapped<Config>,
+    deadlines: Mapped<Deadline>,
+    heartbeat: Mapped<u64>,
+    due: Mapped<Due>,
+    /// State changes as they happen.
+    pub events: RingBuf<MapData>,
+}
+
+impl Maps {
+    /// Takes the maps of a loaded object. `slots`: how many deadlines there are.
+    ///
+    /// # Errors
+    /// See [`MapError`].
+    pub(super) fn take(ebpf: &mut Ebpf, slots: u32) -> Result<Self, MapError> {
+        let mut map = |name| ebpf.take_map(name).ok_or(MapError::Layout(name));
+        Ok(Self {
+            reader: MapReader {
+                sessions: HashMap::try_from(map(name::SESSIONS)?)?,
+                peers: HashMap::try_from(map(name::PEERS)?)?,
+                locals: HashMap::try_from(map(name::LOCALS)?)?,
+                counters: PerCpuArray::try_from(map(name::COUNTERS)?)?,
+            },
+            config: mapped(&map(name::CONFIG)?, name::CONFIG, 1)?,
+            deadlines: mapped(&map(name::DEADLINES)?, name::DEADLINES, slots)?,
+            heartbeat: mapped(&map(name::HEARTBEAT)?, name::HEARTBEAT, 1)?,
+            due: mapped(&map(name::DUE)?, name::DUE, MAX_DUE)?,
+            events: RingBuf::try_from(map(name::EVENTS)?)?,
+        })
+    }
+
+    /// What one may look at.
+    pub const fn reader(&self) -> &MapReader {
+        &self.reader
+    }
+
+    /// Replaces the configuration.
+    pub fn set_config(&self, config: Config) {
+        self.config.store(0, config);
+    }
+
+    /// Says that the agent is alive.
+    pub fn beat(&self, now_ns: u64) {
+        self.heartbeat.store(0, now_ns);
+    }
+
+    /// Gives a slot to a session that is about to be inserted.
+    pub fn prepare_slot(&self, slot: u32, key: SessionKey, generation: u32) {
+        self.deadlines.store(
+            slot,
+            Deadline {
+                deadline_ns: NEVER_NS,
+                key,
+                generation,
+            },
+        );
+    }
+
+    /// Inserts a session.
+    ///
+    /// # Errors
+    /// If there is one of that key already, or the map is full.
+    pub fn insert_session(&mut self, entry: &SessionEntry) -> Result<(), MapError> {
+        let value = as_value(entry);
+        Ok(self
+            .reader
+            .sessions
+            .insert(as_key(&entry.key), value, NOEXIST)?)
+    }
+
+    /// Deletes a session. That it is gone already is no error.
+    ///
+    /// # Errors
+    /// See [`MapError`].
+    pub fn delete_session(&mut self, key: &SessionKey) -> Result<(), MapError> {
+        gone_is_fine(self.reader.sessions.remove(&as_key(key)))
+    }
+
+    /// Writes a peer.
+    ///
+    /// # Errors
+    /// If the map is full.
+    pub fn set_peer(&mut self, key: &PeerKey, peer: &Peer) -> Result<(), MapError> {
+        let key: [u8; size_of::<PeerKey>()] = zerocopy::transmute!(*key);
+        let value: [u8; size_of::<Peer>()] = zerocopy::transmute!(*peer);
+        Ok(self.reader.peers.insert(key, value, 0)?)
+    }
+
+    /// Says which block of counters a local address has.
+    ///
+    /// # Errors
+    /// If the map is full.
+    pub fn set_local(&mut self, key: &LocalKey, block: u32) -> Result<(), MapError> {
+        let key: [u8; size_of::<LocalKey>()] = zerocopy::transmute!(*key);
+        Ok(self.reader.locals.insert(key, block, 0)?)
+    }
+
+    /// Forgets a local address. That it is gone already is no error.
+    ///
+    /// # Errors
+    /// See [`MapError`].
+    pub fn delete_local(&mut self, key: &LocalKey) -> Result<(), MapError> {
+        gone_is_fine(self.reader.locals.remove(&zerocopy::transmute!(*key)))
+    }
+
+    /// Sets a block of counters to zero on every CPU: its address is gone, another gets it.
+    ///
+    /// # Errors
+    /// See [`MapError`].
+    pub fn clear_counters(&mut self, block: u32) -> Result<(), MapError> {
+        let cpus = self.reader.counters.get(&block, 0)?.len();
+        let zero = vec![[0_u8; size_of::<Counters>()]; cpus];
+        let values = aya::maps::PerCpuValues::try_from(zero)
+            .map_err(|_| MapError::Layout(name::COUNTERS))?;
+        Ok(self.reader.counters.set(block, values, 0)?)
+    }
+
+    /// Fills an entry of the transmit program's list.
+    pub(super) fn set_due(&self, index: u32, due: Due) {
+        self.due.store(index, due);
+    }
+
+    /// Reads back what the transmit program wrote: exit and next due time.
+    pub(super) fn due(&self, index: u32) -> Option<(u32, u64)> {
+        let due = self.due.at(index)?;
+        // SAFETY: within the mapping; the program run that writes there has returned.
+        unsafe {
+            let exit = (&raw const (*due).exit).read_volatile();
+            Some((exit, (&raw const (*due).next_due_ns).read_volatile()))
+        }
+    }
+}
+
+fn mapped<T>(map: &Map, name: &'static str, len: u32) -> Result<Mapped<T>, MapError>
+where
+    T: Immutable + IntoBytes + Copy,
+{
+    let Map::Array(data) = map else {
+        return Err(MapError::Layout(name));
+    };
+    Mapped::new(data.fd().as_fd(), len).map_err(|error| {
+        MapError::Kernel(aya::maps::MapError::SyscallError(aya::sys::SyscallError {
+            call: "mmap",
+            io_error: error,
+        }))
+    })
+}
+
+fn as_key(key: &SessionKey) -> [u8; size_of::<SessionKey>()] {
+    zerocopy::transmute!(*key)
+}
+
+fn as_value(entry: &SessionEntry) -> [u8; size_of::<SessionEntry>()] {
+    zerocopy::transmute!(*entry)
+}
+
+fn read<T: TryFromBytes>(bytes: &[u8], map: &'static str) -> Result<T, MapError> {
+    T::try_read_from_bytes(bytes).map_err(|_| MapError::Layout(map))
+}
+
+fn gone_is_fine(result: Result<(), aya::maps::MapError>) -> Result<(), MapError> {
+    match result {
+        Err(aya::maps::MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+        result => Ok(result?),
+    }
+}

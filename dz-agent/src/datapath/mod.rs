@@ -1,0 +1,41 @@
+//! The kernel part: loading, attaching, and typed access to the maps.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+mod attach;
+mod kernel;
+mod load;
+mod maps;
+mod mmap;
+mod programs;
+
+pub use attach::{AttachMode, Attachment};
+pub use kernel::check_kernel;
+pub use load::{Datapath, Settings};
+pub use maps::{MapError, MapReader, Maps};
+pub use programs::{Order, Transmitted};
+
+/// Waits for a ring buffer to become readable. Must be called within a tokio runtime.
+///
+/// # Errors
+/// If the reactor refuses the file descriptor.
+pub fn readable<T: AsFd + AsRawFd>(buffer: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: `T: AsFd` owns its descriptor, which stays open and the same for as long as the
+    // `AsyncFd` owns the value; aya's ring buffer and logger never replace theirs.
+    unsafe { Ok(AsyncFd::register_with_interest(buffer, Interest::READABLE)?) }
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns`.
+pub fn now_ns() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a live timespec. The call cannot fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
