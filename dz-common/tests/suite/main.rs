@@ -1,0 +1,16 @@
+//! What `dz-common` promises: codec, rules of the session (those marked *ours* against the deployed
+//! variant), pacing, ingress classification, and two ends talking over a bad link.
+//!
+//! Random tests print the seed that replays them; `DZ_SEED=N` runs that one alone.
+
+mod codec;
+mod headers;
+mod ingress;
+mod link;
+mod node;
+mod ours;
+mod pacing;
+mod properties;
+mod simulation;
+mod support;
+mod transitions;

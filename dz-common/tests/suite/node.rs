@@ -1,0 +1,113 @@
+//! One end of the simulation: a session entry, its clock, and what it did.
+
+use crate::support::{CONFIG, Rng, entry};
+use dz_common::counters::Counter;
+use dz_common::map::{SessionEntry, Transition};
+use dz_common::pacing::Tick;
+use dz_common::packet::{Packet, State};
+use dz_common::session::{Session, Timers};
+
+/// What an end does besides running the state machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Habit {
+    /// Answers what it receives and transmits on its clock, like ours.
+    Answering,
+    /// Transmits on its clock only, like the deployed client.
+    ClockDriven,
+    /// Answers, but nobody runs its clock: our agent frozen.
+    Frozen,
+}
+
+pub(crate) struct Node {
+    pub(crate) entry: SessionEntry,
+    pub(crate) habit: Habit,
+    /// Every transmission: when, and in which state.
+    pub(crate) sent: Vec<(u64, State)>,
+    /// Every state change: when, and what.
+    pub(crate) changes: Vec<(u64, Transition)>,
+}
+
+impl Node {
+    pub(crate) fn new(
+        timers: Timers,
+        discr: u32,
+        habit: Habit,
+        now_ns: u64,
+        rng: &mut Rng,
+    ) -> Self {
+        let entry = entry(Session::new(timers, discr, now_ns), rng.u32());
+        Self {
+            entry,
+            habit,
+            sent: Vec::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.entry.session.state
+    }
+
+    /// When the node last entered Up, if it is Up.
+    pub(crate) fn up_since(&self) -> Option<u64> {
+        let (at_ns, last) = self.changes.last()?;
+        (last.to == State::Up).then_some(*at_ns)
+    }
+
+    /// Receives a packet; returns what goes out at once.
+    pub(crate) fn receive(&mut self, packet: &Packet, now_ns: u64) -> Option<Packet> {
+        let attended = self.habit != Habit::ClockDriven;
+        let outcome = self.entry.receive(packet, &CONFIG, now_ns, attended);
+        assert_eq!(
+            outcome.exit == Counter::RxAnswered,
+            outcome.answer.is_some()
+        );
+        if let Some(transition) = outcome.transition {
+            self.changes.push((now_ns, transition));
+        }
+        if outcome.answer.is_some() {
+            self.sent.push((now_ns, self.state()));
+        }
+        match self.habit {
+            // A plain socket has no in-kernel answer: its own clock sees to a changed state.
+            Habit::ClockDriven if outcome.transition.is_some() => self.tick(now_ns).0,
+            _ => outcome.answer,
+        }
+    }
+
+    /// The clock looks at the session; returns what goes out and when to look again.
+    pub(crate) fn tick(&mut self, now_ns: u64) -> (Option<Packet>, u64) {
+        let random = self.entry.draw();
+        let (decision, next_ns) = self.entry.session.tick(now_ns, random);
+        let packet = (decision == Tick::Send).then(|| {
+            self.sent.push((now_ns, self.state()));
+            self.entry.session.packet(CONFIG.version)
+        });
+        (packet, next_ns)
+    }
+
+    pub(crate) fn expire(&mut self, now_ns: u64) {
+        if let Some(transition) = self.entry.expire(now_ns) {
+            self.changes.push((now_ns, transition));
+        }
+    }
+
+    /// Transmissions in `from_ns..to_ns`.
+    pub(crate) fn sent_between(&self, from_ns: u64, to_ns: u64) -> usize {
+        self.sent
+            .iter()
+            .filter(|(at_ns, _)| (from_ns..to_ns).contains(at_ns))
+            .count()
+    }
+
+    /// Most transmissions in any window that is half-open and `window_ns` long.
+    pub(crate) fn most_sent_within(&self, window_ns: u64) -> usize {
+        let at = |i: usize| self.sent[i].0;
+        let within = |i| {
+            (i..self.sent.len())
+                .take_while(|&j| at(j) < at(i) + window_ns)
+                .count()
+        };
+        (0..self.sent.len()).map(within).max().unwrap_or(0)
+    }
+}
