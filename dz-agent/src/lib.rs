@@ -9,4 +9,5 @@ pub mod error;
 pub mod identity;
 pub mod logging;
 pub mod metrics;
+pub mod net;
 pub mod view;

@@ -78,6 +78,21 @@ impl Netns {
         })
     }
 
+    /// Runs a future to its end inside the namespace, on a runtime of its own, which `f` runs in
+    /// too (sockets of the agent's library are opened there).
+    ///
+    /// # Panics
+    /// With the future, or when the namespace cannot be entered.
+    pub fn block_on<T: Send, F: Future<Output = T>>(&self, f: impl FnOnce() -> F + Send) -> T {
+        self.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(async { f().await })
+        })
+    }
+
     /// Starts a child inside the namespace.
     ///
     /// # Errors
@@ -100,6 +115,15 @@ impl Netns {
     /// What `ip` says when it refuses.
     pub fn ip(&self, line: &str) -> anyhow::Result<String> {
         self.command(&format!("ip {line}"))
+    }
+
+    /// Index of an interface in the namespace.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn ifindex(&self, name: &str) -> anyhow::Result<u32> {
+        self.run(|| nix::net::if_::if_nametoindex(name))
+            .with_context(|| format!("interface {name} in {}", self.name))
     }
 
     /// Runs a command line (split at white space) and returns what it prints.

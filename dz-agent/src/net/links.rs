@@ -1,0 +1,245 @@
+//! What there is to know about an interface before programs are attached to it.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+
+use dz_common::ingress::Link;
+use nix::errno::Errno;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoGre, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{Netlink, NetlinkError};
+
+/// An interface as the kernel describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its index; it changes when an interface of the same name is created anew.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// What its driver calls itself (`veth`, `gre`, `tun`); empty for most hardware.
+    pub kind: String,
+    /// Set up by the administrator (`IFF_UP`).
+    pub up: bool,
+    /// Able to carry packets (`IFF_RUNNING`).
+    pub running: bool,
+    /// Largest packet, bytes.
+    pub mtu: u32,
+    /// Its Ethernet address, if it has one.
+    pub mac: Option<[u8; 6]>,
+    /// What its frames start with, or why it cannot be served.
+    pub link: Result<Link, Unsuitable>,
+}
+
+/// Why an interface cannot be served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsuitable {
+    /// The loopback interface.
+    #[error("a loopback interface has no peers; name the interface that leads to them")]
+    Loopback,
+    /// A tunnel without a fixed remote end: its frames start with the outer header.
+    #[error("a tunnel without a remote address cannot be served; create it with `remote ADDRESS`")]
+    NoRemote,
+    /// Neither Ethernet nor a layer-3 device that we know.
+    #[error(
+        "its link layer (ARPHRD {arphrd}) is not supported; Ethernet, GRE over IPv4 and TUN are"
+    )]
+    LinkLayer {
+        /// `ARPHRD_*` of the kernel's `if_arp.h`.
+        arphrd: u16,
+    },
+}
+
+/// An IPv4 address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// Ours.
+    pub local: Ipv4Addr,
+    /// Length of its prefix, bits.
+    pub prefix_len: u8,
+    /// The other end, on a point-to-point interface that was given one.
+    pub peer: Option<Ipv4Addr>,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.peer {
+            Some(peer) => write!(f, "{} peer {peer}/{}", self.local, self.prefix_len),
+            None => write!(f, "{}/{}", self.local, self.prefix_len),
+        }
+    }
+}
+
+/// Looks an interface up by name; none if there is none.
+///
+/// # Errors
+/// The kernel could not be asked.
+pub async fn by_name(netlink: &Netlink, name: &str) -> Result<Option<Interface>, NetlinkError> {
+    let mut message = LinkMessage::default();
+    message
+        .attributes
+        .push(LinkAttribute::IfName(name.to_owned()));
+    get(netlink, message).await
+}
+
+/// Looks an interface up by index; none if there is none.
+///
+/// # Errors
+/// The kernel could not be asked.
+pub async fn by_index(netlink: &Netlink, ifindex: u32) -> Result<Option<Interface>, NetlinkError> {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex;
+    get(netlink, message).await
+}
+
+/// Reads the IPv4 addresses of an interface, in the kernel's order; none if there is no such
+/// interface.
+///
+/// # Errors
+/// The kernel could not be asked, or its addresses kept changing.
+pub async fn addresses(netlink: &Netlink, ifindex: u32) -> Result<Vec<Address>, NetlinkError> {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.index = ifindex;
+    let keep = |message| match message {
+        RouteNetlinkMessage::NewAddress(message) if message.header.index == ifindex => {
+            address(&message)
+        }
+        _ => None,
+    };
+    match netlink
+        .dump(RouteNetlinkMessage::GetAddress(message), keep)
+        .await
+    {
+        Err(cause) if cause.errno() == Some(Errno::ENODEV) => Ok(Vec::new()),
+        addresses => addresses,
+    }
+}
+
+async fn get(netlink: &Netlink, message: LinkMessage) -> Result<Option<Interface>, NetlinkError> {
+    match netlink.get(RouteNetlinkMessage::GetLink(message)).await {
+        Ok(RouteNetlinkMessage::NewLink(message)) => Ok(Some(interface(&message))),
+        Ok(other) => Err(NetlinkError::Unexpected(format!("{other:?}"))),
+        Err(cause) if cause.errno() == Some(Errno::ENODEV) => Ok(None),
+        Err(cause) => Err(cause),
+    }
+}
+
+/// What an address message of the kernel says; none if it is not about an IPv4 address.
+pub(crate) fn address(message: &AddressMessage) -> Option<Address> {
+    let (mut local, mut peer) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(IpAddr::V4(addr)) => local = Some(*addr),
+            AddressAttribute::Address(IpAddr::V4(addr)) => peer = Some(*addr),
+            _ => {}
+        }
+    }
+    // IFA_ADDRESS repeats the local address where no peer was given.
+    let local = local.or(peer)?;
+    let peer = peer.filter(|peer| *peer != local);
+    Some(Address {
+        local,
+        prefix_len: message.header.prefix_len,
+        peer,
+    })
+}
+
+/// What a link message of the kernel says.
+pub(crate) fn interface(message: &LinkMessage) -> Interface {
+    let header = &message.header;
+    let mut interface = Interface {
+        ifindex: header.index,
+        name: String::new(),
+        kind: String::new(),
+        up: header.flags.contains(LinkFlags::Up),
+        running: header.flags.contains(LinkFlags::Running),
+        mtu: 0,
+        mac: None,
+        link: Err(Unsuitable::Loopback),
+    };
+    let mut remote = None;
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => interface.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
+            LinkAttribute::Address(bytes) if header.link_layer_type == LinkLayerType::Ether => {
+                interface.mac = bytes.as_slice().try_into().ok();
+            }
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(kind) => interface.kind = kind.to_string(),
+                        LinkInfo::Data(InfoData::GreTun(data)) => remote = gre_remote(data),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    interface.link = link(header.link_layer_type, remote);
+    interface
+}
+
+fn gre_remote(data: &[InfoGre]) -> Option<Ipv4Addr> {
+    data.iter().find_map(|attribute| match attribute {
+        InfoGre::Remote(remote) if !remote.is_unspecified() => Some(*remote),
+        _ => None,
+    })
+}
+
+fn link(kind: LinkLayerType, gre_remote: Option<Ipv4Addr>) -> Result<Link, Unsuitable> {
+    match kind {
+        LinkLayerType::Ether => Ok(Link::Ethernet),
+        LinkLayerType::None => Ok(Link::Layer3),
+        LinkLayerType::Ipgre if gre_remote.is_some() => Ok(Link::Layer3),
+        LinkLayerType::Ipgre => Err(Unsuitable::NoRemote),
+        LinkLayerType::Loopback => Err(Unsuitable::Loopback),
+        other => Err(Unsuitable::LinkLayer {
+            arphrd: other.into(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::link::InfoKind;
+
+    use super::*;
+
+    fn gre(data: Vec<InfoGre>) -> Result<Link, Unsuitable> {
+        let mut message = LinkMessage::default();
+        message.header.link_layer_type = LinkLayerType::Ipgre;
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::GreTun),
+            LinkInfo::Data(InfoData::GreTun(data)),
+        ]));
+        let interface = interface(&message);
+        assert_eq!(interface.kind, "gre");
+        interface.link
+    }
+
+    #[test]
+    fn gre_needs_a_remote_end() {
+        let local = InfoGre::Local(Ipv4Addr::new(192, 0, 2, 1));
+        let remote = InfoGre::Remote(Ipv4Addr::new(192, 0, 2, 2));
+        assert_eq!(gre(vec![local.clone(), remote]), Ok(Link::Layer3));
+        let any = InfoGre::Remote(Ipv4Addr::UNSPECIFIED);
+        assert_eq!(gre(vec![local.clone(), any]), Err(Unsuitable::NoRemote));
+        assert_eq!(gre(vec![local]), Err(Unsuitable::NoRemote));
+        assert_eq!(
+            gre(vec![InfoGre::CollectMetadata]),
+            Err(Unsuitable::NoRemote)
+        );
+    }
+
+    #[test]
+    fn other_link_layers_are_named() {
+        let refused = link(LinkLayerType::Infiniband, None);
+        assert_eq!(refused, Err(Unsuitable::LinkLayer { arphrd: 32 }));
+    }
+}

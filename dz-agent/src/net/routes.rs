@@ -1,0 +1,442 @@
+//! Our routes: host routes in the main table that carry our protocol number.
+//!
+//! Ours is what carries the number on the interface that is being served; nothing else is ever
+//! changed or deleted. The kernel itself checks both on every deletion, so no race with another
+//! daemon (or another agent, on another interface) can make us hit its routes.
+//!
+//! The order of operations on one destination is the caller's business; operations on different
+//! destinations may be in flight together.
+//!
+//! IPv4 routes also vanish without a word: when their interface goes down or their source address
+//! is removed, the kernel flushes them and notifies nobody. Read the table again after such an
+//! event.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use nix::errno::Errno;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{Netlink, NetlinkError};
+
+/// `rtm_protocol` of our routes, unless configured otherwise. Not assigned in the kernel's
+/// `rtnetlink.h` nor in iproute2's `rt_protos`.
+pub const DEFAULT_PROTOCOL: u8 = 144;
+
+/// How often an addition starts over because the table changed between its steps.
+const ADD_TRIES: u32 = 4;
+
+/// A route of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Route {
+    /// Destination, a /32.
+    pub dst: Ipv4Addr,
+    /// Index of the interface.
+    pub ifindex: u32,
+    /// Source address of what this host sends over it. Ours always have one; a route that somebody
+    /// else made under our number may lack it.
+    pub src: Option<Ipv4Addr>,
+    /// Gateway, reached over the interface whatever its addresses are.
+    pub via: Option<Ipv4Addr>,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/32", self.dst)?;
+        if let Some(via) = self.via {
+            write!(f, " via {via}")?;
+        }
+        write!(f, " dev #{}", self.ifindex)?;
+        if let Some(src) = self.src {
+            write!(f, " src {src}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A route that is not ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// Its `rtm_protocol`.
+    pub protocol: u8,
+    /// Index of its interface, if it has exactly one.
+    pub ifindex: Option<u32>,
+    /// Its metric.
+    pub metric: u32,
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "of protocol {}", self.protocol)?;
+        if let Some(ifindex) = self.ifindex {
+            write!(f, " dev #{ifindex}")?;
+        }
+        Ok(())
+    }
+}
+
+/// How an addition ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// The kernel has added it.
+    New,
+    /// It was there just so.
+    AlreadyThere,
+    /// It took the place of a different one of ours.
+    Replaced,
+}
+
+/// How a deletion ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    /// The kernel has deleted it.
+    Deleted,
+    /// There was none of ours.
+    AlreadyGone,
+}
+
+/// Why the table could not be changed or read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// Somebody else has a route to the destination with the same metric.
+    #[error(
+        "adding route {route}: there is one {} already; remove it, or give it a metric above 0",
+        foreign
+    )]
+    Conflict {
+        /// What was to be added.
+        route: Route,
+        /// The one that is there. Under our own number it is on another interface: another
+        /// agent's.
+        foreign: Foreign,
+    },
+    /// The kernel refused, or could not be asked.
+    #[error("{what}: {cause}{}", advice(cause))]
+    Netlink {
+        /// What was to be done.
+        what: String,
+        /// Why it was not.
+        cause: NetlinkError,
+    },
+}
+
+impl RouteError {
+    fn new(what: impl fmt::Display, cause: NetlinkError) -> Self {
+        Self::Netlink {
+            what: what.to_string(),
+            cause,
+        }
+    }
+
+    /// What the kernel answered with, if it refused.
+    pub const fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Conflict { .. } => Some(Errno::EEXIST),
+            Self::Netlink { cause, .. } => cause.errno(),
+        }
+    }
+}
+
+/// What to do about a refusal.
+const fn advice(cause: &NetlinkError) -> &'static str {
+    match cause.errno() {
+        Some(Errno::EPERM) => "; run as root or with CAP_NET_ADMIN",
+        Some(Errno::ENODEV) => "; the interface is gone",
+        Some(Errno::ENETDOWN) => "; bring the interface up",
+        Some(Errno::EINVAL) => {
+            "; check that the source address is on this host and the gateway is not"
+        }
+        _ => "",
+    }
+}
+
+/// The kernel's main table, seen by the owner of one protocol number.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    netlink: Netlink,
+    protocol: u8,
+}
+
+impl Routes {
+    /// Routes with `protocol` are ours.
+    pub const fn new(netlink: Netlink, protocol: u8) -> Self {
+        Self { netlink, protocol }
+    }
+
+    /// Puts the route there. When it returns well, the kernel has it.
+    ///
+    /// A different route of ours to the destination is deleted first and then this one is added.
+    /// For some microseconds there is none; the kernel's own replacement has no such gap, but it
+    /// replaces the first route of the same destination and metric whatever its protocol, so that
+    /// it can hit a foreign one that has just come.
+    ///
+    /// # Errors
+    /// Somebody else's route is in the way, or the kernel refuses; then nothing of theirs has
+    /// changed.
+    pub async fn add(&self, route: &Route) -> Result<Added, RouteError> {
+        let mut added = Added::New;
+        for _ in 0..ADD_TRIES {
+            let message = RouteNetlinkMessage::NewRoute(self.message(route));
+            match self
+                .netlink
+                .change(message, NLM_F_CREATE | NLM_F_EXCL)
+                .await
+            {
+                Ok(()) => return Ok(added),
+                Err(cause) if cause.errno() == Some(Errno::EEXIST) => {}
+                Err(cause) => return Err(RouteError::new(adding(route), cause)),
+            }
+            // None: it went between the two questions, and the addition is tried again.
+            let Some(found) = self.in_the_way(route.dst).await? else {
+                continue;
+            };
+            if found.route == Some(*route) && found.protocol == self.protocol {
+                return Ok(Added::AlreadyThere);
+            }
+            if found.protocol != self.protocol || found.ifindex != Some(route.ifindex) {
+                return Err(RouteError::Conflict {
+                    route: *route,
+                    foreign: found.foreign(),
+                });
+            }
+            if self.delete(route.dst, route.ifindex).await? == Deleted::Deleted {
+                added = Added::Replaced;
+            }
+        }
+        Err(RouteError::new(adding(route), NetlinkError::Interrupted))
+    }
+
+    /// Deletes our route to `dst` over the interface, whatever its source and gateway.
+    ///
+    /// # Errors
+    /// The kernel refuses; the route may still be there.
+    pub async fn delete(&self, dst: Ipv4Addr, ifindex: u32) -> Result<Deleted, RouteError> {
+        let mut message = main_table(dst);
+        message.header.protocol = RouteProtocol::from(self.protocol);
+        // RT_SCOPE_NOWHERE is the kernel's "any scope" here.
+        message.header.scope = RouteScope::NoWhere;
+        message.header.kind = RouteType::Unicast;
+        message.attributes.push(RouteAttribute::Oif(ifindex));
+        match self
+            .netlink
+            .change(RouteNetlinkMessage::DelRoute(message), 0)
+            .await
+        {
+            Ok(()) => Ok(Deleted::Deleted),
+            Err(cause) => match cause.errno() {
+                // ENODEV: the interface is gone, and its routes went with it.
+                Some(Errno::ESRCH | Errno::ENODEV) => Ok(Deleted::AlreadyGone),
+                _ => {
+                    let what = format_args!("deleting route {dst}/32 dev #{ifindex}");
+                    Err(RouteError::new(what, cause))
+                }
+            },
+        }
+    }
+
+    /// Reads our routes, all or those of one interface. What carries our number without being a
+    /// host route with metric 0 cannot be of our making and is left out.
+    ///
+    /// # Errors
+    /// The table could not be read, or kept changing.
+    pub async fn list(&self, ifindex: Option<u32>) -> Result<Vec<Route>, RouteError> {
+        let mut message = main_table_dump();
+        message.header.protocol = RouteProtocol::from(self.protocol);
+        message.attributes.extend(ifindex.map(RouteAttribute::Oif));
+        // The kernel has filtered; a mistake in the request must not make us own other routes.
+        let ours = |found: Found| {
+            let route = found.route.filter(|_| found.protocol == self.protocol)?;
+            ifindex
+                .is_none_or(|ifindex| ifindex == route.ifindex)
+                .then_some(route)
+        };
+        let found = self.dump(message, ours).await;
+        found.map_err(|cause| RouteError::new("reading our routes", cause))
+    }
+
+    /// Tells whose host route a packet to `dst` would use, if it is not ours: one lookup, however
+    /// large the table is.
+    ///
+    /// # Errors
+    /// The kernel could not be asked.
+    pub async fn foreign(&self, dst: Ipv4Addr) -> Result<Option<Foreign>, RouteError> {
+        let found = self.in_use(dst).await?;
+        Ok(found
+            .filter(|found| found.protocol != self.protocol)
+            .map(Found::foreign))
+    }
+
+    /// The route that makes the kernel answer EEXIST: same destination, same metric. It need not be
+    /// in use (its link may be down, a rule may prefer another table): then the table is read.
+    async fn in_the_way(&self, dst: Ipv4Addr) -> Result<Option<Found>, RouteError> {
+        if let Some(found) = self.in_use(dst).await?.filter(|found| found.metric == 0) {
+            return Ok(Some(found));
+        }
+        let same = |found: Found| (found.dst == dst && found.metric == 0).then_some(found);
+        let found = self.dump(main_table_dump(), same).await;
+        let found = found
+            .map_err(|cause| RouteError::new(format_args!("reading the routes to {dst}"), cause))?;
+        Ok(found.into_iter().next())
+    }
+
+    /// The host route in the main table that a packet to `dst` would use, if it would use one.
+    async fn in_use(&self, dst: Ipv4Addr) -> Result<Option<Found>, RouteError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.destination_prefix_length = 32;
+        // The entry of the table, not the cached result of the lookup.
+        message.header.flags = RouteFlags::FibMatch;
+        message
+            .attributes
+            .push(RouteAttribute::Destination(RouteAddress::Inet(dst)));
+        match self
+            .netlink
+            .get(RouteNetlinkMessage::GetRoute(message))
+            .await
+        {
+            Ok(RouteNetlinkMessage::NewRoute(message)) => {
+                Ok(Found::parse(&message).filter(|found| found.dst == dst))
+            }
+            Ok(_) => Ok(None),
+            // "No route" is an error number here; which one depends on the rules (unreachable,
+            // prohibited and so on).
+            Err(NetlinkError::Refused { .. }) => Ok(None),
+            Err(cause) => Err(RouteError::new(format_args!("looking up {dst}"), cause)),
+        }
+    }
+
+    async fn dump<T>(
+        &self,
+        message: RouteMessage,
+        keep: impl Fn(Found) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        let keep = |message| match message {
+            RouteNetlinkMessage::NewRoute(message) => Found::parse(&message).and_then(&keep),
+            _ => None,
+        };
+        let dump = self
+            .netlink
+            .dump(RouteNetlinkMessage::GetRoute(message), keep)
+            .await;
+        match dump {
+            // The main table is made with its first route; an interface that is gone has none.
+            Err(cause) if matches!(cause.errno(), Some(Errno::ENOENT | Errno::ENODEV)) => {
+                Ok(Vec::new())
+            }
+            dump => dump,
+        }
+    }
+
+    fn message(&self, route: &Route) -> RouteMessage {
+        let mut message = main_table(route.dst);
+        message.header.protocol = RouteProtocol::from(self.protocol);
+        message.header.kind = RouteType::Unicast;
+        message.attributes.push(RouteAttribute::Oif(route.ifindex));
+        let src = route
+            .src
+            .map(|src| RouteAttribute::PrefSource(RouteAddress::Inet(src)));
+        message.attributes.extend(src);
+        match route.via {
+            // A destination on the link itself; the kernel wants this scope for it.
+            None => message.header.scope = RouteScope::Link,
+            Some(via) => {
+                message
+                    .attributes
+                    .push(RouteAttribute::Gateway(RouteAddress::Inet(via)));
+                // Without it the kernel looks the gateway up and refuses one that no prefix of the
+                // interface covers (ENETUNREACH), which on a point-to-point device means nothing:
+                // whatever is sent into it comes out at the other end.
+                message.header.flags = RouteFlags::Onlink;
+            }
+        }
+        message
+    }
+}
+
+fn adding(route: &Route) -> String {
+    format!("adding route {route}")
+}
+
+fn main_table(dst: Ipv4Addr) -> RouteMessage {
+    let mut message = main_table_dump();
+    message.header.destination_prefix_length = 32;
+    message
+        .attributes
+        .push(RouteAttribute::Destination(RouteAddress::Inet(dst)));
+    message
+}
+
+fn main_table_dump() -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message
+}
+
+/// A host route of the main table, of whomever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Found {
+    dst: Ipv4Addr,
+    protocol: u8,
+    metric: u32,
+    ifindex: Option<u32>,
+    /// Set if it has the shape of ours.
+    route: Option<Route>,
+}
+
+impl Found {
+    fn foreign(self) -> Foreign {
+        Foreign {
+            protocol: self.protocol,
+            ifindex: self.ifindex,
+            metric: self.metric,
+        }
+    }
+
+    fn parse(message: &RouteMessage) -> Option<Self> {
+        let header = &message.header;
+        let mut table = u32::from(header.table);
+        let (mut dst, mut src, mut via, mut ifindex) = (None, None, None, None);
+        let (mut metric, mut plain) = (0, true);
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Table(id) => table = *id,
+                RouteAttribute::Destination(RouteAddress::Inet(addr)) => dst = Some(*addr),
+                RouteAttribute::PrefSource(RouteAddress::Inet(addr)) => src = Some(*addr),
+                RouteAttribute::Gateway(RouteAddress::Inet(addr)) => via = Some(*addr),
+                RouteAttribute::Oif(index) => ifindex = Some(*index),
+                RouteAttribute::Priority(value) => metric = *value,
+                RouteAttribute::MultiPath(_)
+                | RouteAttribute::NhId(_)
+                | RouteAttribute::Encap(_)
+                | RouteAttribute::Via(_) => plain = false,
+                _ => {}
+            }
+        }
+        // Only tos 0 meets ours in the table.
+        let host_route = header.destination_prefix_length == 32 && header.tos == 0;
+        if !host_route || table != u32::from(RouteHeader::RT_TABLE_MAIN) {
+            return None;
+        }
+        let dst = dst?;
+        let plain = plain && metric == 0 && header.kind == RouteType::Unicast;
+        let route = ifindex.filter(|_| plain).map(|ifindex| Route {
+            dst,
+            ifindex,
+            src,
+            via,
+        });
+        Some(Self {
+            dst,
+            protocol: header.protocol.into(),
+            metric,
+            ifindex,
+            route,
+        })
+    }
+}

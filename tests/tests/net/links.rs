@@ -1,0 +1,142 @@
+//! What the agent learns about an interface.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result, ensure};
+use dz_agent::net::Netlink;
+use dz_agent::net::links::{self, Address, Interface, Unsuitable};
+use dz_common::ingress::Link;
+use dz_tests::harness::{Requirement::LinkKind, Requirement::Root, Requirement::Tun, Test};
+use dz_tests::netns::Netns;
+
+fn by_name(netns: &Netns, name: &str) -> Result<Interface> {
+    let found =
+        netns.block_on(|| async { anyhow::Ok(links::by_name(&Netlink::open()?, name).await?) })?;
+    found.with_context(|| format!("no interface {name}"))
+}
+
+fn addresses(netns: &Netns, ifindex: u32) -> Result<Vec<Address>> {
+    netns.block_on(|| async { Ok(links::addresses(&Netlink::open()?, ifindex).await?) })
+}
+
+fn an_ethernet_interface() -> Result<()> {
+    let netns = Netns::new("links")?;
+    netns.ip("link add v0 address 02:00:00:00:00:07 mtu 1400 type veth peer name v1")?;
+    let v0 = by_name(&netns, "v0")?;
+    let expected = Interface {
+        ifindex: netns.ifindex("v0")?,
+        name: "v0".to_owned(),
+        kind: "veth".to_owned(),
+        up: false,
+        running: false,
+        mtu: 1400,
+        mac: Some([2, 0, 0, 0, 0, 7]),
+        link: Ok(Link::Ethernet),
+    };
+    ensure!(v0 == expected, "{v0:?}");
+    netns.ip("link set v0 up")?;
+    let v0 = by_name(&netns, "v0")?;
+    ensure!(v0.up && !v0.running, "its other end is down: {v0:?}");
+    netns.ip("link set v1 up")?;
+    ensure!(by_name(&netns, "v0")?.running);
+    let again = netns
+        .block_on(|| async { anyhow::Ok(links::by_index(&Netlink::open()?, v0.ifindex).await?) })?;
+    ensure!(again == Some(by_name(&netns, "v0")?), "{again:?}");
+    Ok(())
+}
+
+fn tun_is_layer_3_and_tap_is_ethernet() -> Result<()> {
+    let netns = Netns::new("links")?;
+    netns.ip("tuntap add dev doublezero0 mode tun")?;
+    netns.ip("tuntap add dev tap0 mode tap")?;
+    let tun = by_name(&netns, "doublezero0")?;
+    ensure!(
+        tun.link == Ok(Link::Layer3) && tun.kind == "tun" && tun.mac.is_none(),
+        "{tun:?}"
+    );
+    let tap = by_name(&netns, "tap0")?;
+    ensure!(
+        tap.link == Ok(Link::Ethernet) && tap.kind == "tun" && tap.mac.is_some(),
+        "{tap:?}"
+    );
+    Ok(())
+}
+
+fn gre_needs_a_remote_end() -> Result<()> {
+    let netns = Netns::new("links")?;
+    netns.ip("link add g0 type gre local 192.0.2.1 remote 192.0.2.2 ttl 64")?;
+    netns.ip("link add g1 type gre local 192.0.2.1 remote any")?;
+    netns.ip("link add g2 type gre external")?;
+    let g0 = by_name(&netns, "g0")?;
+    ensure!(g0.link == Ok(Link::Layer3) && g0.kind == "gre", "{g0:?}");
+    ensure!(by_name(&netns, "g1")?.link == Err(Unsuitable::NoRemote));
+    ensure!(by_name(&netns, "g2")?.link == Err(Unsuitable::NoRemote));
+    Ok(())
+}
+
+fn loopback_is_refused_and_what_is_not_there_is_not_found() -> Result<()> {
+    let netns = Netns::new("links")?;
+    ensure!(by_name(&netns, "lo")?.link == Err(Unsuitable::Loopback));
+    let (by_name, by_index) = netns.block_on(|| async {
+        let netlink = Netlink::open()?;
+        let by_name = links::by_name(&netlink, "doublezero0").await?;
+        anyhow::Ok((by_name, links::by_index(&netlink, 4711).await?))
+    })?;
+    ensure!(by_name.is_none() && by_index.is_none());
+    ensure!(addresses(&netns, 4711)?.is_empty());
+    Ok(())
+}
+
+fn addresses_with_prefix_and_peer() -> Result<()> {
+    let netns = Netns::new("links")?;
+    netns.ip("link add v0 type veth peer name v1")?;
+    netns.ip("address add 169.254.7.1/31 dev v0 scope link")?;
+    netns.ip("address add 10.1.1.1 peer 10.1.1.2/32 dev v0")?;
+    netns.ip("address add 10.9.9.9/32 dev v0")?;
+    netns.ip("address add 10.8.8.8/24 dev v1")?;
+    netns.ip("address add 2001:db8::1/64 dev v0")?;
+    let mut found = addresses(&netns, netns.ifindex("v0")?)?;
+    found.sort_by_key(|address| address.local);
+    let peer = Some(Ipv4Addr::new(10, 1, 1, 2));
+    let expected = [
+        Address {
+            local: Ipv4Addr::new(10, 1, 1, 1),
+            prefix_len: 32,
+            peer,
+        },
+        Address {
+            local: Ipv4Addr::new(10, 9, 9, 9),
+            prefix_len: 32,
+            peer: None,
+        },
+        Address {
+            local: Ipv4Addr::new(169, 254, 7, 1),
+            prefix_len: 31,
+            peer: None,
+        },
+    ];
+    ensure!(found == expected, "{found:?}");
+    Ok(())
+}
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        Test::new("links::ethernet", &[Root], an_ethernet_interface),
+        Test::new(
+            "links::tun_and_tap",
+            &[Root, Tun],
+            tun_is_layer_3_and_tap_is_ethernet,
+        ),
+        Test::new(
+            "links::gre",
+            &[Root, LinkKind("gre")],
+            gre_needs_a_remote_end,
+        ),
+        Test::new(
+            "links::refused_or_missing",
+            &[Root],
+            loopback_is_refused_and_what_is_not_there_is_not_found,
+        ),
+        Test::new("links::addresses", &[Root], addresses_with_prefix_and_peer),
+    ]
+}
