@@ -103,6 +103,7 @@ impl fmt::Debug for Test {
 pub fn run(tests: Vec<Test>) -> ExitCode {
     let arguments = Arguments::from_args();
     crate::netns::remove_leftovers();
+    crate::bpffs::remove_leftovers();
     libtest_mimic::run(
         &arguments,
         tests.into_iter().map(Test::into_trial).collect(),
@@ -126,7 +127,7 @@ fn run_with_notes(run: Runner) -> Result<Outcome, Failed> {
     let notes = NOTES.take().join("\n");
     let message = match result {
         Ok(Ok(outcome)) => return Ok(outcome),
-        Ok(Err(error)) => format!("{error:?}"),
+        Ok(Err(error)) => format!("{error:#}"),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());

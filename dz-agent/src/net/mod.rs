@@ -4,6 +4,7 @@
 //! anything: what is asked is read from the kernel.
 
 pub mod links;
+pub mod monitor;
 pub mod routes;
 
 use std::io;

@@ -1,13 +1,20 @@
 //! The agent's netlink code against the kernel, in network namespaces.
 
+mod exclusive;
 mod links;
+mod monitor;
 mod routes;
 
 fn main() -> std::process::ExitCode {
     dz_tests::harness::run(
-        [routes::tests(), links::tests()]
-            .into_iter()
-            .flatten()
-            .collect(),
+        [
+            routes::tests(),
+            links::tests(),
+            monitor::tests(),
+            exclusive::tests(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
     )
 }

@@ -1,0 +1,207 @@
+//! One agent per interface, and one per pin directory.
+//!
+//! Two agents on an interface would fight over its programs, its sessions and its routes. Both
+//! locks vanish with the process, however it ends.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
+
+use crate::holder::{self, Holder};
+
+/// Why a lock was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another agent serves the interface.
+    #[error(
+        "interface {interface}: already served by {}; stop that first, or name another interface",
+        holder::list(holders, "another agent (not visible from here)")
+    )]
+    InterfaceBusy {
+        /// The interface.
+        interface: String,
+        /// Who holds the lock, as far as can be told.
+        holders: Vec<Holder>,
+    },
+    /// Another agent uses the pin directory.
+    #[error(
+        "pin directory {}: already used by {}; stop that first, or give another --pin-dir",
+        path.display(), holder::list(holders, "another agent (not visible from here)")
+    )]
+    PinDirBusy {
+        /// The directory.
+        path: PathBuf,
+        /// Who holds the lock, as far as can be told.
+        holders: Vec<Holder>,
+    },
+    /// The lock could not be tried.
+    #[error("locking {what}")]
+    Io {
+        /// What was to be locked.
+        what: String,
+        /// Why it was not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl LockError {
+    /// Another process holds it, most likely an agent.
+    pub const fn is_busy(&self) -> bool {
+        matches!(self, Self::InterfaceBusy { .. } | Self::PinDirBusy { .. })
+    }
+
+    fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::Io {
+            what: what.into(),
+            source: source.into(),
+        }
+    }
+}
+
+/// The right to serve an interface name in this network namespace, for as long as the value lives.
+///
+/// An abstract Unix socket: its names are per network namespace, as interface names are, it needs no
+/// file, and it vanishes with the process. It does not listen, so nothing can queue on it. (Any
+/// process on the host can take the name before us; the message says which did.)
+#[derive(Debug)]
+pub struct InterfaceLock {
+    _socket: OwnedFd,
+}
+
+impl InterfaceLock {
+    /// Takes the lock, for the calling thread's network namespace. The interface need not exist.
+    ///
+    /// # Errors
+    /// Another process holds it, or no socket can be had.
+    pub fn acquire(interface: &str) -> Result<Self, LockError> {
+        let name = format!("dz-agent/{interface}");
+        let what = || format!("interface {interface}");
+        let socket = socket(
+            AddressFamily::Unix,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .map_err(|errno| LockError::io(what(), errno))?;
+        let address = UnixAddr::new_abstract(name.as_bytes())
+            .map_err(|errno| LockError::io(what(), errno))?;
+        match bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &address) {
+            Ok(()) => Ok(Self { _socket: socket }),
+            Err(Errno::EADDRINUSE) => {
+                let holders = holder::of_sockets(&unix_sockets(&name));
+                Err(LockError::InterfaceBusy {
+                    interface: interface.to_owned(),
+                    holders,
+                })
+            }
+            Err(errno) => Err(LockError::io(what(), errno)),
+        }
+    }
+}
+
+/// Inodes of the abstract sockets of a name. Columns: number, references, protocol, flags, type,
+/// state, inode, path.
+fn unix_sockets(name: &str) -> BTreeSet<u64> {
+    let table = holder::net_table("unix");
+    let path = format!("@{name}");
+    let inode = |line: &str| {
+        let mut columns = line.split_whitespace().skip(6);
+        let inode = columns.next()?.parse().ok()?;
+        (columns.next() == Some(path.as_str())).then_some(inode)
+    };
+    table.lines().filter_map(inode).collect()
+}
+
+/// The right to use a pin directory, for as long as the value lives.
+#[derive(Debug)]
+pub struct PinDirLock {
+    _directory: Flock<File>,
+}
+
+impl PinDirLock {
+    /// Locks the directory itself: the BPF file system has no ordinary files that could be locked.
+    ///
+    /// # Errors
+    /// Another process holds it, or the directory cannot be opened.
+    pub fn acquire(path: &Path) -> Result<Self, LockError> {
+        let what = || format!("pin directory {}", path.display());
+        let directory = File::open(path).map_err(|error| LockError::io(what(), error))?;
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(directory) => Ok(Self {
+                _directory: directory,
+            }),
+            Err((directory, Errno::EWOULDBLOCK)) => Err(LockError::PinDirBusy {
+                path: path.to_owned(),
+                holders: flock_holders(&directory),
+            }),
+            Err((_, errno)) => Err(LockError::io(what(), errno)),
+        }
+    }
+}
+
+/// Who has locked the file. Columns of /proc/locks: number, class, mode, type, process, device and
+/// inode (`major:minor:inode`, the first two in hexadecimal), range.
+fn flock_holders(file: &File) -> Vec<Holder> {
+    let Ok(metadata) = file.metadata() else {
+        return Vec::new();
+    };
+    let device = metadata.dev();
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let id = format!("{major:02x}:{minor:02x}:{}", metadata.ino());
+    let pid = |line: &str| {
+        let mut columns = line.split_whitespace().skip(1);
+        let class = columns.next()?;
+        let pid = columns.nth(2)?.parse().ok()?;
+        (class == "FLOCK" && columns.next() == Some(id.as_str())).then_some(pid)
+    };
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    locks.lines().filter_map(pid).map(Holder::of_pid).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holder_per_interface_name() {
+        let interface = format!("t{}", std::process::id());
+        let lock = InterfaceLock::acquire(&interface).expect("it is free");
+        let error = InterfaceLock::acquire(&interface).expect_err("it is taken");
+        assert!(error.is_busy());
+        let us = format!("process {}", std::process::id());
+        assert!(error.to_string().contains(&us), "{error}");
+        InterfaceLock::acquire(&format!("{interface}x")).expect("another name is free");
+        drop(lock);
+        InterfaceLock::acquire(&interface).expect("it is free again");
+    }
+
+    #[test]
+    fn one_holder_per_directory() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let lock = PinDirLock::acquire(directory.path()).expect("it is free");
+        let error = PinDirLock::acquire(directory.path()).expect_err("it is taken");
+        assert!(error.is_busy());
+        let words = error.to_string();
+        let us = format!("process {}", std::process::id());
+        assert!(
+            words.contains(&us) && words.contains("--pin-dir"),
+            "{words}"
+        );
+        drop(lock);
+        PinDirLock::acquire(directory.path()).expect("it is free again");
+    }
+
+    #[test]
+    fn a_missing_directory_is_not_busy() {
+        let error = PinDirLock::acquire(Path::new("/no/such/directory")).expect_err("missing");
+        assert!(!error.is_busy());
+    }
+}

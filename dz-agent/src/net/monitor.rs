@@ -1,0 +1,256 @@
+//! What changes in this network namespace: links, IPv4 addresses, IPv4 routes.
+//!
+//! Open the monitor first and read the state afterwards: then nothing falls between the two. An
+//! event says where to look again; the state is what is read then. Nothing is queued in user space:
+//! what the reader leaves waits in the socket's buffer, and when that is full the kernel drops and
+//! says so, which is [`Event::Overrun`].
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::sys::{Socket, protocols::NETLINK_ROUTE};
+use tokio::io::unix::AsyncFd;
+
+use super::links::{self, Address};
+
+/// Bytes of the socket's buffer; the kernel doubles it for its bookkeeping. An event takes about
+/// 1 KiB there, so that the routes of some ten thousand peers can change at once.
+const RECEIVE_BUFFER: usize = 8 << 20;
+/// The kernel's notifications are far below it; a longer one counts as lost.
+const DATAGRAM: usize = 64 << 10;
+
+/// Something changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An interface came, changed or went.
+    Link {
+        /// Its index.
+        ifindex: u32,
+        /// Its name.
+        name: String,
+        /// Set up by the administrator. Going down flushes its IPv4 routes without a word.
+        up: bool,
+        /// Deleted, or moved to another namespace.
+        gone: bool,
+    },
+    /// An IPv4 address came, changed or went. Going, it flushes the routes that have it as source
+    /// without a word.
+    Address {
+        /// Index of its interface.
+        ifindex: u32,
+        /// The address.
+        address: Address,
+        /// Removed.
+        gone: bool,
+    },
+    /// An IPv4 route of the main table came or went. One that was replaced is not reported as gone.
+    Route {
+        /// Destination.
+        dst: Ipv4Addr,
+        /// Length of its prefix, bits.
+        prefix_len: u8,
+        /// Index of its interface, if it has exactly one.
+        ifindex: Option<u32>,
+        /// Its `rtm_protocol`.
+        protocol: u8,
+        /// Removed.
+        gone: bool,
+    },
+    /// Events were lost: read everything again.
+    Overrun,
+}
+
+/// The stream of events.
+#[derive(Debug)]
+pub struct Monitor {
+    socket: AsyncFd<Socket>,
+    buffer: Box<[u8]>,
+    /// What the last datagram held, no more.
+    ready: VecDeque<Event>,
+    /// The kernel has said that it dropped something. Until the socket has been emptied it goes on
+    /// dropping without saying so again (`NETLINK_S_CONGESTED`): only then is a state worth reading.
+    draining: bool,
+}
+
+impl Monitor {
+    /// Subscribes, in the calling thread's network namespace; inside a tokio runtime with I/O.
+    ///
+    /// # Errors
+    /// The socket cannot be opened.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.set_non_blocking(true)?;
+        // Beyond net.core.rmem_max with CAP_NET_ADMIN, up to it without.
+        if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+            setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+        }
+        socket.bind_auto()?;
+        for group in [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv4Route,
+        ] {
+            socket.add_membership(group as u32)?;
+        }
+        Ok(Self {
+            socket: register(socket)?,
+            buffer: vec![0; DATAGRAM].into_boxed_slice(),
+            ready: VecDeque::new(),
+            draining: false,
+        })
+    }
+
+    /// Waits for the next event. Nothing is lost when the wait is abandoned.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub async fn next(&mut self) -> io::Result<Event> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            let mut guard = self.socket.readable().await?;
+            let received = guard.try_io(|socket| {
+                // MSG_TRUNC: the true length, even of what did not fit.
+                let fd = socket.get_ref().as_raw_fd();
+                Ok(recv(fd, &mut self.buffer, MsgFlags::MSG_TRUNC)?)
+            });
+            match received {
+                Err(_would_block) if std::mem::take(&mut self.draining) => {
+                    return Ok(Event::Overrun);
+                }
+                Err(_would_block) => {}
+                Ok(Ok(_)) if self.draining => {}
+                Ok(Ok(len)) => match self.buffer.get(..len) {
+                    Some(datagram) => parse(datagram, &mut self.ready),
+                    None => return Ok(Event::Overrun),
+                },
+                Ok(Err(error)) => match error.raw_os_error().map(Errno::from_raw) {
+                    Some(Errno::ENOBUFS) => self.draining = true,
+                    Some(Errno::EINTR) => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+}
+
+fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    // SAFETY: the socket owns its descriptor, always returns the same one, and closes it only when
+    // it is dropped, which `AsyncFd` does after it has deregistered it.
+    unsafe { AsyncFd::register(socket) }.map_err(Into::into)
+}
+
+/// Takes a datagram apart. What cannot be read counts as lost.
+fn parse(mut datagram: &[u8], events: &mut VecDeque<Event>) {
+    while !datagram.is_empty() {
+        let message = NetlinkBuffer::new_checked(datagram)
+            .ok()
+            .and_then(|buffer| {
+                let len = buffer.length() as usize;
+                let message = NetlinkMessage::deserialize(datagram.get(..len)?).ok()?;
+                // The next message begins at a multiple of 4.
+                Some((message, len.next_multiple_of(4).min(datagram.len())))
+            });
+        let Some((message, len)) = message else {
+            events.push_back(Event::Overrun);
+            return;
+        };
+        events.extend(event(message));
+        datagram = &datagram[len..];
+    }
+}
+
+fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Event> {
+    match message.payload {
+        NetlinkPayload::InnerMessage(message) => match message {
+            RouteNetlinkMessage::NewLink(message) => link(&message, false),
+            RouteNetlinkMessage::DelLink(message) => link(&message, true),
+            RouteNetlinkMessage::NewAddress(message) => Some(Event::Address {
+                ifindex: message.header.index,
+                address: links::address(&message)?,
+                gone: false,
+            }),
+            RouteNetlinkMessage::DelAddress(message) => Some(Event::Address {
+                ifindex: message.header.index,
+                address: links::address(&message)?,
+                gone: true,
+            }),
+            RouteNetlinkMessage::NewRoute(message) => route(&message, false),
+            RouteNetlinkMessage::DelRoute(message) => route(&message, true),
+            _ => None,
+        },
+        NetlinkPayload::Overrun(_) => Some(Event::Overrun),
+        _ => None,
+    }
+}
+
+fn link(message: &LinkMessage, gone: bool) -> Option<Event> {
+    // A bridge tells of its ports in messages of the same types: that a port left the bridge is not
+    // that the interface is gone.
+    if message.header.interface_family != AddressFamily::Unspec {
+        return None;
+    }
+    let interface = links::interface(message);
+    Some(Event::Link {
+        ifindex: interface.ifindex,
+        name: interface.name,
+        up: interface.up,
+        gone,
+    })
+}
+
+fn route(message: &RouteMessage, gone: bool) -> Option<Event> {
+    let header = &message.header;
+    let ordinary = header.table == RouteHeader::RT_TABLE_MAIN && header.kind == RouteType::Unicast;
+    if !ordinary || header.address_family != AddressFamily::Inet {
+        return None;
+    }
+    // The default route has no destination attribute.
+    let (mut dst, mut ifindex) = (Ipv4Addr::UNSPECIFIED, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(addr)) => dst = *addr,
+            RouteAttribute::Oif(index) => ifindex = Some(*index),
+            _ => {}
+        }
+    }
+    let prefix_len = header.destination_prefix_length;
+    Some(Event::Route {
+        dst,
+        prefix_len,
+        ifindex,
+        protocol: header.protocol.into(),
+        gone,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_counts_as_lost() {
+        let mut events = VecDeque::new();
+        parse(&[7; 15], &mut events);
+        assert_eq!(events, [Event::Overrun]);
+    }
+
+    #[test]
+    fn a_port_that_leaves_its_bridge_is_not_gone() {
+        let mut message = LinkMessage::default();
+        message.header.interface_family = AddressFamily::Bridge;
+        assert_eq!(link(&message, true), None);
+    }
+}

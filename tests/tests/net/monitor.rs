@@ -1,0 +1,126 @@
+//! What the agent is told about changes.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use dz_agent::net::links::Address;
+use dz_agent::net::monitor::{Event, Monitor};
+use dz_tests::harness::{Requirement::Root, Test};
+use dz_tests::netns::Netns;
+
+/// Waits until an event comes that `wanted` accepts.
+async fn until(monitor: &mut Monitor, what: &str, wanted: impl Fn(&Event) -> bool) -> Result<()> {
+    let wait = async {
+        loop {
+            if wanted(&monitor.next().await?) {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), wait)
+        .await
+        .with_context(|| what.to_owned())?
+}
+
+fn links_addresses_and_routes() -> Result<()> {
+    let netns = Netns::new("monitor")?;
+    netns.block_on(|| async {
+        let mut monitor = Monitor::open()?;
+        netns.ip("link add v0 type veth peer name v1")?;
+        let index = netns.ifindex("v0")?;
+        until(&mut monitor, "new link", |event| {
+            matches!(event, Event::Link { ifindex, name, up: false, gone: false }
+                if *ifindex == index && name == "v0")
+        })
+        .await?;
+        netns.ip("link set v0 up")?;
+        until(&mut monitor, "link up", |event| {
+            matches!(event, Event::Link { ifindex, up: true, gone: false, .. } if *ifindex == index)
+        })
+        .await?;
+
+        let local = Ipv4Addr::new(10, 0, 0, 1);
+        let address = Address {
+            local,
+            prefix_len: 31,
+            peer: None,
+        };
+        netns.ip("address add 10.0.0.1/31 dev v0")?;
+        let wanted = Event::Address {
+            ifindex: index,
+            address,
+            gone: false,
+        };
+        until(&mut monitor, "new address", |event| *event == wanted).await?;
+
+        let dst = Ipv4Addr::new(198, 51, 100, 7);
+        let route = |gone| Event::Route {
+            dst,
+            prefix_len: 32,
+            ifindex: Some(index),
+            protocol: 186,
+            gone,
+        };
+        netns.ip("route add 198.51.100.7 dev v0 proto bgp")?;
+        until(&mut monitor, "new route", |event| *event == route(false)).await?;
+        netns.ip("route del 198.51.100.7")?;
+        until(&mut monitor, "route gone", |event| *event == route(true)).await?;
+
+        netns.ip("address del 10.0.0.1/31 dev v0")?;
+        let wanted = Event::Address {
+            ifindex: index,
+            address,
+            gone: true,
+        };
+        until(&mut monitor, "address gone", |event| *event == wanted).await?;
+        netns.ip("link del v0")?;
+        until(
+            &mut monitor,
+            "link gone",
+            |event| matches!(event, Event::Link { ifindex, gone: true, .. } if *ifindex == index),
+        )
+        .await
+    })
+}
+
+/// More changes than the buffer holds, while nobody reads. What changes after the report must not be
+/// lost in silence: the kernel drops until the buffer has been emptied.
+fn an_overrun_is_reported_and_the_stream_goes_on() -> Result<()> {
+    let netns = Netns::new("monitor")?;
+    netns.ip("link add v0 type veth peer name v1")?;
+    netns.ip("link set v0 up")?;
+    let batch: String = (0..60_000u32)
+        .map(|i| format!("route add {} dev v0\n", Ipv4Addr::from(0xac10_0000 + i)))
+        .collect();
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), batch)?;
+    netns.block_on(|| async {
+        let mut monitor = Monitor::open()?;
+        netns.ip(&format!("-batch {}", file.path().display()))?;
+        until(&mut monitor, "overrun", |event| *event == Event::Overrun).await?;
+        netns.ip("route add 198.51.100.7 dev v0 proto bgp")?;
+        let dst = Ipv4Addr::new(198, 51, 100, 7);
+        until(
+            &mut monitor,
+            "an event after the overrun",
+            |event| matches!(event, Event::Route { dst: found, .. } if *found == dst),
+        )
+        .await
+    })
+}
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        Test::new(
+            "monitor::links_addresses_routes",
+            &[Root],
+            links_addresses_and_routes,
+        ),
+        Test::new(
+            "monitor::overrun",
+            &[Root],
+            an_overrun_is_reported_and_the_stream_goes_on,
+        ),
+    ]
+}
