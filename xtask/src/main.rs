@@ -1,10 +1,15 @@
 //! Build, demo, test and conformance commands: `cargo xtask --help`.
 
+mod apt;
+mod build_ebpf;
 mod conform;
 mod demo;
+mod record;
+mod shell;
 
 use std::path::PathBuf;
 
+use build_ebpf::rustc_wrapper;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -19,6 +24,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Compiles the kernel programs into the object that is committed and embedded in the agent
+    BuildEbpf {
+        /// Only compare the committed object with one built here
+        #[arg(long)]
+        check: bool,
+    },
     /// Shows two agents on this machine: sessions come Up, survive a freeze, lose a link
     Demo,
     /// Replays recorded traces (JSON lines, plain or gzip) and captures (pcap) against dz-common
@@ -30,7 +41,12 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
+    if std::env::var_os(rustc_wrapper::MARKER).is_some() {
+        std::process::exit(rustc_wrapper::run(std::env::args_os().skip(1))?);
+    }
     match Cli::parse().command {
+        Command::BuildEbpf { check: false } => build_ebpf::build(),
+        Command::BuildEbpf { check: true } => build_ebpf::check().map(drop),
         Command::Demo => demo::run(),
         Command::Conform { files } => conform::run(&files),
     }

@@ -1,0 +1,66 @@
+//! Packages of Debian and Ubuntu: installed when we are root there, named elsewhere.
+
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+use crate::shell;
+
+/// Whether packages can be installed here without asking anybody.
+pub(crate) fn can_install() -> bool {
+    is_root() && shell::find_program("apt-get").is_some()
+}
+
+/// Whether the effective user is root.
+pub(crate) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Installs those of the packages that are missing.
+///
+/// # Errors
+/// Some are missing and we are not root on Debian or Ubuntu, or the installation fails.
+pub(crate) fn install(packages: &[&str]) -> anyhow::Result<()> {
+    let missing: Vec<&str> = packages
+        .iter()
+        .copied()
+        .filter(|package| !is_installed(package))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !can_install() {
+        bail!(
+            "missing: {0}. On Debian or Ubuntu: sudo apt-get install --no-install-recommends {0}",
+            missing.join(" ")
+        );
+    }
+    update();
+    shell::run(
+        apt_get()
+            .args(["install", "-y", "--no-install-recommends"])
+            .args(&missing),
+    )
+    .with_context(|| format!("cannot install the packages {}", missing.join(" ")))
+}
+
+/// Fetches the package lists. Only warns when it fails: one dead source among several is no
+/// reason to give up, and what is really missing fails when it is installed.
+pub(crate) fn update() {
+    if let Err(error) = shell::run(apt_get().arg("update")) {
+        eprintln!("warning: {error:#}");
+    }
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command
+        .args(["-q", "-o", "DPkg::Lock::Timeout=300"])
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+fn is_installed(package: &str) -> bool {
+    shell::read(Command::new("dpkg-query").args(["-W", "-f=${db:Status-Status}", package]))
+        .is_ok_and(|status| status == "installed")
+}
