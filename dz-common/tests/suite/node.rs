@@ -86,10 +86,13 @@ impl Node {
         (packet, next_ns)
     }
 
+    /// The deadline has come.
     pub(crate) fn expire(&mut self, now_ns: u64) {
-        if let Some(transition) = self.entry.expire(now_ns) {
-            self.changes.push((now_ns, transition));
-        }
+        let transition = self
+            .entry
+            .expire(now_ns)
+            .expect("a deadline that takes nothing down");
+        self.changes.push((now_ns, transition));
     }
 
     /// Transmissions in `from_ns..to_ns`.
