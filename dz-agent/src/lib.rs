@@ -7,6 +7,8 @@ pub mod command;
 pub mod datapath;
 pub mod error;
 pub mod holder;
+#[cfg(test)]
+mod fixture;
 pub mod identity;
 pub mod lock;
 pub mod logging;

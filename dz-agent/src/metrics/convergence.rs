@@ -14,7 +14,7 @@ const BOUNDS: [f64; 13] = [
     0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
-type Convergence = Family<ServiceLabels, Histogram, fn() -> Histogram>;
+pub(super) type Convergence = Family<ServiceLabels, Histogram, fn() -> Histogram>;
 
 /// Shared by the engine, which observes, and the metrics. Clones are the same histograms.
 #[derive(Clone, Debug)]

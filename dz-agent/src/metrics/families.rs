@@ -1,0 +1,473 @@
+//! Every metric family, from one snapshot.
+//!
+//! Names and label values are those of the deployed client where it has one
+//! (`client/doublezerod/internal/liveness/metrics.go` in `malbeclabs/doublezero`): dashboards and
+//! alerts written for it keep working. What it lacks is ours.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::UNIX_EPOCH;
+
+use dz_common::counters::{Counter, Counters, Kind};
+use dz_common::packet::State;
+use dz_common::session::DownReason;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, EncodeMetric, MetricEncoder,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use super::{Recorded, ServiceLabels};
+use crate::view::{RouteTotals, SessionView, Snapshot, VERSION};
+
+/// What a scrape shows.
+#[derive(Debug)]
+pub(super) struct Families {
+    snapshot: Snapshot,
+    recorded: Recorded,
+    removals_before: u64,
+    per_peer: bool,
+    /// By labels: an interface that was created anew may have two blocks, and a series written
+    /// twice makes the whole scrape invalid.
+    blocks: BTreeMap<ServiceLabels, Counters>,
+}
+
+type Out<'a, 'b> = &'a mut DescriptorEncoder<'b>;
+type Label = [(&'static str, &'static str); 1];
+
+/// Packets that a deployed client would call invalid, with its names where it has one. Those
+/// ignored by rules 1 and 2 are valid ones.
+const INVALID: [(Counter, &str); 7] = [
+    (Counter::DropShort, "short"),
+    (Counter::DropVersion, "bad_version"),
+    (Counter::DropLength, "bad_len"),
+    (Counter::DropUdpLength, "bad_udp_len"),
+    (Counter::DropUdpChecksum, "bad_udp_checksum"),
+    (Counter::DropZeroMultiplier, "zero_multiplier"),
+    (Counter::DropZeroDiscriminator, "zero_discriminator"),
+];
+
+/// Answers that were due and not sent.
+const SUPPRESSED: [(Counter, &str); 4] = [
+    (Counter::RxPaced, "paced"),
+    (Counter::RxBurstSpent, "burst_spent"),
+    (Counter::RxUnattended, "unattended"),
+    (Counter::RxAnswerFailed, "failed"),
+];
+
+impl Collector for Families {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let out = &mut encoder;
+        self.sessions(out)?;
+        self.transitions(out)?;
+        self.routes(out)?;
+        self.convergence(out)?;
+        self.packets(out)?;
+        self.counters(out)?;
+        if self.per_peer {
+            self.peers(out)?;
+        }
+        self.agent(out)
+    }
+}
+
+impl Families {
+    pub(super) fn new(
+        snapshot: Snapshot,
+        recorded: Recorded,
+        removals_before: u64,
+        per_peer: bool,
+    ) -> Self {
+        let mut blocks = BTreeMap::<_, Counters>::new();
+        for block in &snapshot.blocks {
+            let labels = ServiceLabels {
+                iface: block.interface.clone().unwrap_or_default(),
+                local_ip: block
+                    .local
+                    .map(|local| local.to_string())
+                    .unwrap_or_default(),
+            };
+            blocks.entry(labels).or_default().add(&block.counters);
+        }
+        Self {
+            snapshot,
+            recorded,
+            removals_before,
+            per_peer,
+            blocks,
+        }
+    }
+
+    fn sessions(&self, out: Out<'_, '_>) -> fmt::Result {
+        // States without a session are shown as 0, for every address that we serve.
+        let mut states = BTreeMap::<_, [u64; State::ALL.len()]>::new();
+        for labels in self.blocks.keys().filter(|labels| !labels.iface.is_empty()) {
+            states.entry(labels.clone()).or_default();
+        }
+        for session in &self.snapshot.sessions {
+            states.entry(service(session)).or_default()[session.entry.session.state as usize] += 1;
+        }
+        let rows = states.iter().flat_map(|(labels, counts)| {
+            State::ALL.map(|state| (with(labels, "state", state.name()), counts[state as usize]))
+        });
+        let help = "Sessions by state";
+        gauge(out, "doublezero_liveness_sessions", help, rows)
+    }
+
+    fn transitions(&self, out: Out<'_, '_>) -> fmt::Result {
+        let mut deployed = BTreeMap::new();
+        let mut downs = BTreeMap::new();
+        for (labels, counters) in &self.blocks {
+            for (counter, from, to, reason) in transitions() {
+                let count = counters.get(counter);
+                if labels.iface.is_empty() && count == 0 {
+                    continue;
+                }
+                let cause = deployed_cause(to, reason);
+                let key = (labels.clone(), from.name(), to.name(), cause);
+                *deployed.entry(key).or_insert(0) += count;
+                if to == State::Down && reason != DownReason::None {
+                    downs.insert((labels.clone(), from.name(), reason.name()), count);
+                }
+            }
+        }
+        let rows = deployed
+            .into_iter()
+            .map(|((labels, from, to, reason), count)| {
+                (
+                    (
+                        labels,
+                        [("state_from", from), ("state_to", to), ("reason", reason)],
+                    ),
+                    count,
+                )
+            });
+        let help = "State changes; reason as the deployed client tells them apart";
+        counter(out, "doublezero_liveness_session_transitions", help, rows)?;
+        let rows = downs.into_iter().map(|((labels, from, reason), count)| {
+            ((labels, [("state_from", from), ("reason", reason)]), count)
+        });
+        let help = "Sessions that went Down, by the protocol's reason";
+        counter(out, "doublezero_liveness_downs", help, rows)
+    }
+
+    fn routes(&self, out: Out<'_, '_>) -> fmt::Result {
+        let mut totals = BTreeMap::<_, [u64; 5]>::new();
+        for route in &self.snapshot.routes {
+            let RouteTotals {
+                interface, local, ..
+            } = route;
+            let sums = totals
+                .entry(ServiceLabels::new(interface, *local))
+                .or_default();
+            let values = [
+                route.installed,
+                route.installs,
+                route.withdraws,
+                route.install_failures,
+                route.uninstall_failures,
+            ];
+            for (sum, value) in sums.iter_mut().zip(values) {
+                *sum += value;
+            }
+        }
+        let column = |i: usize| {
+            totals
+                .iter()
+                .map(move |(labels, sums)| (labels.clone(), sums[i]))
+        };
+        let help = "Routes of ours in the kernel's table";
+        gauge(out, "doublezero_liveness_routes_installed", help, column(0))?;
+        let help = "Routes of ours in the kernel's table, all interfaces";
+        let all = self
+            .snapshot
+            .routes
+            .iter()
+            .map(|route| route.installed)
+            .sum::<u64>();
+        single(
+            out,
+            "doublezero_liveness_installed_map_size",
+            help,
+            &ConstGauge::new(all),
+        )?;
+        for (i, name, help) in [
+            (1, "route_installs", "Routes installed"),
+            (2, "route_withdraws", "Routes withdrawn"),
+            (
+                3,
+                "route_install_failures",
+                "Route installs that the kernel refused",
+            ),
+            (
+                4,
+                "route_uninstall_failures",
+                "Route withdrawals that the kernel refused",
+            ),
+        ] {
+            counter(out, &format!("doublezero_liveness_{name}"), help, column(i))?;
+        }
+        Ok(())
+    }
+
+    fn convergence(&self, out: Out<'_, '_>) -> fmt::Result {
+        let convergence = &self.recorded.convergence;
+        let help = "From the first packet accepted while Down until Up and its route installed";
+        let name = "doublezero_liveness_convergence_to_up_seconds";
+        convergence
+            .up
+            .encode(out.encode_descriptor(name, help, None, MetricType::Histogram)?)?;
+        let help = "From the first packet missing, or the one that said Down, until the route is \
+            withdrawn";
+        let name = "doublezero_liveness_convergence_to_down_seconds";
+        convergence
+            .down
+            .encode(out.encode_descriptor(name, help, None, MetricType::Histogram)?)
+    }
+
+    fn packets(&self, out: Out<'_, '_>) -> fmt::Result {
+        let sent = |c: &Counters| c.rx_answered + c.tx_originated;
+        let help = "Liveness packets sent: answers and those of our own clock";
+        counter(
+            out,
+            "doublezero_liveness_control_packets_tx",
+            help,
+            self.column(sent),
+        )?;
+        let help =
+            "Liveness packets received for a session, by the version that the peer announces";
+        let name = "doublezero_liveness_control_packets_rx";
+        let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+        self.recorded.rx_versions.look(
+            &self.snapshot.sessions,
+            self.removals_before,
+            |iface, local, version, total| {
+                let labels = ServiceLabels::new(iface, local.into());
+                let labels = (labels, [("peer_client_version", version)]);
+                ConstCounter::new(total).encode(family.encode_family(&labels)?)
+            },
+        )?;
+        let help = "Packets to our port that are not liveness packets";
+        let rows = self.table("reason", &INVALID);
+        counter(
+            out,
+            "doublezero_liveness_control_packets_rx_invalid",
+            help,
+            rows,
+        )?;
+        let help = "Packets to our port and address without a session";
+        let unknown = |c: &Counters| c.drop_unknown_peer + c.pass_unknown_peer;
+        counter(
+            out,
+            "doublezero_liveness_unknown_peer_packets",
+            help,
+            self.column(unknown),
+        )?;
+        let help = "Packets answered inside the kernel";
+        counter(
+            out,
+            "doublezero_liveness_answered",
+            help,
+            self.column(|c| c.rx_answered),
+        )?;
+        let help = "Packets sent on our own clock";
+        counter(
+            out,
+            "doublezero_liveness_originated",
+            help,
+            self.column(|c| c.tx_originated),
+        )?;
+        let help = "Packets that were not answered, by reason";
+        counter(
+            out,
+            "doublezero_liveness_suppressed",
+            help,
+            self.table("reason", &SUPPRESSED),
+        )
+    }
+
+    fn counters(&self, out: Out<'_, '_>) -> fmt::Result {
+        for (kind, name, label, help) in [
+            (
+                Kind::Exit,
+                "exits",
+                "exit",
+                "Runs of the kernel programs by the way out",
+            ),
+            (
+                Kind::Tally,
+                "tallies",
+                "tally",
+                "What happened on the way to an exit",
+            ),
+        ] {
+            let counters = Counter::ALL.iter().filter(|counter| counter.kind() == kind);
+            let rows = self.blocks.iter().flat_map(|(labels, block)| {
+                let row = move |&c: &Counter| (with(labels, label, c.name()), block.get(c));
+                counters.clone().map(row)
+            });
+            counter(out, &format!("doublezero_liveness_{name}"), help, rows)?;
+        }
+        Ok(())
+    }
+
+    fn peers(&self, out: Out<'_, '_>) -> fmt::Result {
+        let mut peers = BTreeMap::<_, ([u64; State::ALL.len()], u64)>::new();
+        for session in &self.snapshot.sessions {
+            let (states, detect_ns) = peers.entry((service(session), session.peer())).or_default();
+            states[session.entry.session.state as usize] += 1;
+            *detect_ns = session.entry.session.detect_time_ns();
+        }
+        let rows = peers.iter().flat_map(|((labels, peer), (states, _))| {
+            State::ALL.map(|state| {
+                let peer = [("peer_ip", peer.to_string())];
+                let labels = (with(labels, "state", state.name()), peer);
+                (labels, states[state as usize])
+            })
+        });
+        gauge(
+            out,
+            "doublezero_liveness_peer_sessions",
+            "Sessions by peer and state",
+            rows,
+        )?;
+        let rows = peers.iter().map(|((labels, peer), (_, detect_ns))| {
+            let labels = (labels.clone(), [("peer_ip", peer.to_string())]);
+            (labels, seconds(*detect_ns))
+        });
+        let name = "doublezero_liveness_peer_session_detect_time_seconds";
+        gauge(out, name, "Detection time in force", rows)
+    }
+
+    fn agent(&self, out: Out<'_, '_>) -> fmt::Result {
+        let agent = &self.snapshot.agent;
+        let help = "Events of the kernel programs that did not reach the agent";
+        let name = "doublezero_liveness_events_lost";
+        single(out, name, help, &ConstCounter::new(agent.events_lost))?;
+        let help = "Time since the agent's loop last said that it is alive";
+        let name = "doublezero_liveness_heartbeat_age_seconds";
+        single(
+            out,
+            name,
+            help,
+            &ConstGauge::new(seconds(agent.heartbeat_age_ns)),
+        )?;
+        let help = "Always 1; the labels say what runs";
+        let labels = [("version", VERSION)];
+        gauge(out, "dz_agent_build_info", help, [(labels, 1_u64)])?;
+        let started = agent
+            .started_at
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let help = "Start of the agent, seconds since 1970";
+        let started = ConstGauge::new(started.as_secs_f64());
+        single(out, "process_start_time_seconds", help, &started)
+    }
+
+    /// One value per block; of block 0 only if it is not 0.
+    fn column(&self, value: fn(&Counters) -> u64) -> impl Iterator<Item = (ServiceLabels, u64)> {
+        let rows = self
+            .blocks
+            .iter()
+            .map(move |(labels, block)| (labels.clone(), value(block)));
+        rows.filter(|(labels, value)| !labels.iface.is_empty() || *value > 0)
+    }
+
+    /// One value per block and name; of block 0 only if it is not 0.
+    fn table(
+        &self,
+        label: &'static str,
+        names: &'static [(Counter, &'static str)],
+    ) -> impl Iterator<Item = ((ServiceLabels, Label), u64)> {
+        let rows = self.blocks.iter().flat_map(move |(labels, block)| {
+            names
+                .iter()
+                .map(move |(c, name)| (with(labels, label, name), block.get(*c)))
+        });
+        rows.filter(|((labels, _), value)| !labels.iface.is_empty() || *value > 0)
+    }
+}
+
+/// Every transition counter with what it counts. Where the reason does not matter, none.
+fn transitions() -> impl Iterator<Item = (Counter, State, State, DownReason)> {
+    use DownReason::{None, RemoteAdmin, RemoteDown, Timeout};
+    let pairs = State::ALL
+        .into_iter()
+        .flat_map(|from| State::ALL.map(|to| (from, to)));
+    pairs.flat_map(|(from, to)| {
+        let counted = |reason| Some((Counter::transition(from, to, reason)?, from, to, reason));
+        let any = counted(None);
+        let each = [Timeout, RemoteAdmin, RemoteDown].map(counted);
+        let each = if any.is_some() {
+            [Option::None; 3]
+        } else {
+            each
+        };
+        any.into_iter().chain(each.into_iter().flatten())
+    })
+}
+
+/// The deployed client says which of its functions made the change.
+const fn deployed_cause(to: State, reason: DownReason) -> &'static str {
+    match (to, reason) {
+        (State::AdminDown, _) => "admin_down_route",
+        (State::Down, DownReason::Timeout) => "detect_timeout",
+        // Leaving AdminDown: deployed clients make a new session instead.
+        (State::Down, DownReason::None) => "register_route",
+        _ => "handle_rx",
+    }
+}
+
+fn service(session: &SessionView) -> ServiceLabels {
+    ServiceLabels::new(&session.interface, session.local())
+}
+
+fn with(labels: &ServiceLabels, name: &'static str, value: &'static str) -> (ServiceLabels, Label) {
+    (labels.clone(), [(name, value)])
+}
+
+fn seconds(ns: u64) -> f64 {
+    std::time::Duration::from_nanos(ns).as_secs_f64()
+}
+
+/// A counter family. The library adds `_total` to its samples.
+fn counter<S: EncodeLabelSet>(
+    out: Out<'_, '_>,
+    name: &str,
+    help: &str,
+    rows: impl IntoIterator<Item = (S, u64)>,
+) -> fmt::Result {
+    let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, value) in rows {
+        encode(&mut family, &labels, &ConstCounter::new(value))?;
+    }
+    Ok(())
+}
+
+fn gauge<S: EncodeLabelSet, V: EncodeGaugeValue>(
+    out: Out<'_, '_>,
+    name: &str,
+    help: &str,
+    rows: impl IntoIterator<Item = (S, V)>,
+) -> fmt::Result {
+    let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (labels, value) in rows {
+        encode(&mut family, &labels, &ConstGauge::new(value))?;
+    }
+    Ok(())
+}
+
+/// A family of one metric without labels.
+fn single(out: Out<'_, '_>, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {
+    metric.encode(out.encode_descriptor(name, help, None, metric.metric_type())?)
+}
+
+fn encode(
+    family: &mut MetricEncoder<'_>,
+    labels: &impl EncodeLabelSet,
+    value: &impl EncodeMetric,
+) -> fmt::Result {
+    value.encode(family.encode_family(labels)?)
+}
