@@ -2,6 +2,7 @@
 //! answering live in the kernel programs; see ARCHITECTURE.md.
 
 pub mod address;
+pub mod api;
 pub mod cli;
 pub mod command;
 pub mod datapath;

@@ -10,7 +10,6 @@ use std::time::UNIX_EPOCH;
 
 use dz_common::counters::{Counter, Counters, Kind};
 use dz_common::packet::State;
-use dz_common::session::DownReason;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, EncodeMetric, MetricEncoder,
@@ -19,7 +18,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::{Recorded, ServiceLabels};
+use super::{Recorded, ServiceLabels, transitions};
 use crate::view::{RouteTotals, SessionView, Snapshot, VERSION};
 
 /// What a scrape shows.
@@ -34,7 +33,7 @@ pub(super) struct Families {
     blocks: BTreeMap<ServiceLabels, Counters>,
 }
 
-type Out<'a, 'b> = &'a mut DescriptorEncoder<'b>;
+pub(super) type Out<'a, 'b> = &'a mut DescriptorEncoder<'b>;
 type Label = [(&'static str, &'static str); 1];
 
 /// Packets that a deployed client would call invalid, with its names where it has one. Those
@@ -61,7 +60,7 @@ impl Collector for Families {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let out = &mut encoder;
         self.sessions(out)?;
-        self.transitions(out)?;
+        transitions::encode(out, &self.blocks)?;
         self.routes(out)?;
         self.convergence(out)?;
         self.packets(out)?;
@@ -114,43 +113,6 @@ impl Families {
         });
         let help = "Sessions by state";
         gauge(out, "doublezero_liveness_sessions", help, rows)
-    }
-
-    fn transitions(&self, out: Out<'_, '_>) -> fmt::Result {
-        let mut deployed = BTreeMap::new();
-        let mut downs = BTreeMap::new();
-        for (labels, counters) in &self.blocks {
-            for (counter, from, to, reason) in transitions() {
-                let count = counters.get(counter);
-                if labels.iface.is_empty() && count == 0 {
-                    continue;
-                }
-                let cause = deployed_cause(to, reason);
-                let key = (labels.clone(), from.name(), to.name(), cause);
-                *deployed.entry(key).or_insert(0) += count;
-                if to == State::Down && reason != DownReason::None {
-                    downs.insert((labels.clone(), from.name(), reason.name()), count);
-                }
-            }
-        }
-        let rows = deployed
-            .into_iter()
-            .map(|((labels, from, to, reason), count)| {
-                (
-                    (
-                        labels,
-                        [("state_from", from), ("state_to", to), ("reason", reason)],
-                    ),
-                    count,
-                )
-            });
-        let help = "State changes; reason as the deployed client tells them apart";
-        counter(out, "doublezero_liveness_session_transitions", help, rows)?;
-        let rows = downs.into_iter().map(|((labels, from, reason), count)| {
-            ((labels, [("state_from", from), ("reason", reason)]), count)
-        });
-        let help = "Sessions that went Down, by the protocol's reason";
-        counter(out, "doublezero_liveness_downs", help, rows)
     }
 
     fn routes(&self, out: Out<'_, '_>) -> fmt::Result {
@@ -390,36 +352,6 @@ impl Families {
     }
 }
 
-/// Every transition counter with what it counts. Where the reason does not matter, none.
-fn transitions() -> impl Iterator<Item = (Counter, State, State, DownReason)> {
-    use DownReason::{None, RemoteAdmin, RemoteDown, Timeout};
-    let pairs = State::ALL
-        .into_iter()
-        .flat_map(|from| State::ALL.map(|to| (from, to)));
-    pairs.flat_map(|(from, to)| {
-        let counted = |reason| Some((Counter::transition(from, to, reason)?, from, to, reason));
-        let any = counted(None);
-        let each = [Timeout, RemoteAdmin, RemoteDown].map(counted);
-        let each = if any.is_some() {
-            [Option::None; 3]
-        } else {
-            each
-        };
-        any.into_iter().chain(each.into_iter().flatten())
-    })
-}
-
-/// The deployed client says which of its functions made the change.
-const fn deployed_cause(to: State, reason: DownReason) -> &'static str {
-    match (to, reason) {
-        (State::AdminDown, _) => "admin_down_route",
-        (State::Down, DownReason::Timeout) => "detect_timeout",
-        // Leaving AdminDown: deployed clients make a new session instead.
-        (State::Down, DownReason::None) => "register_route",
-        _ => "handle_rx",
-    }
-}
-
 fn service(session: &SessionView) -> ServiceLabels {
     ServiceLabels::new(&session.interface, session.local())
 }
@@ -433,7 +365,7 @@ fn seconds(ns: u64) -> f64 {
 }
 
 /// A counter family. The library adds `_total` to its samples.
-fn counter<S: EncodeLabelSet>(
+pub(super) fn counter<S: EncodeLabelSet>(
     out: Out<'_, '_>,
     name: &str,
     help: &str,

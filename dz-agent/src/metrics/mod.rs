@@ -7,6 +7,7 @@ mod rx_versions;
 #[cfg(test)]
 mod tests;
 mod text;
+mod transitions;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

@@ -18,10 +18,10 @@ pub enum Format {
 impl Format {
     /// The format for an HTTP `Accept` header: 0.0.4, unless OpenMetrics is asked for by name and
     /// not less than it.
-    pub fn negotiate(accept: Option<&str>) -> Self {
+    pub fn negotiate(accept: &str) -> Self {
         let mut open_metrics = 0.0_f32;
         let mut text = 0.0_f32;
-        for range in accept.unwrap_or_default().split(',') {
+        for range in accept.split(',') {
             let mut parts = range.split(';').map(str::trim);
             let media = parts.next().unwrap_or_default().to_ascii_lowercase();
             let quality = parts
@@ -87,21 +87,15 @@ mod tests {
             application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.2,\
             */*;q=0.1";
         for (accept, format) in [
-            (None, Prometheus),
-            (Some("*/*"), Prometheus),
-            (Some("text/plain"), Prometheus),
-            (Some("application/openmetrics-text"), OpenMetrics),
-            (
-                Some("application/openmetrics-text; version=1.0.0"),
-                OpenMetrics,
-            ),
-            (Some(prometheus_3), OpenMetrics),
-            (
-                Some("text/plain, application/openmetrics-text;q=0.5"),
-                Prometheus,
-            ),
-            (Some("application/openmetrics-text;q=0"), Prometheus),
-            (Some(";;,q=,"), Prometheus),
+            ("", Prometheus),
+            ("*/*", Prometheus),
+            ("text/plain", Prometheus),
+            ("application/openmetrics-text", OpenMetrics),
+            ("application/openmetrics-text; version=1.0.0", OpenMetrics),
+            (prometheus_3, OpenMetrics),
+            ("text/plain, application/openmetrics-text;q=0.5", Prometheus),
+            ("application/openmetrics-text;q=0", Prometheus),
+            (";;,q=,", Prometheus),
         ] {
             assert_eq!(Format::negotiate(accept), format, "{accept:?}");
         }

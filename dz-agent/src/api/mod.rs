@@ -1,0 +1,30 @@
+//! HTTP/JSON, version 1, over the agent's Unix socket:
+//!
+//! | request | does |
+//! |---|---|
+//! | `POST /v1/peers` | connects: a peer or an array of peers, all or none |
+//! | `DELETE /v1/peers` | disconnects: `{"peers": [...]}` or `{"all": true}` |
+//! | `DELETE /v1/peers/ADDRESS` | disconnects one |
+//! | `GET /v1/sessions`, `/v1/counters`, `/v1/status` | shows, read from the kernel |
+//! | `GET /metrics` | Prometheus text format 0.0.4, or OpenMetrics where asked for |
+//!
+//! A refusal is `{"error": {"kind": ..., "faults": [...]}}` with a status code to match.
+
+mod client;
+mod listen;
+mod server;
+mod shown;
+#[cfg(test)]
+mod tests;
+mod types;
+
+pub use client::Client;
+pub use listen::{ApiListener, MetricsListener, serve};
+pub use server::{api_router, metrics_router};
+pub use shown::{
+    BlockJson, CountersJson, InterfaceJson, RouteJson, SessionJson, SessionsJson, StatusJson,
+};
+pub use types::{
+    ConnectedJson, ConnectedPeer, DisconnectRequest, DisconnectedJson, DisconnectedPeer, ErrorJson,
+    PeerRequest, RefusalJson,
+};

@@ -1,0 +1,292 @@
+//! What the API shows, as JSON. Names are stable; units are in the names.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::SystemTime;
+
+use dz_common::counters::Counter;
+use dz_common::packet::State;
+use dz_common::session::{Mode, NS_PER_US};
+use serde::{Deserialize, Serialize};
+
+use crate::view::{BlockView, InterfaceView, RouteState, SessionView, Snapshot, VERSION};
+
+/// Reply to `GET /v1/sessions`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct SessionsJson {
+    /// By interface, local address, peer.
+    pub sessions: Vec<SessionJson>,
+}
+
+/// One session, as the kernel has it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct SessionJson {
+    /// Its interface.
+    pub interface: String,
+    /// Our address.
+    pub local: Ipv4Addr,
+    /// The peer's address.
+    pub peer: Ipv4Addr,
+    /// `admin_down`, `down`, `init` or `up`.
+    pub state: String,
+    /// Time in this state.
+    pub state_for_seconds: f64,
+    /// Why it last went Down, if it ever did: `timeout`, `remote_admin`, `local_admin`,
+    /// `remote_down` or `none`.
+    pub last_down_reason: String,
+    /// State changes since the session was made.
+    pub transitions: u32,
+    /// How often it came Up.
+    pub ups: u32,
+    /// The peer's route as the kernel has it.
+    pub route: RouteJson,
+    /// Gateway that the route is to have.
+    pub via: Option<Ipv4Addr>,
+    /// Ours: `active` or `passive`.
+    pub mode: String,
+    /// What the peer says of itself: `active`, `passive` or `unknown`.
+    pub peer_mode: String,
+    /// Whether the route follows the session: only if neither end is passive.
+    pub effective_mode: String,
+    /// The peer's software; none before it was heard.
+    pub peer_version: Option<String>,
+    /// Silence after which the peer is Down.
+    pub detect_time_us: u64,
+    /// Our multiplier.
+    pub detect_mult: u8,
+    /// Negotiated transmit interval.
+    pub tx_interval_us: u32,
+    /// Negotiated receive interval.
+    pub rx_interval_us: u32,
+    /// Packets of the peer that were valid.
+    pub received: u64,
+    /// Answers sent from the receive path.
+    pub answered: u64,
+    /// Packets sent on our own clock.
+    pub originated: u64,
+    /// Both.
+    pub sent: u64,
+    /// Since the last packet that counted as a sign of life; none if there was none.
+    pub last_receipt_ago_us: Option<u64>,
+    /// Since the last packet of the peer, whatever became of it; none if there was none.
+    pub last_seen_ago_us: Option<u64>,
+    /// Since our last packet; none if there was none.
+    pub last_sent_ago_us: Option<u64>,
+    /// `bfd.LocalDiscr`.
+    pub local_discriminator: u32,
+    /// `bfd.RemoteDiscr`, 0 until learned.
+    pub peer_discriminator: u32,
+}
+
+/// A route as the kernel has it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum RouteJson {
+    /// There, and ours.
+    Present {
+        /// Its gateway.
+        via: Option<Ipv4Addr>,
+        /// Its preferred source.
+        src: Option<Ipv4Addr>,
+    },
+    /// Not there.
+    Absent,
+    /// The same destination, but of somebody else.
+    Foreign {
+        /// Its `rtm_protocol`.
+        protocol: u8,
+    },
+    /// The table could not be read.
+    Unknown,
+}
+
+impl From<RouteState> for RouteJson {
+    fn from(route: RouteState) -> Self {
+        match route {
+            RouteState::Present { via, src } => Self::Present { via, src },
+            RouteState::Absent => Self::Absent,
+            RouteState::Foreign { protocol } => Self::Foreign { protocol },
+            RouteState::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl SessionJson {
+    fn new(view: &SessionView, now_ns: u64) -> Self {
+        let entry = &view.entry;
+        let session = &entry.session;
+        let passive = [session.timers.mode, session.peer_mode].contains(&Mode::Passive);
+        let effective = if passive { Mode::Passive } else { Mode::Active };
+        let heard = session.peer_mode != Mode::Unknown;
+        let ago_us = |at_ns: u64| (at_ns != 0).then(|| now_ns.saturating_sub(at_ns) / NS_PER_US);
+        let state_for = now_ns.saturating_sub(session.since_ns);
+        Self {
+            interface: view.interface.clone(),
+            local: view.local(),
+            peer: view.peer(),
+            state: session.state.name().to_owned(),
+            state_for_seconds: std::time::Duration::from_nanos(state_for).as_secs_f64(),
+            last_down_reason: session.last_down_reason.name().to_owned(),
+            transitions: session.transitions,
+            ups: session.ups,
+            route: view.route.into(),
+            via: view.via,
+            mode: session.timers.mode.name().to_owned(),
+            peer_mode: session.peer_mode.name().to_owned(),
+            effective_mode: effective.name().to_owned(),
+            peer_version: heard.then(|| session.peer_version.to_string()),
+            detect_time_us: session.detect_time_ns() / NS_PER_US,
+            detect_mult: session.timers.detect_mult,
+            tx_interval_us: session.tx_interval_us(),
+            rx_interval_us: session.rx_interval_us(),
+            received: entry.received,
+            answered: entry.answered,
+            originated: entry.originated,
+            sent: entry.answered + entry.originated,
+            last_receipt_ago_us: ago_us(session.last_rx_ns),
+            last_seen_ago_us: ago_us(entry.last_seen_ns),
+            last_sent_ago_us: ago_us(session.last_tx_ns),
+            local_discriminator: session.local_discr,
+            peer_discriminator: session.peer_discr,
+        }
+    }
+}
+
+impl From<&Snapshot> for SessionsJson {
+    fn from(snapshot: &Snapshot) -> Self {
+        let session = |view| SessionJson::new(view, snapshot.taken_at_ns);
+        let mut sessions: Vec<_> = snapshot.sessions.iter().map(session).collect();
+        sessions
+            .sort_by(|a, b| (&a.interface, a.local, a.peer).cmp(&(&b.interface, b.local, b.peer)));
+        Self { sessions }
+    }
+}
+
+/// Reply to `GET /v1/counters`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct CountersJson {
+    /// By interface and local address.
+    pub blocks: Vec<BlockJson>,
+}
+
+/// The counters of one interface and local address.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct BlockJson {
+    /// The interface; none for what belongs to no address of ours.
+    pub interface: Option<String>,
+    /// Our address; none for what belongs to no address of ours.
+    pub local: Option<Ipv4Addr>,
+    /// By name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+impl From<&BlockView> for BlockJson {
+    fn from(block: &BlockView) -> Self {
+        let of = |counter: &Counter| (counter.name().to_owned(), block.counters.get(*counter));
+        Self {
+            interface: block.interface.clone(),
+            local: block.local,
+            counters: Counter::ALL.iter().map(of).collect(),
+        }
+    }
+}
+
+impl From<&Snapshot> for CountersJson {
+    fn from(snapshot: &Snapshot) -> Self {
+        let mut blocks: Vec<BlockJson> = snapshot.blocks.iter().map(BlockJson::from).collect();
+        blocks.sort_by(|a, b| (&a.interface, a.local).cmp(&(&b.interface, b.local)));
+        Self { blocks }
+    }
+}
+
+/// Reply to `GET /v1/status`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct StatusJson {
+    /// Of the agent.
+    pub version: String,
+    /// Of the agent.
+    pub pid: u32,
+    /// Since the agent started.
+    pub uptime_seconds: u64,
+    /// UDP port served.
+    pub port: u16,
+    /// Most sessions.
+    pub max_sessions: u32,
+    /// Sessions by state, states without one included.
+    pub sessions: BTreeMap<String, u64>,
+    /// Routes of ours in the kernel's table.
+    pub routes_installed: u64,
+    /// Since the agent's loop last said that it is alive.
+    pub heartbeat_age_us: u64,
+    /// Events of the kernel programs that did not reach the agent.
+    pub events_lost: u64,
+    /// The interfaces served or waited for.
+    pub interfaces: Vec<InterfaceJson>,
+}
+
+/// One interface.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct InterfaceJson {
+    /// Its name.
+    pub name: String,
+    /// Its index; none while it does not exist.
+    pub ifindex: Option<u32>,
+    /// How the programs are attached: `tc`, `xdp` or `xdp-generic`; none while they are not.
+    pub attach: Option<String>,
+    /// Its addresses.
+    pub locals: Vec<Ipv4Addr>,
+    /// Why it is not served at present.
+    pub waiting: Option<String>,
+}
+
+impl From<&InterfaceView> for InterfaceJson {
+    fn from(view: &InterfaceView) -> Self {
+        let InterfaceView {
+            name,
+            ifindex,
+            attach,
+            locals,
+            waiting,
+        } = view.clone();
+        Self {
+            name,
+            ifindex,
+            attach,
+            locals,
+            waiting,
+        }
+    }
+}
+
+impl From<&Snapshot> for StatusJson {
+    fn from(snapshot: &Snapshot) -> Self {
+        let agent = &snapshot.agent;
+        let count = |state: State| {
+            snapshot
+                .sessions
+                .iter()
+                .filter(|view| view.entry.session.state == state)
+                .count()
+        };
+        let by_state = |state: State| (state.name().to_owned(), count(state) as u64);
+        let uptime = SystemTime::now()
+            .duration_since(agent.started_at)
+            .unwrap_or_default();
+        Self {
+            version: VERSION.to_owned(),
+            pid: agent.pid,
+            uptime_seconds: uptime.as_secs(),
+            port: agent.port,
+            max_sessions: agent.max_sessions,
+            sessions: State::ALL.map(by_state).into(),
+            routes_installed: snapshot.routes.iter().map(|route| route.installed).sum(),
+            heartbeat_age_us: agent.heartbeat_age_ns / NS_PER_US,
+            events_lost: agent.events_lost,
+            interfaces: snapshot
+                .interfaces
+                .iter()
+                .map(InterfaceJson::from)
+                .collect(),
+        }
+    }
+}

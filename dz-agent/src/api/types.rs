@@ -1,0 +1,294 @@
+//! Requests and replies as JSON. Names are stable; units are in the names.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::{parse_host, parse_interface};
+use crate::command::{Connected, Disconnected, PeerSpec, Refusal, RefusalKind, Selector};
+
+/// A peer to connect. What is left out is left to the agent.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerRequest {
+    /// The peer's address.
+    pub peer: String,
+    /// Our address.
+    pub local: String,
+    /// The interface; without it the one that holds `local`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Gateway of the peer's route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
+    /// Our desired transmit interval, µs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_interval_us: Option<u32>,
+    /// Our required receive interval, µs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_interval_us: Option<u32>,
+    /// Our detection multiplier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detect_mult: Option<u8>,
+    /// Leave the peer's route alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passive: Option<bool>,
+}
+
+impl PeerRequest {
+    fn spec(&self) -> Result<PeerSpec, Vec<String>> {
+        let mut faults = Vec::new();
+        let mut take = |field: &str, parsed: Result<Ipv4Addr, String>| {
+            parsed
+                .map_err(|fault| faults.push(format!("{field} {fault}")))
+                .ok()
+        };
+        let peer = take("peer", parse_host(&self.peer));
+        let local = take("local", parse_host(&self.local));
+        let via = self
+            .via
+            .as_deref()
+            .and_then(|via| take("via", parse_host(via)));
+        if let Some(Err(fault)) = self.interface.as_deref().map(parse_interface) {
+            faults.push(fault);
+        }
+        let (Some(peer), Some(local)) = (peer, local) else {
+            return Err(faults);
+        };
+        let spec = PeerSpec {
+            interface: self.interface.clone(),
+            peer,
+            local,
+            via,
+            tx_interval_us: self.tx_interval_us,
+            rx_interval_us: self.rx_interval_us,
+            detect_mult: self.detect_mult,
+            passive: self.passive,
+        };
+        faults.extend(spec.faults());
+        if faults.is_empty() {
+            Ok(spec)
+        } else {
+            Err(faults)
+        }
+    }
+
+    /// Checks a batch.
+    ///
+    /// # Errors
+    /// Every fault in it.
+    pub fn specs(requests: &[Self]) -> Result<Vec<PeerSpec>, Refusal> {
+        let mut specs = Vec::with_capacity(requests.len());
+        let mut faults = Vec::new();
+        let mut seen = BTreeSet::new();
+        for request in requests {
+            match request.spec() {
+                Ok(spec) if !seen.insert((spec.interface.clone(), spec.local, spec.peer)) => {
+                    faults.push(format!("peer {}: given twice", spec.peer));
+                }
+                Ok(spec) => specs.push(spec),
+                Err(found) => faults.extend(found),
+            }
+        }
+        if requests.is_empty() {
+            faults.push("no peer given".to_owned());
+        }
+        if faults.is_empty() {
+            Ok(specs)
+        } else {
+            Err(invalid(faults))
+        }
+    }
+}
+
+impl From<&PeerSpec> for PeerRequest {
+    fn from(spec: &PeerSpec) -> Self {
+        Self {
+            peer: spec.peer.to_string(),
+            local: spec.local.to_string(),
+            interface: spec.interface.clone(),
+            via: spec.via.map(|via| via.to_string()),
+            tx_interval_us: spec.tx_interval_us,
+            rx_interval_us: spec.rx_interval_us,
+            detect_mult: spec.detect_mult,
+            passive: spec.passive,
+        }
+    }
+}
+
+/// Peers to disconnect: `peers` or `all`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DisconnectRequest {
+    /// Their addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<String>,
+    /// All that the API connected.
+    #[serde(default)]
+    pub all: bool,
+    /// Only on this interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+}
+
+impl DisconnectRequest {
+    /// Checks the request.
+    ///
+    /// # Errors
+    /// Every fault in it.
+    pub fn selector(self) -> Result<Selector, Refusal> {
+        let mut faults = Vec::new();
+        if let Some(Err(fault)) = self.interface.as_deref().map(parse_interface) {
+            faults.push(fault);
+        }
+        let mut peers = Vec::with_capacity(self.peers.len());
+        for peer in &self.peers {
+            match parse_host(peer) {
+                Ok(peer) => peers.push(peer),
+                Err(fault) => faults.push(format!("peer {fault}")),
+            }
+        }
+        peers.sort_unstable();
+        peers.dedup();
+        if self.all != self.peers.is_empty() {
+            faults.push("say which: either \"peers\" or \"all\": true".to_owned());
+        }
+        match (faults.is_empty(), self.all) {
+            (false, _) => Err(invalid(faults)),
+            (true, true) => Ok(Selector::All {
+                interface: self.interface,
+            }),
+            (true, false) => Ok(Selector::Peers {
+                interface: self.interface,
+                peers,
+            }),
+        }
+    }
+}
+
+impl From<&Selector> for DisconnectRequest {
+    fn from(selector: &Selector) -> Self {
+        match selector {
+            Selector::All { interface } => Self {
+                all: true,
+                interface: interface.clone(),
+                ..Self::default()
+            },
+            Selector::Peers { interface, peers } => Self {
+                peers: peers.iter().map(Ipv4Addr::to_string).collect(),
+                all: false,
+                interface: interface.clone(),
+            },
+        }
+    }
+}
+
+fn invalid(faults: Vec<String>) -> Refusal {
+    Refusal {
+        kind: RefusalKind::Invalid,
+        faults,
+    }
+}
+
+/// Reply to `POST /v1/peers`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ConnectedJson {
+    /// The sessions, in the order asked for.
+    pub connected: Vec<ConnectedPeer>,
+}
+
+/// A session that is being kept.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ConnectedPeer {
+    /// Its interface.
+    pub interface: String,
+    /// Our address.
+    pub local: Ipv4Addr,
+    /// The peer's address.
+    pub peer: Ipv4Addr,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl From<Vec<Connected>> for ConnectedJson {
+    fn from(connected: Vec<Connected>) -> Self {
+        let peer = |Connected {
+                        interface,
+                        local,
+                        peer,
+                        warnings,
+                    }| ConnectedPeer {
+            interface,
+            local,
+            peer,
+            warnings,
+        };
+        Self {
+            connected: connected.into_iter().map(peer).collect(),
+        }
+    }
+}
+
+/// Reply to `DELETE /v1/peers`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct DisconnectedJson {
+    /// The sessions that are gone.
+    pub disconnected: Vec<DisconnectedPeer>,
+}
+
+/// A session that is gone.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct DisconnectedPeer {
+    /// Its interface.
+    pub interface: String,
+    /// Our address.
+    pub local: Ipv4Addr,
+    /// The peer's address.
+    pub peer: Ipv4Addr,
+}
+
+impl From<Vec<Disconnected>> for DisconnectedJson {
+    fn from(disconnected: Vec<Disconnected>) -> Self {
+        let peer = |Disconnected {
+                        interface,
+                        local,
+                        peer,
+                    }| DisconnectedPeer {
+            interface,
+            local,
+            peer,
+        };
+        Self {
+            disconnected: disconnected.into_iter().map(peer).collect(),
+        }
+    }
+}
+
+/// Any refusal.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ErrorJson {
+    /// The refusal.
+    pub error: RefusalJson,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RefusalJson {
+    /// `invalid`, `not_found`, `conflict`, `capacity`, `unavailable` or `internal`.
+    pub kind: String,
+    /// Every fault found.
+    pub faults: Vec<String>,
+}
+
+impl From<Refusal> for ErrorJson {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { kind, faults } = refusal;
+        Self {
+            error: RefusalJson {
+                kind: kind.name().to_owned(),
+                faults,
+            },
+        }
+    }
+}
