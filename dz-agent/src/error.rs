@@ -3,6 +3,9 @@
 use std::fmt;
 use std::process;
 
+use crate::lock::LockError;
+use crate::port::PortError;
+
 /// Exit codes. Stable: a number never changes its meaning.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +76,34 @@ impl From<anyhow::Error> for Failure {
                 code: ExitCode::Failure,
                 error,
             },
+        }
+    }
+}
+
+impl From<LockError> for Failure {
+    fn from(error: LockError) -> Self {
+        let code = if error.is_busy() {
+            ExitCode::Busy
+        } else {
+            ExitCode::Failure
+        };
+        Self {
+            code,
+            error: error.into(),
+        }
+    }
+}
+
+impl From<PortError> for Failure {
+    fn from(error: PortError) -> Self {
+        let code = if error.is_taken() {
+            ExitCode::Busy
+        } else {
+            ExitCode::Failure
+        };
+        Self {
+            code,
+            error: error.into(),
         }
     }
 }

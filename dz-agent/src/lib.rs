@@ -6,10 +6,11 @@ pub mod api;
 pub mod cli;
 pub mod command;
 pub mod datapath;
+pub mod engine;
 pub mod error;
-pub mod holder;
 #[cfg(test)]
 mod fixture;
+pub mod holder;
 pub mod identity;
 pub mod lock;
 pub mod logging;

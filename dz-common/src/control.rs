@@ -45,9 +45,16 @@ impl Request {
     pub const NONE: Self = Self {
         op: 0,
         index: 0,
-        key: SessionKey { ifindex: 0, local: [0; 4], peer: [0; 4] },
+        key: SessionKey {
+            ifindex: 0,
+            local: [0; 4],
+            peer: [0; 4],
+        },
         generation: 0,
-        peer: PeerKey { ifname: [0; 16], peer: [0; 4] },
+        peer: PeerKey {
+            ifname: [0; 16],
+            peer: [0; 4],
+        },
     };
 }
 

@@ -62,6 +62,16 @@ pub enum MetricsListen {
     At(SocketAddr),
 }
 
+impl MetricsListen {
+    /// The address, if anywhere.
+    pub const fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Off => None,
+            Self::At(address) => Some(address),
+        }
+    }
+}
+
 impl FromStr for MetricsListen {
     type Err = String;
 

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::Ebpf;
-use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use dz_common::counters::Counters;
 use dz_common::map::{
     Config, Deadline, Due, LocalKey, MAX_DUE, NEVER_NS, Peer, PeerKey, SessionEntry, SessionKey,
@@ -24,6 +24,7 @@ const LOCKED: u64 = 4;
 type SessionMap = HashMap<MapData, [u8; size_of::<SessionKey>()], [u8; size_of::<SessionEntry>()]>;
 type PeerMap = HashMap<MapData, [u8; size_of::<PeerKey>()], [u8; size_of::<Peer>()]>;
 type LocalMap = HashMap<MapData, [u8; size_of::<LocalKey>()], u32>;
+type HeartbeatMap = Array<MapData, u64>;
 type CounterMap = PerCpuArray<MapData, [u8; size_of::<Counters>()]>;
 
 /// Why a map could not be used.
@@ -62,6 +63,7 @@ pub struct MapReader {
     peers: PeerMap,
     locals: LocalMap,
     counters: CounterMap,
+    heartbeat: HeartbeatMap,
 }
 
 impl MapReader {
@@ -76,6 +78,7 @@ impl MapReader {
             peers: HashMap::try_from(open(name::PEERS)?)?,
             locals: HashMap::try_from(open(name::LOCALS)?)?,
             counters: PerCpuArray::try_from(open(name::COUNTERS)?)?,
+            heartbeat: Array::try_from(open(name::HEARTBEAT)?)?,
         })
     }
 
@@ -131,6 +134,14 @@ impl MapReader {
         Ok(locals)
     }
 
+    /// When the agent last said that it is alive, ns.
+    ///
+    /// # Errors
+    /// See [`MapError`].
+    pub fn heartbeat(&self) -> Result<u64, MapError> {
+        Ok(self.heartbeat.get(&0, 0)?)
+    }
+
     /// One block of counters, summed over CPUs.
     ///
     /// # Errors
@@ -151,8 +162,8 @@ pub struct Maps {
     deadlines: Mapped<Deadline>,
     heartbeat: Mapped<u64>,
     due: Mapped<Due>,
-    /// State changes as they happen.
-    pub events: RingBuf<MapData>,
+    /// State changes as they happen, until the engine takes them.
+    pub events: Option<RingBuf<MapData>>,
 }
 
 impl Maps {
@@ -162,18 +173,20 @@ impl Maps {
     /// See [`MapError`].
     pub(super) fn take(ebpf: &mut Ebpf, slots: u32) -> Result<Self, MapError> {
         let mut map = |name| ebpf.take_map(name).ok_or(MapError::Layout(name));
+        let heartbeat = map(name::HEARTBEAT)?;
         Ok(Self {
+            heartbeat: mapped(&heartbeat, name::HEARTBEAT, 1)?,
             reader: MapReader {
                 sessions: HashMap::try_from(map(name::SESSIONS)?)?,
                 peers: HashMap::try_from(map(name::PEERS)?)?,
                 locals: HashMap::try_from(map(name::LOCALS)?)?,
                 counters: PerCpuArray::try_from(map(name::COUNTERS)?)?,
+                heartbeat: Array::try_from(heartbeat)?,
             },
             config: mapped(&map(name::CONFIG)?, name::CONFIG, 1)?,
             deadlines: mapped(&map(name::DEADLINES)?, name::DEADLINES, slots)?,
-            heartbeat: mapped(&map(name::HEARTBEAT)?, name::HEARTBEAT, 1)?,
             due: mapped(&map(name::DUE)?, name::DUE, MAX_DUE)?,
-            events: RingBuf::try_from(map(name::EVENTS)?)?,
+            events: Some(RingBuf::try_from(map(name::EVENTS)?)?),
         })
     }
 

@@ -5,6 +5,7 @@
 
 pub mod links;
 pub mod monitor;
+pub mod neighbours;
 pub mod routes;
 
 use std::io;

@@ -1,4 +1,4 @@
-//! What changes in this network namespace: links, IPv4 addresses, IPv4 routes.
+//! What changes in this network namespace: links, IPv4 addresses, IPv4 routes, IPv4 neighbours.
 //!
 //! Open the monitor first and read the state afterwards: then nothing falls between the two. An
 //! event says where to look again; the state is what is read then. Nothing is queued in user space:
@@ -15,6 +15,7 @@ use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
 };
@@ -23,6 +24,7 @@ use rtnetlink::sys::{Socket, protocols::NETLINK_ROUTE};
 use tokio::io::unix::AsyncFd;
 
 use super::links::{self, Address};
+use super::neighbours;
 
 /// Bytes of the socket's buffer; the kernel doubles it for its bookkeeping. An event takes about
 /// 1 KiB there, so that the routes of some ten thousand peers can change at once.
@@ -67,6 +69,15 @@ pub enum Event {
         /// Removed.
         gone: bool,
     },
+    /// An IPv4 neighbour of an Ethernet interface was resolved, or is not any more.
+    Neighbour {
+        /// Index of its interface.
+        ifindex: u32,
+        /// Its address.
+        address: Ipv4Addr,
+        /// Its Ethernet address, while it is known.
+        mac: Option<[u8; 6]>,
+    },
     /// Events were lost: read everything again.
     Overrun,
 }
@@ -100,6 +111,7 @@ impl Monitor {
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
+            MulticastGroup::Neigh,
         ] {
             socket.add_membership(group as u32)?;
         }
@@ -187,6 +199,8 @@ fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Event> {
                 address: links::address(&message)?,
                 gone: true,
             }),
+            RouteNetlinkMessage::NewNeighbour(message) => neighbour(&message, false),
+            RouteNetlinkMessage::DelNeighbour(message) => neighbour(&message, true),
             RouteNetlinkMessage::NewRoute(message) => route(&message, false),
             RouteNetlinkMessage::DelRoute(message) => route(&message, true),
             _ => None,
@@ -208,6 +222,15 @@ fn link(message: &LinkMessage, gone: bool) -> Option<Event> {
         name: interface.name,
         up: interface.up,
         gone,
+    })
+}
+
+fn neighbour(message: &NeighbourMessage, gone: bool) -> Option<Event> {
+    let (address, mac) = neighbours::neighbour(message)?;
+    Some(Event::Neighbour {
+        ifindex: message.header.ifindex,
+        address,
+        mac: mac.filter(|_| !gone),
     })
 }
 

@@ -1,0 +1,123 @@
+//! When each session is to be looked at by the transmit program.
+//!
+//! Nothing here is the truth: the program decides whether a session really is due and says when to
+//! ask again. A session asked about too often costs a few hundred nanoseconds each time.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+use dz_common::map::SessionKey;
+
+/// Sessions due within this are looked at together: one wake-up for many.
+const SLACK_NS: u64 = 1_000_000;
+
+/// Due times of sessions.
+#[derive(Debug, Default)]
+pub(super) struct Clock {
+    heap: BinaryHeap<Reverse<(u64, SessionKey)>>,
+    /// The one due time of a session that counts; others in the heap are stale.
+    due: HashMap<SessionKey, u64>,
+}
+
+impl Clock {
+    /// Has a session looked at at `at_ns`, in place of whatever was set for it before.
+    pub(super) fn set(&mut self, key: SessionKey, at_ns: u64) {
+        self.due.insert(key, at_ns);
+        self.heap.push(Reverse((at_ns, key)));
+        // A session set again and again leaves stale entries: keep them a fraction.
+        if self.heap.len() > 64 + 4 * self.due.len() {
+            self.heap = self
+                .due
+                .iter()
+                .map(|(&key, &at_ns)| Reverse((at_ns, key)))
+                .collect();
+        }
+    }
+
+    /// Has a session looked at at `at_ns` at the latest.
+    pub(super) fn set_earlier(&mut self, key: SessionKey, at_ns: u64) {
+        if self.due.get(&key).is_none_or(|&due_ns| at_ns < due_ns) {
+            self.set(key, at_ns);
+        }
+    }
+
+    /// Forgets a session.
+    pub(super) fn forget(&mut self, key: &SessionKey) {
+        self.due.remove(key);
+    }
+
+    /// When somebody is due next.
+    pub(super) fn next_ns(&mut self) -> Option<u64> {
+        while let Some(&Reverse((at_ns, key))) = self.heap.peek() {
+            if self.due.get(&key) == Some(&at_ns) {
+                return Some(at_ns);
+            }
+            self.heap.pop();
+        }
+        None
+    }
+
+    /// Takes up to `most` sessions that are due.
+    pub(super) fn take(&mut self, now_ns: u64, most: usize) -> Vec<SessionKey> {
+        let mut taken = Vec::new();
+        while taken.len() < most {
+            match self.next_ns() {
+                Some(at_ns) if at_ns <= now_ns + SLACK_NS => {}
+                _ => break,
+            }
+            let Some(Reverse((_, key))) = self.heap.pop() else {
+                break;
+            };
+            self.due.remove(&key);
+            taken.push(key);
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(peer: u8) -> SessionKey {
+        SessionKey {
+            ifindex: 1,
+            local: [10, 0, 0, 1],
+            peer: [10, 0, 0, peer],
+        }
+    }
+
+    #[test]
+    fn the_last_time_set_counts() {
+        let mut clock = Clock::default();
+        clock.set(key(1), 10_000_000);
+        clock.set(key(2), 20_000_000);
+        clock.set(key(1), 30_000_000);
+        assert_eq!(clock.next_ns(), Some(20_000_000));
+        assert_eq!(clock.take(20_000_000, 9), [key(2)]);
+        assert_eq!(clock.take(30_000_000, 9), [key(1)]);
+        assert_eq!(clock.next_ns(), None);
+    }
+
+    #[test]
+    fn earlier_only() {
+        let mut clock = Clock::default();
+        clock.set(key(1), 10);
+        clock.set_earlier(key(1), 20);
+        assert_eq!(clock.next_ns(), Some(10));
+        clock.set_earlier(key(1), 5);
+        assert_eq!(clock.next_ns(), Some(5));
+        clock.forget(&key(1));
+        assert_eq!(clock.next_ns(), None);
+    }
+
+    #[test]
+    fn stale_entries_stay_bounded() {
+        let mut clock = Clock::default();
+        for at_ns in 0..100_000 {
+            clock.set(key(1), at_ns);
+        }
+        assert!(clock.heap.len() < 100);
+        assert_eq!(clock.next_ns(), Some(99_999));
+    }
+}

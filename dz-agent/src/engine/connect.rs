@@ -1,0 +1,294 @@
+//! Keeping sessions: check everything, write the peer, insert the session, transmit. The route
+//! follows Up.
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, bail};
+use dz_common::map::{LocalKey, Origin, Peer, PeerKey, SessionEntry, SessionKey, bpf_spin_lock};
+use dz_common::session::{Mode, Session, Timers};
+use tracing::info;
+
+use super::interfaces::Interface;
+use super::reconcile::{ifname, peer_key, route_key};
+use super::{Engine, Live};
+use crate::command::{Connected, PeerSpec, Refusal, RefusalKind};
+use crate::datapath::now_ns;
+
+/// A peer that passed every check.
+struct Checked {
+    key: PeerKey,
+    peer: Peer,
+    /// There already, just so.
+    known: bool,
+}
+
+impl Engine {
+    /// Connects all of the peers or, refused, none.
+    pub(super) fn connect(&mut self, specs: &[PeerSpec]) -> Result<Vec<Connected>, Refusal> {
+        let checked = self.check(specs)?;
+        let mut connected = Vec::with_capacity(checked.len());
+        let mut written: Vec<PeerKey> = Vec::new();
+        for Checked { key, peer, known } in &checked {
+            if !known {
+                let result = self
+                    .datapath
+                    .maps
+                    .set_peer(key, peer)
+                    .map_err(anyhow::Error::from);
+                if result.is_ok() {
+                    self.peers.insert(*key, *peer);
+                    written.push(*key);
+                }
+                if let Err(error) = result.and_then(|()| self.open(key)) {
+                    self.undo(&written);
+                    let fault = format!("peer {}: {error:#}", Ipv4Addr::from(key.peer));
+                    return Err(Refusal::new(RefusalKind::Internal, fault));
+                }
+            }
+            let (interface, local) = (ifname(key).to_owned(), Ipv4Addr::from(peer.local));
+            let peer_address = Ipv4Addr::from(key.peer);
+            info!(interface, %local, peer = %peer_address, known, "connected");
+            let warnings = warnings(&peer.timers);
+            connected.push(Connected {
+                interface,
+                local,
+                peer: peer_address,
+                warnings,
+            });
+        }
+        self.tick();
+        Ok(connected)
+    }
+
+    fn undo(&mut self, written: &[PeerKey]) {
+        for key in written {
+            let (reply, _) = tokio::sync::oneshot::channel();
+            let interface = Some(ifname(key).to_owned());
+            let peers = vec![key.peer.into()];
+            self.disconnect(&crate::command::Selector::Peers { interface, peers }, reply);
+        }
+    }
+
+    /// Inserts the session of a peer, in Down, to be transmitted at once.
+    pub(super) fn open(&mut self, key: &PeerKey) -> anyhow::Result<()> {
+        let peer = *self.peers.get(key).context("no such peer")?;
+        let interface = self
+            .interfaces
+            .iter()
+            .find(|interface| interface.name == ifname(key));
+        let interface = interface.context("its interface is not served")?;
+        let ifindex = interface.ifindex().context("its interface is not there")?;
+        let session_key = SessionKey {
+            ifindex,
+            local: peer.local,
+            peer: key.peer,
+        };
+        if self.owners.contains_key(&route_key(&session_key)) {
+            bail!("an earlier session with it is still being closed");
+        }
+        let (local, address) = (Ipv4Addr::from(peer.local), Ipv4Addr::from(key.peer));
+        let discr = self
+            .identity
+            .discriminator(&interface.name, local, address)
+            .get();
+        let block = self.blocks.of(&LocalKey {
+            ifindex,
+            addr: peer.local,
+        });
+        let name = interface.name.as_str().into();
+        self.slots.settle();
+        let slot = self.slots.take().context("no room for another session")?;
+        let generation = self.next_generation;
+        self.next_generation = self.next_generation.wrapping_add(1).max(1);
+        let now_ns = now_ns();
+        let entry = SessionEntry {
+            lock: bpf_spin_lock { val: 0 },
+            slot,
+            generation,
+            block,
+            key: session_key,
+            // Any non-zero seed: spread is all that jitter needs.
+            random: (discr ^ generation.rotate_left(16) ^ now_ns as u32) | 1,
+            received: 0,
+            answered: 0,
+            originated: 0,
+            last_seen_ns: 0,
+            session: Session::new(peer.timers, discr, now_ns),
+        };
+        self.datapath
+            .maps
+            .prepare_slot(slot, session_key, generation);
+        if let Err(error) = self.datapath.maps.insert_session(&entry) {
+            self.slots.release(slot);
+            return Err(error.into());
+        }
+        let next_hop = self.next_hop(ifindex, key.peer, Some(&peer));
+        self.sessions.insert(
+            session_key,
+            Live {
+                generation,
+                slot,
+                interface: name,
+                next_hop,
+            },
+        );
+        self.owners.insert(route_key(&session_key), session_key);
+        self.clock.set(session_key, now_ns);
+        if peer.timers.mode == Mode::Passive {
+            self.follow(route_key(&session_key));
+        }
+        Ok(())
+    }
+
+    /// Checks everything before anything is changed; a refusal lists every fault.
+    fn check(&self, specs: &[PeerSpec]) -> Result<Vec<Checked>, Refusal> {
+        let mut kind = RefusalKind::Invalid;
+        let mut faults = Vec::new();
+        let mut checked = Vec::new();
+        let mut named = HashSet::new();
+        for spec in specs {
+            let own = spec.faults();
+            if !own.is_empty() {
+                faults.extend(own);
+                continue;
+            }
+            match self.check_one(spec) {
+                Ok(one) if !named.insert(one.key) => {
+                    faults.push(format!("peer {}: named twice", spec.peer));
+                }
+                Ok(one) => checked.push(one),
+                Err(refusal) => {
+                    kind = refusal.kind;
+                    faults.extend(refusal.faults);
+                }
+            }
+        }
+        let new = checked.iter().filter(|one| !one.known).count();
+        if faults.is_empty() && new > self.slots.room() {
+            kind = RefusalKind::Capacity;
+            faults.push(format!(
+                "{new} new sessions, room for {} of {}: raise --max-sessions",
+                self.slots.room(),
+                self.datapath.slots()
+            ));
+        }
+        if faults.is_empty() {
+            Ok(checked)
+        } else {
+            Err(Refusal { kind, faults })
+        }
+    }
+
+    fn check_one(&self, spec: &PeerSpec) -> Result<Checked, Refusal> {
+        let refuse = |kind, text: String| Refusal::new(kind, format!("peer {}: {text}", spec.peer));
+        let holds = |i: &&Interface| i.locals().any(|local| local == spec.local);
+        let interface = match &spec.interface {
+            Some(name) => {
+                let found = self
+                    .interfaces
+                    .iter()
+                    .find(|interface| interface.name == *name);
+                found.ok_or_else(|| {
+                    refuse(
+                        RefusalKind::NotFound,
+                        format!("{name} is not served by this agent"),
+                    )
+                })?
+            }
+            None => {
+                let mut found = self.interfaces.iter().filter(holds);
+                let first = found.next().or_else(|| {
+                    self.interfaces
+                        .first()
+                        .filter(|_| self.interfaces.len() == 1)
+                });
+                if found.next().is_some() {
+                    let text = format!("several interfaces hold {}: name one", spec.local);
+                    return Err(refuse(RefusalKind::Invalid, text));
+                }
+                first.ok_or_else(|| {
+                    refuse(
+                        RefusalKind::NotFound,
+                        format!("no interface holds {}", spec.local),
+                    )
+                })?
+            }
+        };
+        let name = &interface.name;
+        if let Some(reason) = interface.unavailable() {
+            return Err(refuse(
+                RefusalKind::Unavailable,
+                format!("{name}: {reason}"),
+            ));
+        }
+        if !holds(&interface) {
+            let text = format!("{} is not an address of {name}", spec.local);
+            return Err(refuse(RefusalKind::NotFound, text));
+        }
+        let peer = Peer {
+            local: spec.local.octets(),
+            via: spec.via.map_or([0; 4], |via| via.octets()),
+            timers: self.timers(spec),
+            origin: Origin::Api,
+            reserved: [0; 3],
+        };
+        let key = peer_key(name, spec.peer);
+        match self.peers.get(&key) {
+            Some(known) if *known == peer => Ok(Checked {
+                key,
+                peer,
+                known: true,
+            }),
+            Some(known) => {
+                let local = Ipv4Addr::from(known.local);
+                let text = format!(
+                    "connected already on {name} from {local} with other settings: disconnect it first"
+                );
+                Err(refuse(RefusalKind::Conflict, text))
+            }
+            None => Ok(Checked {
+                key,
+                peer,
+                known: false,
+            }),
+        }
+    }
+
+    fn timers(&self, spec: &PeerSpec) -> Timers {
+        let mut timers = self.options.timers();
+        if let Some(us) = spec.tx_interval_us {
+            timers.desired_min_tx_us = timers.clamp(us);
+        }
+        if let Some(us) = spec.rx_interval_us {
+            timers.required_min_rx_us = timers.clamp(us);
+        }
+        if let Some(detect_mult) = spec.detect_mult {
+            timers.detect_mult = detect_mult;
+        }
+        if spec.passive == Some(true) {
+            timers.mode = Mode::Passive;
+        }
+        timers
+    }
+}
+
+/// What the user should know about a peer's intervals: while our clock stands still, answers keep
+/// the session up only as long as the peer sends often enough.
+fn warnings(timers: &Timers) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if timers.detect_mult < 2 {
+        warnings.push(
+            "multiplier 1: one late packet takes the session down, a restart of the agent or of \
+             the peer's client, too"
+                .to_owned(),
+        );
+    } else if u64::from(timers.desired_min_tx_us) * 11
+        >= u64::from(timers.required_min_rx_us) * u64::from(timers.detect_mult) * 10
+    {
+        warnings.push(
+            "we send too rarely for a peer with these settings to keep the session up".to_owned(),
+        );
+    }
+    warnings
+}

@@ -1,0 +1,94 @@
+//! State changes, as the kernel reports them.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::Ordering;
+
+use aya::maps::{MapData, RingBuf};
+use dz_common::map::Event;
+use dz_common::packet::State;
+use tracing::{info, warn};
+use zerocopy::TryFromBytes;
+
+use super::Engine;
+use super::reconcile::route_key;
+use crate::datapath::{MapError, now_ns};
+
+/// Events handled before the loop looks at anything else.
+const AT_ONCE: usize = 1_024;
+
+impl Engine {
+    /// Handles what is in the ring; returns whether there may be more.
+    pub(super) fn drain(&mut self, ring: &mut RingBuf<MapData>) -> bool {
+        for _ in 0..AT_ONCE {
+            let Some(item) = ring.next() else {
+                return false;
+            };
+            let event = Event::try_read_from_bytes(&item).ok();
+            drop(item);
+            self.events_read += 1;
+            match event {
+                Some(event) => self.state_changed(&event),
+                None => warn!("dz_events: an event that this version cannot read"),
+            }
+        }
+        true
+    }
+
+    fn state_changed(&mut self, event: &Event) {
+        let Some(live) = self.sessions.get(&event.key) else {
+            return;
+        };
+        if live.generation != event.generation {
+            return;
+        }
+        let (local, peer) = (
+            Ipv4Addr::from(event.key.local),
+            Ipv4Addr::from(event.key.peer),
+        );
+        let (from, to) = (event.from.name(), event.to.name());
+        let interface = &*live.interface;
+        if event.to == State::Down {
+            info!(interface, %local, %peer, from, to, reason = event.reason.name(), "session");
+        } else {
+            info!(interface, %local, %peer, from, to, "session");
+        }
+        if event.to != State::AdminDown {
+            // A state that no answer has told the peer is told by the clock.
+            self.clock.set_earlier(event.key, now_ns());
+        }
+        let route = route_key(&event.key);
+        self.jobs.converging(route, event);
+        if event.from == State::Up || event.to == State::Up {
+            self.follow(route);
+        }
+    }
+
+    /// Compares what the kernel says it emitted with what arrived, the last event included.
+    /// Returns whether something is missing, so that everything must be read.
+    pub(super) fn events_missing(&mut self, ring: &mut RingBuf<MapData>) -> bool {
+        while self.drain(ring) {}
+        let Ok((emitted, lost)) = self.events_emitted() else {
+            return true;
+        };
+        // Emitted between the two looks: they are there to be read.
+        while self.drain(ring) {}
+        let unread = (emitted - lost).saturating_sub(self.events_before + self.events_read);
+        let missing = unread > 0 || lost > self.events_lost;
+        if missing {
+            warn!(unread, lost, "events lost: reading everything instead");
+            self.events_read += unread;
+            self.events_lost = lost;
+            self.shared.events_lost.store(lost, Ordering::Relaxed);
+        }
+        missing
+    }
+
+    /// Events that the kernel programs tried to emit, and those that found no room.
+    pub(super) fn events_emitted(&self) -> Result<(u64, u64), MapError> {
+        let counters = self.datapath.maps.reader().counters(0)?;
+        Ok((
+            counters.event_emitted + counters.event_lost,
+            counters.event_lost,
+        ))
+    }
+}

@@ -1,0 +1,148 @@
+//! API and metrics, on a thread of their own: a scrape of 100,000 sessions delays no event.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::info;
+
+use super::Inspector;
+use crate::api::{ApiListener, MetricsListener, api_router, metrics_router, serve};
+use crate::command::Command;
+use crate::error::{ExitCode, FailWith, Failure};
+use crate::metrics::{Exporter, Recorded};
+
+/// What it takes to serve.
+struct Kitchen {
+    inspector: Inspector,
+    commands: mpsc::Sender<Command>,
+    recorded: Recorded,
+    per_peer: bool,
+}
+
+/// The thread, with its sockets bound.
+pub(super) struct Front {
+    start: oneshot::Sender<Kitchen>,
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+/// The thread, serving.
+pub(super) struct Serving {
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+impl Front {
+    /// Binds the sockets, before anything in the kernel is touched.
+    ///
+    /// # Errors
+    /// [`ExitCode::Busy`] if another agent has one of them.
+    pub(super) fn bind(socket: &Path, metrics: Option<SocketAddr>) -> Result<Self, Failure> {
+        let (start, kitchen) = oneshot::channel();
+        let (stop, stopped) = watch::channel(false);
+        let (bound, outcome) = std::sync::mpsc::channel();
+        let socket = socket.to_owned();
+        let thread = thread::Builder::new()
+            .name("dz-api".to_owned())
+            .spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                match runtime.fail_with(ExitCode::Failure, || "API thread") {
+                    Ok(runtime) => {
+                        runtime.block_on(work(socket, metrics, &bound, kitchen, stopped))
+                    }
+                    // The receiver waits for exactly one message.
+                    Err(failure) => drop(bound.send(Err(failure))),
+                }
+            })
+            .fail_with(ExitCode::Failure, || "API thread")?;
+        let outcome = outcome.recv().fail_with(ExitCode::Failure, || "API thread");
+        outcome??;
+        Ok(Self {
+            start,
+            stop,
+            thread,
+        })
+    }
+
+    /// Starts serving.
+    pub(super) fn serve(
+        self,
+        inspector: Inspector,
+        commands: mpsc::Sender<Command>,
+        recorded: Recorded,
+        per_peer: bool,
+    ) -> Serving {
+        // If the thread is gone there is nobody to serve, and `stop` finds it so.
+        let _ = self.start.send(Kitchen {
+            inspector,
+            commands,
+            recorded,
+            per_peer,
+        });
+        Serving {
+            stop: self.stop,
+            thread: self.thread,
+        }
+    }
+}
+
+impl Serving {
+    /// Lets requests under way end, and removes the socket.
+    pub(super) fn stop(self) {
+        let _ = self.stop.send(true);
+        // A panic there has been reported by the panic hook already.
+        let _ = self.thread.join();
+    }
+}
+
+async fn work(
+    socket: PathBuf,
+    metrics: Option<SocketAddr>,
+    bound: &std::sync::mpsc::Sender<Result<(), Failure>>,
+    kitchen: oneshot::Receiver<Kitchen>,
+    stopped: watch::Receiver<bool>,
+) {
+    let listeners = async {
+        let api = ApiListener::bind(&socket)?;
+        let metrics = match metrics {
+            Some(address) => Some(MetricsListener::bind(address).await?),
+            None => None,
+        };
+        Ok((api, metrics))
+    };
+    let (api, metrics) = match listeners.await {
+        Ok(listeners) => listeners,
+        Err(failure) => {
+            drop(bound.send(Err(failure)));
+            return;
+        }
+    };
+    drop(bound.send(Ok(())));
+    // Dropped without a word: the start failed elsewhere.
+    let Ok(kitchen) = kitchen.await else { return };
+    let inspect = Arc::new(kitchen.inspector);
+    let exporter = Arc::new(Exporter::new(
+        Arc::clone(&inspect),
+        kitchen.recorded,
+        kitchen.per_peer,
+    ));
+    let api_routes = api_router(inspect, kitchen.commands, Arc::clone(&exporter));
+    let metrics = async {
+        let Some(listener) = metrics else { return };
+        if let Ok(address) = listener.address() {
+            info!(%address, "metrics");
+        }
+        serve(listener, metrics_router(exporter), until(stopped.clone())).await;
+    };
+    tokio::join!(serve(api, api_routes, until(stopped.clone())), metrics);
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is a stop as well.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}

@@ -1,0 +1,225 @@
+//! Looking, without disturbing the engine: from the pinned maps and the kernel's routing table.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context;
+use dz_common::map::SessionEntry;
+use dz_common::packet::State;
+use tokio::sync::OnceCell;
+
+use super::reconcile::{RouteKey, peer_key, route_key};
+use super::shared::Shared;
+use crate::cli::RunOptions;
+use crate::datapath::{MapReader, now_ns};
+use crate::net::Netlink;
+use crate::net::routes::{Route, Routes};
+use crate::view::{
+    AgentView, BlockView, Inspect, InterfaceView, RouteState, RouteTotals, SessionView, Snapshot,
+};
+
+/// Reads everything there is to show.
+pub struct Inspector {
+    reader: Arc<MapReader>,
+    netlink: OnceCell<Netlink>,
+    protocol: u8,
+    shared: Arc<Shared>,
+    port: u16,
+    max_sessions: u32,
+}
+
+impl Inspector {
+    pub(super) fn new(
+        reader: Arc<MapReader>,
+        options: &RunOptions,
+        shared: Arc<Shared>,
+        max_sessions: u32,
+    ) -> Self {
+        let (port, protocol) = (options.port, options.route_protocol);
+        Self {
+            reader,
+            netlink: OnceCell::new(),
+            protocol,
+            shared,
+            port,
+            max_sessions,
+        }
+    }
+
+    /// A netlink socket of our own, opened where we run: the engine's is the engine's.
+    async fn routes(&self) -> anyhow::Result<Routes> {
+        let netlink = self
+            .netlink
+            .get_or_try_init(async || Netlink::open())
+            .await?;
+        Ok(Routes::new(netlink.clone(), self.protocol))
+    }
+
+    async fn sessions(
+        &self,
+        names: &HashMap<u32, String>,
+        table: &Routes,
+        routes: &HashMap<RouteKey, Route>,
+        routes_known: bool,
+    ) -> anyhow::Result<Vec<SessionView>> {
+        let peers: HashMap<_, _> = self.reader.peers()?.into_iter().collect();
+        let mut sessions = Vec::new();
+        for entry in self.reader.sessions()? {
+            let interface = name_of(names, entry.key.ifindex);
+            let peer = peers.get(&peer_key(&interface, entry.key.peer.into()));
+            let via = peer
+                .map(|peer| peer.via)
+                .filter(|via| *via != [0; 4])
+                .map(Ipv4Addr::from);
+            let route = match routes.get(&route_key(&entry.key)) {
+                Some(route) => RouteState::Present {
+                    via: route.via,
+                    src: route.src,
+                },
+                None if !routes_known => RouteState::Unknown,
+                None => absent(table, &entry).await,
+            };
+            sessions.push(SessionView {
+                interface,
+                entry,
+                via,
+                route,
+            });
+        }
+        Ok(sessions)
+    }
+
+    fn blocks(&self, names: &HashMap<u32, String>) -> anyhow::Result<Vec<BlockView>> {
+        let none = BlockView {
+            interface: None,
+            local: None,
+            counters: self.reader.counters(0)?,
+        };
+        let mut blocks = vec![none];
+        for (key, block) in self.reader.locals()? {
+            blocks.push(BlockView {
+                interface: Some(name_of(names, key.ifindex)),
+                local: Some(key.addr.into()),
+                counters: self.reader.counters(block)?,
+            });
+        }
+        Ok(blocks)
+    }
+
+    fn totals(
+        &self,
+        interfaces: &[InterfaceView],
+        names: &HashMap<u32, String>,
+        routes: &HashMap<RouteKey, Route>,
+    ) -> Vec<RouteTotals> {
+        let mut totals: BTreeMap<(String, Ipv4Addr), RouteTotals> = BTreeMap::new();
+        let blank = |interface: &str, local| RouteTotals {
+            interface: interface.to_owned(),
+            local,
+            installs: 0,
+            withdraws: 0,
+            install_failures: 0,
+            uninstall_failures: 0,
+            installed: 0,
+        };
+        for interface in interfaces {
+            for &local in &interface.locals {
+                let key = (interface.name.clone(), local);
+                totals.insert(key, blank(&interface.name, local));
+            }
+        }
+        for ((interface, local), counts) in self.shared.counts().iter() {
+            let row = totals
+                .entry((interface.clone(), *local))
+                .or_insert_with(|| blank(interface, *local));
+            row.installs = counts.installs;
+            row.withdraws = counts.withdraws;
+            row.install_failures = counts.install_failures;
+            row.uninstall_failures = counts.uninstall_failures;
+        }
+        for route in routes.values() {
+            let (Some(name), Some(src)) = (names.get(&route.ifindex), route.src) else {
+                continue;
+            };
+            let row = totals
+                .entry((name.clone(), src))
+                .or_insert_with(|| blank(name, src));
+            row.installed += 1;
+        }
+        totals.into_values().collect()
+    }
+}
+
+impl Inspect for Inspector {
+    async fn snapshot(&self) -> anyhow::Result<Snapshot> {
+        let interfaces = self.shared.interfaces().clone();
+        let names: HashMap<u32, String> = interfaces
+            .iter()
+            .filter_map(|interface| Some((interface.ifindex?, interface.name.clone())))
+            .collect();
+        // Counters before sessions: a sum of the sessions is then never behind its counter by more
+        // than what came between the two.
+        let blocks = self.blocks(&names).context("reading the counters")?;
+        let table = self.routes().await.context("netlink")?;
+        let listed = table.list(None).await;
+        let routes_known = listed.is_ok();
+        let routes: HashMap<_, _> = listed
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|route| names.contains_key(&route.ifindex))
+            .map(|route| {
+                (
+                    RouteKey {
+                        ifindex: route.ifindex,
+                        dst: route.dst,
+                    },
+                    route,
+                )
+            })
+            .collect();
+        let sessions = self
+            .sessions(&names, &table, &routes, routes_known)
+            .await
+            .context("reading the sessions")?;
+        let taken_at_ns = now_ns();
+        let beat_ns = self.reader.heartbeat().context("reading the heartbeat")?;
+        Ok(Snapshot {
+            taken_at_ns,
+            routes: self.totals(&interfaces, &names, &routes),
+            interfaces,
+            sessions,
+            blocks,
+            agent: AgentView {
+                heartbeat_age_ns: taken_at_ns.saturating_sub(beat_ns),
+                events_lost: self.shared.events_lost.load(Ordering::Relaxed),
+                started_at: self.shared.started_at,
+                pid: std::process::id(),
+                port: self.port,
+                max_sessions: self.max_sessions,
+            },
+        })
+    }
+}
+
+/// No route of ours. Where there should be one, somebody else's may be in its place.
+async fn absent(table: &Routes, entry: &SessionEntry) -> RouteState {
+    if entry.session.state != State::Up {
+        return RouteState::Absent;
+    }
+    match table.foreign(entry.key.peer.into()).await {
+        Ok(None) => RouteState::Absent,
+        Ok(Some(foreign)) => RouteState::Foreign {
+            protocol: foreign.protocol,
+        },
+        Err(_) => RouteState::Unknown,
+    }
+}
+
+fn name_of(names: &HashMap<u32, String>, ifindex: u32) -> String {
+    names
+        .get(&ifindex)
+        .cloned()
+        .unwrap_or_else(|| format!("#{ifindex}"))
+}

@@ -1,0 +1,297 @@
+//! The interfaces served: waiting for them, attaching, following their addresses.
+
+use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
+
+use dz_common::ingress::Link;
+use dz_common::map::LocalKey;
+use tracing::{info, warn};
+
+use super::Engine;
+use super::reconcile::Carrier;
+use crate::cli::UnknownPeers;
+use crate::datapath::{Attachment, MapReader};
+use crate::error::{ExitCode, FailWith, Failure};
+use crate::lock::InterfaceLock;
+use crate::net::links::{self, Address};
+use crate::port::PortGuard;
+use crate::view::InterfaceView;
+
+/// Blocks of counters, block 0 included.
+const BLOCKS: u32 = 256;
+
+/// An interface that we serve or wait for.
+pub(super) struct Interface {
+    pub(super) name: String,
+    /// Held for the life of the agent, before the interface exists.
+    _lock: InterfaceLock,
+    /// Why it is not served at present.
+    waiting: Option<String>,
+    present: Option<Present>,
+}
+
+/// An interface that exists, with our programs on it.
+struct Present {
+    ifindex: u32,
+    link: Link,
+    mac: Option<[u8; 6]>,
+    up: bool,
+    locals: Vec<Address>,
+    attachment: Attachment,
+    /// None where packets of unknown peers are left to somebody else's socket.
+    _port: Option<PortGuard>,
+}
+
+impl Interface {
+    /// Takes the interface's name for ourselves.
+    pub(super) fn new(name: &str) -> Result<Self, Failure> {
+        let lock = InterfaceLock::acquire(name).map_err(Failure::from)?;
+        let waiting = Some("does not exist yet".to_owned());
+        Ok(Self {
+            name: name.to_owned(),
+            _lock: lock,
+            waiting,
+            present: None,
+        })
+    }
+
+    pub(super) fn ifindex(&self) -> Option<u32> {
+        self.present.as_ref().map(|present| present.ifindex)
+    }
+
+    pub(super) fn link(&self) -> Option<Link> {
+        self.present.as_ref().map(|present| present.link)
+    }
+
+    pub(super) fn mac(&self) -> Option<[u8; 6]> {
+        self.present.as_ref()?.mac
+    }
+
+    pub(super) fn locals(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.present
+            .iter()
+            .flat_map(|present| present.locals.iter().map(|address| address.local))
+    }
+
+    /// Why no session can run over it now.
+    pub(super) fn unavailable(&self) -> Option<String> {
+        match &self.present {
+            None => Some(
+                self.waiting
+                    .clone()
+                    .unwrap_or_else(|| "not there".to_owned()),
+            ),
+            Some(present) if !present.up => Some("is down: bring it up".to_owned()),
+            Some(_) => None,
+        }
+    }
+
+    fn view(&self) -> InterfaceView {
+        InterfaceView {
+            name: self.name.clone(),
+            ifindex: self.ifindex(),
+            attach: self
+                .present
+                .as_ref()
+                .map(|present| present.attachment.mode.to_string()),
+            locals: self.locals().collect(),
+            waiting: self.unavailable(),
+        }
+    }
+}
+
+/// Which local address has which block of counters. An address keeps its block while it is gone, so
+/// that its counters go on when it comes back.
+#[derive(Debug, Default)]
+pub(super) struct Blocks {
+    blocks: HashMap<LocalKey, u32>,
+}
+
+impl Blocks {
+    pub(super) fn new(reader: &MapReader) -> Result<Self, crate::datapath::MapError> {
+        Ok(Self {
+            blocks: reader.locals()?.into_iter().collect(),
+        })
+    }
+
+    /// The block of an address; 0, which is shared, if there is none left.
+    pub(super) fn of(&mut self, key: &LocalKey) -> u32 {
+        if let Some(block) = self.blocks.get(key) {
+            return *block;
+        }
+        let used: HashSet<_> = self.blocks.values().copied().collect();
+        let Some(block) = (1..BLOCKS).find(|block| !used.contains(block)) else {
+            return 0;
+        };
+        self.blocks.insert(*key, block);
+        block
+    }
+}
+
+impl Engine {
+    /// Looks at every interface again and follows what changed. What goes wrong is logged and
+    /// shown; the next look tries again.
+    pub(super) async fn refresh_interfaces(&mut self) {
+        for index in 0..self.interfaces.len() {
+            if let Err(failure) = self.refresh_interface(index).await {
+                let interface = &mut self.interfaces[index];
+                let reason = failure.to_string();
+                if interface.waiting.as_ref() != Some(&reason) {
+                    warn!(interface = interface.name, %reason, "interface not served");
+                    interface.waiting = Some(reason);
+                }
+            }
+        }
+        *self.shared.interfaces() = self.interfaces.iter().map(Interface::view).collect();
+    }
+
+    /// Looks at one interface.
+    ///
+    /// # Errors
+    /// [`ExitCode::Interface`] if it exists and cannot be served, [`ExitCode::Busy`] if somebody
+    /// else has our port there.
+    pub(super) async fn refresh_interface(&mut self, index: usize) -> Result<(), Failure> {
+        let name = self.interfaces[index].name.clone();
+        let asked = || format!("interface {name}");
+        let found = links::by_name(&self.netlink, &name)
+            .await
+            .fail_with(ExitCode::Failure, asked)?;
+        let old = self.interfaces[index].ifindex();
+        if old.is_some() && found.as_ref().map(|found| found.ifindex) != old {
+            self.interface_gone(index);
+        }
+        let Some(found) = found else { return Ok(()) };
+        let locals = links::addresses(&self.netlink, found.ifindex)
+            .await
+            .fail_with(ExitCode::Failure, asked)?;
+        if self.interfaces[index].present.is_none() {
+            let present = self.attach(&name, &found)?;
+            self.interfaces[index].present = Some(present);
+            self.interfaces[index].waiting = None;
+        }
+        let Some(present) = &mut self.interfaces[index].present else {
+            return Ok(());
+        };
+        if present.up != found.up {
+            info!(interface = name, up = found.up, "interface");
+        }
+        present.up = found.up;
+        present.mac = found.mac;
+        let before: HashSet<_> = present.locals.iter().map(|address| address.local).collect();
+        let after: HashSet<_> = locals.iter().map(|address| address.local).collect();
+        present.locals = locals;
+        for local in after.difference(&before) {
+            self.local_came(
+                &name,
+                LocalKey {
+                    ifindex: found.ifindex,
+                    addr: local.octets(),
+                },
+            );
+        }
+        for local in before.difference(&after) {
+            self.local_went(
+                &name,
+                LocalKey {
+                    ifindex: found.ifindex,
+                    addr: local.octets(),
+                },
+            );
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, name: &str, found: &links::Interface) -> Result<Present, Failure> {
+        let link = found
+            .link
+            .clone()
+            .fail_with(ExitCode::Interface, || format!("interface {name}"))?;
+        let port = match self.options.unknown {
+            UnknownPeers::Drop => {
+                Some(PortGuard::bind(name, self.options.port).map_err(Failure::from)?)
+            }
+            UnknownPeers::Pass => None,
+        };
+        let attachment = self.datapath.attach(name, link, self.options.attach)?;
+        Ok(Present {
+            ifindex: found.ifindex,
+            link,
+            mac: found.mac,
+            up: found.up,
+            locals: Vec::new(),
+            attachment,
+            _port: port,
+        })
+    }
+
+    fn interface_gone(&mut self, index: usize) {
+        let interface = &mut self.interfaces[index];
+        let name = interface.name.clone();
+        interface.waiting = Some("is gone".to_owned());
+        let Some(present) = interface.present.take() else {
+            return;
+        };
+        warn!(
+            interface = name,
+            ifindex = present.ifindex,
+            "interface gone"
+        );
+        if let Err(error) = present.attachment.detach() {
+            warn!(interface = name, %error, "pin of its link not removed");
+        }
+        for address in present.locals {
+            let addr = address.local.octets();
+            self.local_went(
+                &name,
+                LocalKey {
+                    ifindex: present.ifindex,
+                    addr,
+                },
+            );
+        }
+    }
+
+    fn local_came(&mut self, interface: &str, key: LocalKey) {
+        let block = self.blocks.of(&key);
+        if block == 0 {
+            warn!(interface, "no block of counters left: counted in block 0");
+        }
+        if let Err(error) = self.datapath.maps.set_local(&key, block) {
+            warn!(interface, local = %Ipv4Addr::from(key.addr), %error, "address not noted");
+        }
+    }
+
+    fn local_went(&mut self, interface: &str, key: LocalKey) {
+        info!(interface, local = %Ipv4Addr::from(key.addr), "address gone");
+        if let Err(error) = self.datapath.maps.delete_local(&key) {
+            warn!(interface, local = %Ipv4Addr::from(key.addr), %error, "address not forgotten");
+        }
+    }
+
+    /// Takes our programs off every interface.
+    pub(super) fn detach_all(&mut self) {
+        for interface in &mut self.interfaces {
+            if let Some(present) = interface.present.take()
+                && let Err(error) = present.attachment.detach()
+            {
+                warn!(interface = interface.name, %error, "programs not detached");
+            }
+        }
+    }
+
+    /// The interfaces that sessions can run over at present.
+    pub(super) fn carriers(&self) -> HashMap<String, Carrier> {
+        let carrier = |interface: &Interface| {
+            let present = interface.present.as_ref().filter(|present| present.up)?;
+            let locals = interface.locals().collect();
+            Some((
+                interface.name.clone(),
+                Carrier {
+                    ifindex: present.ifindex,
+                    locals,
+                },
+            ))
+        };
+        self.interfaces.iter().filter_map(carrier).collect()
+    }
+}

@@ -1,0 +1,182 @@
+//! The loop that carries out what should be: peers → sessions → routes.
+//!
+//! One task owns everything that changes; it is driven by state changes from the kernel, by
+//! netlink notifications, by requests of the API, by the clock, and by a full check every ten
+//! seconds that needs none of these to have arrived. It holds nothing that it could not read back.
+
+mod clock;
+mod close;
+mod connect;
+mod events;
+mod front;
+mod inspect;
+mod interfaces;
+mod reconcile;
+mod routes;
+mod run;
+mod shared;
+mod slots;
+mod transmit;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dz_common::map::{Peer, PeerKey, SessionEntry, SessionKey};
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use crate::cli::RunOptions;
+use crate::datapath::{Datapath, now_ns};
+use crate::identity::Identity;
+use crate::net::Netlink;
+use crate::net::routes::Routes;
+use clock::Clock;
+use close::Closing;
+use interfaces::{Blocks, Interface};
+use reconcile::{Facts, Op, RouteKey};
+use routes::RouteJobs;
+use shared::Shared;
+use slots::Slots;
+
+pub use inspect::Inspector;
+pub use run::run;
+
+/// How often everything is read and compared, whatever notifications came or did not come.
+const FULL_CHECK: Duration = Duration::from_secs(10);
+
+/// A session as the agent needs it at hand; all of it is also in its map entry.
+#[derive(Clone, Debug)]
+struct Live {
+    generation: u32,
+    slot: u32,
+    interface: Arc<str>,
+    /// Where frames to the peer go, on Ethernet.
+    next_hop: Option<Ipv4Addr>,
+}
+
+/// A next hop, and its Ethernet address if it is known.
+type Neighbour = (u32, Ipv4Addr, Option<[u8; 6]>);
+
+/// Everything that changes.
+struct Engine {
+    options: RunOptions,
+    datapath: Datapath,
+    netlink: Netlink,
+    routes: Routes,
+    identity: Identity,
+    shared: Arc<Shared>,
+    interfaces: Vec<Interface>,
+    peers: HashMap<PeerKey, Peer>,
+    sessions: HashMap<SessionKey, Live>,
+    /// Which session a route belongs to: one per interface and peer.
+    owners: HashMap<RouteKey, SessionKey>,
+    slots: Slots,
+    blocks: Blocks,
+    clock: Clock,
+    jobs: RouteJobs,
+    closing: HashMap<SessionKey, Closing>,
+    batches: BTreeMap<u64, close::Batch>,
+    /// Ethernet addresses of next hops, by interface.
+    neighbours: HashMap<(u32, Ipv4Addr), [u8; 6]>,
+    /// Sessions that wait for a next hop to be resolved.
+    unresolved: HashMap<(u32, Ipv4Addr), Vec<SessionKey>>,
+    lookups: FuturesUnordered<BoxFuture<'static, Neighbour>>,
+    next_generation: u32,
+    /// Ring events read, and the kernel's count of those emitted before we began.
+    events_read: u64,
+    events_before: u64,
+    events_lost: u64,
+    /// When to look at everything ahead of time.
+    check_at: Option<Instant>,
+}
+
+impl Engine {
+    /// Reads everything and carries out what is missing.
+    async fn full_check(&mut self) {
+        match self.read_and_decide().await {
+            Ok(ops) => {
+                if !ops.is_empty() {
+                    debug!(steps = ops.len(), "full check");
+                }
+                // Room first, so that what is opened finds it.
+                for op in ops.iter().filter(|op| matches!(op, Op::Close { .. })) {
+                    self.carry_out(*op);
+                }
+                for op in ops.iter().filter(|op| !matches!(op, Op::Close { .. })) {
+                    self.carry_out(*op);
+                }
+            }
+            Err(error) => warn!(%error, "full check failed; it is repeated"),
+        }
+    }
+
+    async fn read_and_decide(&mut self) -> anyhow::Result<Vec<Op>> {
+        self.refresh_interfaces().await;
+        self.peers = self.datapath.maps.reader().peers()?.into_iter().collect();
+        let sessions = self.datapath.maps.reader().sessions()?;
+        let routes = self.routes.list(None).await?;
+        let carriers = self.carriers();
+        for entry in &sessions {
+            self.adopt(entry);
+        }
+        Ok(reconcile::decide(&Facts {
+            peers: &self.peers,
+            carriers: &carriers,
+            sessions: &sessions,
+            routes: &routes,
+        }))
+    }
+
+    /// Takes note of a session that the map has and we do not know: that of an earlier agent.
+    fn adopt(&mut self, entry: &SessionEntry) {
+        if self.sessions.contains_key(&entry.key) {
+            return;
+        }
+        let interface = self.interface_name(entry.key.ifindex);
+        let key = reconcile::peer_key(&interface, entry.key.peer.into());
+        let next_hop = self.next_hop(entry.key.ifindex, entry.key.peer, self.peers.get(&key));
+        let live = Live {
+            generation: entry.generation,
+            slot: entry.slot,
+            interface: interface.into(),
+            next_hop,
+        };
+        self.sessions.insert(entry.key, live);
+        self.owners
+            .insert(reconcile::route_key(&entry.key), entry.key);
+        self.clock.set(entry.key, now_ns());
+    }
+
+    fn carry_out(&mut self, op: Op) {
+        match op {
+            Op::Open(key) => {
+                if let Err(error) = self.open(&key) {
+                    warn!(peer = %Ipv4Addr::from(key.peer), %error, "session not opened; retried");
+                }
+            }
+            Op::Close { key, announce } => self.close(key, announce),
+            Op::Follow(key) => self.follow(key),
+        }
+    }
+
+    fn peer_of(&self, key: RouteKey) -> Option<&Peer> {
+        let interface = self
+            .interfaces
+            .iter()
+            .find(|i| i.ifindex() == Some(key.ifindex))?;
+        self.peers
+            .get(&reconcile::peer_key(&interface.name, key.dst))
+    }
+
+    fn interface_name(&self, ifindex: u32) -> String {
+        let found = self
+            .interfaces
+            .iter()
+            .find(|i| i.ifindex() == Some(ifindex));
+        found.map_or_else(|| format!("#{ifindex}"), |interface| interface.name.clone())
+    }
+}

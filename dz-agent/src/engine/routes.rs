@@ -1,0 +1,238 @@
+//! Carrying out route changes: one at a time per destination, the latest wanted state wins, a
+//! failure is retried with back-off. A slow netlink socket delays nothing else.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use dz_common::map::Event;
+use dz_common::packet::State;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tracing::{info, warn};
+
+use super::Engine;
+use super::reconcile::{RouteKey, Wanted, wanted_route};
+use crate::datapath::now_ns;
+use crate::net::routes::{Added, Deleted, RouteError};
+
+/// First pause after a failure; it doubles until it reaches the longest.
+const FIRST_RETRY_NS: u64 = 100_000_000;
+const LONGEST_RETRY_NS: u64 = 5_000_000_000;
+
+/// What was done.
+#[derive(Debug)]
+pub(super) enum Step {
+    Install(Result<Added, RouteError>),
+    Withdraw(Result<Deleted, RouteError>),
+}
+
+/// A change that the kernel has acknowledged or refused.
+pub(super) type Finished = (RouteKey, Step);
+
+/// A destination with something going on.
+#[derive(Debug, Default)]
+struct Job {
+    running: bool,
+    /// Something changed while it was running.
+    again: bool,
+    failures: u32,
+    /// The state change that is being followed: to Up or away from it, and since when, ns.
+    converging: Option<(bool, u64)>,
+}
+
+/// Every destination with something going on.
+#[derive(Default)]
+pub(super) struct RouteJobs {
+    jobs: HashMap<RouteKey, Job>,
+    pub(super) running: FuturesUnordered<BoxFuture<'static, Finished>>,
+    retries: BTreeSet<(u64, RouteKey)>,
+}
+
+impl RouteJobs {
+    /// Notes where the convergence of a route starts.
+    pub(super) fn converging(&mut self, key: RouteKey, event: &Event) {
+        if event.to == State::Up || event.from == State::Up {
+            let up = event.to == State::Up;
+            self.jobs.entry(key).or_default().converging = Some((up, event.since_ns));
+        }
+    }
+
+    /// When something is to be tried again.
+    pub(super) fn next_retry_ns(&self) -> Option<u64> {
+        self.retries.first().map(|(at_ns, _)| *at_ns)
+    }
+
+    fn due_retry(&mut self, now_ns: u64) -> Option<RouteKey> {
+        let &(at_ns, key) = self.retries.first()?;
+        if at_ns > now_ns {
+            return None;
+        }
+        self.retries.pop_first();
+        Some(key)
+    }
+}
+
+impl Engine {
+    /// Makes a route what it should be.
+    pub(super) fn follow(&mut self, key: RouteKey) {
+        let wanted = self.wanted(key);
+        let job = self.jobs.jobs.entry(key).or_default();
+        if job.running {
+            job.again = true;
+            return;
+        }
+        let routes = self.routes.clone();
+        match wanted {
+            Wanted::AsIs => self.converged(key),
+            Wanted::Present(route) => {
+                job.running = true;
+                self.jobs.running.push(Box::pin(async move {
+                    (key, Step::Install(routes.add(&route).await))
+                }));
+            }
+            Wanted::Absent => {
+                job.running = true;
+                self.jobs.running.push(Box::pin(async move {
+                    (
+                        key,
+                        Step::Withdraw(routes.delete(key.dst, key.ifindex).await),
+                    )
+                }));
+            }
+        }
+    }
+
+    /// What a route should be, by what the kernel has now.
+    fn wanted(&self, key: RouteKey) -> Wanted {
+        let Some(owner) = self
+            .owners
+            .get(&key)
+            .filter(|owner| !self.closing.contains_key(*owner))
+        else {
+            return Wanted::Absent;
+        };
+        let Some(peer) = self.peer_of(key).filter(|peer| peer.local == owner.local) else {
+            return Wanted::Absent;
+        };
+        match self.datapath.maps.reader().session(owner) {
+            Ok(Some(entry)) if entry.session.state != State::AdminDown => {
+                wanted_route(&entry, peer)
+            }
+            Ok(_) => Wanted::Absent,
+            Err(error) => {
+                warn!(%error, "session not read; its route is looked at again");
+                Wanted::AsIs
+            }
+        }
+    }
+
+    /// The kernel has answered.
+    pub(super) fn route_done(&mut self, (key, step): Finished) {
+        let (interface, local) = self.route_labels(key);
+        let dst = key.dst;
+        let shared = std::sync::Arc::clone(&self.shared);
+        let count = |what: fn(&mut super::shared::RouteCounts)| {
+            if let Some(local) = local {
+                shared.count(&interface, local, what);
+            }
+        };
+        let result = match step {
+            Step::Install(Ok(added)) => {
+                if added != Added::AlreadyThere {
+                    info!(interface, %dst, "route installed");
+                    count(|counts| counts.installs += 1);
+                }
+                Ok(false)
+            }
+            Step::Withdraw(Ok(deleted)) => {
+                if deleted == Deleted::Deleted {
+                    info!(interface, %dst, "route withdrawn");
+                    count(|counts| counts.withdraws += 1);
+                }
+                Ok(true)
+            }
+            Step::Install(Err(error)) => {
+                count(|counts| counts.install_failures += 1);
+                Err(error)
+            }
+            Step::Withdraw(Err(error)) => {
+                count(|counts| counts.uninstall_failures += 1);
+                Err(error)
+            }
+        };
+        let Some(job) = self.jobs.jobs.get_mut(&key) else {
+            return;
+        };
+        job.running = false;
+        let again = std::mem::take(&mut job.again);
+        match result {
+            Ok(gone) => {
+                job.failures = 0;
+                if again {
+                    self.follow(key);
+                } else {
+                    self.converged(key);
+                }
+                if gone {
+                    self.route_gone(key);
+                }
+            }
+            Err(error) => {
+                job.failures = job.failures.saturating_add(1);
+                let pause_ns = FIRST_RETRY_NS << (job.failures - 1).min(6);
+                let pause_ns = pause_ns.min(LONGEST_RETRY_NS);
+                self.jobs.retries.insert((now_ns() + pause_ns, key));
+                warn!(interface, %error, retry_ms = pause_ns / 1_000_000, "route");
+                self.route_stuck(key, &error);
+            }
+        }
+    }
+
+    /// Somebody changed a route that carries our number. Our own changes come back here, too.
+    pub(super) fn route_changed(&mut self, key: RouteKey, gone: bool) {
+        let right = match self.wanted(key) {
+            Wanted::Present(_) => !gone,
+            Wanted::Absent => gone,
+            Wanted::AsIs => true,
+        };
+        if !right {
+            self.follow(key);
+        }
+    }
+
+    /// Tries again what is due to be tried again.
+    pub(super) fn retry_routes(&mut self) {
+        while let Some(key) = self.jobs.due_retry(now_ns()) {
+            self.follow(key);
+        }
+    }
+
+    /// The route is what it should be: measure how long that took, and forget about it.
+    fn converged(&mut self, key: RouteKey) {
+        let Some(job) = self.jobs.jobs.remove(&key) else {
+            return;
+        };
+        let (interface, local) = self.route_labels(key);
+        if let (Some((up, since_ns)), Some(local)) = (job.converging, local) {
+            let took = Duration::from_nanos(now_ns().saturating_sub(since_ns));
+            if up {
+                self.shared
+                    .recorded
+                    .convergence
+                    .observe_up(&interface, local, took);
+            } else {
+                self.shared
+                    .recorded
+                    .convergence
+                    .observe_down(&interface, local, took);
+            }
+        }
+    }
+
+    /// Interface name, and the local address of the session that the route belongs to.
+    fn route_labels(&self, key: RouteKey) -> (String, Option<Ipv4Addr>) {
+        let local = self.owners.get(&key).map(|owner| owner.local.into());
+        (self.interface_name(key.ifindex), local)
+    }
+}

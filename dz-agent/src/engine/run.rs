@@ -1,0 +1,418 @@
+//! From start to stop.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aya::maps::{MapData, RingBuf};
+use futures_util::StreamExt;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tracing::{error, info, warn};
+
+use super::front::Front;
+use super::interfaces::{Blocks, Interface};
+use super::routes::RouteJobs;
+use super::shared::Shared;
+use super::slots::Slots;
+use super::{Engine, FULL_CHECK, Inspector};
+use crate::cli::RunOptions;
+use crate::cli::UnknownPeers;
+use crate::command::Command;
+use crate::datapath::{Datapath, Settings, check_kernel, now_ns, readable};
+use crate::error::{ExitCode, FailWith, Failure};
+use crate::identity::Identity;
+use crate::lock::PinDirLock;
+use crate::metrics::Recorded;
+use crate::net::Netlink;
+use crate::net::monitor::{Event, Monitor};
+use crate::net::routes::Routes;
+
+/// How often the agent says that it is alive and counts events.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long a withdrawal may take before we give up and say so.
+const WITHDRAWAL: Duration = Duration::from_secs(10);
+/// Changes of links and addresses come in groups: look once for all of them.
+const SETTLE: Duration = Duration::from_millis(5);
+/// Requests waiting for the engine. More wait in their connections.
+const COMMANDS: usize = 64;
+
+/// How the agent was told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// For good: everything of ours goes.
+    Withdraw,
+    /// For a restart: the kernel part goes on.
+    Leave,
+}
+
+/// Runs the agent until a signal stops it.
+///
+/// # Errors
+/// What keeps it from starting, or what it could not take back when it stopped.
+pub async fn run(options: RunOptions, socket: &Path) -> Result<(), Failure> {
+    options.check()?;
+    check_kernel(&options.pin_dir)?;
+    let interfaces = options
+        .interfaces
+        .iter()
+        .map(|name| Interface::new(name))
+        .collect::<Result<Vec<_>, _>>()?;
+    fs::create_dir_all(&options.pin_dir).fail_with(ExitCode::Failure, || {
+        format!("creating {}", options.pin_dir.display())
+    })?;
+    let _lock = PinDirLock::acquire(&options.pin_dir).map_err(Failure::from)?;
+    let identity = Identity::load(&options.state_dir)?;
+    let front = Front::bind(socket, options.metrics_listen.address())?;
+    let fresh = fs::read_dir(&options.pin_dir).is_ok_and(|mut files| files.next().is_none());
+    let mut signals = Signals::new()?;
+
+    let datapath = Datapath::load(&Settings {
+        pin_dir: options.pin_dir.clone(),
+        port: options.port,
+        unknown_pass: options.unknown == UnknownPeers::Pass,
+        max_sessions: options.max_sessions,
+        grace_ns: u64::try_from(options.restart_grace.as_nanos()).unwrap_or(u64::MAX),
+    })
+    .inspect_err(|_| remove_pins(&options.pin_dir, fresh))?;
+    let pin_dir = options.pin_dir.clone();
+    let result = serve(options, datapath, identity, interfaces, front, &mut signals).await;
+    match &result {
+        Ok(Stop::Withdraw) => remove_pins(&pin_dir, true),
+        Ok(Stop::Leave) => info!("stopped; the kernel part goes on for the next start"),
+        Err(_) => remove_pins(&pin_dir, fresh),
+    }
+    result.map(|_| ())
+}
+
+async fn serve(
+    options: RunOptions,
+    mut datapath: Datapath,
+    identity: Identity,
+    interfaces: Vec<Interface>,
+    front: Front,
+    signals: &mut Signals,
+) -> Result<Stop, Failure> {
+    datapath.forward_logs()?;
+    let mut monitor = Monitor::open().fail_with(ExitCode::Failure, || "netlink notifications")?;
+    let recorded = Recorded::default();
+    let shared = Arc::new(Shared::new(recorded.clone()));
+    let (mut engine, mut ring) = Engine::new(options, datapath, identity, interfaces, shared)?;
+    if let Err(failure) = engine.start().await {
+        engine.detach_all();
+        return Err(failure);
+    }
+    let (commands, mut requests) = mpsc::channel(COMMANDS);
+    let inspector = engine.inspector();
+    let front = front.serve(
+        inspector,
+        commands,
+        recorded,
+        engine.options.metrics_per_peer,
+    );
+    info!(version = crate::view::VERSION, "ready");
+
+    let stop = engine
+        .run(&mut ring, &mut monitor, &mut requests, signals)
+        .await?;
+    drop(requests);
+    let withdrawn = match stop {
+        Stop::Leave => Ok(()),
+        Stop::Withdraw => engine.withdraw().await,
+    };
+    front.stop();
+    withdrawn.map(|()| stop)
+}
+
+impl Engine {
+    fn new(
+        options: RunOptions,
+        mut datapath: Datapath,
+        identity: Identity,
+        interfaces: Vec<Interface>,
+        shared: Arc<Shared>,
+    ) -> Result<(Self, AsyncFd<RingBuf<MapData>>), Failure> {
+        let kernel = || "reading the maps of an earlier agent";
+        let netlink = Netlink::open().fail_with(ExitCode::Failure, || "netlink")?;
+        let ring = datapath.maps.events.take();
+        let mut ring = ring.ok_or_else(|| Failure::new(ExitCode::Failure, "dz_events is gone"))?;
+        // What happened before us is in the sessions, which are all read anyway.
+        while ring.next().is_some() {}
+        let sessions = datapath
+            .maps
+            .reader()
+            .sessions()
+            .fail_with(ExitCode::Failure, kernel)?;
+        let next_generation = sessions
+            .iter()
+            .map(|entry| entry.generation)
+            .max()
+            .unwrap_or(0)
+            .wrapping_add(1)
+            .max(1);
+        let mut engine = Self {
+            routes: Routes::new(netlink.clone(), options.route_protocol),
+            netlink,
+            slots: Slots::new(datapath.slots(), sessions.iter().map(|entry| entry.slot)),
+            blocks: Blocks::new(datapath.maps.reader()).fail_with(ExitCode::Failure, kernel)?,
+            options,
+            datapath,
+            identity,
+            shared,
+            interfaces,
+            peers: Default::default(),
+            sessions: Default::default(),
+            owners: Default::default(),
+            clock: Default::default(),
+            jobs: RouteJobs::default(),
+            closing: Default::default(),
+            batches: Default::default(),
+            neighbours: Default::default(),
+            unresolved: Default::default(),
+            lookups: Default::default(),
+            next_generation,
+            events_read: 0,
+            events_before: 0,
+            events_lost: 0,
+            check_at: None,
+        };
+        let (emitted, lost) = engine
+            .events_emitted()
+            .fail_with(ExitCode::Failure, kernel)?;
+        engine.events_before = emitted - lost;
+        engine.events_lost = lost;
+        let ring = readable(ring).fail_with(ExitCode::Failure, || "dz_events")?;
+        Ok((engine, ring))
+    }
+
+    /// Attaches to the interfaces that are there and goes on from what was found.
+    async fn start(&mut self) -> Result<(), Failure> {
+        for index in 0..self.interfaces.len() {
+            self.refresh_interface(index).await?;
+            let interface = &self.interfaces[index];
+            if let Some(reason) = interface.unavailable() {
+                warn!(
+                    interface = interface.name,
+                    reason, "waiting for the interface"
+                );
+            }
+        }
+        self.full_check().await;
+        self.tick();
+        Ok(())
+    }
+
+    fn inspector(&self) -> Inspector {
+        let reader = Arc::clone(&self.datapath.reader);
+        let shared = Arc::clone(&self.shared);
+        Inspector::new(reader, &self.options, shared, self.datapath.slots())
+    }
+
+    /// The loop.
+    async fn run(
+        &mut self,
+        ring: &mut AsyncFd<RingBuf<MapData>>,
+        monitor: &mut Monitor,
+        requests: &mut mpsc::Receiver<Command>,
+        signals: &mut Signals,
+    ) -> Result<Stop, Failure> {
+        let mut heartbeat = interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut full_check = interval(FULL_CHECK);
+        full_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        full_check.reset();
+        loop {
+            let wake = self.wake_at();
+            tokio::select! {
+                biased;
+                stop = signals.next() => match stop {
+                    Some(stop) => return Ok(stop),
+                    None => info!("SIGHUP: there is no configuration file to read again"),
+                },
+                _ = heartbeat.tick() => {
+                    self.datapath.maps.beat(now_ns());
+                    if self.events_missing(ring.get_mut()) {
+                        self.full_check().await;
+                    }
+                }
+                guard = ring.readable_mut() => {
+                    let mut guard = guard.fail_with(ExitCode::Failure, || "dz_events")?;
+                    if !self.drain(guard.get_inner_mut()) {
+                        guard.clear_ready();
+                    }
+                    self.tick();
+                }
+                Some(done) = self.jobs.running.next(), if !self.jobs.running.is_empty() => {
+                    self.route_done(done);
+                }
+                Some(found) = self.lookups.next(), if !self.lookups.is_empty() => {
+                    self.neighbour_found(found);
+                }
+                event = monitor.next() => {
+                    self.changed(event.fail_with(ExitCode::Failure, || "netlink notifications")?);
+                }
+                Some(command) = requests.recv() => self.command(command),
+                () = sleep_until(wake) => {
+                    self.tick();
+                    self.retry_routes();
+                    if self.check_at.is_some_and(|at| at <= Instant::now()) {
+                        self.check_at = None;
+                        self.full_check().await;
+                        self.tick();
+                    }
+                }
+                _ = full_check.tick() => {
+                    self.full_check().await;
+                    self.tick();
+                }
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        // A reply that nobody waits for any more need not be delivered.
+        match command {
+            Command::Connect { peers, reply } => {
+                let _ = reply.send(self.connect(&peers));
+            }
+            Command::Disconnect { selector, reply } => self.disconnect(&selector, reply),
+        }
+    }
+
+    /// Something changed in the network namespace.
+    fn changed(&mut self, event: Event) {
+        match event {
+            Event::Link { ifindex, name, .. } => {
+                let ours = |i: &Interface| i.name == name || i.ifindex() == Some(ifindex);
+                if self.interfaces.iter().any(ours) {
+                    self.check_soon();
+                }
+            }
+            Event::Address { ifindex, .. } => {
+                if self.interfaces.iter().any(|i| i.ifindex() == Some(ifindex)) {
+                    self.check_soon();
+                }
+            }
+            Event::Route {
+                dst,
+                prefix_len: 32,
+                ifindex: Some(ifindex),
+                protocol,
+                gone,
+            } if protocol == self.options.route_protocol => {
+                self.route_changed(super::RouteKey { ifindex, dst }, gone);
+            }
+            Event::Route { .. } => {}
+            Event::Neighbour {
+                ifindex,
+                address,
+                mac,
+            } => {
+                self.neighbour_found((ifindex, address, mac));
+            }
+            Event::Overrun => {
+                warn!("netlink notifications lost: reading everything again");
+                self.check_soon();
+            }
+        }
+    }
+
+    fn check_soon(&mut self) {
+        self.check_at.get_or_insert_with(|| Instant::now() + SETTLE);
+    }
+
+    /// When the loop must wake up by itself.
+    fn wake_at(&mut self) -> Instant {
+        let next_ns = [self.clock.next_ns(), self.jobs.next_retry_ns()];
+        let now_ns = now_ns();
+        let in_ns =
+            |at_ns: u64| Instant::now() + Duration::from_nanos(at_ns.saturating_sub(now_ns));
+        let next = next_ns.into_iter().flatten().min().map(in_ns);
+        let next = [next, self.check_at].into_iter().flatten().min();
+        next.unwrap_or_else(|| Instant::now() + FULL_CHECK)
+    }
+
+    /// Takes everything back: sessions, routes, programs. The pins go last, by the caller.
+    async fn withdraw(&mut self) -> Result<(), Failure> {
+        info!(peers = self.peers.len(), "withdrawing everything");
+        self.disconnect_all();
+        let deadline = Instant::now() + WITHDRAWAL;
+        while !self.closing.is_empty() {
+            let wake = self.wake_at().min(deadline);
+            tokio::select! {
+                Some(done) = self.jobs.running.next(), if !self.jobs.running.is_empty() => {
+                    self.route_done(done);
+                }
+                () = sleep_until(wake) => self.retry_routes(),
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+        }
+        self.detach_all();
+        if self.closing.is_empty() {
+            return Ok(());
+        }
+        let left = self.closing.len();
+        error!(left, "routes left behind");
+        Err(Failure::new(
+            ExitCode::Failure,
+            format!(
+                "{left} routes could not be withdrawn: `ip route flush proto {}` does it",
+                self.options.route_protocol
+            ),
+        ))
+    }
+}
+
+/// The signals that stop the agent.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    leave: Signal,
+    reload: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let on = |kind| signal(kind).fail_with(ExitCode::Failure, || "signal handler");
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            leave: on(SignalKind::user_defined2())?,
+            reload: on(SignalKind::hangup())?,
+        })
+    }
+
+    /// How to stop; none for SIGHUP.
+    async fn next(&mut self) -> Option<Stop> {
+        tokio::select! {
+            _ = self.terminate.recv() => Some(Stop::Withdraw),
+            _ = self.interrupt.recv() => Some(Stop::Withdraw),
+            _ = self.leave.recv() => Some(Stop::Leave),
+            _ = self.reload.recv() => None,
+        }
+    }
+}
+
+/// Removes our pins, and with them the maps and links. `all`: nothing there is anybody else's.
+fn remove_pins(pin_dir: &Path, all: bool) {
+    if !all {
+        return;
+    }
+    let files = fs::read_dir(pin_dir).into_iter().flatten().flatten();
+    for file in files {
+        let name = file.file_name();
+        let ours = name
+            .to_str()
+            .is_some_and(|name| name.starts_with("dz_") || name.starts_with("link_"));
+        if ours && let Err(error) = fs::remove_file(file.path()) {
+            warn!(pin = %file.path().display(), %error, "pin not removed");
+        }
+    }
+    // Not empty: somebody else's file is in it, which is not ours to remove.
+    let _ = fs::remove_dir(pin_dir);
+}

@@ -1,0 +1,81 @@
+//! Deadline slots, and the rule for using memory again.
+//!
+//! A kernel program may still hold a slot or a hash element of a session that was just deleted. It
+//! checks under the lock that the memory still is that session's; what it cannot see is the memory
+//! being written for another session at that very moment. So memory that sessions left behind is
+//! given out only after a grace period: every program that was running when the session was
+//! deleted has ended.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// `MEMBARRIER_CMD_GLOBAL`: returns after an RCU grace period (kernel/sched/membarrier.c).
+const MEMBARRIER_GLOBAL: libc::c_int = 1;
+/// How long to wait where the kernel refuses that (`nohz_full`). No program runs that long.
+const REST: Duration = Duration::from_secs(1);
+
+/// Which slots are free.
+#[derive(Debug)]
+pub(super) struct Slots {
+    /// Lowest first, so that as few timers as possible have something to watch.
+    free: BTreeSet<u32>,
+    resting: Vec<u32>,
+}
+
+impl Slots {
+    /// All slots but those in use.
+    pub(super) fn new(slots: u32, used: impl IntoIterator<Item = u32>) -> Self {
+        let mut free: BTreeSet<_> = (0..slots).collect();
+        for slot in used {
+            free.remove(&slot);
+        }
+        Self {
+            free,
+            resting: Vec::new(),
+        }
+    }
+
+    /// How many sessions there is room for.
+    pub(super) fn room(&self) -> usize {
+        self.free.len() + self.resting.len()
+    }
+
+    /// A free slot. Call [`Slots::settle`] first.
+    pub(super) fn take(&mut self) -> Option<u32> {
+        self.free.pop_first()
+    }
+
+    /// A session has left its slot and its hash element.
+    pub(super) fn release(&mut self, slot: u32) {
+        self.resting.push(slot);
+    }
+
+    /// Waits until no program can hold what sessions left behind; at once if none did.
+    pub(super) fn settle(&mut self) {
+        if self.resting.is_empty() {
+            return;
+        }
+        // SAFETY: a system call without pointers.
+        let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_GLOBAL, 0, 0) };
+        if result != 0 {
+            std::thread::sleep(REST);
+        }
+        self.free.extend(self.resting.drain(..));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_released_slot_rests_until_settled() {
+        let mut slots = Slots::new(2, [1]);
+        assert_eq!(slots.take(), Some(0));
+        slots.release(0);
+        assert_eq!(slots.take(), None);
+        assert_eq!(slots.room(), 1);
+        slots.settle();
+        assert_eq!(slots.take(), Some(0));
+    }
+}

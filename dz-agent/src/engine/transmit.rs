@@ -1,0 +1,149 @@
+//! Our own clock: having the kernel transmit what nobody asked for.
+
+use std::net::Ipv4Addr;
+
+use dz_common::counters::Counter;
+use dz_common::ingress::Link;
+use dz_common::map::{MAX_DUE, Peer, SessionKey};
+use tracing::{debug, warn};
+
+use super::{Engine, Live, Neighbour};
+use crate::datapath::{Order, Transmitted, now_ns};
+use crate::net::neighbours;
+
+/// AdminDown packets at a disconnect: one may be lost, two, too.
+const FAREWELLS: usize = 3;
+/// When to try again after the transmit program could not be run at all.
+const RETRY_NS: u64 = 100_000_000;
+
+impl Engine {
+    /// Looks at every session that is due.
+    pub(super) fn tick(&mut self) {
+        loop {
+            let keys = self.clock.take(now_ns(), MAX_DUE as usize);
+            if keys.is_empty() {
+                return;
+            }
+            let orders: Vec<_> = keys
+                .iter()
+                .filter_map(|key| Some(self.order(*key, self.sessions.get(key)?, false)))
+                .collect();
+            self.send(&orders);
+        }
+    }
+
+    /// Says AdminDown to peers, without waiting for anybody's turn.
+    pub(super) fn farewell(&mut self, key: SessionKey) {
+        let Some(live) = self.sessions.get(&key) else {
+            return;
+        };
+        let order = self.order(key, live, true);
+        self.send(&[order; FAREWELLS]);
+        self.clock.forget(&key);
+    }
+
+    fn send(&mut self, orders: &[Order]) {
+        let mut outcomes = Vec::with_capacity(orders.len());
+        let result = self
+            .datapath
+            .transmit(orders, |order, outcome| outcomes.push((*order, outcome)));
+        for (order, outcome) in &outcomes {
+            self.transmitted(order, *outcome);
+        }
+        if let Err(error) = result {
+            warn!(%error, "transmit program not run; retried");
+            for order in &orders[outcomes.len()..] {
+                self.clock.set(order.key, now_ns() + RETRY_NS);
+            }
+        }
+    }
+
+    fn transmitted(&mut self, order: &Order, outcome: Transmitted) {
+        if outcome.exit == Some(Counter::TxNoNeighbour)
+            && let Some(next_hop) = self.sessions.get(&order.key).and_then(|live| live.next_hop)
+        {
+            self.resolve(order.key, next_hop);
+        }
+        // 0: gone, and the full check finds out why if it should not be.
+        if outcome.next_due_ns != 0 && !order.force {
+            self.clock.set(order.key, outcome.next_due_ns);
+        }
+    }
+
+    /// Has a next hop resolved; the session is looked at again when it is.
+    fn resolve(&mut self, key: SessionKey, next_hop: Ipv4Addr) {
+        let waiting = self.unresolved.entry((key.ifindex, next_hop)).or_default();
+        if !waiting.contains(&key) {
+            waiting.push(key);
+        }
+        let netlink = self.netlink.clone();
+        self.lookups.push(Box::pin(async move {
+            match neighbours::resolve(&netlink, key.ifindex, next_hop).await {
+                Ok(mac) => (key.ifindex, next_hop, mac),
+                Err(error) => {
+                    debug!(%next_hop, %error, "neighbour not resolved; retried");
+                    (key.ifindex, next_hop, None)
+                }
+            }
+        }));
+    }
+
+    /// A next hop was resolved, or is not known any more.
+    pub(super) fn neighbour_found(&mut self, (ifindex, next_hop, mac): Neighbour) {
+        if !self.interfaces.iter().any(|i| i.ifindex() == Some(ifindex)) {
+            return;
+        }
+        let Some(mac) = mac else {
+            self.neighbours.remove(&(ifindex, next_hop));
+            return;
+        };
+        self.neighbours.insert((ifindex, next_hop), mac);
+        for key in self
+            .unresolved
+            .remove(&(ifindex, next_hop))
+            .unwrap_or_default()
+        {
+            if self.sessions.contains_key(&key) {
+                self.clock.set_earlier(key, now_ns());
+            }
+        }
+    }
+
+    fn order(&self, key: SessionKey, live: &Live, force: bool) -> Order {
+        let ethernet = live.next_hop.map(|next_hop| {
+            let destination = self.neighbours.get(&(key.ifindex, next_hop)).copied();
+            let source = self
+                .interfaces
+                .iter()
+                .find(|i| i.ifindex() == Some(key.ifindex));
+            (
+                destination.unwrap_or_default(),
+                source.and_then(|i| i.mac()).unwrap_or_default(),
+            )
+        });
+        Order {
+            key,
+            generation: live.generation,
+            force,
+            ethernet,
+        }
+    }
+
+    /// Where frames to a peer go; none on a layer-3 device.
+    pub(super) fn next_hop(
+        &self,
+        ifindex: u32,
+        peer: [u8; 4],
+        facts: Option<&Peer>,
+    ) -> Option<Ipv4Addr> {
+        let interface = self
+            .interfaces
+            .iter()
+            .find(|i| i.ifindex() == Some(ifindex))?;
+        if interface.link() != Some(Link::Ethernet) {
+            return None;
+        }
+        let via = facts.map(|peer| peer.via).filter(|via| *via != [0; 4]);
+        Some(via.unwrap_or(peer).into())
+    }
+}

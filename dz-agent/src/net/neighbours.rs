@@ -1,0 +1,73 @@
+//! Ethernet addresses of next hops, as the kernel's neighbour table has them.
+
+use std::net::Ipv4Addr;
+
+use nix::errno::Errno;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{Netlink, NetlinkError};
+
+/// Has the kernel resolve a neighbour if it does not know it yet, and returns its Ethernet address
+/// if it does. What is resolved later is an event of [`super::monitor`].
+///
+/// # Errors
+/// The kernel refuses, for instance because the interface is gone.
+pub async fn resolve(
+    netlink: &Netlink,
+    ifindex: u32,
+    address: Ipv4Addr,
+) -> Result<Option<[u8; 6]>, NetlinkError> {
+    // NTF_USE: as if a packet were to be sent there (neigh_add in net/core/neighbour.c).
+    let mut use_it = message(ifindex, address);
+    use_it.header.flags = NeighbourFlags::Use;
+    let use_it = RouteNetlinkMessage::NewNeighbour(use_it);
+    netlink.change(use_it, NLM_F_CREATE | NLM_F_REPLACE).await?;
+    let question = RouteNetlinkMessage::GetNeighbour(message(ifindex, address));
+    match netlink.get(question).await {
+        Ok(RouteNetlinkMessage::NewNeighbour(answer)) => {
+            Ok(neighbour(&answer).and_then(|(_, mac)| mac))
+        }
+        Ok(_) => Ok(None),
+        Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a neighbour message of the kernel says: the address, and the Ethernet address while it is
+/// good for sending; none if it is not about an IPv4 neighbour.
+pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(Ipv4Addr, Option<[u8; 6]>)> {
+    let mut address = None;
+    let mut mac = None;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => {
+                address = Some(*found)
+            }
+            NeighbourAttribute::LinkLayerAddress(found) => mac = found.as_slice().try_into().ok(),
+            _ => {}
+        }
+    }
+    // NUD_VALID of the kernel, less NUD_NOARP, which has no address to send to.
+    let valid = matches!(
+        message.header.state,
+        NeighbourState::Reachable
+            | NeighbourState::Stale
+            | NeighbourState::Delay
+            | NeighbourState::Probe
+            | NeighbourState::Permanent
+    );
+    Some((address?, mac.filter(|_| valid)))
+}
+
+fn message(ifindex: u32, address: Ipv4Addr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = ifindex;
+    let destination = NeighbourAttribute::Destination(NeighbourAddress::Inet(address));
+    message.attributes.push(destination);
+    message
+}
