@@ -3,6 +3,7 @@
 
 pub mod address;
 pub mod api;
+pub mod ask;
 pub mod cli;
 pub mod command;
 pub mod datapath;
@@ -17,4 +18,5 @@ pub mod logging;
 pub mod metrics;
 pub mod net;
 pub mod port;
+pub mod render;
 pub mod view;

@@ -1,2 +1,42 @@
 //! dz-agent: see README.md.
-fn main() {}
+
+use std::process;
+
+use anyhow::Context;
+use clap::Parser;
+use dz_agent::ask;
+use dz_agent::cli::{Action, Cli, RunOptions};
+use dz_agent::error::{ExitCode, Failure};
+
+fn main() -> process::ExitCode {
+    let cli = Cli::parse();
+    match start(&cli) {
+        Ok(()) => ExitCode::Ok.into(),
+        Err(failure) => {
+            eprintln!("dz-agent: {failure}");
+            failure.code.into()
+        }
+    }
+}
+
+fn start(cli: &Cli) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(async {
+        match &cli.action {
+            Action::Run(options) => run(options).await,
+            Action::Connect(options) => ask::connect(&cli.socket, options).await,
+            Action::Disconnect(options) => ask::disconnect(&cli.socket, options).await,
+            Action::Sessions(options) => ask::sessions(&cli.socket, options).await,
+            Action::Counters(options) => ask::counters(&cli.socket, options).await,
+        }
+    })
+}
+
+async fn run(options: &RunOptions) -> Result<(), Failure> {
+    options.check()?;
+    dz_agent::logging::init(options.log_format, options.log_level)?;
+    Err(Failure::new(ExitCode::Failure, "run: not there yet"))
+}

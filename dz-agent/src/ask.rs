@@ -1,0 +1,103 @@
+//! The subcommands that ask a running agent.
+
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use anyhow::Context;
+use hyper::Method;
+use serde::Serialize;
+
+use crate::api::{
+    Client, ConnectedJson, CountersJson, DisconnectRequest, DisconnectedJson, PeerRequest,
+    SessionsJson,
+};
+use crate::cli::{ConnectOptions, CountersOptions, DisconnectOptions, ShowOptions};
+use crate::error::Failure;
+use crate::render;
+
+/// `connect`.
+///
+/// # Errors
+/// As [`Client::send`].
+pub async fn connect(socket: &Path, options: &ConnectOptions) -> Result<(), Failure> {
+    let peers: Vec<_> = options.specs().iter().map(PeerRequest::from).collect();
+    let reply: ConnectedJson = Client::new(socket)
+        .send(Method::POST, "/v1/peers", &peers)
+        .await?;
+    let mut text = String::new();
+    for session in &reply.connected {
+        text += &format!(
+            "{}: {} -> {}",
+            session.interface, session.local, session.peer
+        );
+        text += ": session kept\n";
+        for warning in &session.warnings {
+            eprintln!("dz-agent: warning: peer {}: {warning}", session.peer);
+        }
+    }
+    print(&text)
+}
+
+/// `disconnect`.
+///
+/// # Errors
+/// As [`Client::send`].
+pub async fn disconnect(socket: &Path, options: &DisconnectOptions) -> Result<(), Failure> {
+    let request = DisconnectRequest::from(&options.selector());
+    let reply: DisconnectedJson = Client::new(socket)
+        .send(Method::DELETE, "/v1/peers", &request)
+        .await?;
+    let mut text = String::new();
+    for session in &reply.disconnected {
+        text += &format!(
+            "{}: {} -> {}",
+            session.interface, session.local, session.peer
+        );
+        text += ": session gone\n";
+    }
+    if text.is_empty() {
+        text += "no sessions\n";
+    }
+    print(&text)
+}
+
+/// `sessions`.
+///
+/// # Errors
+/// As [`Client::get`].
+pub async fn sessions(socket: &Path, options: &ShowOptions) -> Result<(), Failure> {
+    let sessions: SessionsJson = Client::new(socket).get("/v1/sessions").await?;
+    print(&if options.json {
+        json(&sessions)?
+    } else {
+        render::sessions(&sessions)
+    })
+}
+
+/// `counters`.
+///
+/// # Errors
+/// As [`Client::get`].
+pub async fn counters(socket: &Path, options: &CountersOptions) -> Result<(), Failure> {
+    let counters: CountersJson = Client::new(socket).get("/v1/counters").await?;
+    let table = || render::counters(&counters, options.all);
+    print(&if options.json {
+        json(&counters)?
+    } else {
+        table()
+    })
+}
+
+fn json(value: &impl Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value).context("writing JSON")?;
+    Ok(text + "\n")
+}
+
+/// Not `print!`, which panics when the reader has gone: `dz-agent sessions | head` is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written.context("standard output")?),
+    }
+}

@@ -1,0 +1,202 @@
+//! Tables for people.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use dz_common::counters::Counter;
+
+use crate::api::{CountersJson, RouteJson, SessionJson, SessionsJson};
+
+/// The sessions, one per line.
+pub fn sessions(sessions: &SessionsJson) -> String {
+    if sessions.sessions.is_empty() {
+        return "no sessions\n".to_owned();
+    }
+    let header = [
+        "INTERFACE",
+        "LOCAL",
+        "PEER",
+        "STATE",
+        "SINCE",
+        "LAST DOWN",
+        "ROUTE",
+        "MODE",
+        "DETECT",
+        "RECEIVED",
+        "SENT",
+        "ANSWERED",
+        "LAST RECEIPT",
+    ];
+    table(
+        header,
+        "llllrlllrrrrr",
+        sessions.sessions.iter().map(session),
+    )
+}
+
+fn session(session: &SessionJson) -> [String; 13] {
+    let receipt = session.last_receipt_ago_us.map(Duration::from_micros);
+    [
+        session.interface.clone(),
+        session.local.to_string(),
+        session.peer.to_string(),
+        session.state.clone(),
+        time(Duration::try_from_secs_f64(session.state_for_seconds).unwrap_or_default()),
+        dash(&session.last_down_reason, "none"),
+        route(&session.route),
+        session.effective_mode.clone(),
+        time(Duration::from_micros(session.detect_time_us)),
+        session.received.to_string(),
+        session.sent.to_string(),
+        session.answered.to_string(),
+        receipt.map_or("never".to_owned(), |ago| format!("{} ago", time(ago))),
+    ]
+}
+
+/// The counters, one per line, in the order of the map; those that are 0 only if `zeros`.
+pub fn counters(counters: &CountersJson, zeros: bool) -> String {
+    let rows = counters.blocks.iter().flat_map(|block| {
+        let interface = block.interface.clone().unwrap_or_else(|| "-".to_owned());
+        let local = block
+            .local
+            .map_or("-".to_owned(), |local| local.to_string());
+        let value = |counter: &Counter| block.counters.get(counter.name()).copied().unwrap_or(0);
+        Counter::ALL
+            .iter()
+            .filter(move |c| zeros || value(c) != 0)
+            .map(move |counter| {
+                let name = counter.name().to_owned();
+                [
+                    interface.clone(),
+                    local.clone(),
+                    name,
+                    value(counter).to_string(),
+                ]
+            })
+    });
+    let text = table(["INTERFACE", "LOCAL", "COUNTER", "VALUE"], "lllr", rows);
+    if text.lines().count() > 1 {
+        text
+    } else {
+        "nothing counted yet\n".to_owned()
+    }
+}
+
+fn route(route: &RouteJson) -> String {
+    match route {
+        RouteJson::Present { via: Some(via), .. } => format!("present via {via}"),
+        RouteJson::Present { via: None, .. } => "present".to_owned(),
+        RouteJson::Absent => "absent".to_owned(),
+        RouteJson::Foreign { protocol } => format!("foreign (proto {protocol})"),
+        RouteJson::Unknown => "unknown".to_owned(),
+    }
+}
+
+fn dash(text: &str, nothing: &str) -> String {
+    if text == nothing {
+        "-".to_owned()
+    } else {
+        text.to_owned()
+    }
+}
+
+/// Two units at most: what a reader takes in at a glance.
+fn time(time: Duration) -> String {
+    const MINUTE: u64 = 60;
+    const HOUR: u64 = 60 * MINUTE;
+    const DAY: u64 = 24 * HOUR;
+    match time.as_secs() {
+        0 => format!("{}ms", time.as_millis()),
+        1..MINUTE => format!("{}.{}s", time.as_secs(), time.subsec_millis() / 100),
+        s @ MINUTE..HOUR => format!("{}m{:02}s", s / MINUTE, s % MINUTE),
+        s @ HOUR..DAY => format!("{}h{:02}m", s / HOUR, s % HOUR / MINUTE),
+        s => format!("{}d{:02}h", s / DAY, s % DAY / HOUR),
+    }
+}
+
+/// Aligns columns: `align` has `l` or `r` for each.
+fn table<const N: usize>(
+    header: [&str; N],
+    align: &str,
+    rows: impl Iterator<Item = [String; N]>,
+) -> String {
+    let rows: Vec<[String; N]> = std::iter::once(header.map(str::to_owned))
+        .chain(rows)
+        .collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for ((cell, width), align) in row.iter().zip(widths).zip(align.chars()) {
+            // Writing to a string cannot fail.
+            let _ = match align {
+                'r' => write!(line, "{cell:>width$}  "),
+                _ => write!(line, "{cell:<width$}  "),
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn sessions_line_up() {
+        let text = sessions(&SessionsJson::from(&fixture::snapshot()));
+        let expected = "\
+INTERFACE    LOCAL     PEER      STATE  SINCE  LAST DOWN  ROUTE                MODE     DETECT  RECEIVED  SENT  ANSWERED  LAST RECEIPT
+doublezero0  10.0.0.1  10.0.0.2  up     1m00s  timeout    present              passive    3.0s      1000   990       900     250ms ago
+doublezero0  10.0.0.1  10.0.0.3  down    5.0s  -          foreign (proto 186)  active     3.0s         0     0         0         never
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn counters_show_what_counted() {
+        let shown = CountersJson::from(&fixture::snapshot());
+        let text = counters(&shown, false);
+        assert_eq!(text.lines().count(), 1 + 2 + 12, "{text}");
+        assert!(
+            text.contains("-            -         pass_not_udp"),
+            "{text}"
+        );
+        assert_eq!(
+            counters(&shown, true).lines().count(),
+            1 + 2 * Counter::COUNT
+        );
+    }
+
+    #[test]
+    fn nothing_is_said() {
+        assert_eq!(
+            sessions(&SessionsJson {
+                sessions: Vec::new()
+            }),
+            "no sessions\n"
+        );
+        assert_eq!(
+            counters(&CountersJson { blocks: Vec::new() }, true),
+            "nothing counted yet\n"
+        );
+    }
+
+    #[test]
+    fn times_at_a_glance() {
+        for (ms, text) in [
+            (0, "0ms"),
+            (999, "999ms"),
+            (1_250, "1.2s"),
+            (61_000, "1m01s"),
+            (3_660_000, "1h01m"),
+            (90_000_000, "1d01h"),
+        ] {
+            assert_eq!(time(Duration::from_millis(ms)), text);
+        }
+    }
+}
