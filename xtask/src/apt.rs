@@ -1,6 +1,7 @@
 //! Packages of Debian and Ubuntu: installed when we are root there, named elsewhere.
 
 use std::process::Command;
+use std::sync::Once;
 
 use anyhow::{Context, bail};
 
@@ -44,12 +45,15 @@ pub(crate) fn install(packages: &[&str]) -> anyhow::Result<()> {
     .with_context(|| format!("cannot install the packages {}", missing.join(" ")))
 }
 
-/// Fetches the package lists. Only warns when it fails: one dead source among several is no
+/// Fetches the package lists, once. Only warns when it fails: one dead source among several is no
 /// reason to give up, and what is really missing fails when it is installed.
 pub(crate) fn update() {
-    if let Err(error) = shell::run(apt_get().arg("update")) {
-        eprintln!("warning: {error:#}");
-    }
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if let Err(error) = shell::run(apt_get().arg("update")) {
+            eprintln!("warning: {error:#}");
+        }
+    });
 }
 
 fn apt_get() -> Command {

@@ -2,12 +2,17 @@
 
 mod apt;
 mod build_ebpf;
+mod ci;
 mod conform;
 mod demo;
 mod record;
 mod shell;
+mod test_suite;
+#[cfg(test)]
+mod tidy;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use build_ebpf::rustc_wrapper;
 use clap::{Parser, Subcommand};
@@ -30,6 +35,10 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Runs all tests; installs what they need when root on Debian or Ubuntu
+    Test(test_suite::Options),
+    /// Format, lints, the committed object, all tests
+    Ci,
     /// Shows two agents on this machine: sessions come Up, survive a freeze, lose a link
     Demo,
     /// Replays recorded traces (JSON lines, plain or gzip) and captures (pcap) against dz-common
@@ -40,14 +49,17 @@ enum Command {
     },
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     if std::env::var_os(rustc_wrapper::MARKER).is_some() {
         std::process::exit(rustc_wrapper::run(std::env::args_os().skip(1))?);
     }
     match Cli::parse().command {
         Command::BuildEbpf { check: false } => build_ebpf::build(),
         Command::BuildEbpf { check: true } => build_ebpf::check().map(drop),
+        Command::Test(options) => return test_suite::run(&options),
+        Command::Ci => ci::run(),
         Command::Demo => demo::run(),
         Command::Conform { files } => conform::run(&files),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,111 @@
+//! All tests: builds what they need, runs every test program, and says what ran, failed and was
+//! skipped.
+//!
+//! What a test program prints is read: the `test result:` line that libtest and libtest-mimic
+//! share, and `SKIPPED <test>: <reason>` for each test that could not run.
+
+mod machine;
+mod programs;
+mod report;
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, ExitCode, Stdio};
+use std::thread;
+
+use anyhow::Context;
+
+use crate::{apt, shell};
+use programs::{Program, Programs};
+use report::Report;
+
+/// What to run, and what counts as success.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Packages or test files (`incident` for tests/tests/incident.rs); everything if none is named
+    groups: Vec<String>,
+    /// A skipped test is a failure. Implied for groups that are named
+    #[arg(long)]
+    deny_skips: bool,
+    /// Arguments for every test program, such as a part of a test's name
+    #[arg(last = true)]
+    args: Vec<OsString>,
+}
+
+/// Runs the tests.
+///
+/// # Errors
+/// A group that does not exist, or the tests do not build. Failing tests are no error but an
+/// exit code.
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    machine::prepare();
+    let programs = Programs::build(&options.groups)?;
+    let mut report = Report::default();
+    for program in &programs.tests {
+        let mut command = Command::new(&program.executable);
+        command
+            .args(&options.args)
+            .current_dir(&program.folder)
+            .env("CARGO_MANIFEST_DIR", &program.folder)
+            .env("DZ_AGENT", &programs.agent)
+            .env("PATH", machine::path()?);
+        if program.end_to_end {
+            command.arg(format!("--test-threads={}", machine::test_threads()));
+        }
+        println!("\n==== {}", program.name);
+        follow(program, &mut command, &mut report)?;
+    }
+    if programs.documentation {
+        let program = Program::documentation();
+        println!("\n==== {}", program.name);
+        let mut command = shell::cargo();
+        command.args(["test", "--doc", "--workspace", "--all-features"]);
+        if !options.args.is_empty() {
+            command.arg("--").args(&options.args);
+        }
+        follow(&program, &mut command, &mut report)?;
+    }
+    if !apt::is_root() {
+        println!("\nNOT ROOT: tests that need namespaces, netlink or BPF did not run.");
+    }
+    let deny_skips = options.deny_skips || !options.groups.is_empty();
+    Ok(report.print(deny_skips))
+}
+
+/// Runs one test program, shows what it prints, and takes the results from it.
+fn follow(program: &Program, command: &mut Command, report: &mut Report) -> anyhow::Result<()> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start the tests {}", program.name))?;
+    // Both through us, line by line, so that lines do not mix when they share a pipe.
+    let stderr = child
+        .stderr
+        .take()
+        .map(|pipe| thread::spawn(move || lines(pipe, |line| eprintln!("{line}"))));
+    let mut results = report.program(&program.name);
+    if let Some(pipe) = child.stdout.take() {
+        lines(pipe, |line| {
+            println!("{line}");
+            results.line(line);
+        });
+    }
+    let status = child.wait()?;
+    if let Some(thread) = stderr {
+        let _ = thread.join(); // it prints, and has nothing to say about the result
+    }
+    results.end(status);
+    Ok(())
+}
+
+/// Calls `each` for every line, bytes that are not UTF-8 replaced, until the other end closes.
+fn lines(pipe: impl Read, mut each: impl FnMut(&str)) {
+    let mut reader = BufReader::new(pipe);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+        each(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
+        line.clear();
+    }
+}

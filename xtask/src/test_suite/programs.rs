@@ -1,0 +1,163 @@
+//! The test programs that cargo builds, and the agent that they start.
+
+use std::io::BufReader;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail, ensure};
+use cargo_metadata::{Artifact, Message, Metadata, MetadataCommand, Package, TargetKind};
+
+use crate::shell;
+
+/// The package of the privileged end-to-end tests.
+const END_TO_END: &str = "dz-tests";
+/// The group of the tests in documentation comments.
+const DOCUMENTATION: &str = "doc";
+
+/// What was built.
+pub(crate) struct Programs {
+    /// The agent's binary.
+    pub(crate) agent: PathBuf,
+    /// In the order in which they run: what is cheap first.
+    pub(crate) tests: Vec<Program>,
+    /// Whether tests in documentation comments are to run.
+    pub(crate) documentation: bool,
+}
+
+/// One test program.
+#[derive(Debug)]
+pub(crate) struct Program {
+    /// For people: package and target.
+    pub(crate) name: String,
+    pub(crate) executable: PathBuf,
+    /// Where it runs: its package's folder, as under `cargo test`.
+    pub(crate) folder: PathBuf,
+    /// Whether it needs network namespaces, and few neighbours.
+    pub(crate) end_to_end: bool,
+}
+
+impl Program {
+    /// Stands for `cargo test --doc`.
+    pub(crate) fn documentation() -> Self {
+        Self {
+            name: DOCUMENTATION.to_owned(),
+            executable: PathBuf::new(),
+            folder: PathBuf::new(),
+            end_to_end: false,
+        }
+    }
+}
+
+impl Programs {
+    /// Builds the agent and the test programs of the groups; of all when none is named.
+    ///
+    /// # Errors
+    /// A group that does not exist, or something that does not compile.
+    pub(crate) fn build(groups: &[String]) -> anyhow::Result<Self> {
+        let metadata = MetadataCommand::new()
+            .current_dir(shell::root())
+            .no_deps()
+            .exec()?;
+        check_groups(groups, &metadata)?;
+        let mut agent = shell::cargo();
+        agent.args(["build", "--package", "dz-agent"]);
+        let agent = artifacts(agent)?
+            .into_iter()
+            .filter(|artifact| artifact.target.is_bin())
+            .find_map(|artifact| artifact.executable)
+            .context("cargo built dz-agent, but no binary")?;
+        let mut tests = Vec::new();
+        // Always with the features of the whole workspace, lest every group compiles everything
+        // anew.
+        let mut command = shell::cargo();
+        command.args(["test", "--no-run", "--workspace", "--all-features"]);
+        let only_files = groups.iter().all(|group| {
+            metadata
+                .workspace_packages()
+                .iter()
+                .all(|p| p.name != *group)
+        });
+        if only_files {
+            for group in groups.iter().filter(|group| *group != DOCUMENTATION) {
+                command.args(["--test", group]);
+            }
+        }
+        for artifact in artifacts(command)? {
+            let package = metadata
+                .workspace_packages()
+                .into_iter()
+                .find(|package| package.id == artifact.package_id);
+            if let Some(package) = package {
+                tests.extend(program(artifact, package, groups));
+            }
+        }
+        tests.sort_by_key(|test| test.end_to_end);
+        Ok(Self {
+            agent: agent.into(),
+            tests,
+            documentation: groups.is_empty() || groups.iter().any(|g| g == DOCUMENTATION),
+        })
+    }
+}
+
+/// The test program that an artifact is, if it is one of the groups'.
+fn program(artifact: Artifact, package: &Package, groups: &[String]) -> Option<Program> {
+    let executable = artifact.executable.filter(|_| artifact.profile.test)?;
+    let is_file = artifact.target.is_test();
+    let wanted =
+        |group: &String| package.name == *group || (is_file && artifact.target.name == *group);
+    if !groups.is_empty() && !groups.iter().any(wanted) {
+        return None;
+    }
+    let kind = match artifact.target.kind.first() {
+        Some(TargetKind::Bin) => "binary",
+        Some(TargetKind::Test) => &artifact.target.name,
+        _ => "library",
+    };
+    Some(Program {
+        name: format!("{} {kind}", package.name),
+        executable: executable.into(),
+        folder: package.manifest_path.parent()?.into(),
+        end_to_end: is_file && package.name == END_TO_END,
+    })
+}
+
+fn check_groups(groups: &[String], metadata: &Metadata) -> anyhow::Result<()> {
+    let mut known = vec![DOCUMENTATION.to_owned()];
+    for package in metadata.workspace_packages() {
+        known.push(package.name.to_string());
+        let files = package.targets.iter().filter(|target| target.is_test());
+        known.extend(files.map(|target| target.name.clone()));
+    }
+    for group in groups {
+        if !known.contains(group) {
+            bail!(
+                "there is no test group {group}; there are: {}",
+                known.join(", ")
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Runs cargo and collects what it built.
+fn artifacts(mut command: Command) -> anyhow::Result<Vec<Artifact>> {
+    let line = shell::command_line(&command);
+    eprintln!("$ {line}");
+    let mut child = command
+        .arg("--message-format=json-render-diagnostics")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{line}`"))?;
+    let output = child.stdout.take().context("cargo without output")?;
+    let mut artifacts = Vec::new();
+    for message in Message::parse_stream(BufReader::new(output)) {
+        if let Message::CompilerArtifact(artifact) = message? {
+            artifacts.push(artifact);
+        }
+    }
+    let status = child.wait()?;
+    ensure!(status.success(), "`{line}` failed: {status}");
+    Ok(artifacts)
+}

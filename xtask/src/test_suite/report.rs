@@ -1,0 +1,210 @@
+//! What the test programs' output says, summed up.
+
+use std::process::{ExitCode, ExitStatus};
+
+/// The results of all test programs.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    passed: usize,
+    /// One line per failed test.
+    failed: Vec<String>,
+    /// One line per skipped test, with the reason.
+    skipped: Vec<String>,
+}
+
+/// The results of one program, while it runs.
+pub(crate) struct Results<'a> {
+    report: &'a mut Report,
+    program: &'a str,
+    has_result: bool,
+    failed: Vec<String>,
+    skipped: Vec<String>,
+    /// By the `test result:` lines.
+    counted_failed: usize,
+    counted_ignored: usize,
+}
+
+impl Report {
+    /// Starts with a program.
+    pub(crate) fn program<'a>(&'a mut self, program: &'a str) -> Results<'a> {
+        Results {
+            report: self,
+            program,
+            has_result: false,
+            failed: Vec::new(),
+            skipped: Vec::new(),
+            counted_failed: 0,
+            counted_ignored: 0,
+        }
+    }
+
+    /// Prints the sums, with a plain line of them at the end, and says whether that is a success.
+    pub(crate) fn print(&self, deny_skips: bool) -> ExitCode {
+        println!();
+        for skipped in &self.skipped {
+            println!("SKIPPED {skipped}");
+        }
+        for failed in &self.failed {
+            println!("FAILED {failed}");
+        }
+        let verdict = self.verdict(deny_skips);
+        match verdict {
+            Some(reason) => println!("not good: {reason}"),
+            None => println!("good: {} tests ran", self.ran()),
+        }
+        println!("{}", self.sums());
+        if verdict.is_some() {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        }
+    }
+
+    fn ran(&self) -> usize {
+        self.passed + self.failed.len()
+    }
+
+    fn sums(&self) -> String {
+        format!(
+            "{} passed, {} failed, {} skipped",
+            self.passed,
+            self.failed.len(),
+            self.skipped.len()
+        )
+    }
+
+    /// Why this is no success, if it is none.
+    fn verdict(&self, deny_skips: bool) -> Option<&'static str> {
+        if !self.failed.is_empty() {
+            Some("tests failed")
+        } else if self.ran() == 0 {
+            Some("no test ran")
+        } else if deny_skips && !self.skipped.is_empty() {
+            Some("tests were skipped that were asked for")
+        } else {
+            None
+        }
+    }
+}
+
+impl Results<'_> {
+    /// Reads one line of the program's standard output.
+    pub(crate) fn line(&mut self, line: &str) {
+        if let Some(sums) = line.strip_prefix("test result: ") {
+            self.has_result = true;
+            self.report.passed += count(sums, "passed");
+            self.counted_failed += count(sums, "failed");
+            self.counted_ignored += count(sums, "ignored");
+        } else if let Some(skipped) = line.strip_prefix("SKIPPED ") {
+            self.skipped.push(skipped.to_owned());
+        } else if let Some(name) = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.trim_end().strip_suffix("... FAILED"))
+        {
+            self.failed.push(name.trim_end().to_owned());
+        }
+    }
+
+    /// Takes over the results when the program has ended.
+    pub(crate) fn end(mut self, status: ExitStatus) {
+        // The counts are what is true; names are what could be read beside other output.
+        self.failed.resize(
+            self.counted_failed,
+            "(a test whose name could not be read)".to_owned(),
+        );
+        if !self.has_result {
+            self.failed
+                .push(format!("(ended without a result: {status})"));
+        } else if !status.success() && self.failed.is_empty() {
+            self.failed.push(format!("(no test failed, but {status})"));
+        }
+        let named = self.skipped.len();
+        self.skipped.resize(
+            self.counted_ignored.max(named),
+            "(a test that gives no reason)".to_owned(),
+        );
+        let with_program = |test: String| format!("{}: {test}", self.program);
+        self.report
+            .failed
+            .extend(self.failed.drain(..).map(with_program));
+        self.report
+            .skipped
+            .extend(self.skipped.drain(..).map(with_program));
+    }
+}
+
+/// The number before a word, as in `ok. 5 passed; 0 failed`.
+fn count(sums: &str, word: &str) -> usize {
+    let words: Vec<&str> = sums.split([' ', ';']).collect();
+    words
+        .windows(2)
+        .find(|pair| pair[1] == word)
+        .and_then(|pair| pair[0].parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    fn report(output: &str, code: i32) -> Report {
+        let mut report = Report::default();
+        let mut results = report.program("incident");
+        output.lines().for_each(|line| results.line(line));
+        results.end(ExitStatus::from_raw(code << 8));
+        report
+    }
+
+    const SUMS: &str = "0 measured; 2 filtered out; finished in 0.00s";
+
+    #[test]
+    fn sums_up_passed_failed_and_skipped() {
+        let report = report(
+            &format!(
+                "running 4 tests\ntest cut      ... FAILED\ntest freeze ... ok\n\n\
+                 SKIPPED gre: this kernel has no GRE\n\
+                 test result: FAILED. 1 passed; 1 failed; 1 ignored; {SUMS}"
+            ),
+            101,
+        );
+        assert_eq!(report.sums(), "1 passed, 1 failed, 1 skipped");
+        assert_eq!(report.failed, ["incident: cut"]);
+        assert_eq!(report.skipped, ["incident: gre: this kernel has no GRE"]);
+        assert_eq!(report.verdict(false), Some("tests failed"));
+    }
+
+    #[test]
+    fn results_of_several_crates_in_one_output_add_up() {
+        let line = format!("test result: ok. 2 passed; 0 failed; 0 ignored; {SUMS}");
+        let report = report(&format!("{line}\n{line}"), 0);
+        assert_eq!(report.sums(), "4 passed, 0 failed, 0 skipped");
+        assert_eq!(report.verdict(true), None);
+    }
+
+    #[test]
+    fn a_program_that_dies_is_a_failure() {
+        let dead = report("running 3 tests\ntest cut ... ok", 134);
+        assert_eq!(dead.sums(), "0 passed, 1 failed, 0 skipped");
+        let line = format!("test result: ok. 2 passed; 0 failed; 0 ignored; {SUMS}");
+        let after = report(&line, 1);
+        assert_eq!(after.sums(), "2 passed, 1 failed, 0 skipped");
+    }
+
+    #[test]
+    fn skips_count_even_without_a_reason_and_are_denied_on_demand() {
+        let line = format!("test result: ok. 2 passed; 0 failed; 1 ignored; {SUMS}");
+        let report = report(&line, 0);
+        assert_eq!(report.sums(), "2 passed, 0 failed, 1 skipped");
+        assert_eq!(report.verdict(false), None);
+        assert!(report.verdict(true).is_some());
+    }
+
+    #[test]
+    fn nothing_ran_is_no_success() {
+        let line = format!("test result: ok. 0 passed; 0 failed; 0 ignored; {SUMS}");
+        assert_eq!(report(&line, 0).verdict(false), Some("no test ran"));
+        assert_eq!(Report::default().verdict(false), Some("no test ran"));
+    }
+}
