@@ -49,11 +49,21 @@ enum Command {
     },
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    if std::env::var_os(rustc_wrapper::MARKER).is_some() {
-        std::process::exit(rustc_wrapper::run(std::env::args_os().skip(1))?);
-    }
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let result = if std::env::var_os(rustc_wrapper::MARKER).is_some() {
+        rustc_wrapper::run(std::env::args_os().skip(1))
+    } else {
+        run(Cli::parse().command)
+    };
+    result.unwrap_or_else(|error| {
+        // One line, whatever RUST_BACKTRACE says.
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
         Command::BuildEbpf { check: false } => build_ebpf::build(),
         Command::BuildEbpf { check: true } => build_ebpf::check().map(drop),
         Command::Test(options) => return test_suite::run(&options),

@@ -24,7 +24,8 @@ use report::Report;
 pub(crate) struct Options {
     /// Packages or test files (`incident` for tests/tests/incident.rs); everything if none is named
     groups: Vec<String>,
-    /// A skipped test is a failure. Implied for groups that are named
+    /// A skipped test is a failure, unless the kernel of this machine cannot run it. Implied for
+    /// groups that are named
     #[arg(long)]
     deny_skips: bool,
     /// Arguments for every test program, such as a part of a test's name

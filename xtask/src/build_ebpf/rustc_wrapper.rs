@@ -5,7 +5,7 @@
 //! absolute path. Name and version of the package tell crates apart as well.
 
 use std::ffi::{OsStr, OsString};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 /// Set when cargo runs us in rustc's place.
 pub(crate) const MARKER: &str = "DZ_XTASK_IS_RUSTC_WRAPPER";
@@ -15,7 +15,7 @@ pub(crate) const MARKER: &str = "DZ_XTASK_IS_RUSTC_WRAPPER";
 ///
 /// # Errors
 /// No arguments, or the compiler cannot be started.
-pub(crate) fn run(mut args: impl Iterator<Item = OsString>) -> anyhow::Result<i32> {
+pub(crate) fn run(mut args: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
     let Some(rustc) = args.next() else {
         anyhow::bail!("{MARKER} is set, but there is no compiler to run");
     };
@@ -26,7 +26,8 @@ pub(crate) fn run(mut args: impl Iterator<Item = OsString>) -> anyhow::Result<i3
         .args(rewrite(args.collect(), &package))
         .env_remove(MARKER)
         .status()?;
-    Ok(status.code().unwrap_or(1))
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 fn rewrite(mut args: Vec<OsString>, package: &str) -> Vec<OsString> {
