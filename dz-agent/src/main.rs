@@ -1,11 +1,13 @@
 //! dz-agent: see README.md.
 
+use std::path::Path;
 use std::process;
 
 use anyhow::Context;
 use clap::Parser;
 use dz_agent::ask;
 use dz_agent::cli::{Action, Cli, RunOptions};
+use dz_agent::engine;
 use dz_agent::error::{ExitCode, Failure};
 
 fn main() -> process::ExitCode {
@@ -26,7 +28,7 @@ fn start(cli: &Cli) -> Result<(), Failure> {
         .context("starting the runtime")?;
     runtime.block_on(async {
         match &cli.action {
-            Action::Run(options) => run(options).await,
+            Action::Run(options) => run(options, &cli.socket).await,
             Action::Connect(options) => ask::connect(&cli.socket, options).await,
             Action::Disconnect(options) => ask::disconnect(&cli.socket, options).await,
             Action::Sessions(options) => ask::sessions(&cli.socket, options).await,
@@ -35,8 +37,8 @@ fn start(cli: &Cli) -> Result<(), Failure> {
     })
 }
 
-async fn run(options: &RunOptions) -> Result<(), Failure> {
+async fn run(options: &RunOptions, socket: &Path) -> Result<(), Failure> {
     options.check()?;
     dz_agent::logging::init(options.log_format, options.log_level)?;
-    Err(Failure::new(ExitCode::Failure, "run: not there yet"))
+    engine::run(options.clone(), socket).await
 }
