@@ -6,4 +6,5 @@
 pub mod bpffs;
 pub mod harness;
 pub mod netns;
+pub mod udp_peer;
 pub mod wait;

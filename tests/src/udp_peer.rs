@@ -1,0 +1,281 @@
+//! A plain UDP peer: the state machine of `dz-common` over an ordinary socket, with its own clock.
+//!
+//! It stands for the far end in tests of the agent, as the deployed client does in the field. It
+//! runs on a thread of its own, which inherits the network namespace of the thread that spawned it,
+//! and keeps any number of sessions, told apart by the peer's address. Instants are ns of
+//! `CLOCK_MONOTONIC`, as the kernel programs count them.
+
+mod engine;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use dz_common::LIVENESS_PORT;
+use dz_common::packet::Version;
+use dz_common::session::Timers;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use engine::Engine;
+pub use engine::{Change, Snapshot, Strays};
+
+/// Whose rules the peer follows where ours differ on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rules {
+    /// Those of `dz-common`.
+    Ours,
+    /// The deployed client's: holds on to a learned discriminator unless Up, and never takes over
+    /// the one that the other end remembers.
+    Deployed,
+}
+
+/// What a peer is made of.
+#[derive(Clone, Debug)]
+pub struct UdpPeerConfig {
+    /// The address to receive at and send from.
+    pub local: Ipv4Addr,
+    /// Bind to this interface.
+    pub device: Option<String>,
+    /// UDP port at both ends.
+    pub port: u16,
+    /// How every session is configured.
+    pub timers: Timers,
+    /// Whose rules.
+    pub rules: Rules,
+    /// Also answers what it receives, as our kernel programs do. Otherwise it transmits on its own
+    /// clock only, as the deployed client does, and when its state changes.
+    pub answer: bool,
+    /// Discriminator of every session; random and different for each if none.
+    pub local_discr: Option<u32>,
+    /// Announced in packets.
+    pub version: Version,
+}
+
+impl UdpPeerConfig {
+    /// A deployed client: its rules, its clock, its defaults.
+    #[must_use]
+    pub fn new(local: Ipv4Addr) -> Self {
+        Self {
+            local,
+            device: None,
+            port: LIVENESS_PORT,
+            timers: Timers {
+                backoff_cap_us: 60_000_000,
+                ..Timers::DEFAULT
+            },
+            rules: Rules::Deployed,
+            answer: false,
+            local_discr: None,
+            version: Version([0, 34, 0, 0]),
+        }
+    }
+}
+
+/// A running peer. Stops when dropped, without a goodbye.
+#[derive(Debug)]
+pub struct UdpPeer {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    engine: Mutex<Engine>,
+    /// Makes the thread look at the engine again.
+    wake: EventFd,
+}
+
+impl UdpPeer {
+    /// Binds the socket in the calling thread's network namespace and starts the thread.
+    ///
+    /// # Errors
+    /// The socket cannot be bound (to the interface: needs `CAP_NET_RAW`), or no resources.
+    pub fn spawn(config: UdpPeerConfig) -> io::Result<Self> {
+        let socket = bind(&config)?;
+        let shared = Arc::new(Shared {
+            engine: Mutex::new(Engine::new(config)),
+            wake: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
+        });
+        let thread = std::thread::Builder::new().name("udp-peer".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.run(&socket)
+        })?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// Starts a session with a peer, in Down, transmitting at once.
+    ///
+    /// # Panics
+    /// There is one already.
+    pub fn add_session(&self, peer: Ipv4Addr) {
+        self.with(|engine, now_ns| engine.add(peer, now_ns));
+    }
+
+    /// Every session, by the peer's address.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<Snapshot> {
+        self.with(|engine, _| engine.snapshots())
+    }
+
+    /// One session.
+    #[must_use]
+    pub fn session(&self, peer: Ipv4Addr) -> Option<Snapshot> {
+        self.with(|engine, _| engine.snapshot(peer))
+    }
+
+    /// What arrived and belonged to no session.
+    #[must_use]
+    pub fn strays(&self) -> Strays {
+        self.with(|engine, _| engine.strays())
+    }
+
+    /// Puts a session in AdminDown, which is announced once.
+    pub fn admin_down(&self, peer: Ipv4Addr) {
+        self.with(|engine, now_ns| engine.admin_down(peer, now_ns));
+    }
+
+    /// Releases a session from AdminDown.
+    pub fn admin_up(&self, peer: Ipv4Addr) {
+        self.with(|engine, now_ns| engine.admin_up(peer, now_ns));
+    }
+
+    /// Sends nothing and throws away what arrives, as if the link were cut. Deadlines go on.
+    pub fn silence(&self) {
+        self.with(|engine, now_ns| engine.set_silent(true, now_ns));
+    }
+
+    /// Undoes [`UdpPeer::silence`].
+    pub fn resume(&self) {
+        self.with(|engine, now_ns| engine.set_silent(false, now_ns));
+    }
+
+    /// Forgets every session's state, as a restarted process does, and starts them with new random
+    /// discriminators. The recorded changes and counts stay.
+    pub fn restart_with_new_discriminators(&self) {
+        self.with(|engine, now_ns| engine.restart(now_ns));
+    }
+
+    /// Stops without a goodbye and returns the last snapshots.
+    #[must_use]
+    pub fn stop(mut self) -> Vec<Snapshot> {
+        self.join();
+        self.sessions()
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Engine, u64) -> T) -> T {
+        let done = act(&mut self.shared.engine(), monotonic_ns());
+        self.shared.wake();
+        done
+    }
+
+    fn join(&mut self) {
+        self.shared.engine().stop();
+        self.shared.wake();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+            && !std::thread::panicking()
+        {
+            panic!("the peer's thread panicked");
+        }
+    }
+}
+
+impl Drop for UdpPeer {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+impl Shared {
+    fn engine(&self) -> MutexGuard<'_, Engine> {
+        // After a panic of the thread its last state is still worth looking at.
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        // Fails only when the counter is full, and then the thread is awake anyway.
+        let _ = self.wake.write(1);
+    }
+
+    fn run(&self, socket: &UdpSocket) {
+        let mut buffer = [0; 2048];
+        loop {
+            {
+                let mut engine = self.engine();
+                if engine.stopped() {
+                    return;
+                }
+                drain(socket, &mut engine, &mut buffer);
+                engine.run_due(monotonic_ns());
+                engine.send_all(|to, bytes| socket.send_to(bytes, to).is_ok());
+            }
+            self.wait(socket);
+        }
+    }
+
+    /// Sleeps until something arrives, someone calls, or a session is due.
+    fn wait(&self, socket: &UdpSocket) {
+        let due_ns = self.engine().next_due_ns();
+        let timeout = due_ns.map(|due_ns| {
+            TimeSpec::from_duration(Duration::from_nanos(due_ns.saturating_sub(monotonic_ns())))
+        });
+        let mut fds = [
+            PollFd::new(socket.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
+        ];
+        match ppoll(&mut fds, timeout, None) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => panic!("poll: {error}"),
+        }
+        // Reading resets the counter; nothing to read is the usual case.
+        let _ = self.wake.read();
+    }
+}
+
+/// Most packets taken before the clock gets its turn.
+const BATCH: usize = 512;
+
+fn drain(socket: &UdpSocket, engine: &mut Engine, buffer: &mut [u8]) {
+    for _ in 0..BATCH {
+        match socket.recv_from(buffer) {
+            Ok((length, SocketAddr::V4(from))) => {
+                engine.receive(*from.ip(), &buffer[..length], monotonic_ns());
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            // An ICMP error for something sent earlier, or the interface is gone.
+            Err(_) => engine.note_socket_error(),
+        }
+    }
+}
+
+fn bind(config: &UdpPeerConfig) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    // A thousand sessions may be answered at once; the kernel lowers it to what it allows.
+    socket.set_recv_buffer_size(4 << 20)?;
+    if let Some(device) = &config.device {
+        socket.bind_device(Some(device.as_bytes()))?;
+    }
+    socket.bind(&SocketAddrV4::new(config.local, config.port).into())?;
+    Ok(socket.into())
+}
+
+/// Now, in ns of `CLOCK_MONOTONIC`.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC always exists");
+    Duration::from(now).as_nanos() as u64
+}
