@@ -39,6 +39,6 @@ fn start(cli: &Cli) -> Result<(), Failure> {
 
 async fn run(options: &RunOptions, socket: &Path) -> Result<(), Failure> {
     options.check()?;
-    dz_agent::logging::init(options.log_format, options.log_level)?;
-    engine::run(options.clone(), socket).await
+    let floods = dz_agent::logging::init(options.log_format, options.log_level)?;
+    engine::run(options.clone(), socket, floods).await
 }

@@ -32,6 +32,7 @@ use tracing::{debug, warn};
 use crate::cli::RunOptions;
 use crate::datapath::{Datapath, now_ns};
 use crate::identity::Identity;
+use crate::logging::FloodLimit;
 use crate::net::Netlink;
 use crate::net::routes::Routes;
 use clock::Clock;
@@ -69,6 +70,7 @@ struct Engine {
     routes: Routes,
     identity: Identity,
     shared: Arc<Shared>,
+    floods: FloodLimit,
     interfaces: Vec<Interface>,
     peers: HashMap<PeerKey, Peer>,
     sessions: HashMap<SessionKey, Live>,

@@ -26,6 +26,7 @@ use crate::datapath::{Datapath, Settings, check_kernel, now_ns, readable};
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::identity::Identity;
 use crate::lock::PinDirLock;
+use crate::logging::FloodLimit;
 use crate::metrics::Recorded;
 use crate::net::Netlink;
 use crate::net::monitor::{Event, Monitor};
@@ -53,7 +54,7 @@ enum Stop {
 ///
 /// # Errors
 /// What keeps it from starting, or what it could not take back when it stopped.
-pub async fn run(options: RunOptions, socket: &Path) -> Result<(), Failure> {
+pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Result<(), Failure> {
     options.check()?;
     check_kernel(&options.pin_dir)?;
     let interfaces = options
@@ -79,7 +80,16 @@ pub async fn run(options: RunOptions, socket: &Path) -> Result<(), Failure> {
     })
     .inspect_err(|_| remove_pins(&options.pin_dir, fresh))?;
     let pin_dir = options.pin_dir.clone();
-    let result = serve(options, datapath, identity, interfaces, front, &mut signals).await;
+    let result = serve(
+        options,
+        datapath,
+        identity,
+        interfaces,
+        front,
+        floods,
+        &mut signals,
+    )
+    .await;
     match &result {
         Ok(Stop::Withdraw) => remove_pins(&pin_dir, true),
         Ok(Stop::Leave) => info!("stopped; the kernel part goes on for the next start"),
@@ -94,13 +104,15 @@ async fn serve(
     identity: Identity,
     interfaces: Vec<Interface>,
     front: Front,
+    floods: FloodLimit,
     signals: &mut Signals,
 ) -> Result<Stop, Failure> {
     datapath.forward_logs()?;
     let mut monitor = Monitor::open().fail_with(ExitCode::Failure, || "netlink notifications")?;
     let recorded = Recorded::default();
     let shared = Arc::new(Shared::new(recorded.clone()));
-    let (mut engine, mut ring) = Engine::new(options, datapath, identity, interfaces, shared)?;
+    let (mut engine, mut ring) =
+        Engine::new(options, datapath, identity, interfaces, shared, floods)?;
     if let Err(failure) = engine.start().await {
         engine.detach_all();
         return Err(failure);
@@ -134,6 +146,7 @@ impl Engine {
         identity: Identity,
         interfaces: Vec<Interface>,
         shared: Arc<Shared>,
+        floods: FloodLimit,
     ) -> Result<(Self, AsyncFd<RingBuf<MapData>>), Failure> {
         let kernel = || "reading the maps of an earlier agent";
         let netlink = Netlink::open().fail_with(ExitCode::Failure, || "netlink")?;
@@ -162,6 +175,7 @@ impl Engine {
             datapath,
             identity,
             shared,
+            floods,
             interfaces,
             peers: Default::default(),
             sessions: Default::default(),
@@ -234,6 +248,7 @@ impl Engine {
                 },
                 _ = heartbeat.tick() => {
                     self.datapath.maps.beat(now_ns());
+                    self.floods.report();
                     if self.events_missing(ring.get_mut()) {
                         self.full_check().await;
                     }
