@@ -2,9 +2,20 @@
 //!
 //! The harness gives a test network namespaces of its own ([`netns`]), in which it runs closures
 //! and children, and a way to say that it could not run ([`harness`]).
+//! Wires are a TUN device whose other end the test holds ([`tun`]) for layer 3, and pairs of veth
+//! devices ([`veth`]) with raw sockets on them ([`raw`]) for Ethernet; frames are built and read in
+//! [`frame`], without the help of the code under test.
 
+pub mod agent;
 pub mod bpffs;
+pub mod bpftool;
+pub mod frame;
 pub mod harness;
 pub mod netns;
+pub mod raw;
+pub mod tun;
 pub mod udp_peer;
+pub mod veth;
 pub mod wait;
+pub mod wire;
+pub mod xdp;

@@ -1,13 +1,38 @@
 //! Waiting for a condition with a deadline: tests never sleep for a fixed time and hope.
 
 use std::fmt::Display;
+use std::io;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
 
 /// Between two looks: short against anything that a test waits for, long enough not to take the
 /// processor from what it waits for.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// Now, ns of `CLOCK_MONOTONIC`: the clock of the instants in the BPF maps.
+///
+/// # Panics
+/// Never on Linux, which has the clock.
+pub fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("Linux has CLOCK_MONOTONIC");
+    u64::try_from(Duration::from(now).as_nanos()).expect("584 years of uptime")
+}
+
+/// Waits until the file is readable; false if it is not within `timeout`.
+pub(crate) fn readable(file: impl AsFd, timeout: Duration) -> io::Result<bool> {
+    let mut files = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
+    match ppoll(&mut files, Some(TimeSpec::from_duration(timeout)), None) {
+        Ok(count) => Ok(count > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
 
 /// One look at a condition: `Option` (there or not), or `Result` (there, or what was seen instead,
 /// which is what the failure message then shows).

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use dz_agent::lock::{InterfaceLock, PinDirLock};
 use dz_agent::port::{PortError, PortGuard};
 use dz_tests::bpffs;
-use dz_tests::harness::{Requirement::Root, Test};
+use dz_tests::harness::{Requirement::Root, Requirement::Tool, Test};
 use dz_tests::netns::Netns;
 
 const PORT: u16 = 44880;
@@ -164,6 +164,10 @@ pub(crate) fn tests() -> Vec<Test> {
             &[Root],
             a_taken_port_names_who_has_it,
         ),
-        Test::new("port::silent", &[Root], the_guard_keeps_silent),
+        Test::new(
+            "port::silent",
+            &[Root, Tool("ping")],
+            the_guard_keeps_silent,
+        ),
     ]
 }

@@ -1,0 +1,342 @@
+//! The agent as its users run it: a process with a command line.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::netns::Netns;
+use crate::wait::eventually;
+use crate::{bpffs, harness};
+
+/// For what the agent does at once, on a machine that may be busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What outlives an agent's process: pins, state and the place of its socket. Several agents, one
+/// after the other, can live in it; it is removed on drop.
+#[derive(Debug)]
+pub struct Home {
+    pins: bpffs::Directory,
+    files: TempDir,
+}
+
+impl Home {
+    /// Makes an empty one.
+    ///
+    /// # Errors
+    /// No BPF file system, or no privilege.
+    pub fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            pins: bpffs::Directory::new("agent")?,
+            files: tempfile::tempdir()?,
+        })
+    }
+
+    /// The agent's `--pin-dir`.
+    pub fn pin_dir(&self) -> &Path {
+        self.pins.path()
+    }
+
+    /// The agent's `--state-dir`.
+    pub fn state_dir(&self) -> PathBuf {
+        self.files.path().join("state")
+    }
+
+    /// The agent's `--socket`.
+    pub fn socket(&self) -> PathBuf {
+        self.files.path().join("agent.sock")
+    }
+
+    /// Runs one of the agent's commands against the agent that lives here.
+    ///
+    /// # Errors
+    /// The program cannot be started. What it returns is in the output.
+    pub fn command<S: AsRef<OsStr>>(&self, words: &[S]) -> anyhow::Result<Output> {
+        let mut command = Command::new(program()?);
+        command.arg("--socket").arg(self.socket()).args(words);
+        command.output().context("running dz-agent")
+    }
+}
+
+/// A running agent. Killed on drop; its log is shown if the test fails.
+#[derive(Debug)]
+pub struct Agent {
+    process: Process,
+    home: Home,
+}
+
+impl Agent {
+    /// Starts `dz-agent run` inside the namespace with these arguments (`--interface` among them)
+    /// and with a home of its own, and waits until it answers.
+    ///
+    /// # Errors
+    /// It ends, or does not answer in time.
+    pub fn start(netns: &Netns, arguments: &[&str]) -> anyhow::Result<Self> {
+        Self::start_in(Home::new()?, netns, arguments)
+    }
+
+    /// Starts it in a home where another one may have lived.
+    ///
+    /// # Errors
+    /// It ends, or does not answer in time.
+    pub fn start_in(home: Home, netns: &Netns, arguments: &[&str]) -> anyhow::Result<Self> {
+        let mut agent = Self::spawn_in(home, netns, arguments)?;
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
+    /// Starts it without waiting.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub fn spawn_in(home: Home, netns: &Netns, arguments: &[&str]) -> anyhow::Result<Self> {
+        let mut command = Command::new(program()?);
+        command.arg("--socket").arg(home.socket()).arg("run");
+        command.arg("--pin-dir").arg(home.pin_dir());
+        command.arg("--state-dir").arg(home.state_dir());
+        command.args(arguments);
+        let title = format!(
+            "log of dz-agent {} in {}",
+            arguments.join(" "),
+            netns.name()
+        );
+        let process = Process::spawn(netns, &mut command, title)?;
+        Ok(Self { process, home })
+    }
+
+    /// Waits until it answers on its socket.
+    ///
+    /// # Errors
+    /// It ends, or does not answer in time.
+    pub fn wait_ready(&mut self) -> anyhow::Result<()> {
+        eventually(PATIENCE, "an agent that answers", || {
+            if let Some(status) = self.process.ended()? {
+                return Ok(Err(anyhow!("dz-agent run has ended: {status}")));
+            }
+            let output = self.home.command(&["sessions", "--json"])?;
+            if output.status.success() {
+                Ok(Ok(()))
+            } else {
+                Err(said(&output))
+            }
+        })?
+    }
+
+    /// Runs one of its commands that is to succeed, and returns what it prints.
+    ///
+    /// # Errors
+    /// The command fails; the message has its words.
+    pub fn cli(&self, words: &[&str]) -> anyhow::Result<String> {
+        let output = self.home.command(words)?;
+        if !output.status.success() {
+            bail!("dz-agent {}: {:#}", words.join(" "), said(&output));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs one of its commands that prints JSON.
+    ///
+    /// # Errors
+    /// The command fails, or prints something else.
+    pub fn json(&self, words: &[&str]) -> anyhow::Result<Value> {
+        let text = self.cli(words)?;
+        serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
+    }
+
+    /// Where it keeps pins, state and socket.
+    pub const fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Its process.
+    pub const fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Ends it with SIGKILL and returns its home: as after a crash.
+    ///
+    /// # Errors
+    /// It is not to be killed.
+    pub fn crash(mut self) -> anyhow::Result<Home> {
+        self.process.signal(Signal::SIGKILL)?;
+        self.process.wait()?;
+        Ok(self.home)
+    }
+
+    /// Sends it a signal that ends it, waits for the end and returns its home.
+    ///
+    /// # Errors
+    /// It does not end in time, or not well.
+    pub fn end(mut self, signal: Signal) -> anyhow::Result<Home> {
+        self.process.signal(signal)?;
+        let status = self.process.wait()?;
+        if !status.success() {
+            bail!("dz-agent ended with {status} on {signal}");
+        }
+        Ok(self.home)
+    }
+}
+
+fn said(output: &Output) -> anyhow::Error {
+    let text = String::from_utf8_lossy(&output.stderr);
+    anyhow!("{}: {}", output.status, text.trim())
+}
+
+/// A child whose output is collected. Killed on drop; the output is shown if the test fails.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    title: String,
+    log: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Process {
+    /// Starts it inside the namespace.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub fn spawn(netns: &Netns, command: &mut Command, title: String) -> anyhow::Result<Self> {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = netns
+            .spawn(command)
+            .with_context(|| format!("starting {command:?}"))?;
+        let log = Arc::new(Mutex::new(String::new()));
+        let mut readers = Vec::new();
+        if let Some(output) = child.stdout.take() {
+            readers.push(collect(output, &log));
+        }
+        if let Some(output) = child.stderr.take() {
+            readers.push(collect(output, &log));
+        }
+        Ok(Self {
+            child,
+            title,
+            log,
+            readers,
+        })
+    }
+
+    /// What it has printed so far, both streams.
+    pub fn log(&self) -> String {
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It has ended and been waited for.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, signal).with_context(|| format!("{signal} to {}", self.title))
+    }
+
+    /// How it has ended, if it has.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Waits until it ends.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub fn wait(&mut self) -> anyhow::Result<ExitStatus> {
+        let child = &mut self.child;
+        eventually(PATIENCE, &format!("end of {}", self.title), || {
+            child.try_wait().ok().flatten()
+        })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+        harness::note(&self.title, &self.log());
+    }
+}
+
+fn collect(output: impl Read + Send + 'static, log: &Arc<Mutex<String>>) -> JoinHandle<()> {
+    let log = Arc::clone(log);
+    thread::spawn(move || {
+        let mut output = BufReader::new(output);
+        let mut line = Vec::new();
+        while output.read_until(b'\n', &mut line).is_ok_and(|len| len > 0) {
+            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            log.push_str(&String::from_utf8_lossy(&line));
+            line.clear();
+        }
+    })
+}
+
+/// The agent's binary: `$DZ_AGENT`, or the one that is built from this tree, which is brought up to
+/// date once per test process (`cargo test` does not build the binaries of other packages).
+///
+/// # Errors
+/// It cannot be built.
+pub fn program() -> anyhow::Result<&'static Path> {
+    static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| find_program().map_err(|error| format!("{error:#}")));
+    program
+        .as_deref()
+        .map_err(|error| anyhow!("no dz-agent to test: {error}"))
+}
+
+fn find_program() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("DZ_AGENT") {
+        return Ok(path.into());
+    }
+    // This program lies in target/<profile>/deps.
+    let this = std::env::current_exe()?;
+    let directory = this
+        .ancestors()
+        .nth(2)
+        .context("a test program outside of target/")?;
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.current_dir(env!("CARGO_MANIFEST_DIR"));
+    // Both packages, so that features come out as they did for this program.
+    build.args([
+        "build",
+        "--quiet",
+        "--package=dz-tests",
+        "--package=dz-agent",
+        "--bin=dz-agent",
+    ]);
+    if directory.ends_with("release") {
+        build.arg("--release");
+    }
+    build
+        .arg("--target-dir")
+        .arg(directory.parent().context("a profile outside of target/")?);
+    let status = build.status().context("running cargo")?;
+    if !status.success() {
+        bail!("cargo build --bin dz-agent: {status}");
+    }
+    Ok(directory.join("dz-agent"))
+}
