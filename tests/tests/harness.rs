@@ -6,7 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use dz_tests::agent::Process;
+use dz_tests::agent::{Agent, Process};
+use dz_tests::bpftool;
 use dz_tests::frame::{self, Datagram, ETHERTYPE_IPV4, UdpChecksum, parse_udp};
 use dz_tests::harness::Requirement::{Root, Tool, Tun as TunDevice};
 use dz_tests::harness::{Outcome, Test};
@@ -236,6 +237,45 @@ fn a_child_is_inside_and_its_words_are_kept() -> Result<()> {
     Ok(())
 }
 
+/// Two agents over a wire, by nothing but their command lines.
+fn two_agents_find_each_other() -> Result<()> {
+    let (one, two) = (Netns::new("agent")?, Netns::new("agent")?);
+    let a = Tun::new(&one, "doublezero0", &["169.254.7.0/31"])?;
+    let b = Tun::new(&two, "doublezero0", &["169.254.7.1/31"])?;
+    let wire = TunWire::connect(a, b, Duration::ZERO)?;
+    let run = ["--interface", "doublezero0"];
+    let (agent_a, agent_b) = (Agent::start(&one, &run)?, Agent::start(&two, &run)?);
+    agent_a.cli(&["connect", "169.254.7.1", "--local", "169.254.7.0"])?;
+    agent_b.cli(&["connect", "169.254.7.0", "--local", "169.254.7.1"])?;
+    for (netns, peer) in [(&one, B), (&two, A)] {
+        eventually(PATIENCE, "the peer's route", || {
+            let shown = netns.ip(&format!("route show proto 144 to exact {peer}"))?;
+            ensure!(
+                shown.contains("dev doublezero0"),
+                "{shown:?} {}",
+                agent_a.cli(&["sessions"])?
+            );
+            anyhow::Ok(())
+        })?;
+    }
+    let counts = wire.counts();
+    ensure!(counts.a_to_b > 0 && counts.b_to_a > 0, "{counts:?}");
+    let shown = agent_a.json(&["sessions", "--json"])?;
+    ensure!(shown.to_string().contains("169.254.7.1"), "{shown}");
+    let dumped = bpftool::dump(&agent_a.home().pin_dir().join("dz_sessions"))?;
+    ensure!(
+        dumped.len() == 1 && dumped[0].get("value").is_some(),
+        "{dumped:?}"
+    );
+
+    let home = agent_a.end(Signal::SIGTERM)?;
+    let left = one.ip("route show proto 144")?;
+    ensure!(left.is_empty(), "left behind: {left}");
+    let agent_a = Agent::start_in(home, &one, &run)?;
+    agent_a.cli(&["sessions"])?;
+    Ok(())
+}
+
 /// Runs this very program for tests that must fail or be skipped, and reads what it reports.
 fn skips_and_failures_are_told_apart() -> Result<()> {
     let report = |name: &str| -> Result<(bool, String)> {
@@ -306,6 +346,11 @@ fn main() -> std::process::ExitCode {
             "agent::process",
             &[Root],
             a_child_is_inside_and_its_words_are_kept,
+        ),
+        Test::new(
+            "agent::two",
+            &[Root, TunDevice, Tool("bpftool")],
+            two_agents_find_each_other,
         ),
         Test::new("harness::reports", &[], skips_and_failures_are_told_apart),
     ])
