@@ -59,7 +59,7 @@ pub(crate) fn up(peer: [u8; 4]) -> SessionEntry {
     session.last_rx_ns = entry.last_seen_ns;
     session.detect_deadline_ns = session.last_rx_ns + 3_000_000_000;
     session.peer_mode = Mode::Passive;
-    session.peer_version = Version([0, 7, 1, 5]);
+    session.peer_version = Version::new([0, 7, 1, 5]);
     session.last_down_reason = DownReason::Timeout;
     entry
 }

@@ -73,11 +73,22 @@ impl State {
         zerocopy::Immutable
     )
 )]
-pub struct Version(pub [u8; 4]);
+pub struct Version {
+    /// The four numbers. Named, for `bpftool map dump` shows it by this name.
+    pub number: [u8; 4],
+}
+
+impl Version {
+    /// A version of these four numbers.
+    #[inline(always)]
+    pub const fn new(number: [u8; 4]) -> Self {
+        Self { number }
+    }
+}
 
 impl core::fmt::Display for Version {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let [major, minor, patch, channel] = self.0;
+        let [major, minor, patch, channel] = self.number;
         write!(f, "{major}.{minor}.{patch}")?;
         f.write_str(match channel {
             0 => "",
@@ -174,7 +185,7 @@ impl Packet {
             desired_min_tx_us: u32_at::<12>(b),
             required_min_rx_us: u32_at::<16>(b),
             passive: b[20] & FLAG_PASSIVE != 0,
-            version: Version([b[21], b[22], b[23], b[24]]),
+            version: Version::new([b[21], b[22], b[23], b[24]]),
             reserved_set: reserved != 0,
         })
     }
@@ -199,7 +210,7 @@ impl Packet {
         put_u32::<12>(b, self.desired_min_tx_us);
         put_u32::<16>(b, self.required_min_rx_us);
         b[20] = if self.passive { FLAG_PASSIVE } else { 0 };
-        [b[21], b[22], b[23], b[24]] = self.version.0;
+        [b[21], b[22], b[23], b[24]] = self.version.number;
         let mut i = RESERVED;
         while i < PACKET_LEN {
             b[i] = 0;

@@ -256,7 +256,7 @@ impl Session {
             backoff: 1,
             transitions: 0,
             ups: 0,
-            peer_version: Version([0; 4]),
+            peer_version: Version::new([0; 4]),
             state: State::Down,
             down_reason: DownReason::None,
             last_down_reason: DownReason::None,

@@ -75,7 +75,7 @@ impl UdpPeerConfig {
             rules: Rules::Deployed,
             answer: false,
             local_discr: None,
-            version: Version([0, 34, 0, 0]),
+            version: Version::new([0, 34, 0, 0]),
         }
     }
 }

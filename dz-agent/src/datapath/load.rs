@@ -221,7 +221,7 @@ fn our_version() -> Version {
     } else {
         4
     };
-    Version([
+    Version::new([
         number(env!("CARGO_PKG_VERSION_MAJOR")),
         number(env!("CARGO_PKG_VERSION_MINOR")),
         number(env!("CARGO_PKG_VERSION_PATCH")),

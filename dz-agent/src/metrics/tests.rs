@@ -175,7 +175,7 @@ fn received_packets_stay_counted() {
 
     // The peer is upgraded: what it sends from now on is the new version's.
     snapshot.sessions[0].entry.received = 1_010;
-    snapshot.sessions[0].entry.session.peer_version = dz_common::packet::Version([0, 8, 0, 0]);
+    snapshot.sessions[0].entry.session.peer_version = dz_common::packet::Version::new([0, 8, 0, 0]);
     let text = scrape_of(&snapshot);
     assert_eq!(total(&text, "0.7.1-other"), 1000.0);
     assert_eq!(total(&text, "0.8.0"), 10.0);
@@ -202,7 +202,7 @@ fn a_peer_cannot_fill_the_metrics_with_versions() {
     for i in 0..200 {
         let entry = &mut snapshot.sessions[0].entry;
         entry.received += 1;
-        entry.session.peer_version = dz_common::packet::Version([1, 0, i, 0]);
+        entry.session.peer_version = dz_common::packet::Version::new([1, 0, i, 0]);
         rows = 0;
         let count = |_: &str, _, _: &str, _| {
             rows += 1;

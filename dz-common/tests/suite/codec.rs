@@ -20,7 +20,7 @@ fn any_packet(rng: &mut Rng) -> Packet {
         desired_min_tx_us: rng.u32(),
         required_min_rx_us: rng.u32(),
         passive: rng.chance(50),
-        version: Version([rng.byte(), rng.byte(), rng.byte(), rng.byte()]),
+        version: Version::new([rng.byte(), rng.byte(), rng.byte(), rng.byte()]),
         reserved_set: false,
     }
 }
@@ -35,7 +35,7 @@ fn a_recorded_packet_means_what_its_sender_meant() {
         desired_min_tx_us: 300_000,
         required_min_rx_us: 300_000,
         passive: false,
-        version: Version([0, 34, 0, 0]),
+        version: Version::new([0, 34, 0, 0]),
         reserved_set: false,
     };
     assert_eq!(Packet::decode(&recorded()), Ok(expected));
@@ -169,7 +169,7 @@ fn versions_read_as_the_deployed_client_writes_them() {
     ];
     for (channel, suffix) in channels.into_iter().chain([(255, "-other")]) {
         assert_eq!(
-            Version([0, 34, 255, channel]).to_string(),
+            Version::new([0, 34, 255, channel]).to_string(),
             format!("0.34.255{suffix}")
         );
     }

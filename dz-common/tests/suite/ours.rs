@@ -60,9 +60,9 @@ fn meet(a: &mut End, b: &mut End, now_ns: &mut u64) -> bool {
         for end in [&mut *a, &mut *b] {
             end.session.expire(*now_ns);
         }
-        let from_a = a.session.packet(Version([0; 4]));
+        let from_a = a.session.packet(Version::new([0; 4]));
         b.receive(&from_a, *now_ns);
-        let from_b = b.session.packet(Version([0; 4]));
+        let from_b = b.session.packet(Version::new([0; 4]));
         a.receive(&from_b, *now_ns);
         if a.session.state == State::Up && b.session.state == State::Up {
             return true;

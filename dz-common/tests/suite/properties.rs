@@ -42,7 +42,7 @@ fn any_packet(rng: &mut Rng, local_discr: u32) -> Packet {
         desired_min_tx_us: any_interval(rng),
         required_min_rx_us: any_interval(rng),
         passive: rng.chance(50),
-        version: Version([rng.byte(), 0, 0, rng.byte()]),
+        version: Version::new([rng.byte(), 0, 0, rng.byte()]),
         reserved_set: rng.chance(10),
     }
 }

@@ -79,7 +79,7 @@ pub(crate) fn packet(state: State, your_discr: u32) -> Packet {
         desired_min_tx_us: 50_000,
         required_min_rx_us: 50_000,
         passive: false,
-        version: Version([0, 34, 0, 0]),
+        version: Version::new([0, 34, 0, 0]),
         reserved_set: false,
     }
 }
@@ -132,7 +132,7 @@ pub(crate) const CONFIG: Config = Config {
     port: dz_common::LIVENESS_PORT,
     unknown_pass: 0,
     reserved: 0,
-    version: Version([1, 2, 3, 0]),
+    version: Version::new([1, 2, 3, 0]),
     groups: 1,
     grace_ns: 30_000 * MS,
 };

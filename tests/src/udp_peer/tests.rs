@@ -205,7 +205,7 @@ fn strangers_are_counted_and_not_answered() {
         desired_min_tx_us: 50_000,
         required_min_rx_us: 50_000,
         passive: false,
-        version: Version([0; 4]),
+        version: Version::new([0; 4]),
         reserved_set: false,
     };
     stranger.send_to(&sound.encode(), (addr, port)).unwrap();

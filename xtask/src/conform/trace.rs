@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 /// The version that the recorded client announced: 0.34.0, stable.
-const RECORDED: Version = Version([0, 34, 0, 0]);
+const RECORDED: Version = Version::new([0, 34, 0, 0]);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
