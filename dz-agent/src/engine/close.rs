@@ -181,6 +181,7 @@ impl Engine {
             self.shared.recorded.rx_versions.removed(&interface, &entry);
         }
         if let Some(live) = self.sessions.remove(&key) {
+            self.give_up_resolving(&key, &live);
             self.slots.release(live.slot);
         }
         if let Some(batch) = batch {

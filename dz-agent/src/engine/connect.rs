@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use dz_common::map::{LocalKey, Origin, Peer, PeerKey, SessionEntry, SessionKey, bpf_spin_lock};
@@ -92,11 +93,12 @@ impl Engine {
             .identity
             .discriminator(&interface.name, local, address)
             .get();
-        let block = self.blocks.of(&LocalKey {
+        let name: Arc<str> = interface.name.as_str().into();
+        let local_key = LocalKey {
             ifindex,
             addr: peer.local,
-        });
-        let name = interface.name.as_str().into();
+        };
+        let block = self.blocks.of(&name, &local_key);
         self.slots.settle();
         let slot = self.slots.take().context("no room for another session")?;
         let generation = self.next_generation;

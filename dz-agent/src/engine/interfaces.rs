@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::Engine;
 use super::reconcile::Carrier;
 use crate::cli::UnknownPeers;
-use crate::datapath::{Attachment, MapReader};
+use crate::datapath::Attachment;
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::lock::InterfaceLock;
 use crate::net::links::{self, Address};
@@ -100,30 +100,39 @@ impl Interface {
     }
 }
 
-/// Which local address has which block of counters. An address keeps its block while it is gone, so
-/// that its counters go on when it comes back.
-#[derive(Debug, Default)]
+/// Which local address has which block of counters. An address keeps its block while it is gone, also
+/// under another interface index, so that its counters go on when it comes back.
+#[derive(Debug)]
 pub(super) struct Blocks {
-    blocks: HashMap<LocalKey, u32>,
+    blocks: HashMap<(String, [u8; 4]), u32>,
+    /// What an earlier agent had given out.
+    inherited: HashMap<LocalKey, u32>,
+    used: HashSet<u32>,
 }
 
 impl Blocks {
-    pub(super) fn new(reader: &MapReader) -> Result<Self, crate::datapath::MapError> {
-        Ok(Self {
-            blocks: reader.locals()?.into_iter().collect(),
-        })
+    pub(super) fn new(inherited: impl IntoIterator<Item = (LocalKey, u32)>) -> Self {
+        let inherited: HashMap<_, _> = inherited.into_iter().collect();
+        let used = inherited.values().copied().collect();
+        Self {
+            blocks: HashMap::new(),
+            inherited,
+            used,
+        }
     }
 
     /// The block of an address; 0, which is shared, if there is none left.
-    pub(super) fn of(&mut self, key: &LocalKey) -> u32 {
-        if let Some(block) = self.blocks.get(key) {
+    pub(super) fn of(&mut self, interface: &str, key: &LocalKey) -> u32 {
+        let name = (interface.to_owned(), key.addr);
+        if let Some(block) = self.blocks.get(&name) {
             return *block;
         }
-        let used: HashSet<_> = self.blocks.values().copied().collect();
-        let Some(block) = (1..BLOCKS).find(|block| !used.contains(block)) else {
+        let free = || (1..BLOCKS).find(|block| !self.used.contains(block));
+        let Some(block) = self.inherited.remove(key).or_else(free) else {
             return 0;
         };
-        self.blocks.insert(*key, block);
+        self.used.insert(block);
+        self.blocks.insert(name, block);
         block
     }
 }
@@ -252,7 +261,7 @@ impl Engine {
     }
 
     fn local_came(&mut self, interface: &str, key: LocalKey) {
-        let block = self.blocks.of(&key);
+        let block = self.blocks.of(interface, &key);
         if block == 0 {
             warn!(interface, "no block of counters left: counted in block 0");
         }
@@ -265,6 +274,28 @@ impl Engine {
         info!(interface, local = %Ipv4Addr::from(key.addr), "address gone");
         if let Err(error) = self.datapath.maps.delete_local(&key) {
             warn!(interface, local = %Ipv4Addr::from(key.addr), %error, "address not forgotten");
+        }
+    }
+
+    /// Forgets addresses that went while no agent was there to see it.
+    pub(super) fn forget_stale_locals(&mut self) {
+        let held: HashSet<_> = self
+            .interfaces
+            .iter()
+            .filter_map(|interface| Some((interface.ifindex()?, interface)))
+            .flat_map(|(ifindex, interface)| {
+                interface.locals().map(move |local| LocalKey {
+                    ifindex,
+                    addr: local.octets(),
+                })
+            })
+            .collect();
+        let known = self.datapath.maps.reader().locals();
+        let known = known.inspect_err(|error| warn!(%error, "addresses not read"));
+        for (key, _) in known.unwrap_or_default() {
+            if !held.contains(&key) {
+                self.local_went(&self.interface_name(key.ifindex), key);
+            }
         }
     }
 
@@ -293,5 +324,35 @@ impl Engine {
             ))
         };
         self.interfaces.iter().filter_map(carrier).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_keeps_its_block() {
+        let key = |ifindex, last| LocalKey {
+            ifindex,
+            addr: [10, 0, 0, last],
+        };
+        let mut blocks = Blocks::new([(key(3, 1), 1)]);
+        assert_eq!(blocks.of("dz0", &key(3, 1)), 1, "inherited");
+        assert_eq!(blocks.of("dz0", &key(3, 2)), 2);
+        assert_eq!(
+            blocks.of("dz0", &key(9, 1)),
+            1,
+            "the interface was created anew"
+        );
+        assert_eq!(
+            blocks.of("dz1", &key(4, 1)),
+            3,
+            "the same address on another interface"
+        );
+        for last in 3..=255 {
+            blocks.of("dz0", &key(3, last));
+        }
+        assert_eq!(blocks.of("dz2", &key(5, 1)), 0, "none left");
     }
 }

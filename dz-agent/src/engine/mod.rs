@@ -16,6 +16,7 @@ mod routes;
 mod run;
 mod shared;
 mod slots;
+mod stop;
 mod transmit;
 
 use std::collections::{BTreeMap, HashMap};
@@ -166,19 +167,19 @@ impl Engine {
     }
 
     fn peer_of(&self, key: RouteKey) -> Option<&Peer> {
-        let interface = self
-            .interfaces
-            .iter()
-            .find(|i| i.ifindex() == Some(key.ifindex))?;
+        let interface = self.interface_at(key.ifindex)?;
         self.peers
             .get(&reconcile::peer_key(&interface.name, key.dst))
     }
 
+    /// The interface with this index, if it is one of ours.
+    fn interface_at(&self, ifindex: u32) -> Option<&Interface> {
+        let mut interfaces = self.interfaces.iter();
+        interfaces.find(|interface| interface.ifindex() == Some(ifindex))
+    }
+
     fn interface_name(&self, ifindex: u32) -> String {
-        let found = self
-            .interfaces
-            .iter()
-            .find(|i| i.ifindex() == Some(ifindex));
+        let found = self.interface_at(ifindex);
         found.map_or_else(|| format!("#{ifindex}"), |interface| interface.name.clone())
     }
 }

@@ -198,3 +198,6 @@ pub(super) fn ifname(key: &PeerKey) -> &str {
     // Written by `peer_key` from a string; anything else names no interface.
     std::str::from_utf8(&key.ifname[..len]).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,6 @@ use std::time::Duration;
 use aya::maps::{MapData, RingBuf};
 use futures_util::StreamExt;
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
@@ -18,6 +17,7 @@ use super::interfaces::{Blocks, Interface};
 use super::routes::RouteJobs;
 use super::shared::Shared;
 use super::slots::Slots;
+use super::stop::{Signals, Stop, remove_pins};
 use super::{Engine, FULL_CHECK, Inspector};
 use crate::cli::RunOptions;
 use crate::cli::UnknownPeers;
@@ -40,15 +40,6 @@ const WITHDRAWAL: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_millis(5);
 /// Requests waiting for the engine. More wait in their connections.
 const COMMANDS: usize = 64;
-
-/// How the agent was told to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stop {
-    /// For good: everything of ours goes.
-    Withdraw,
-    /// For a restart: the kernel part goes on.
-    Leave,
-}
 
 /// Runs the agent until a signal stops it.
 ///
@@ -170,7 +161,13 @@ impl Engine {
             routes: Routes::new(netlink.clone(), options.route_protocol),
             netlink,
             slots: Slots::new(datapath.slots(), sessions.iter().map(|entry| entry.slot)),
-            blocks: Blocks::new(datapath.maps.reader()).fail_with(ExitCode::Failure, kernel)?,
+            blocks: Blocks::new(
+                datapath
+                    .maps
+                    .reader()
+                    .locals()
+                    .fail_with(ExitCode::Failure, kernel)?,
+            ),
             options,
             datapath,
             identity,
@@ -214,6 +211,7 @@ impl Engine {
                 );
             }
         }
+        self.forget_stale_locals();
         self.full_check().await;
         self.tick();
         Ok(())
@@ -307,7 +305,7 @@ impl Engine {
                 }
             }
             Event::Address { ifindex, .. } => {
-                if self.interfaces.iter().any(|i| i.ifindex() == Some(ifindex)) {
+                if self.interface_at(ifindex).is_some() {
                     self.check_soon();
                 }
             }
@@ -381,53 +379,4 @@ impl Engine {
             ),
         ))
     }
-}
-
-/// The signals that stop the agent.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    leave: Signal,
-    reload: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        let on = |kind| signal(kind).fail_with(ExitCode::Failure, || "signal handler");
-        Ok(Self {
-            terminate: on(SignalKind::terminate())?,
-            interrupt: on(SignalKind::interrupt())?,
-            leave: on(SignalKind::user_defined2())?,
-            reload: on(SignalKind::hangup())?,
-        })
-    }
-
-    /// How to stop; none for SIGHUP.
-    async fn next(&mut self) -> Option<Stop> {
-        tokio::select! {
-            _ = self.terminate.recv() => Some(Stop::Withdraw),
-            _ = self.interrupt.recv() => Some(Stop::Withdraw),
-            _ = self.leave.recv() => Some(Stop::Leave),
-            _ = self.reload.recv() => None,
-        }
-    }
-}
-
-/// Removes our pins, and with them the maps and links. `all`: nothing there is anybody else's.
-fn remove_pins(pin_dir: &Path, all: bool) {
-    if !all {
-        return;
-    }
-    let files = fs::read_dir(pin_dir).into_iter().flatten().flatten();
-    for file in files {
-        let name = file.file_name();
-        let ours = name
-            .to_str()
-            .is_some_and(|name| name.starts_with("dz_") || name.starts_with("link_"));
-        if ours && let Err(error) = fs::remove_file(file.path()) {
-            warn!(pin = %file.path().display(), %error, "pin not removed");
-        }
-    }
-    // Not empty: somebody else's file is in it, which is not ours to remove.
-    let _ = fs::remove_dir(pin_dir);
 }

@@ -7,6 +7,7 @@ use dz_common::ingress::Link;
 use dz_common::map::{MAX_DUE, Peer, SessionKey};
 use tracing::{debug, warn};
 
+use super::interfaces::Interface;
 use super::{Engine, Live, Neighbour};
 use crate::datapath::{Order, Transmitted, now_ns};
 use crate::net::neighbours;
@@ -32,14 +33,19 @@ impl Engine {
         }
     }
 
-    /// Says AdminDown to peers, without waiting for anybody's turn.
+    /// Says AdminDown to a peer, without waiting for its turn.
     pub(super) fn farewell(&mut self, key: SessionKey) {
+        self.clock.forget(&key);
+        let holds = |i: &Interface| i.locals().any(|local| local.octets() == key.local);
+        let interface = self.interface_at(key.ifindex);
+        if !interface.is_some_and(holds) {
+            return; // not our address any more: nothing may leave with it
+        }
         let Some(live) = self.sessions.get(&key) else {
             return;
         };
         let order = self.order(key, live, true);
         self.send(&[order; FAREWELLS]);
-        self.clock.forget(&key);
     }
 
     fn send(&mut self, orders: &[Order]) {
@@ -90,7 +96,7 @@ impl Engine {
 
     /// A next hop was resolved, or is not known any more.
     pub(super) fn neighbour_found(&mut self, (ifindex, next_hop, mac): Neighbour) {
-        if !self.interfaces.iter().any(|i| i.ifindex() == Some(ifindex)) {
+        if self.interface_at(ifindex).is_none() {
             return;
         }
         let Some(mac) = mac else {
@@ -109,13 +115,23 @@ impl Engine {
         }
     }
 
+    /// Stops waiting for a session's next hop.
+    pub(super) fn give_up_resolving(&mut self, key: &SessionKey, live: &Live) {
+        let Some(hop) = live.next_hop.map(|hop| (key.ifindex, hop)) else {
+            return;
+        };
+        if let Some(waiting) = self.unresolved.get_mut(&hop) {
+            waiting.retain(|waiting| waiting != key);
+            if waiting.is_empty() {
+                self.unresolved.remove(&hop);
+            }
+        }
+    }
+
     fn order(&self, key: SessionKey, live: &Live, force: bool) -> Order {
         let ethernet = live.next_hop.map(|next_hop| {
             let destination = self.neighbours.get(&(key.ifindex, next_hop)).copied();
-            let source = self
-                .interfaces
-                .iter()
-                .find(|i| i.ifindex() == Some(key.ifindex));
+            let source = self.interface_at(key.ifindex);
             (
                 destination.unwrap_or_default(),
                 source.and_then(|i| i.mac()).unwrap_or_default(),
@@ -136,10 +152,7 @@ impl Engine {
         peer: [u8; 4],
         facts: Option<&Peer>,
     ) -> Option<Ipv4Addr> {
-        let interface = self
-            .interfaces
-            .iter()
-            .find(|i| i.ifindex() == Some(ifindex))?;
+        let interface = self.interface_at(ifindex)?;
         if interface.link() != Some(Link::Ethernet) {
             return None;
         }

@@ -1,0 +1,233 @@
+use dz_common::map::{Origin, bpf_spin_lock};
+use dz_common::session::{Session, Timers};
+
+use super::*;
+
+const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+const IFINDEX: u32 = 3;
+
+struct World {
+    peers: HashMap<PeerKey, Peer>,
+    carriers: HashMap<String, Carrier>,
+    sessions: Vec<SessionEntry>,
+    routes: Vec<Route>,
+}
+
+impl World {
+    /// One peer, its session Up, its route there.
+    fn settled() -> Self {
+        let mut world = Self {
+            peers: HashMap::from([(peer_key("dz0", PEER), peer())]),
+            carriers: HashMap::new(),
+            sessions: vec![entry(State::Up)],
+            routes: vec![route()],
+        };
+        world.carrier(IFINDEX, &[LOCAL]);
+        world
+    }
+
+    fn carrier(&mut self, ifindex: u32, locals: &[Ipv4Addr]) {
+        let locals = locals.iter().copied().collect();
+        self.carriers
+            .insert("dz0".to_owned(), Carrier { ifindex, locals });
+    }
+
+    fn decide(&self) -> Vec<Op> {
+        decide(&Facts {
+            peers: &self.peers,
+            carriers: &self.carriers,
+            sessions: &self.sessions,
+            routes: &self.routes,
+        })
+    }
+}
+
+fn peer() -> Peer {
+    Peer {
+        local: LOCAL.octets(),
+        via: [0; 4],
+        timers: Timers::DEFAULT,
+        origin: Origin::Api,
+        reserved: [0; 3],
+    }
+}
+
+fn key() -> SessionKey {
+    SessionKey {
+        ifindex: IFINDEX,
+        local: LOCAL.octets(),
+        peer: PEER.octets(),
+    }
+}
+
+fn entry(state: State) -> SessionEntry {
+    let mut session = Session::new(Timers::DEFAULT, 7, 1);
+    session.state = state;
+    SessionEntry {
+        lock: bpf_spin_lock { val: 0 },
+        slot: 0,
+        generation: 1,
+        block: 1,
+        key: key(),
+        random: 1,
+        received: 0,
+        answered: 0,
+        originated: 0,
+        last_seen_ns: 0,
+        session,
+    }
+}
+
+fn route() -> Route {
+    Route {
+        dst: PEER,
+        ifindex: IFINDEX,
+        src: Some(LOCAL),
+        via: None,
+    }
+}
+
+const ROUTE: RouteKey = RouteKey {
+    ifindex: IFINDEX,
+    dst: PEER,
+};
+
+#[test]
+fn nothing_to_do_when_all_is_well() {
+    assert_eq!(World::settled().decide(), []);
+}
+
+#[test]
+fn a_peer_without_a_session_gets_one() {
+    let mut world = World::settled();
+    world.sessions.clear();
+    let ops = world.decide();
+    assert_eq!(ops, [Op::Open(peer_key("dz0", PEER)), Op::Follow(ROUTE)]);
+}
+
+#[test]
+fn a_session_without_a_peer_goes_with_its_route() {
+    let mut world = World::settled();
+    world.peers.clear();
+    let ops = world.decide();
+    assert_eq!(
+        ops,
+        [
+            Op::Close {
+                key: key(),
+                announce: true
+            },
+            Op::Follow(ROUTE)
+        ]
+    );
+}
+
+#[test]
+fn a_session_of_another_local_address_goes() {
+    let mut world = World::settled();
+    world.carrier(IFINDEX, &[LOCAL, Ipv4Addr::new(10, 0, 0, 9)]);
+    world.sessions[0].key.local = [10, 0, 0, 9];
+    let ops = world.decide();
+    assert!(ops.contains(&Op::Close {
+        key: world.sessions[0].key,
+        announce: true
+    }));
+    assert!(ops.contains(&Op::Open(peer_key("dz0", PEER))));
+}
+
+#[test]
+fn without_its_address_a_session_is_parked_in_silence() {
+    let mut world = World::settled();
+    world.carrier(IFINDEX, &[]);
+    let ops = world.decide();
+    assert_eq!(
+        ops,
+        [
+            Op::Close {
+                key: key(),
+                announce: false
+            },
+            Op::Follow(ROUTE)
+        ]
+    );
+}
+
+#[test]
+fn an_interface_created_anew_gets_its_sessions_back() {
+    let mut world = World::settled();
+    world.carrier(IFINDEX + 1, &[LOCAL]);
+    world.routes.clear();
+    let ops = world.decide();
+    let close = Op::Close {
+        key: key(),
+        announce: false,
+    };
+    assert_eq!(ops, [close, Op::Open(peer_key("dz0", PEER))]);
+}
+
+#[test]
+fn a_disconnect_cut_short_goes_on() {
+    let mut world = World::settled();
+    world.peers.clear();
+    world.sessions[0] = entry(State::AdminDown);
+    world.routes.clear();
+    assert_eq!(
+        world.decide(),
+        [Op::Close {
+            key: key(),
+            announce: true
+        }]
+    );
+}
+
+#[test]
+fn routes_follow_the_table() {
+    use Mode::{Active, Passive};
+    // State, our mode, the peer's, with a route: what is wrong about it.
+    let table = [
+        (State::Up, Active, Active, true, false),
+        (State::Up, Active, Active, false, true),
+        (State::Up, Active, Passive, false, true),
+        (State::Up, Passive, Active, false, true),
+        (State::Init, Active, Active, true, true),
+        (State::Init, Active, Active, false, false),
+        (State::Down, Active, Active, true, true),
+        (State::Down, Active, Passive, true, false),
+        (State::Down, Active, Passive, false, false),
+        (State::Down, Passive, Active, true, false),
+        (State::Down, Passive, Active, false, true),
+    ];
+    for (state, own, theirs, there, wrong) in table {
+        let mut world = World::settled();
+        world.sessions[0] = entry(state);
+        world.sessions[0].session.timers.mode = own;
+        world.sessions[0].session.peer_mode = theirs;
+        if !there {
+            world.routes.clear();
+        }
+        let expected: &[Op] = if wrong { &[Op::Follow(ROUTE)] } else { &[] };
+        assert_eq!(
+            world.decide(),
+            expected,
+            "{state:?} {own:?} {theirs:?} {there}"
+        );
+    }
+}
+
+#[test]
+fn a_route_that_differs_is_put_right() {
+    let mut world = World::settled();
+    world.routes[0].via = Some(Ipv4Addr::new(10, 0, 0, 3));
+    assert_eq!(world.decide(), [Op::Follow(ROUTE)]);
+}
+
+#[test]
+fn routes_of_interfaces_that_are_not_ours_are_none_of_our_business() {
+    let mut world = World::settled();
+    world.routes.push(Route {
+        ifindex: 77,
+        ..route()
+    });
+    assert_eq!(world.decide(), []);
+}

@@ -1,0 +1,67 @@
+//! Being told to stop, and taking the pins away.
+
+use std::fs;
+use std::path::Path;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::warn;
+
+use crate::error::{ExitCode, FailWith, Failure};
+
+/// How the agent was told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// For good: everything of ours goes.
+    Withdraw,
+    /// For a restart: the kernel part goes on.
+    Leave,
+}
+
+/// The signals that stop the agent.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    leave: Signal,
+    reload: Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> Result<Self, Failure> {
+        let on = |kind| signal(kind).fail_with(ExitCode::Failure, || "signal handler");
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            leave: on(SignalKind::user_defined2())?,
+            reload: on(SignalKind::hangup())?,
+        })
+    }
+
+    /// How to stop; none for SIGHUP.
+    pub(super) async fn next(&mut self) -> Option<Stop> {
+        tokio::select! {
+            _ = self.terminate.recv() => Some(Stop::Withdraw),
+            _ = self.interrupt.recv() => Some(Stop::Withdraw),
+            _ = self.leave.recv() => Some(Stop::Leave),
+            _ = self.reload.recv() => None,
+        }
+    }
+}
+
+/// Removes our pins, and with them the maps and links. `all`: nothing there is anybody else's.
+pub(super) fn remove_pins(pin_dir: &Path, all: bool) {
+    if !all {
+        return;
+    }
+    let files = fs::read_dir(pin_dir).into_iter().flatten().flatten();
+    for file in files {
+        let name = file.file_name();
+        let ours = name
+            .to_str()
+            .is_some_and(|name| name.starts_with("dz_") || name.starts_with("link_"));
+        if ours && let Err(error) = fs::remove_file(file.path()) {
+            warn!(pin = %file.path().display(), %error, "pin not removed");
+        }
+    }
+    // Not empty: somebody else's file is in it, which is not ours to remove.
+    let _ = fs::remove_dir(pin_dir);
+}
