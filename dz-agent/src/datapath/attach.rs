@@ -12,6 +12,7 @@ use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp};
 use dz_common::ingress::Link;
 use tracing::info;
 
+use super::clsact;
 use super::load::{Datapath, chain, classifier, xdp};
 use crate::cli::Attach;
 use crate::error::{ExitCode, FailWith, Failure};
@@ -46,12 +47,21 @@ impl<E: std::error::Error> From<E> for LinkFailure {
     }
 }
 
-/// Programs on an interface. Dropping it leaves them there: the pinned link holds them.
+/// Programs on an interface. Dropping it leaves them there.
 #[derive(Debug)]
 pub struct Attachment {
     /// How.
     pub mode: AttachMode,
-    pin: PathBuf,
+    hold: Hold,
+}
+
+/// What holds the programs there.
+#[derive(Debug)]
+enum Hold {
+    /// A pinned link.
+    Pin(PathBuf),
+    /// A filter of the interface.
+    Filter(String),
 }
 
 impl Attachment {
@@ -60,10 +70,16 @@ impl Attachment {
     /// # Errors
     /// If the pin cannot be removed.
     pub fn detach(self) -> io::Result<()> {
-        // The pin holds the last reference to the link; that it is gone already is fine.
-        match fs::remove_file(&self.pin) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        match self.hold {
+            Hold::Filter(interface) => {
+                clsact::detach(&interface);
+                Ok(())
+            }
+            // The pin holds the last reference to the link; that it is gone already is fine.
+            Hold::Pin(pin) => match fs::remove_file(&pin) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
         }
     }
 }
@@ -120,6 +136,12 @@ impl Datapath {
         link: Link,
         mode: AttachMode,
     ) -> Result<Attachment, String> {
+        if mode == AttachMode::Tc && !self.has_tcx {
+            let program = self.ingress(link).map_err(|error| error.0)?;
+            clsact::attach(program, interface).map_err(|error| chain(&error))?;
+            let hold = Hold::Filter(interface.to_owned());
+            return Ok(Attachment { mode, hold });
+        }
         let pin = self.link_pin(interface, mode);
         let old = match PinnedLink::from_pin(&pin) {
             Ok(old) => Some(FdLink::from(old)),
@@ -132,7 +154,12 @@ impl Datapath {
         };
         if let Some(old) = old {
             match self.swap(link, mode, old) {
-                Ok(()) => return Ok(Attachment { mode, pin }),
+                Ok(()) => {
+                    return Ok(Attachment {
+                        mode,
+                        hold: Hold::Pin(pin),
+                    });
+                }
                 // A pinned link outlives its device: the swap fails, and a new link is made.
                 Err(_) => fs::remove_file(&pin).map_err(|error| error.to_string())?,
             }
@@ -142,7 +169,8 @@ impl Datapath {
             .map_err(|error| error.0)?;
         fd.pin(&pin)
             .map_err(|error| format!("pinning {}: {}", pin.display(), chain(&error)))?;
-        Ok(Attachment { mode, pin })
+        let hold = Hold::Pin(pin);
+        Ok(Attachment { mode, hold })
     }
 
     /// Puts our program into an existing link.

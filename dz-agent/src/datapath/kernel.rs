@@ -108,6 +108,12 @@ fn release() -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Whether the running kernel is that version or newer.
+pub(super) fn kernel_at_least(major: u32, minor: u32) -> bool {
+    let running = release().ok().and_then(|release| version(&release));
+    running.is_some_and(|version| version >= (major, minor))
+}
+
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))

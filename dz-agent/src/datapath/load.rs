@@ -14,6 +14,7 @@ use dz_common::packet::Version;
 use tracing::info;
 use zerocopy::TryFromBytes;
 
+use super::kernel::kernel_at_least;
 use super::maps::{MapReader, Maps};
 use super::programs::Runner;
 use super::{now_ns, readable};
@@ -60,6 +61,8 @@ pub struct Datapath {
     pub(super) ebpf: Ebpf,
     pub(super) runner: Runner,
     pub(super) pin_dir: PathBuf,
+    /// Linux 6.6 and newer.
+    pub(super) has_tcx: bool,
     slots: u32,
 }
 
@@ -113,6 +116,7 @@ impl Datapath {
             ebpf,
             runner,
             pin_dir: pin_dir.clone(),
+            has_tcx: kernel_at_least(6, 6),
             slots,
         };
         datapath.start_timers(groups)?;

@@ -7,6 +7,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 mod attach;
+mod clsact;
 mod kernel;
 mod load;
 mod maps;

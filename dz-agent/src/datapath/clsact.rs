@@ -1,0 +1,65 @@
+//! TC below Linux 6.6, which has no TCX links: a filter of the clsact qdisc, by netlink.
+//!
+//! A filter belongs to its device, not to a file descriptor or a pin, so it outlives the agent by
+//! itself; it is found again by its priority and handle.
+
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
+};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+
+/// Our filter among those of other programs. Of all filters the lowest priority runs first; ours
+/// runs after what others put in with a number of their own choosing (up to 1,000 or so), and before
+/// what they left to the kernel (49,152 and below).
+const PRIORITY: u16 = 44_880;
+const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+/// Attaches a program, or puts it into the place of an earlier one of ours without a gap.
+pub(super) fn attach(program: &mut SchedClassifier, interface: &str) -> Result<(), ProgramError> {
+    match qdisc_add_clsact(interface) {
+        // Somebody's programs are there already, perhaps our own.
+        Ok(()) | Err(TcError::AlreadyAttached) => {}
+        Err(error) if is_exists(&error) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let options = TcAttachOptions::Netlink(NlOptions {
+        priority: PRIORITY,
+        handle: HANDLE,
+        classid: None,
+    });
+    let created = program.attach_with_options(interface, TcAttachType::Ingress, options);
+    let id = match created {
+        Ok(id) => id,
+        Err(ProgramError::TcError(error)) if is_exists(&error) => {
+            let earlier = ours(interface).map_err(TcError::IoError)?;
+            program.attach_to_link(earlier)?
+        }
+        Err(error) => return Err(error),
+    };
+    // Dropping the link would take the filter away.
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+/// Takes our filter away. That it is gone already, perhaps with its device, is no error.
+pub(super) fn detach(interface: &str) {
+    if let Ok(link) = ours(interface) {
+        drop(link);
+    }
+}
+
+fn ours(interface: &str) -> Result<SchedClassifierLink, std::io::Error> {
+    SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, HANDLE, None)
+}
+
+/// EEXIST, wherever aya put it.
+fn is_exists(error: &TcError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return error.raw_os_error() == Some(libc::EEXIST);
+        }
+        cause = error.source();
+    }
+    false
+}
