@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use nix::errno::Errno;
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use rtnetlink::packet_core::NLM_F_CREATE;
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -11,8 +11,8 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Netlink, NetlinkError};
 
-/// Has the kernel resolve a neighbour if it does not know it yet, and returns its Ethernet address
-/// if it does. What is resolved later is an event of [`super::monitor`].
+/// Returns the Ethernet address of a neighbour if the kernel knows it; if not, has the kernel
+/// resolve it, and what comes of that is an event of [`super::monitor`].
 ///
 /// # Errors
 /// The kernel refuses, for instance because the interface is gone.
@@ -21,20 +21,24 @@ pub async fn resolve(
     ifindex: u32,
     address: Ipv4Addr,
 ) -> Result<Option<[u8; 6]>, NetlinkError> {
+    // Look first: NTF_USE on an entry that the administrator made permanent would undo that.
+    let question = RouteNetlinkMessage::GetNeighbour(message(ifindex, address));
+    match netlink.get(question).await {
+        Ok(RouteNetlinkMessage::NewNeighbour(answer)) => {
+            if let Some((_, Some(mac))) = neighbour(&answer) {
+                return Ok(Some(mac));
+            }
+        }
+        Ok(_) => {}
+        Err(error) if error.errno() == Some(Errno::ENOENT) => {}
+        Err(error) => return Err(error),
+    }
     // NTF_USE: as if a packet were to be sent there (neigh_add in net/core/neighbour.c).
     let mut use_it = message(ifindex, address);
     use_it.header.flags = NeighbourFlags::Use;
     let use_it = RouteNetlinkMessage::NewNeighbour(use_it);
-    netlink.change(use_it, NLM_F_CREATE | NLM_F_REPLACE).await?;
-    let question = RouteNetlinkMessage::GetNeighbour(message(ifindex, address));
-    match netlink.get(question).await {
-        Ok(RouteNetlinkMessage::NewNeighbour(answer)) => {
-            Ok(neighbour(&answer).and_then(|(_, mac)| mac))
-        }
-        Ok(_) => Ok(None),
-        Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
-        Err(error) => Err(error),
-    }
+    netlink.change(use_it, NLM_F_CREATE).await?;
+    Ok(None)
 }
 
 /// What a neighbour message of the kernel says: the address, and the Ethernet address while it is
