@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tracing::callsite::Identifier;
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Metadata, Subscriber};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
@@ -33,9 +34,17 @@ pub fn init(format: LogFormat, level: LevelFilter) -> anyhow::Result<FloodLimit>
     };
     tracing_subscriber::registry()
         .with(lines.with_filter(limit.clone()))
-        .with(level)
+        .with(targets(level))
         .try_init()?;
     Ok(limit)
+}
+
+/// Ours at `level`; of libraries only what they warn of, for one start of aya alone fills pages.
+fn targets(level: LevelFilter) -> Targets {
+    Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("dz_agent", level)
+        .with_target("dz_ebpf", level)
 }
 
 /// The limit; clones share it.
