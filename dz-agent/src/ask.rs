@@ -30,7 +30,7 @@ pub async fn connect(socket: &Path, options: &ConnectOptions) -> Result<(), Fail
             "{}: {} -> {}",
             session.interface, session.local, session.peer
         );
-        text += ": session kept\n";
+        text += ": session registered\n";
         for warning in &session.warnings {
             eprintln!("dz-agent: warning: peer {}: {warning}", session.peer);
         }
