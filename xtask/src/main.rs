@@ -68,7 +68,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::BuildEbpf { check: true } => build_ebpf::check().map(drop),
         Command::Test(options) => return test_suite::run(&options),
         Command::Ci => ci::run(),
-        Command::Demo => demo::run(),
+        Command::Demo => return demo::run(),
         Command::Conform { files } => conform::run(&files),
     }?;
     Ok(ExitCode::SUCCESS)

@@ -4,8 +4,8 @@
 //! What a test program prints is read: the `test result:` line that libtest and libtest-mimic
 //! share, and `SKIPPED <test>: <reason>` for each test that could not run.
 
-mod machine;
-mod programs;
+pub(crate) mod machine;
+pub(crate) mod programs;
 mod report;
 
 use std::ffi::OsString;

@@ -30,9 +30,34 @@ pub(crate) fn prepare() {
             warn(program, apt::install(&[package]));
         }
     }
-    if shell::find_program("promtool").is_none() && !tools().join("promtool").is_file() {
-        warn("promtool", fetch_promtool());
+    warn("promtool", require_promtool());
+}
+
+/// Gets those of the programs that are missing.
+///
+/// # Errors
+/// One cannot be had.
+pub(crate) fn require(names: &[&str]) -> anyhow::Result<()> {
+    let wanted = PROGRAMS.iter().filter(|(name, _)| names.contains(name));
+    for (program, package) in wanted {
+        if shell::find_program(program).is_none() {
+            apt::install(&[package])?;
+            let found = shell::find_program(program);
+            found.with_context(|| format!("the package {package} has no program {program}"))?;
+        }
     }
+    Ok(())
+}
+
+/// Gets promtool if it is missing.
+///
+/// # Errors
+/// It cannot be had.
+pub(crate) fn require_promtool() -> anyhow::Result<()> {
+    if shell::find_program("promtool").is_none() && !tools().join("promtool").is_file() {
+        fetch_promtool()?;
+    }
+    Ok(())
 }
 
 /// The path for test programs: ours, the system's, and what [`prepare`] has unpacked.

@@ -59,13 +59,7 @@ impl Programs {
             .no_deps()
             .exec()?;
         check_groups(groups, &metadata)?;
-        let mut agent = shell::cargo();
-        agent.args(["build", "--package", "dz-agent"]);
-        let agent = artifacts(agent)?
-            .into_iter()
-            .filter(|artifact| artifact.target.is_bin())
-            .find_map(|artifact| artifact.executable)
-            .context("cargo built dz-agent, but no binary")?;
+        let agent = build_agent()?;
         let mut tests = Vec::new();
         // Always with the features of the whole workspace, lest every group compiles everything
         // anew.
@@ -93,11 +87,26 @@ impl Programs {
         }
         tests.sort_by_key(|test| test.end_to_end);
         Ok(Self {
-            agent: agent.into(),
+            agent,
             tests,
             documentation: groups.is_empty() || groups.iter().any(|g| g == DOCUMENTATION),
         })
     }
+}
+
+/// Builds the agent and returns its binary.
+///
+/// # Errors
+/// It does not compile.
+pub(crate) fn build_agent() -> anyhow::Result<PathBuf> {
+    let mut command = shell::cargo();
+    command.args(["build", "--package", "dz-agent"]);
+    let agent = artifacts(command)?
+        .into_iter()
+        .filter(|artifact| artifact.target.is_bin())
+        .find_map(|artifact| artifact.executable)
+        .context("cargo built dz-agent, but no binary")?;
+    Ok(agent.into())
 }
 
 /// The test program that an artifact is, if it is one of the groups'.

@@ -1,0 +1,67 @@
+//! The steps, in their order. Each waits until what it claims is so, and then shows it.
+
+mod healthy;
+mod setup;
+mod trouble;
+
+use super::Demo;
+
+/// A step.
+pub(super) struct Step {
+    /// One line, for people.
+    pub(super) title: &'static str,
+    /// Does and shows it, or says which claim does not hold.
+    pub(super) run: fn(&mut Demo) -> anyhow::Result<()>,
+}
+
+/// Every step.
+pub(super) const ALL: &[Step] = &[
+    Step {
+        title: "Two hosts and a wire",
+        run: setup::hosts,
+    },
+    Step {
+        title: "An agent on each host",
+        run: setup::agents,
+    },
+    Step {
+        title: "A session comes Up",
+        run: setup::connect,
+    },
+    Step {
+        title: "Routes have appeared",
+        run: healthy::routes,
+    },
+    Step {
+        title: "The kernel answers, and counts",
+        run: healthy::counters,
+    },
+    Step {
+        title: "The session, as the kernel has it",
+        run: healthy::dump,
+    },
+    Step {
+        title: "Metrics",
+        run: healthy::metrics,
+    },
+    Step {
+        title: "B's agent is frozen, and its session stays Up",
+        run: trouble::freeze,
+    },
+    Step {
+        title: "The wire is cut",
+        run: trouble::cut,
+    },
+    Step {
+        title: "The wire is mended",
+        run: trouble::mend,
+    },
+    Step {
+        title: "A disconnects",
+        run: trouble::disconnect,
+    },
+    Step {
+        title: "The agents stop",
+        run: trouble::stop,
+    },
+];
