@@ -1,18 +1,7 @@
 //! Detection by deadline groups: one timer watches the deadlines of 2,048 sessions.
 //!
-//! A receipt stores its session's new deadline into the session's slot and touches no timer, unless
-//! the new deadline is earlier than the group's next firing. The two sides meet like this:
-//!
-//! | receipt | scan |
-//! |---|---|
-//! | store the slot's deadline, under the session's lock | exchange `next_firing_ns` to never |
-//! | full barrier (the exchange is one, too) | read every slot, expire what is due |
-//! | lower `next_firing_ns` by compare-and-swap | lower `next_firing_ns` by compare-and-swap |
-//! | if that was us: start the timer, look again | start the timer, look again |
-//!
-//! Either the scan sees the slot's deadline, or the receipt sees a `next_firing_ns` that the scan
-//! has already reset and lowers it. "Look again": whoever started the timer for a firing that is
-//! no longer the earliest starts it again.
+//! When the timer fires is decided in [`dz_common::detection`]; here are the timer, the scan over the
+//! slots, and what happens to a session that is due.
 
 use core::ffi::c_void;
 
@@ -21,9 +10,8 @@ use aya_ebpf::helpers::{
     bpf_ktime_get_ns, bpf_loop, bpf_timer_init, bpf_timer_set_callback, bpf_timer_start,
 };
 use dz_common::counters::Counter;
-use dz_common::map::{
-    Deadline, Group, MAX_SCAN_DELAY_NS, MIN_SCAN_DELAY_NS, NEVER_NS, SLOTS_PER_GROUP,
-};
+use dz_common::detection::{self, GroupTimer};
+use dz_common::map::{Deadline, Group, NEVER_NS, SLOTS_PER_GROUP};
 
 use crate::atomic;
 use crate::count::{NO_BLOCK, count, transition};
@@ -32,10 +20,6 @@ use crate::session::Locked;
 
 const CLOCK_MONOTONIC: u64 = 1;
 const EBUSY: c_long = 16;
-/// How often a compare-and-swap or a restart is tried before the timer is started regardless,
-/// which costs an early scan and nothing else.
-const TRIES: u32 = 4;
-
 /// The deadline of a slot.
 #[inline(always)]
 pub fn slot(index: u32) -> Option<*mut Deadline> {
@@ -49,24 +33,73 @@ pub fn store(slot: *mut Deadline, deadline_ns: u64) {
     unsafe { (&raw mut (*slot).deadline_ns).write_volatile(deadline_ns) }
 }
 
+/// A group's timer. The second field is where a barrier may work on: a slot's deadline, or the next
+/// firing itself.
+struct Timer {
+    group: *mut Group,
+    at_hand: *mut u64,
+}
+
+impl Timer {
+    #[inline(always)]
+    fn of(group: *mut Group) -> Self {
+        // SAFETY: a live map value.
+        let at_hand = unsafe { &raw mut (*group).next_firing_ns };
+        Self { group, at_hand }
+    }
+
+    #[inline(always)]
+    fn next(&self) -> *mut u64 {
+        // SAFETY: a live map value.
+        unsafe { &raw mut (*self.group).next_firing_ns }
+    }
+}
+
+impl GroupTimer for Timer {
+    #[inline(always)]
+    fn barrier(&self) {
+        // SAFETY: a live map value, which the barrier leaves as it is.
+        unsafe { atomic::barrier(self.at_hand) }
+    }
+
+    #[inline(always)]
+    fn next_ns(&self) -> u64 {
+        // SAFETY: a live map value, changed by other CPUs, hence volatile.
+        unsafe { self.next().read_volatile() }
+    }
+
+    #[inline(always)]
+    fn exchange_next(&self, to_ns: u64) {
+        // SAFETY: a live map value.
+        unsafe { atomic::exchange(self.next(), to_ns) };
+    }
+
+    #[inline(always)]
+    fn compare_exchange_next(&self, expected_ns: u64, to_ns: u64) -> u64 {
+        // SAFETY: a live map value.
+        unsafe { atomic::compare_exchange(self.next(), expected_ns, to_ns) }
+    }
+
+    #[inline(always)]
+    fn start(&self, delay_ns: u64) -> bool {
+        // SAFETY: a live map value, whose timer the agent had initialised before attaching.
+        unsafe { bpf_timer_start((&raw mut (*self.group).timer).cast(), delay_ns, 0) == 0 }
+    }
+}
+
 /// Makes sure that the group's timer fires by `deadline_ns`, which has been stored before.
 #[inline(always)]
 pub fn arm(slot: u32, deadline_ns: u64, now_ns: u64) {
-    if deadline_ns == NEVER_NS {
-        return;
-    }
-    let Some(deadline) = self::slot(slot) else {
-        return;
-    };
-    let Some(group) = GROUPS.get_ptr_mut(slot / SLOTS_PER_GROUP) else {
+    let (Some(deadline), Some(group)) =
+        (self::slot(slot), GROUPS.get_ptr_mut(slot / SLOTS_PER_GROUP))
+    else {
         return;
     };
-    // SAFETY: a live map value; the slot's first field, which the barrier leaves as it is.
-    unsafe { atomic::barrier(&raw mut (*deadline).deadline_ns) };
-    // SAFETY: a live map value, changed by other CPUs, hence volatile.
-    let next_ns = unsafe { (&raw const (*group).next_firing_ns).read_volatile() };
-    if deadline_ns < next_ns && lower(group, deadline_ns) {
-        start(group, deadline_ns, now_ns);
+    // The barrier works on the session's own slot, for the group belongs to many CPUs.
+    // SAFETY: a live map value.
+    let at_hand = unsafe { &raw mut (*deadline).deadline_ns };
+    if !detection::stored(&Timer { group, at_hand }, deadline_ns, now_ns) {
+        count(NO_BLOCK, Counter::TimerFailed);
     }
 }
 
@@ -95,53 +128,10 @@ pub fn start_group(index: u32) -> Result<(), c_long> {
     // Look at every slot soon: on takeover there may be deadlines that nobody watches.
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    lower(group, now_ns);
-    // SAFETY: initialised above.
-    match unsafe { bpf_timer_start((&raw mut (*group).timer).cast(), MIN_SCAN_DELAY_NS, 0) } {
-        0 => Ok(()),
-        error => Err(error),
-    }
-}
-
-/// Lowers a group's next firing. Returns whether it was later before.
-#[inline(always)]
-fn lower(group: *mut Group, to_ns: u64) -> bool {
-    // SAFETY: a live map value.
-    let next = unsafe { &raw mut (*group).next_firing_ns };
-    // SAFETY: as above, changed by other CPUs, hence volatile.
-    let mut expected = unsafe { next.read_volatile() };
-    for _ in 0..TRIES {
-        if expected <= to_ns {
-            return false;
-        }
-        // SAFETY: as above.
-        let found = unsafe { atomic::compare_exchange(next, expected, to_ns) };
-        if found == expected {
-            return true;
-        }
-        expected = found;
-    }
-    true
-}
-
-/// Starts the timer for `at_ns`, and again for as long as somebody wants it earlier.
-#[inline(always)]
-fn start(group: *mut Group, mut at_ns: u64, now_ns: u64) {
-    for _ in 0..TRIES {
-        let delay_ns = at_ns
-            .saturating_sub(now_ns)
-            .clamp(MIN_SCAN_DELAY_NS, MAX_SCAN_DELAY_NS);
-        // SAFETY: a live map value whose timer the agent had initialised before attaching.
-        if unsafe { bpf_timer_start((&raw mut (*group).timer).cast(), delay_ns, 0) } != 0 {
-            count(NO_BLOCK, Counter::TimerFailed);
-            return;
-        }
-        // SAFETY: as above, changed by other CPUs, hence volatile.
-        let next_ns = unsafe { (&raw const (*group).next_firing_ns).read_volatile() };
-        if next_ns >= at_ns {
-            return;
-        }
-        at_ns = next_ns;
+    if detection::stored(&Timer::of(group), now_ns, now_ns) {
+        Ok(())
+    } else {
+        Err(-1)
     }
 }
 
@@ -157,10 +147,10 @@ struct Scan {
 /// # Safety
 /// Called by the kernel with a value of `dz_groups`.
 unsafe extern "C" fn scan(_map: *mut c_void, index: *mut u32, group: *mut Group) -> i32 {
-    // SAFETY: the kernel passes live pointers.
-    let (index, next) = unsafe { (*index, &raw mut (*group).next_firing_ns) };
-    // SAFETY: a live map value.
-    unsafe { atomic::exchange(next, NEVER_NS) };
+    // SAFETY: the kernel passes a live pointer.
+    let index = unsafe { *index };
+    let timer = Timer::of(group);
+    detection::begin_scan(&timer);
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     // SAFETY: a live map value that only this callback writes.
@@ -180,20 +170,10 @@ unsafe extern "C" fn scan(_map: *mut c_void, index: *mut u32, group: *mut Group)
         );
     }
     count(NO_BLOCK, Counter::ScanDone);
-    if scan.earliest_ns != NEVER_NS {
-        let latest_ns = now_ns + MAX_SCAN_DELAY_NS;
-        let earliest_ns = if scan.earliest_ns < latest_ns {
-            scan.earliest_ns
-        } else {
-            latest_ns
-        };
-        lower(group, earliest_ns);
-    }
-    // SAFETY: as above, changed by other CPUs, hence volatile.
-    let next_ns = unsafe { next.read_volatile() };
-    if next_ns != NEVER_NS {
-        // SAFETY: a helper without arguments. Read again: the scan took its time.
-        start(group, next_ns, unsafe { bpf_ktime_get_ns() });
+    // SAFETY: a helper without arguments. Asked again: the scan took its time.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    if !detection::finish_scan(&timer, scan.earliest_ns, now_ns) {
+        count(NO_BLOCK, Counter::TimerFailed);
     }
     0
 }

@@ -1,0 +1,122 @@
+//! When a group's timer fires: the protocol between receipts, which store deadlines, and the scan,
+//! which reads them.
+//!
+//! One timer watches many slots. A receipt stores its session's new deadline into the session's slot
+//! and touches no timer, unless the deadline is earlier than the group's next firing:
+//!
+//! | receipt, [`stored`] | scan, [`begin_scan`] … [`finish_scan`] |
+//! |---|---|
+//! | store the slot's deadline, under the session's lock | exchange the next firing to never |
+//! | full barrier | (the exchange is one) |
+//! | lower the next firing by compare-and-swap | read every slot, expire what is due |
+//! | if it was later before: start the timer, look again | lower the next firing to the earliest left |
+//! | | start the timer for the next firing, look again |
+//!
+//! Either the scan sees the slot's deadline, or the receipt sees a next firing that the scan has
+//! reset already and lowers it. "Look again": whoever started the timer for a firing that is no
+//! longer the earliest starts it again; so the last start is for the earliest. Every interleaving of
+//! two receipts and a scan is tried in `tests/detection.rs`.
+
+use crate::map::{MAX_SCAN_DELAY_NS, MIN_SCAN_DELAY_NS, NEVER_NS};
+
+/// How often a compare-and-swap or a start is repeated; each failure means that another CPU lowered
+/// the next firing meanwhile. Few, for the verifier walks through every one of them.
+const TRIES: u32 = 3;
+/// A next firing earlier than any: once it is set, whoever starts the timer starts it for the
+/// shortest delay, until a scan resets it. What is left when the tries are used up; costs a scan.
+const AT_ONCE_NS: u64 = 0;
+
+/// A group's timer and its next firing, shared with other CPUs. Every exchange is a full barrier.
+pub trait GroupTimer {
+    /// Orders everything before against everything after.
+    fn barrier(&self);
+    /// When the timer fires next, [`NEVER_NS`] = not armed.
+    fn next_ns(&self) -> u64;
+    /// Replaces it.
+    fn exchange_next(&self, to_ns: u64);
+    /// Replaces it if it is `expected_ns`; returns what it was.
+    fn compare_exchange_next(&self, expected_ns: u64, to_ns: u64) -> u64;
+    /// Starts the timer, in place of an earlier start. Returns whether that worked.
+    fn start(&self, delay_ns: u64) -> bool;
+}
+
+/// Makes sure that the timer fires by `deadline_ns`, which has just been stored into a slot. Returns
+/// false if the timer could not be started.
+#[inline(always)]
+pub fn stored<T: GroupTimer>(timer: &T, deadline_ns: u64, now_ns: u64) -> bool {
+    if deadline_ns == NEVER_NS {
+        return true;
+    }
+    timer.barrier();
+    if deadline_ns >= timer.next_ns() || !lower(timer, deadline_ns) {
+        return true;
+    }
+    start(timer, deadline_ns, now_ns)
+}
+
+/// To be called before the first slot is read.
+#[inline(always)]
+pub fn begin_scan<T: GroupTimer>(timer: &T) {
+    timer.exchange_next(NEVER_NS);
+}
+
+/// To be called after the last slot was read. `earliest_ns`: the earliest deadline left, [`NEVER_NS`]
+/// = none. Returns false if the timer could not be started.
+#[inline(always)]
+pub fn finish_scan<T: GroupTimer>(timer: &T, earliest_ns: u64, now_ns: u64) -> bool {
+    if earliest_ns != NEVER_NS {
+        let latest_ns = now_ns.saturating_add(MAX_SCAN_DELAY_NS);
+        lower(
+            timer,
+            if earliest_ns < latest_ns {
+                earliest_ns
+            } else {
+                latest_ns
+            },
+        );
+    }
+    match timer.next_ns() {
+        NEVER_NS => true,
+        next_ns => start(timer, next_ns, now_ns),
+    }
+}
+
+/// Lowers the next firing. Returns whether it was later before.
+#[inline(always)]
+fn lower<T: GroupTimer>(timer: &T, to_ns: u64) -> bool {
+    let mut expected_ns = timer.next_ns();
+    for _ in 0..TRIES {
+        if expected_ns <= to_ns {
+            return false;
+        }
+        let found_ns = timer.compare_exchange_next(expected_ns, to_ns);
+        if found_ns == expected_ns {
+            return true;
+        }
+        expected_ns = found_ns;
+    }
+    timer.exchange_next(AT_ONCE_NS);
+    true
+}
+
+/// Starts the timer for `at_ns`, and again for as long as somebody wants it earlier.
+#[inline(always)]
+fn start<T: GroupTimer>(timer: &T, mut at_ns: u64, now_ns: u64) -> bool {
+    for _ in 0..TRIES {
+        let delay_ns = at_ns
+            .saturating_sub(now_ns)
+            .clamp(MIN_SCAN_DELAY_NS, MAX_SCAN_DELAY_NS);
+        if !timer.start(delay_ns) {
+            // Not armed after all: the next receipt must not rely on it.
+            timer.exchange_next(NEVER_NS);
+            return false;
+        }
+        let next_ns = timer.next_ns();
+        if next_ns >= at_ns {
+            return true;
+        }
+        at_ns = next_ns;
+    }
+    timer.exchange_next(AT_ONCE_NS);
+    timer.start(MIN_SCAN_DELAY_NS)
+}
