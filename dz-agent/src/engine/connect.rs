@@ -49,7 +49,11 @@ impl Engine {
             }
             let (interface, local) = (ifname(key).to_owned(), Ipv4Addr::from(peer.local));
             let peer_address = Ipv4Addr::from(key.peer);
-            info!(interface, %local, peer = %peer_address, known, "connected");
+            if *known {
+                info!(interface, %local, peer = %peer_address, "connected already");
+            } else {
+                info!(interface, %local, peer = %peer_address, "connected");
+            }
             let warnings = warnings(&peer.timers);
             connected.push(Connected {
                 interface,

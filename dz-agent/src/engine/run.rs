@@ -367,6 +367,7 @@ impl Engine {
         }
         self.detach_all();
         if self.closing.is_empty() {
+            info!("everything withdrawn");
             return Ok(());
         }
         let left = self.closing.len();
