@@ -12,24 +12,7 @@ use serde_json::Value;
 /// # Errors
 /// `bpftool` is missing or refuses.
 pub fn dump(pin: &Path) -> anyhow::Result<Vec<Value>> {
-    let words = ["-j", "map", "dump", "pinned"];
-    let output = Command::new("bpftool")
-        .args(words)
-        .arg(pin)
-        .output()
-        .context("bpftool")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    if !output.status.success() {
-        // It reports errors as JSON on standard output.
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "bpftool map dump pinned {}: {} {}",
-            pin.display(),
-            text.trim(),
-            said.trim()
-        );
-    }
-    match serde_json::from_str(&text).with_context(|| format!("bpftool said: {text}"))? {
+    match json(&["map", "dump", "pinned", &pin.to_string_lossy()])? {
         Value::Array(mut entries) => {
             for entry in &mut entries {
                 if let Some(formatted) = entry.get_mut("formatted") {
@@ -40,4 +23,25 @@ pub fn dump(pin: &Path) -> anyhow::Result<Vec<Value>> {
         }
         other => bail!("bpftool did not print a list: {other}"),
     }
+}
+
+/// Runs `bpftool -j` with these words.
+///
+/// # Errors
+/// It is missing, refuses, or prints something else.
+pub fn json(words: &[&str]) -> anyhow::Result<Value> {
+    let mut command = Command::new("bpftool");
+    let output = command.arg("-j").args(words).output().context("bpftool")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        // It reports errors as JSON on standard output.
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "bpftool {}: {} {}",
+            words.join(" "),
+            text.trim(),
+            said.trim()
+        );
+    }
+    serde_json::from_str(&text).with_context(|| format!("bpftool said: {text}"))
 }

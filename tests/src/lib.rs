@@ -7,12 +7,16 @@
 //! [`frame`], without the help of the code under test.
 
 pub mod agent;
+pub mod attached;
+pub mod bed;
 pub mod bpffs;
 pub mod bpftool;
 pub mod frame;
 pub mod harness;
 pub mod netns;
+pub mod priority;
 pub mod raw;
+pub mod seccomp;
 pub mod tun;
 pub mod udp_peer;
 pub mod veth;

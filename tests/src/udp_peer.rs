@@ -107,7 +107,11 @@ impl UdpPeer {
         });
         let thread = std::thread::Builder::new().name("udp-peer".into()).spawn({
             let shared = Arc::clone(&shared);
-            move || shared.run(&socket)
+            move || {
+                // The far end is another machine. Without the privilege it is as busy as ours.
+                let _ = crate::priority::raise(0);
+                shared.run(&socket);
+            }
         })?;
         Ok(Self {
             shared,

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
+use crate::priority;
 use crate::tun::Tun;
 use crate::wait::monotonic_ns;
 
@@ -79,6 +80,8 @@ impl TunWire {
         let (stopped, stop) = pipe()?;
         let shared = Arc::clone(&state);
         let thread = thread::spawn(move || {
+            // A real wire does not wait for a scheduler. Without the privilege it does.
+            let _ = priority::raise(0);
             if let Err(error) = forward([&a, &b], &stopped, &shared) {
                 lock(&shared).failure = Some(error.to_string());
             }

@@ -1,0 +1,68 @@
+//! What BPF programs a device carries, asked of the kernel.
+
+use std::io;
+
+use anyhow::Context;
+
+use crate::netns::Netns;
+
+// From the kernel's `bpf.h`.
+const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
+
+/// The kernel's `union bpf_attr` for `BPF_PROG_QUERY`, as far as it has grown for TCX.
+#[repr(C)]
+#[derive(Default)]
+struct ProgQuery {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    reserved: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+/// How many programs a device carries: TCX of both directions, and XDP.
+///
+/// # Errors
+/// There is no such device, or the kernel refuses (TCX came with 6.6).
+pub fn programs(netns: &Netns, name: &str) -> anyhow::Result<u32> {
+    let ifindex = netns.ifindex(name)?;
+    let tcx = netns.run(|| Ok(tcx(ifindex, BPF_TCX_INGRESS)? + tcx(ifindex, BPF_TCX_EGRESS)?));
+    let tcx = tcx
+        .map_err(|error: io::Error| error)
+        .context("BPF_PROG_QUERY")?;
+    let shown = netns.ip(&format!("-o link show {name}"))?;
+    let xdp = shown
+        .split_whitespace()
+        .any(|word| word.starts_with("prog/xdp"));
+    Ok(tcx + u32::from(xdp))
+}
+
+fn tcx(ifindex: u32, attach_type: u32) -> io::Result<u32> {
+    let mut query = ProgQuery {
+        target_ifindex: ifindex,
+        attach_type,
+        ..ProgQuery::default()
+    };
+    // SAFETY: the attributes are a prefix of `union bpf_attr` of the size given, which the kernel
+    // reads and writes during the call; the pointers in it are null, which asks for the count only.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_QUERY,
+            &raw mut query,
+            size_of::<ProgQuery>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(query.count)
+}

@@ -1,0 +1,146 @@
+//! Without privilege, kernel features, or an interface that can be served.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use dz_tests::agent::{Home, program};
+use dz_tests::harness::{Requirement, Test};
+use dz_tests::netns::Netns;
+use dz_tests::tun::Tun;
+use dz_tests::wait::eventually;
+use dz_tests::{bed::INTERFACE, seccomp};
+use tempfile::TempDir;
+
+use crate::{NEEDS, agent_run, agent_run_by, nothing_left, refused};
+
+const ON_TUN: [&str; 2] = ["--interface", INTERFACE];
+
+pub(super) fn tests() -> Vec<Test> {
+    let with = |tool| [NEEDS[0], NEEDS[1], Requirement::Tool(tool)];
+    let setpriv = with("setpriv");
+    vec![
+        Test::new("start::unprivileged_user", &setpriv, unprivileged_user),
+        Test::new(
+            "start::root_without_capabilities",
+            &setpriv,
+            no_capabilities,
+        ),
+        Test::new("start::old_kernel", &with("setarch"), old_kernel),
+        Test::new("start::no_bpf", &NEEDS, no_bpf),
+        Test::new("start::xdp_on_layer_3", &NEEDS, || on_tun("xdp")),
+        Test::new("start::generic_xdp_on_layer_3", &NEEDS, || {
+            on_tun("xdp-generic")
+        }),
+        Test::new("start::loopback", &NEEDS, loopback),
+        Test::new("start::contradiction", &NEEDS, contradiction),
+    ]
+}
+
+/// A namespace with `doublezero0` in it.
+struct Place {
+    netns: Netns,
+    _tun: Tun,
+    home: Home,
+}
+
+impl Place {
+    fn new(label: &str) -> Result<Self> {
+        let netns = Netns::new(label)?;
+        let tun = Tun::new(&netns, INTERFACE, &["169.254.7.0/31"])?;
+        let home = Home::new()?;
+        Ok(Self {
+            netns,
+            _tun: tun,
+            home,
+        })
+    }
+
+    fn refuses(&self, mut command: Command, code: i32, words: &[&str]) -> Result<()> {
+        refused(&self.ended(&mut command)?, code, words)?;
+        nothing_left(&self.home, &self.netns)
+    }
+
+    /// Runs it to its end; an agent that starts after all is not waited for for ever.
+    fn ended(&self, command: &mut Command) -> Result<Output> {
+        use std::process::Stdio;
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.netns.spawn(command)?;
+        let ended = eventually(
+            Duration::from_secs(30),
+            "the end of a refused agent",
+            || child.try_wait().ok().flatten(),
+        );
+        if let Err(error) = ended {
+            child.kill()?;
+            let output = child.wait_with_output()?;
+            return Err(error.context(String::from_utf8_lossy(&output.stderr).into_owned()));
+        }
+        Ok(child.wait_with_output()?)
+    }
+}
+
+/// The agent where everybody can run it: a build directory may lie below a private one.
+fn public_program() -> Result<(TempDir, std::path::PathBuf)> {
+    let directory = tempfile::tempdir()?;
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(directory.path(), open.clone())?;
+    let copy = directory.path().join("dz-agent");
+    std::fs::copy(program()?, &copy).context("copying the agent")?;
+    std::fs::set_permissions(&copy, open)?;
+    Ok((directory, copy))
+}
+
+fn unprivileged_user() -> Result<()> {
+    let place = Place::new("nobody")?;
+    let (_directory, agent) = public_program()?;
+    let nobody = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+    ];
+    let command = agent_run_by(&nobody, &agent, &place.home, &ON_TUN)?;
+    place.refuses(command, 3, &["CAP_NET_ADMIN", "CAP_BPF", "run as root"])
+}
+
+fn no_capabilities() -> Result<()> {
+    let place = Place::new("nocaps")?;
+    let drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+    let command = agent_run_by(&drop, program()?, &place.home, &ON_TUN)?;
+    place.refuses(command, 3, &["CAP_NET_ADMIN", "run as root"])
+}
+
+fn old_kernel() -> Result<()> {
+    let place = Place::new("old")?;
+    let wrapper = ["setarch", "--uname-2.6"];
+    let command = agent_run_by(&wrapper, program()?, &place.home, &ON_TUN)?;
+    place.refuses(command, 4, &["kernel 2.6", "too old", "6.1"])
+}
+
+fn no_bpf() -> Result<()> {
+    let place = Place::new("nobpf")?;
+    let mut command = agent_run(&place.home, &ON_TUN)?;
+    seccomp::without_bpf(&mut command);
+    place.refuses(command, 4, &["lacks", "CONFIG_BPF_SYSCALL"])
+}
+
+fn on_tun(attach: &str) -> Result<()> {
+    let place = Place::new("layer3")?;
+    let command = agent_run(&place.home, &["--interface", INTERFACE, "--attach", attach])?;
+    place.refuses(command, 5, &[INTERFACE, "layer-3", "--attach tc"])
+}
+
+fn loopback() -> Result<()> {
+    let place = Place::new("loop")?;
+    let command = agent_run(&place.home, &["--interface", "lo"])?;
+    place.refuses(command, 5, &["interface lo", "loopback"])
+}
+
+fn contradiction() -> Result<()> {
+    let place = Place::new("options")?;
+    let arguments = ["--tx-interval", "10ms", "--interval-floor", "50ms"];
+    let command = agent_run(&place.home, &arguments)?;
+    place.refuses(command, 2, &["--tx-interval 10ms", "--interval-floor 50ms"])
+}

@@ -1,0 +1,33 @@
+//! Sessions end to end: agents as processes, real devices, and what the kernel does meanwhile.
+
+mod freeze;
+mod goodbye;
+mod handshake;
+mod many;
+mod moves;
+mod rate;
+mod readings;
+mod restart;
+mod routes;
+mod takeover;
+
+use std::process::ExitCode;
+
+use dz_tests::harness::{Requirement, run};
+
+/// What every test here needs.
+const NEEDS: [Requirement; 2] = [Requirement::Root, Requirement::Tun];
+
+fn main() -> ExitCode {
+    let mut tests = rate::tests();
+    tests.extend(freeze::tests());
+    tests.extend(takeover::tests());
+    tests.extend(handshake::tests());
+    tests.extend(routes::tests());
+    tests.extend(goodbye::tests());
+    tests.extend(restart::tests());
+    tests.extend(many::tests());
+    tests.extend(moves::tests());
+    tests.extend(readings::tests());
+    run(tests)
+}
