@@ -171,12 +171,15 @@ impl Engine {
             }
         }
         let new = checked.iter().filter(|one| !one.known).count();
-        if faults.is_empty() && new > self.slots.room() {
+        // Parked peers count: they come back without asking.
+        let capacity = self.capacity();
+        let room = (capacity as usize)
+            .saturating_sub(self.peers.len())
+            .min(self.slots.room());
+        if faults.is_empty() && new > room {
             kind = RefusalKind::Capacity;
             faults.push(format!(
-                "{new} new sessions, room for {} of {}: raise --max-sessions",
-                self.slots.room(),
-                self.datapath.slots()
+                "{new} new sessions, room for {room} of {capacity}: raise --max-sessions"
             ));
         }
         if faults.is_empty() {

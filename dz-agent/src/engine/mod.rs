@@ -166,6 +166,12 @@ impl Engine {
         }
     }
 
+    /// Most sessions: as many as asked for, although the maps are rounded up to whole groups of
+    /// deadline slots, and no more than they hold, for those of an earlier agent keep their size.
+    fn capacity(&self) -> u32 {
+        self.options.max_sessions.min(self.datapath.slots())
+    }
+
     fn peer_of(&self, key: RouteKey) -> Option<&Peer> {
         let interface = self.interface_at(key.ifindex)?;
         self.peers

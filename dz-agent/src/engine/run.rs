@@ -220,7 +220,7 @@ impl Engine {
     fn inspector(&self) -> Inspector {
         let reader = Arc::clone(&self.datapath.reader);
         let shared = Arc::clone(&self.shared);
-        Inspector::new(reader, &self.options, shared, self.datapath.slots())
+        Inspector::new(reader, &self.options, shared, self.capacity())
     }
 
     /// The loop.
