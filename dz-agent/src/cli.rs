@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 pub use run::{Attach, LogFormat, RunOptions, UnknownPeers};
@@ -14,6 +15,7 @@ pub use values::MetricsListen;
 
 use crate::address::{parse_host, parse_interface};
 use crate::command::{PeerSpec, Selector};
+use crate::error::{ExitCode, Failure};
 use values::interval;
 
 /// Liveness for DoubleZero tunnels: sessions live in the kernel, routes follow.
@@ -32,6 +34,25 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub action: Action,
+}
+
+impl Cli {
+    /// Reads the command line. Help, version and what clap explains best with a usage line are
+    /// printed, and end the process.
+    ///
+    /// # Errors
+    /// [`ExitCode::Usage`] for a value that cannot be one: a line like any other refusal.
+    pub fn read() -> Result<Self, Failure> {
+        Self::try_parse().map_err(|error| match error.kind() {
+            ErrorKind::ValueValidation => {
+                let text = error.render().to_string();
+                let line = text.lines().next().unwrap_or_default();
+                let line = line.strip_prefix("error: ").unwrap_or(line);
+                Failure::new(ExitCode::Usage, line.to_owned())
+            }
+            _ => error.exit(),
+        })
+    }
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not allowed, 4 kernel lacks a \

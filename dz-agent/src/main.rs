@@ -4,15 +4,13 @@ use std::path::Path;
 use std::process;
 
 use anyhow::Context;
-use clap::Parser;
 use dz_agent::ask;
 use dz_agent::cli::{Action, Cli, RunOptions};
 use dz_agent::engine;
 use dz_agent::error::{ExitCode, Failure};
 
 fn main() -> process::ExitCode {
-    let cli = Cli::parse();
-    match start(&cli) {
+    match Cli::read().and_then(|cli| start(&cli)) {
         Ok(()) => ExitCode::Ok.into(),
         Err(failure) => {
             eprintln!("dz-agent: {failure}");

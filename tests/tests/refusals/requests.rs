@@ -90,13 +90,7 @@ fn requests() -> Result<()> {
     }
     // Refused before anybody is asked.
     let output = home.command(&["connect", "2001:db8::1", "--local", &here])?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    println!("{}: {said}", output.status);
-    ensure!(output.status.code() == Some(2), "{said}");
-    ensure!(
-        said.contains("2001:db8::1") && said.contains("IPv4 only"),
-        "{said}"
-    );
+    refused(&output, 2, &["2001:db8::1", "IPv4 only"])?;
 
     let after = bed::entries(home)?;
     ensure!(
