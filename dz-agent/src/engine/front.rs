@@ -22,17 +22,30 @@ struct Kitchen {
     per_peer: bool,
 }
 
-/// The thread, with its sockets bound.
+/// The thread, with its sockets bound. Dropped when the agent does not start after all, it leaves
+/// no socket behind: the fields are dropped in this order.
 pub(super) struct Front {
     start: oneshot::Sender<Kitchen>,
     stop: watch::Sender<bool>,
-    thread: JoinHandle<()>,
+    thread: Joined,
 }
 
 /// The thread, serving.
 pub(super) struct Serving {
     stop: watch::Sender<bool>,
-    thread: JoinHandle<()>,
+    thread: Joined,
+}
+
+/// A thread that is waited for.
+struct Joined(Option<JoinHandle<()>>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            // A panic there has been reported by the panic hook already.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Front {
@@ -65,7 +78,7 @@ impl Front {
         Ok(Self {
             start,
             stop,
-            thread,
+            thread: Joined(Some(thread)),
         })
     }
 
@@ -95,8 +108,7 @@ impl Serving {
     /// Lets requests under way end, and removes the socket.
     pub(super) fn stop(self) {
         let _ = self.stop.send(true);
-        // A panic there has been reported by the panic hook already.
-        let _ = self.thread.join();
+        drop(self.thread);
     }
 }
 
