@@ -158,15 +158,20 @@ impl Readings {
             "invalid {invalid}, unknown {unknown}"
         );
         ensure!(count("drop_short") == 1 && count("drop_version") == 1);
-        let to_down = [
-            ("state_from", "up"),
-            ("state_to", "down"),
-            ("reason", "timeout"),
+        let timeouts = |name: &str, reason: &str| {
+            let labels = [("state_from", "up"), ("reason", reason)];
+            self.metrics.sum(name, &labels)
+        };
+        let seen = [
+            count("up_to_down_timeout"),
+            timeouts("doublezero_liveness_downs_total", "timeout"),
+            // As the deployed client calls it.
+            timeouts(
+                "doublezero_liveness_session_transitions_total",
+                "detect_timeout",
+            ),
         ];
-        let timeouts = self
-            .metrics
-            .sum("doublezero_liveness_session_transitions_total", &to_down);
-        ensure!(timeouts == 1 && count("up_to_down_timeout") == 1);
+        ensure!(seen == [1; 3], "timeouts {seen:?}");
         ensure!(
             self.metrics
                 .sum("doublezero_liveness_sessions", &[("state", "down")])
