@@ -196,7 +196,8 @@ fn on_the_wire(bed: &Bed) -> (u64, u64) {
     (near, far.count() as u64)
 }
 
-fn counters(agent: &Agent) -> Result<BTreeMap<String, u64>> {
+/// What `counters --json` says, summed over blocks.
+pub(super) fn counters(agent: &Agent) -> Result<BTreeMap<String, u64>> {
     let shown = agent.json(&["counters", "--json"])?;
     let blocks = shown["blocks"].as_array().context("blocks")?;
     let mut sums = BTreeMap::new();
