@@ -21,7 +21,7 @@ use super::{now_ns, readable};
 use crate::error::{ExitCode, FailWith, Failure};
 
 /// The kernel programs; build.rs has checked that they are those of the sources.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DZ_EBPF_OBJECT_PATH"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DZ_EBPF_OBJECT_PATH"));
 
 /// Every map that outlives the agent.
 const MAPS: [&str; 10] = [

@@ -1,0 +1,37 @@
+//! The kernel programs against the host build of the same logic, frame by frame.
+//!
+//! Every frame is run by `BPF_PROG_TEST_RUN` first; the model then gets the time that the kernel
+//! recorded in the session (`last_seen_ns`). Random numbers come from the session itself. So both
+//! must agree in everything: verdict, frame, session, deadline, counters and event.
+//!
+//! `DZ_SEED=N` replays a run (the clock differs, what is generated does not), `DZ_COUNT=N` runs
+//! more or fewer frames. What such a run cannot show, other tests do over real devices: packets
+//! that are not linear, and those that are `CHECKSUM_PARTIAL`.
+
+mod bpf;
+mod frames;
+mod hook;
+mod kernel;
+mod model;
+mod report;
+mod rng;
+mod scenario;
+mod setup;
+mod states;
+mod trampoline;
+
+use dz_tests::harness::{Requirement, Test};
+
+fn main() -> std::process::ExitCode {
+    let needs = [
+        Requirement::Root,
+        Requirement::Tool("ip"),
+        Requirement::Tool("ethtool"),
+        Requirement::Kernel(6, 1),
+    ];
+    dz_tests::harness::run(vec![Test::new(
+        "differential::kernel_and_host_agree",
+        &needs,
+        scenario::kernel_and_host_agree,
+    )])
+}

@@ -1,0 +1,392 @@
+//! The run: sessions in both worlds, frame after frame.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Context, bail, ensure};
+use dz_common::LIVENESS_PORT;
+use dz_common::counters::{Counter, Counters, Kind};
+use dz_common::ingress::Link;
+use dz_common::map::SessionKey;
+use dz_common::packet::PACKET_LEN;
+use dz_tests::frame::{UdpChecksum, parse_udp};
+use dz_tests::netns::Netns;
+use dz_tests::veth;
+use dz_tests::wait::monotonic_ns;
+
+use crate::frames::frame;
+use crate::hook::Hook;
+use crate::kernel::Kernel;
+use crate::model::{Arrival, Effect, World};
+use crate::report::{Tally, difference, part};
+use crate::rng::Rng;
+use crate::setup::{self, Device, PEERS, USUAL_GRACE_NS};
+use crate::states::{scramble, version};
+
+/// Frames of a run. So many must have taken every exit.
+const FRAMES: u64 = 120_000;
+/// The fewest of them that both worlds must have seen.
+const ENOUGH: u64 = 100_000;
+/// After so many, both worlds are compared as a whole.
+const WHOLE: u64 = 10_000;
+/// ktime_get_mono_fast_ns against clock_gettime.
+const CLOCK_SLACK_NS: u64 = 1_000_000;
+/// Blocks of counters: one per local address, and block 0.
+const BLOCKS: u32 = 5;
+
+struct Run {
+    seed: u64,
+    kernel: Kernel,
+    world: World,
+    devices: [Device; 2],
+    counters: Vec<Counters>,
+    tally: Tally,
+    /// Frames in a row for one session.
+    target: (usize, SessionKey),
+    left: u64,
+    /// Frames too short for the kernel to run a program over.
+    refused: u64,
+}
+
+pub(crate) fn kernel_and_host_agree() -> anyhow::Result<()> {
+    let seed = number("DZ_SEED")?.unwrap_or_else(monotonic_ns);
+    let count = number("DZ_COUNT")?.unwrap_or(FRAMES);
+    println!("differential: DZ_SEED={seed} DZ_COUNT={count}");
+    let netns = Netns::new("differential")?;
+    let [a, b] = ["dz0", "dz1"].map(|name| veth::End {
+        netns: &netns,
+        name,
+        address: None,
+        mac: None,
+    });
+    veth::pair(&a, &b)?;
+    let device = |name, locals| -> anyhow::Result<Device> {
+        Ok(Device {
+            ifindex: netns.ifindex(name)?,
+            mac: veth::mac(&netns, name)?,
+            locals,
+        })
+    };
+    // One address on both, for sessions that differ in nothing but the interface.
+    let devices = [
+        device("dz0", [[10, 1, 0, 1], [10, 1, 0, 2]])?,
+        device("dz1", [[10, 1, 0, 1], [10, 2, 0, 1]])?,
+    ];
+    let mut run = Run::new(seed, devices)?;
+    let start = Instant::now();
+    // Interfaces are looked up in the namespace of the thread that runs the programs.
+    netns.run(|| run.frames(count))?;
+    println!("{}", run.tally);
+    println!(
+        "differential: {} frames agree ({} more were too short for the kernel), in {:?}",
+        count - run.refused,
+        run.refused,
+        start.elapsed()
+    );
+    if count >= FRAMES {
+        ensure!(count - run.refused >= ENOUGH, "too few frames were run");
+        let missing = run.tally.missing();
+        let missing = missing.join(", ");
+        ensure!(missing.is_empty(), "nothing was counted as: {missing}");
+    }
+    Ok(())
+}
+
+fn number(name: &str) -> anyhow::Result<Option<u64>> {
+    let Ok(text) = std::env::var(name) else {
+        return Ok(None);
+    };
+    text.parse()
+        .map(Some)
+        .with_context(|| format!("{name}={text}"))
+}
+
+/// Shown when the host's build of the handler panics.
+struct Replay(u64, u64);
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "frame {1}: replay with DZ_SEED={0} DZ_COUNT={2}",
+                self.0,
+                self.1,
+                self.1 + 1
+            );
+        }
+    }
+}
+
+impl Run {
+    fn new(seed: u64, devices: [Device; 2]) -> anyhow::Result<Self> {
+        let mut kernel = Kernel::load()?;
+        let world = setup::world(&devices);
+        for (local, block) in &world.locals {
+            kernel.set_local(local, *block)?;
+        }
+        for (key, entry) in &world.sessions {
+            kernel.set_session(key, entry)?;
+        }
+        for (slot, deadline) in (0..).zip(&world.deadlines) {
+            kernel.set_deadline(slot, deadline)?;
+        }
+        kernel.set_config(&world.config)?;
+        kernel.set_beat(world.beat_ns)?;
+        let target = *world.sessions.keys().next().context("no sessions")?;
+        let mut run = Self {
+            seed,
+            kernel,
+            world,
+            devices,
+            counters: Vec::new(),
+            tally: Tally::default(),
+            target: (0, target),
+            left: 0,
+            refused: 0,
+        };
+        run.counters = run.read_counters()?;
+        Ok(run)
+    }
+
+    fn frames(&mut self, count: u64) -> anyhow::Result<()> {
+        for index in 0..count {
+            let replay = Replay(self.seed, index);
+            self.one(index).with_context(|| {
+                format!(
+                    "frame {index}: replay with DZ_SEED={} DZ_COUNT={}",
+                    self.seed,
+                    index + 1
+                )
+            })?;
+            if index % WHOLE == WHOLE - 1 || index + 1 == count {
+                self.compare_whole()?;
+            }
+            drop(replay);
+        }
+        Ok(())
+    }
+
+    /// One frame, in the kernel and on the host.
+    fn one(&mut self, index: u64) -> anyhow::Result<()> {
+        let rng = Rng::new(self.seed, index);
+        let arrival = self.next(&rng)?;
+        let before_ns = monotonic_ns();
+        let Some((verdict, after)) = self.kernel.run(&arrival)? else {
+            self.refused += 1;
+            return Ok(());
+        };
+        let after_ns = monotonic_ns();
+
+        let mut recorded = None;
+        let expected = self.world.receive(&arrival, |key| {
+            let entry = self.kernel.session(key).ok().flatten();
+            let now_ns = entry.map_or(0, |entry| entry.last_seen_ns);
+            recorded = Some(now_ns);
+            now_ns
+        });
+        let got = self.observe(&expected, verdict, after)?;
+        if got != expected {
+            bail!("{}", difference(&arrival, &expected, &got));
+        }
+        if let Some(now_ns) = recorded {
+            // The kernel's clock for programs may be off by a tick's correction.
+            ensure!(
+                (before_ns - CLOCK_SLACK_NS..=after_ns + CLOCK_SLACK_NS).contains(&now_ns),
+                "recorded {now_ns}, but ran between {before_ns} and {after_ns}"
+            );
+        }
+        let exits = expected
+            .counted
+            .iter()
+            .filter(|((_, name), _)| is_exit(name));
+        ensure!(
+            exits.map(|(_, count)| count).sum::<u64>() == 1,
+            "not one exit: {expected:?}"
+        );
+        self.check_answer(&arrival, &expected)?;
+        self.world.apply(&expected);
+        self.tally.add(arrival.hook, &expected);
+        Ok(())
+    }
+
+    /// What the kernel's run did, as far as it can be seen from outside.
+    fn observe(
+        &mut self,
+        expected: &Effect,
+        verdict: u32,
+        frame: Vec<u8>,
+    ) -> anyhow::Result<Effect> {
+        let counters = self.read_counters()?;
+        let mut counted = BTreeMap::new();
+        for (block, (now, before)) in (0..).zip(counters.iter().zip(&self.counters)) {
+            if now == before {
+                continue;
+            }
+            // Scans come when they come.
+            for &counter in Counter::ALL
+                .iter()
+                .filter(|&&counter| counter != Counter::ScanDone)
+            {
+                let moved = now.get(counter).wrapping_sub(before.get(counter));
+                if moved != 0 {
+                    counted.insert((block, counter.name()), moved);
+                }
+            }
+        }
+        self.counters = counters;
+        // Who is not expected to be touched is compared with the rest, now and then.
+        let key = expected.key.unwrap_or(self.target.1);
+        let entry = self.kernel.session(&key)?;
+        let untouched = expected.key.is_none() && entry.as_ref() == self.world.sessions.get(&key);
+        let slot = expected
+            .deadline
+            .and(expected.entry)
+            .map(|entry| entry.slot);
+        let mut events = self.kernel.events()?;
+        ensure!(events.len() <= 1, "events of one frame: {events:#?}");
+        Ok(Effect {
+            verdict,
+            frame,
+            counted,
+            key: expected.key,
+            entry: if untouched { None } else { entry },
+            deadline: slot.map(|slot| self.kernel.deadline(slot)).transpose()?,
+            event: events.pop(),
+        })
+    }
+
+    /// What an answer must be whoever built it, by the test's own reader.
+    fn check_answer(&self, arrival: &Arrival, effect: &Effect) -> anyhow::Result<()> {
+        let answered = effect
+            .counted
+            .keys()
+            .any(|(_, name)| *name == Counter::RxAnswered.name());
+        if !answered {
+            return Ok(());
+        }
+        let at = arrival.hook.link().ip_offset();
+        let key = effect.key.context("an answer without a session")?;
+        let parsed = parse_udp(&effect.frame[at..]).context("an answer that is no UDP datagram")?;
+        let sound = parsed.header_checksum_good
+            && parsed.udp_checksum == UdpChecksum::Good
+            && parsed.payload.len() == PACKET_LEN
+            && effect.frame.len() == at + 68
+            && parsed.src.ip().octets() == key.local
+            && parsed.dst.ip().octets() == key.peer
+            && parsed.src.port() == self.world.config.port
+            && parsed.dst.port() == self.world.config.port;
+        ensure!(sound, "an answer like this: {parsed:#?}");
+        if arrival.hook.link() == Link::Ethernet {
+            let swapped = effect.frame[..6] == arrival.frame[6..12]
+                && effect.frame[6..12] == arrival.frame[..6];
+            ensure!(swapped, "the answer's Ethernet addresses are not swapped");
+        }
+        Ok(())
+    }
+
+    fn read_counters(&self) -> anyhow::Result<Vec<Counters>> {
+        (0..BLOCKS)
+            .map(|block| self.kernel.counters(block))
+            .collect()
+    }
+
+    /// Compares all sessions and deadlines.
+    fn compare_whole(&self) -> anyhow::Result<()> {
+        let sessions = self.kernel.sessions()?;
+        let mut text = String::new();
+        part(&mut text, "sessions", &self.world.sessions, &sessions);
+        for (slot, expected) in (0..).zip(&self.world.deadlines) {
+            let got = self.kernel.deadline(slot)?;
+            part(&mut text, &format!("deadline {slot}"), expected, &got);
+        }
+        ensure!(text.is_empty(), "the worlds differ: {text}");
+        Ok(())
+    }
+
+    /// Changes the world a little, and makes the next frame.
+    fn next(&mut self, rng: &Rng) -> anyhow::Result<Arrival> {
+        if rng.chance(1) {
+            self.reconfigure(rng)?;
+        }
+        if self.left == 0 {
+            self.left = 1 + rng.below(12);
+            self.retarget(rng);
+            if rng.chance(70) {
+                self.rescramble(rng)?;
+            }
+        } else if rng.chance(5) {
+            self.rescramble(rng)?;
+        }
+        self.left -= 1;
+        let (device, key) = self.target;
+        let device = &self.devices[device];
+        let hook = Hook::from_percent(rng.below(100));
+        let entry = self.world.sessions.get(&key);
+        let port = self.world.config.port;
+        let key = SessionKey {
+            local: self.local(rng, &key),
+            ..key
+        };
+        Ok(Arrival {
+            hook,
+            ifindex: device.ifindex,
+            mac: device.mac,
+            frame: frame(rng, hook.link(), device.mac, &key, entry, port),
+        })
+    }
+
+    /// The session's local address, or another of some interface's, or of none.
+    fn local(&self, rng: &Rng, key: &SessionKey) -> [u8; 4] {
+        match rng.below(40) {
+            0 => rng.pick(&self.devices[0].locals),
+            1 => rng.pick(&self.devices[1].locals),
+            2 => [192, 0, 2, 77],
+            _ => key.local,
+        }
+    }
+
+    fn retarget(&mut self, rng: &Rng) {
+        let device = rng.index(self.devices.len());
+        let at = &self.devices[device];
+        let key = SessionKey {
+            ifindex: at.ifindex,
+            local: rng.pick(&at.locals),
+            // A few more than there are.
+            peer: [10, 9, rng.byte() % (PEERS + 3), 1],
+        };
+        self.target = (device, key);
+    }
+
+    fn rescramble(&mut self, rng: &Rng) -> anyhow::Result<()> {
+        let now_ns = monotonic_ns();
+        let key = self.target.1;
+        if let Some(entry) = self.world.sessions.get_mut(&key) {
+            scramble(entry, rng, now_ns);
+            self.kernel.set_session(&key, entry)?;
+        }
+        Ok(())
+    }
+
+    /// Another configuration, another heartbeat: mostly the usual ones.
+    fn reconfigure(&mut self, rng: &Rng) -> anyhow::Result<()> {
+        let now_ns = monotonic_ns();
+        let usual = rng.chance(60);
+        let config = &mut self.world.config;
+        config.port = rng.pick(&[LIVENESS_PORT, LIVENESS_PORT, 1, u16::MAX, 0x3412]);
+        config.unknown_pass = rng.below(2) as u8;
+        config.version = version(rng);
+        let grace_ns = rng.pick(&[0, 1_000, 300_000, USUAL_GRACE_NS, u64::MAX]);
+        config.grace_ns = if usual { USUAL_GRACE_NS } else { grace_ns };
+        // The third one is too old after a few frames.
+        let soon_ns = (now_ns + rng.below(300_000)).saturating_sub(config.grace_ns);
+        let beat_ns = rng.pick(&[0, now_ns, soon_ns, now_ns + USUAL_GRACE_NS]);
+        self.world.beat_ns = if usual { now_ns } else { beat_ns };
+        self.kernel.set_config(&self.world.config)?;
+        self.kernel.set_beat(self.world.beat_ns)
+    }
+}
+
+fn is_exit(name: &str) -> bool {
+    let counter = Counter::ALL.iter().find(|counter| counter.name() == name);
+    counter.is_some_and(|counter| counter.kind() == Kind::Exit)
+}

@@ -1,0 +1,102 @@
+//! What the maps hold at the start.
+
+use std::collections::BTreeMap;
+
+use dz_common::LIVENESS_PORT;
+use dz_common::map::{
+    ABI_VERSION, Config, Deadline, LocalKey, NEVER_NS, SessionEntry, SessionKey, bpf_spin_lock,
+};
+use dz_common::packet::Version;
+use dz_common::session::{Session, Timers};
+use dz_tests::wait::monotonic_ns;
+
+use crate::kernel::SLOTS;
+use crate::model::World;
+
+/// Peers per local address; the last few only of an interface's first one.
+pub(crate) const PEERS: u8 = 60;
+const ON_BOTH: u8 = 50;
+/// Restart grace, most of the time.
+pub(crate) const USUAL_GRACE_NS: u64 = 30_000_000_000;
+
+/// An interface and its addresses.
+pub(crate) struct Device {
+    pub(crate) ifindex: u32,
+    pub(crate) mac: [u8; 6],
+    pub(crate) locals: [[u8; 4]; 2],
+}
+
+/// The usual configuration, and sessions as they are when they are inserted.
+pub(crate) fn world(devices: &[Device; 2]) -> World {
+    let mut world = World {
+        config: Config {
+            abi_version: ABI_VERSION,
+            port: LIVENESS_PORT,
+            unknown_pass: 0,
+            reserved: 0,
+            version: Version::new([1, 2, 3, 0]),
+            groups: 1,
+            grace_ns: USUAL_GRACE_NS,
+        },
+        beat_ns: monotonic_ns(),
+        locals: BTreeMap::new(),
+        sessions: BTreeMap::new(),
+        // They name no session, so that a scan of the timer expires none while we look: what
+        // a receipt does does not depend on it.
+        deadlines: vec![
+            Deadline {
+                deadline_ns: NEVER_NS,
+                key: SessionKey {
+                    ifindex: 0,
+                    local: [0; 4],
+                    peer: [0; 4]
+                },
+                generation: 0,
+            };
+            SLOTS as usize
+        ],
+    };
+    populate(devices, &mut world);
+    world
+}
+
+/// Local addresses and sessions. Two sessions cannot be served: one's slot does not exist, the
+/// other's entry says that it is somebody else (as if its memory had been given away meanwhile).
+fn populate(devices: &[Device; 2], world: &mut World) {
+    let mut slot = 0;
+    let mut block = 0;
+    for device in devices {
+        for (index, local) in device.locals.into_iter().enumerate() {
+            block += 1;
+            let (ifindex, addr) = (device.ifindex, local);
+            world.locals.insert(LocalKey { ifindex, addr }, block);
+            for peer in 0..if index == 0 { PEERS } else { ON_BOTH } {
+                let key = SessionKey {
+                    ifindex,
+                    local,
+                    peer: [10, 9, peer, 1],
+                };
+                let mut entry = SessionEntry {
+                    lock: bpf_spin_lock { val: 0 },
+                    slot,
+                    generation: slot * 3 + 1,
+                    block,
+                    key,
+                    random: slot + 1,
+                    received: 0,
+                    answered: 0,
+                    originated: 0,
+                    last_seen_ns: 0,
+                    session: Session::new(Timers::DEFAULT, slot + 1, 1),
+                };
+                match peer {
+                    0 => entry.slot = SLOTS,
+                    1 => entry.key.peer = [10, 9, 250, 1],
+                    _ => {}
+                }
+                world.sessions.insert(key, entry);
+                slot += 1;
+            }
+        }
+    }
+}
