@@ -1,6 +1,6 @@
 //! What to say of a difference, and what of none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 
 use dz_common::counters::{Counter, Kind};
@@ -22,7 +22,17 @@ pub(crate) fn difference(arrival: &Arrival, expected: &Effect, got: &Effect) -> 
         let _ = writeln!(text, "got      {}", hex(&got.frame));
     }
     part(&mut text, "verdict", &expected.verdict, &got.verdict);
-    part(&mut text, "counted", &expected.counted, &got.counted);
+    let moved: BTreeSet<_> = expected.counted.keys().chain(got.counted.keys()).collect();
+    for key in moved {
+        let [expected, got] = [expected, got].map(|effect| effect.counted.get(key).unwrap_or(&0));
+        let (block, name) = key;
+        part(
+            &mut text,
+            &format!("{name} of block {block}"),
+            expected,
+            got,
+        );
+    }
     part(&mut text, "session", &expected.entry, &got.entry);
     part(&mut text, "deadline", &expected.deadline, &got.deadline);
     part(&mut text, "event", &expected.event, &got.event);
