@@ -103,6 +103,7 @@ pub(crate) fn snapshot() -> Snapshot {
             locals: vec![LOCAL],
             waiting: None,
         }],
+        parked: vec![],
         sessions: vec![
             view(up([10, 0, 0, 2]), present),
             view(entry([10, 0, 0, 3]), RouteState::Foreign { protocol: 186 }),

@@ -5,13 +5,29 @@ use std::time::Duration;
 
 use dz_common::counters::Counter;
 
-use crate::api::{CountersJson, RouteJson, SessionJson, SessionsJson};
+use crate::api::{CountersJson, ParkedJson, RouteJson, SessionJson, SessionsJson};
 
-/// The sessions, one per line.
+/// The sessions, one per line, then the peers that have none.
 pub fn sessions(sessions: &SessionsJson) -> String {
-    if sessions.sessions.is_empty() {
+    if sessions.sessions.is_empty() && sessions.parked.is_empty() {
         return "no sessions\n".to_owned();
     }
+    let mut text = String::new();
+    if !sessions.sessions.is_empty() {
+        text += &live(sessions);
+    }
+    if !sessions.parked.is_empty() {
+        let row = |parked: &ParkedJson| {
+            let (local, peer) = (parked.local.to_string(), parked.peer.to_string());
+            [parked.interface.clone(), local, peer, parked.reason.clone()]
+        };
+        let header = ["INTERFACE", "LOCAL", "PEER", "PARKED"];
+        text += &table(header, "llll", sessions.parked.iter().map(row));
+    }
+    text
+}
+
+fn live(sessions: &SessionsJson) -> String {
     let header = [
         "INTERFACE",
         "LOCAL",
@@ -176,13 +192,33 @@ doublezero0  10.0.0.1  10.0.0.3  down    5.0s  -          foreign (proto 186)  a
     fn nothing_is_said() {
         assert_eq!(
             sessions(&SessionsJson {
-                sessions: Vec::new()
+                sessions: Vec::new(),
+                parked: Vec::new(),
             }),
             "no sessions\n"
         );
         assert_eq!(
             counters(&CountersJson { blocks: Vec::new() }, true),
             "nothing counted yet\n"
+        );
+    }
+
+    #[test]
+    fn a_parked_peer_is_shown_with_the_reason() {
+        let parked = ParkedJson {
+            interface: "doublezero0".to_owned(),
+            local: [10, 0, 0, 1].into(),
+            peer: [10, 0, 0, 2].into(),
+            reason: "10.0.0.1 is not an address of doublezero0".to_owned(),
+        };
+        let text = sessions(&SessionsJson {
+            sessions: Vec::new(),
+            parked: vec![parked],
+        });
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(
+            text.ends_with("10.0.0.2  10.0.0.1 is not an address of doublezero0\n"),
+            "{text}"
         );
     }
 

@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub interfaces: Vec<InterfaceView>,
     /// Every session, in any order.
     pub sessions: Vec<SessionView>,
+    /// Every peer without a session, in any order.
+    pub parked: Vec<ParkedView>,
     /// Every block of `dz_counters` in use.
     pub blocks: Vec<BlockView>,
     /// What was done to routes, and how many there are.
@@ -74,6 +76,19 @@ impl SessionView {
 
 const fn addr([a, b, c, d]: [u8; 4]) -> Ipv4Addr {
     Ipv4Addr::new(a, b, c, d)
+}
+
+/// A peer that has no session at present: nothing is sent to it and no route of ours leads there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedView {
+    /// Its interface.
+    pub interface: String,
+    /// Our address.
+    pub local: Ipv4Addr,
+    /// The peer's address.
+    pub peer: Ipv4Addr,
+    /// Why, for people.
+    pub reason: String,
 }
 
 /// The route to a peer, as the kernel has it.

@@ -9,13 +9,41 @@ use dz_common::packet::State;
 use dz_common::session::{Mode, NS_PER_US};
 use serde::{Deserialize, Serialize};
 
-use crate::view::{BlockView, InterfaceView, RouteState, SessionView, Snapshot, VERSION};
+use crate::view::{
+    BlockView, InterfaceView, ParkedView, RouteState, SessionView, Snapshot, VERSION,
+};
 
 /// Reply to `GET /v1/sessions`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct SessionsJson {
     /// By interface, local address, peer.
     pub sessions: Vec<SessionJson>,
+    /// Peers without a session at present, by interface, local address, peer.
+    pub parked: Vec<ParkedJson>,
+}
+
+/// A peer without a session: nothing is sent to it, and no route of ours leads there.
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct ParkedJson {
+    /// Its interface.
+    pub interface: String,
+    /// Our address.
+    pub local: Ipv4Addr,
+    /// The peer's address.
+    pub peer: Ipv4Addr,
+    /// Why.
+    pub reason: String,
+}
+
+impl From<&ParkedView> for ParkedJson {
+    fn from(parked: &ParkedView) -> Self {
+        Self {
+            interface: parked.interface.clone(),
+            local: parked.local,
+            peer: parked.peer,
+            reason: parked.reason.clone(),
+        }
+    }
 }
 
 /// One session, as the kernel has it.
@@ -158,7 +186,9 @@ impl From<&Snapshot> for SessionsJson {
         let mut sessions: Vec<_> = snapshot.sessions.iter().map(session).collect();
         sessions
             .sort_by(|a, b| (&a.interface, a.local, a.peer).cmp(&(&b.interface, b.local, b.peer)));
-        Self { sessions }
+        let mut parked: Vec<_> = snapshot.parked.iter().map(ParkedJson::from).collect();
+        parked.sort();
+        Self { sessions, parked }
     }
 }
 

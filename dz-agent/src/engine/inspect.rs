@@ -1,6 +1,6 @@
 //! Looking, without disturbing the engine: from the pinned maps and the kernel's routing table.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,14 +10,15 @@ use dz_common::map::SessionEntry;
 use dz_common::packet::State;
 use tokio::sync::OnceCell;
 
-use super::reconcile::{RouteKey, peer_key, route_key};
+use super::reconcile::{RouteKey, ifname, peer_key, route_key};
 use super::shared::Shared;
 use crate::cli::RunOptions;
 use crate::datapath::{MapReader, now_ns};
 use crate::net::Netlink;
 use crate::net::routes::{Route, Routes};
 use crate::view::{
-    AgentView, BlockView, Inspect, InterfaceView, RouteState, RouteTotals, SessionView, Snapshot,
+    AgentView, BlockView, Inspect, InterfaceView, ParkedView, RouteState, RouteTotals, SessionView,
+    Snapshot,
 };
 
 /// Reads everything there is to show.
@@ -89,6 +90,30 @@ impl Inspector {
             });
         }
         Ok(sessions)
+    }
+
+    fn parked(
+        &self,
+        interfaces: &[InterfaceView],
+        sessions: &[SessionView],
+    ) -> anyhow::Result<Vec<ParkedView>> {
+        let live: HashSet<_> = sessions
+            .iter()
+            .map(|session| peer_key(&session.interface, session.peer()))
+            .collect();
+        let peers = self.reader.peers()?.into_iter();
+        let parked = peers.filter(|(key, _)| !live.contains(key));
+        Ok(parked
+            .map(|(key, peer)| {
+                let local = Ipv4Addr::from(peer.local);
+                ParkedView {
+                    interface: ifname(&key).to_owned(),
+                    local,
+                    peer: key.peer.into(),
+                    reason: why_parked(interfaces, ifname(&key), local),
+                }
+            })
+            .collect())
     }
 
     fn blocks(&self, names: &HashMap<u32, String>) -> anyhow::Result<Vec<BlockView>> {
@@ -183,6 +208,9 @@ impl Inspect for Inspector {
             .sessions(&names, &table, &routes, routes_known)
             .await
             .context("reading the sessions")?;
+        let parked = self
+            .parked(&interfaces, &sessions)
+            .context("reading the peers")?;
         let taken_at_ns = now_ns();
         let beat_ns = self.reader.heartbeat().context("reading the heartbeat")?;
         Ok(Snapshot {
@@ -190,6 +218,7 @@ impl Inspect for Inspector {
             routes: self.totals(&interfaces, &names, &routes),
             interfaces,
             sessions,
+            parked,
             blocks,
             agent: AgentView {
                 heartbeat_age_ns: taken_at_ns.saturating_sub(beat_ns),
@@ -200,6 +229,17 @@ impl Inspect for Inspector {
                 max_sessions: self.max_sessions,
             },
         })
+    }
+}
+
+fn why_parked(interfaces: &[InterfaceView], name: &str, local: Ipv4Addr) -> String {
+    let Some(interface) = interfaces.iter().find(|i| i.name == name) else {
+        return format!("{name} is not served by this agent");
+    };
+    match &interface.waiting {
+        Some(reason) => format!("{name} {reason}"),
+        None if interface.locals.contains(&local) => "session is being opened".to_owned(),
+        None => format!("{local} is not an address of {name}"),
     }
 }
 
