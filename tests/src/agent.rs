@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use dz_agent::api::Client;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -150,6 +151,21 @@ impl Agent {
     pub fn json(&self, words: &[&str]) -> anyhow::Result<Value> {
         let text = self.cli(words)?;
         serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
+    }
+
+    /// What it answers to `GET path` on its socket, without the cost of a process: for tests that
+    /// ask hundreds of times.
+    ///
+    /// # Errors
+    /// It does not answer, or refuses.
+    pub fn get(&self, path: &str) -> anyhow::Result<Value> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let client = Client::new(&self.home.socket());
+        runtime
+            .block_on(client.get(path))
+            .map_err(|failure| failure.error.context(format!("GET {path}")))
     }
 
     /// Where it keeps pins, state and socket.

@@ -33,8 +33,18 @@ impl RawSocket {
     /// # Errors
     /// No such device, or no privilege.
     pub fn open(netns: &Netns, name: &str) -> anyhow::Result<Self> {
+        Self::open_for(netns, name, libc::ETH_P_ALL as u16)
+    }
+
+    /// Opens it for one EtherType (host order) only. Unlike the socket for all of them, it lies
+    /// behind TC ingress: it sees what the programs at XDP and at TC have let pass, as the host's
+    /// protocols get it.
+    ///
+    /// # Errors
+    /// No such device, or no privilege.
+    pub fn open_for(netns: &Netns, name: &str, ethertype: u16) -> anyhow::Result<Self> {
         let ifindex = netns.ifindex(name)?;
-        let socket = netns.run(|| open(ifindex));
+        let socket = netns.run(|| open(ifindex, ethertype));
         let socket = socket.with_context(|| format!("packet socket on {name}"))?;
         Ok(Self {
             socket,
@@ -121,7 +131,7 @@ impl RawSocket {
     }
 }
 
-fn open(ifindex: u32) -> io::Result<OwnedFd> {
+fn open(ifindex: u32, ethertype: u16) -> io::Result<OwnedFd> {
     // Without a protocol it receives nothing before it is bound to the device.
     let socket = socket(
         AddressFamily::Packet,
@@ -130,7 +140,7 @@ fn open(ifindex: u32) -> io::Result<OwnedFd> {
         None::<SockProtocol>,
     )?;
     ignore_outgoing(socket.as_raw_fd())?;
-    bind(socket.as_raw_fd(), ifindex)?;
+    bind(socket.as_raw_fd(), ifindex, ethertype)?;
     Ok(socket)
 }
 
@@ -153,11 +163,11 @@ fn ignore_outgoing(fd: RawFd) -> io::Result<()> {
     }
 }
 
-fn bind(fd: RawFd, ifindex: u32) -> io::Result<()> {
+fn bind(fd: RawFd, ifindex: u32, ethertype: u16) -> io::Result<()> {
     // SAFETY: all zeros is a valid `sockaddr_ll`: numbers and a byte array only.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_protocol = ethertype.to_be();
     address.sll_ifindex = ifindex.cast_signed();
     // SAFETY: the address is a `sockaddr_ll` of the size given.
     let result = unsafe {
