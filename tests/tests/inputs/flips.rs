@@ -1,0 +1,108 @@
+//! A peer that changes our state with every packet does not drive our rate.
+
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use dz_common::counters::{Counter, Kind};
+use dz_tests::wait::eventually;
+
+use crate::bed::{Bed, INTERVAL, PATIENCE, Peer};
+use crate::liveness::{ADMIN_DOWN, DOWN, INIT};
+use crate::watch::{Place, Snapshot, Touch, come_out, compare, moves};
+
+const PEERS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 6), Ipv4Addr::new(10, 77, 0, 7)];
+const PACKETS: u64 = 500;
+/// Fewer than any queue of the kernel holds.
+const BATCH: u64 = 50;
+/// Transmissions within any one interval.
+const MOST: u64 = 3;
+
+/// From Down, packets that say Down lead to Init and back.
+pub(crate) fn down_and_init(bed: &Bed) -> Result<()> {
+    flip(bed, PEERS[0], [DOWN, DOWN])
+}
+
+/// From Down, Init leads Up, where Down would be a stale one, but AdminDown leads back.
+pub(crate) fn down_and_up(bed: &Bed) -> Result<()> {
+    flip(bed, PEERS[1], [INIT, ADMIN_DOWN])
+}
+
+fn flip(bed: &Bed, address: Ipv4Addr, states: [u8; 2]) -> Result<()> {
+    let start = Instant::now();
+    let peers = bed.connect(&[address])?;
+    let peer = &peers[0];
+    let before = Snapshot::take(bed)?;
+    let frames: Vec<_> = states
+        .iter()
+        .map(|state| {
+            let packet = bed.liveness(peer).in_state(*state);
+            bed.frame(&packet.from(peer.address).build())
+        })
+        .collect();
+    let mut sent = 0;
+    for frame in frames.iter().cycle().take(PACKETS as usize) {
+        bed.send(frame)?;
+        sent += 1;
+        if sent % BATCH == 0 {
+            eventually(PATIENCE, "a batch's receipt", || {
+                let received = received(bed, peer)?;
+                ensure!(received == sent, "{received} received of {sent}");
+                anyhow::Ok(())
+            })?;
+        }
+    }
+    ensure!(bed.sweep()?.is_empty(), "passed on");
+    let answers = come_out(bed)?.len() as u64;
+    // The first packet of the session belongs to the same interval, and what our clock sent in
+    // between is among the answers. On a machine slow beyond measure there are more intervals.
+    let intervals = 1 + start.elapsed().as_nanos() / INTERVAL.as_nanos();
+    let transmissions = 1 + answers;
+    ensure!(
+        transmissions <= MOST * intervals as u64,
+        "{answers} answers within {intervals} interval(s)"
+    );
+    ensure!(answers >= 1, "no answer at all");
+    check_counters(bed, &before, peer)
+}
+
+fn received(bed: &Bed, peer: &Peer) -> Result<u64> {
+    let count = Snapshot::take(bed)?
+        .field(peer.address, "/received")?
+        .as_u64();
+    count.context("a count")
+}
+
+/// Each packet had one exit and changed the state, and nothing else has moved.
+fn check_counters(bed: &Bed, before: &Snapshot, peer: &Peer) -> Result<()> {
+    let after = Snapshot::take(bed)?;
+    compare(before, &after, Touch::Changed(peer.address))?;
+    let mut moved = moves(&before.counters, &after.counters);
+    let sentinel = (Place::Shared, Counter::PassOtherPort.name().to_owned());
+    ensure!(
+        moved.remove(&sentinel) == Some(1),
+        "the sentinel: {moved:?}"
+    );
+    let mut take = |place: Place, wanted: &dyn Fn(Counter) -> bool| -> u64 {
+        let counters = Counter::ALL.iter().filter(|counter| wanted(**counter));
+        let keys = counters.map(|counter| (place, counter.name().to_owned()));
+        keys.filter_map(|key| moved.remove(&key)).sum()
+    };
+    let exits = [
+        Counter::RxAnswered,
+        Counter::RxBurstSpent,
+        Counter::RxRemoteAdmin,
+    ];
+    let left = take(Place::Local, &|counter| exits.contains(&counter));
+    let changed = take(Place::Local, &|counter| counter.kind() == Kind::Transition);
+    let events = [Counter::EventEmitted, Counter::EventLost];
+    let told = take(Place::Shared, &|counter| events.contains(&counter));
+    ensure!(
+        (left, changed, told) == (PACKETS, PACKETS, PACKETS),
+        "{left} exits, {changed} changes, {told} events"
+    );
+    ensure!(moved.is_empty(), "moved besides: {moved:?}");
+    let transitions = after.field(peer.address, "/session/transitions")?;
+    ensure!(*transitions == PACKETS, "{transitions} transitions");
+    Ok(())
+}
