@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use dz_common::counters::Counter;
 
 use crate::bed::{Bed, PATIENCE};
-use crate::watch::{Place, Snapshot, Touch, compare, observe};
+use crate::watch::{Place, Snapshot, Touch, come_out, compare, observe};
 
 /// Failures that are shown before a table is given up.
 const MOST_FAILURES: usize = 3;
@@ -120,7 +120,11 @@ pub(crate) fn each<T>(
                 if failures.len() == MOST_FAILURES {
                     break;
                 }
-                bed.sweep()?;
+                // What it left on its way is not the next one's.
+                if let Err(error) = bed.sweep().and_then(|_| come_out(bed)) {
+                    failures.push(format!("behind it: {error:#}"));
+                    break;
+                }
                 before = Snapshot::take(bed)?;
             }
         }
