@@ -126,7 +126,7 @@ pub struct RunOptions {
 pub enum Attach {
     /// Native XDP where the driver has it and the device is Ethernet, else TC.
     Auto,
-    /// TC ingress and egress.
+    /// TC ingress.
     Tc,
     /// XDP in the driver.
     Xdp,
