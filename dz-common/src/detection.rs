@@ -54,6 +54,15 @@ pub fn stored<T: GroupTimer>(timer: &T, deadline_ns: u64, now_ns: u64) -> bool {
     start(timer, deadline_ns, now_ns)
 }
 
+/// Has every slot looked at soon, whatever the group's next firing is: 0 in a new map, which reads
+/// like a firing earlier than any, or one that a program before us has left behind. Returns false if
+/// the timer could not be started.
+#[inline(always)]
+pub fn begin<T: GroupTimer>(timer: &T, now_ns: u64) -> bool {
+    timer.exchange_next(NEVER_NS);
+    stored(timer, now_ns, now_ns)
+}
+
 /// To be called before the first slot is read.
 #[inline(always)]
 pub fn begin_scan<T: GroupTimer>(timer: &T) {

@@ -2,7 +2,7 @@
 //! deadline in the end. Weak memory included (loom); time stands still, for the protocol does not
 //! depend on it.
 
-use dz_common::detection::{GroupTimer, begin_scan, finish_scan, stored};
+use dz_common::detection::{GroupTimer, begin, begin_scan, finish_scan, stored};
 use dz_common::map::NEVER_NS;
 use loom::sync::Arc;
 use loom::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -156,6 +156,33 @@ fn two_receipts_and_a_scan() {
         group.receive(0, 50 * MS);
         scanning.join().expect("scan");
         other.join().expect("receipt");
+        group.assert_armed();
+    });
+}
+
+/// The first load: the map is all zeros, and no timer is armed.
+#[test]
+fn a_new_map() {
+    in_every_order(4, || {
+        let group = Group::armed(NEVER_NS);
+        group.next_ns.store(0, SeqCst);
+        assert!(begin(&*group, MS));
+        assert_ne!(group.armed_ns.load(SeqCst), NEVER_NS, "not armed");
+    });
+}
+
+/// A takeover, while the earlier program goes on receiving.
+#[test]
+fn a_map_of_an_earlier_program() {
+    in_every_order(4, || {
+        let group = Group::armed(NEVER_NS);
+        group.next_ns.store(MS / 2, SeqCst);
+        let receiving = {
+            let group = Arc::clone(&group);
+            thread::spawn(move || group.receive(0, 50 * MS))
+        };
+        assert!(begin(&*group, 40 * MS));
+        receiving.join().expect("receipt");
         group.assert_armed();
     });
 }

@@ -128,7 +128,7 @@ pub fn start_group(index: u32) -> Result<(), c_long> {
     // Look at every slot soon: on takeover there may be deadlines that nobody watches.
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    if detection::stored(&Timer::of(group), now_ns, now_ns) {
+    if detection::begin(&Timer::of(group), now_ns) {
         Ok(())
     } else {
         Err(-1)
