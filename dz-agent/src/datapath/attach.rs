@@ -13,7 +13,7 @@ use dz_common::ingress::Link;
 use tracing::info;
 
 use super::clsact;
-use super::load::{Datapath, chain, classifier, xdp};
+use super::load::{Datapath, chain, load_classifier, load_xdp};
 use crate::cli::Attach;
 use crate::error::{ExitCode, FailWith, Failure};
 
@@ -115,6 +115,13 @@ impl Datapath {
         for &mode in modes {
             // A link of another mode would see every packet as well.
             self.drop_other_links(interface, mode)?;
+            // Apart from attaching: a kernel that refuses the program is not the interface's fault.
+            match mode {
+                AttachMode::Tc => {
+                    load_classifier(&mut self.ebpf, ingress_name(link)).map(|_| ())?
+                }
+                AttachMode::Xdp | AttachMode::XdpGeneric => load_xdp(&mut self.ebpf).map(|_| ())?,
+            }
             match self.attach_as(interface, link, mode) {
                 Ok(attachment) => {
                     info!(interface, %mode, "attached");
@@ -229,14 +236,17 @@ impl Datapath {
     }
 
     fn ingress(&mut self, link: Link) -> Result<&mut SchedClassifier, LinkFailure> {
-        let name = match link {
-            Link::Layer3 => "dz_tc_l3",
-            Link::Ethernet => "dz_tc_eth",
-        };
-        Ok(classifier(&mut self.ebpf, name)?)
+        Ok(load_classifier(&mut self.ebpf, ingress_name(link))?)
     }
 
     fn xdp(&mut self) -> Result<&mut Xdp, LinkFailure> {
-        Ok(xdp(&mut self.ebpf)?)
+        Ok(load_xdp(&mut self.ebpf)?)
+    }
+}
+
+const fn ingress_name(link: Link) -> &'static str {
+    match link {
+        Link::Layer3 => "dz_tc_l3",
+        Link::Ethernet => "dz_tc_eth",
     }
 }

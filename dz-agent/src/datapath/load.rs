@@ -84,14 +84,9 @@ impl Datapath {
             loader.map_max_entries(name, slots);
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| refused(&error))?;
-        for name in ["dz_tc_l3", "dz_tc_eth", "dz_transmit", "dz_control"] {
-            classifier(&mut ebpf, name)?
-                .load()
-                .map_err(|error| refused_program(name, &error))?;
+        for name in ["dz_transmit", "dz_control"] {
+            load_classifier(&mut ebpf, name)?;
         }
-        xdp(&mut ebpf)?
-            .load()
-            .map_err(|error| refused_program("dz_xdp", &error))?;
         let maps = Maps::take(&mut ebpf, slots).fail_with(ExitCode::Kernel, || {
             format!("maps in {}", pin_dir.display())
         })?;
@@ -121,6 +116,19 @@ impl Datapath {
         };
         datapath.start_timers(groups)?;
         Ok(datapath)
+    }
+
+    /// Loads every ingress program, to be sure that the kernel takes them when an interface comes
+    /// that needs one. The verifier takes some tenths of a second for each, so those that are
+    /// needed at once are loaded by [`Datapath::attach`], and the others only for this.
+    ///
+    /// # Errors
+    /// [`ExitCode::Kernel`] if the kernel refuses one.
+    pub fn load_all(&mut self) -> Result<(), Failure> {
+        for name in ["dz_tc_l3", "dz_tc_eth"] {
+            load_classifier(&mut self.ebpf, name)?;
+        }
+        load_xdp(&mut self.ebpf).map(|_| ())
     }
 
     /// How many sessions there is room for.
@@ -233,6 +241,31 @@ fn our_version() -> Version {
     ])
 }
 
+/// A classifier, loaded now if it is not yet.
+pub(super) fn load_classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &str,
+) -> Result<&'a mut SchedClassifier, Failure> {
+    let program = classifier(ebpf, name)?;
+    if program.fd().is_err() {
+        program
+            .load()
+            .map_err(|error| refused_program(name, &error))?;
+    }
+    Ok(program)
+}
+
+/// The XDP program, loaded now if it is not yet.
+pub(super) fn load_xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, Failure> {
+    let program = xdp(ebpf)?;
+    if program.fd().is_err() {
+        program
+            .load()
+            .map_err(|error| refused_program("dz_xdp", &error))?;
+    }
+    Ok(program)
+}
+
 pub(super) fn classifier<'a>(
     ebpf: &'a mut Ebpf,
     name: &str,
@@ -243,7 +276,7 @@ pub(super) fn classifier<'a>(
         .fail_with(ExitCode::Failure, || format!("program {name}"))
 }
 
-pub(super) fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, Failure> {
+fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, Failure> {
     let program = ebpf
         .program_mut("dz_xdp")
         .ok_or_else(|| missing("dz_xdp"))?;
@@ -275,10 +308,11 @@ fn refused_program(name: &str, error: &ProgramError) -> Failure {
         } => {
             tracing::debug!(program = name, %verifier_log, "verifier");
             let log = verifier_log.to_string();
-            let reason = log
-                .lines()
-                .rev()
-                .find(|line| !line.starts_with("processed "));
+            // Behind the reason come statistics.
+            let statistics = ["verification time", "stack depth", "processed "];
+            let reason = log.lines().rev().find(|line| {
+                !line.trim().is_empty() && !statistics.iter().any(|start| line.starts_with(start))
+            });
             format!("{io_error}: {}", reason.unwrap_or_default())
         }
         error => chain(error),

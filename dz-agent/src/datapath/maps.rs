@@ -172,20 +172,25 @@ impl Maps {
     /// # Errors
     /// See [`MapError`].
     pub(super) fn take(ebpf: &mut Ebpf, slots: u32) -> Result<Self, MapError> {
+        // Those that are only mapped stay open where they are: a program that is loaded later
+        // refers to every map by its file descriptor.
+        let config = mapped(ebpf, name::CONFIG, 1)?;
+        let deadlines = mapped(ebpf, name::DEADLINES, slots)?;
+        let due = mapped(ebpf, name::DUE, MAX_DUE)?;
+        let heartbeat = mapped(ebpf, name::HEARTBEAT, 1)?;
         let mut map = |name| ebpf.take_map(name).ok_or(MapError::Layout(name));
-        let heartbeat = map(name::HEARTBEAT)?;
         Ok(Self {
-            heartbeat: mapped(&heartbeat, name::HEARTBEAT, 1)?,
+            config,
+            deadlines,
+            due,
+            heartbeat,
             reader: MapReader {
                 sessions: HashMap::try_from(map(name::SESSIONS)?)?,
                 peers: HashMap::try_from(map(name::PEERS)?)?,
                 locals: HashMap::try_from(map(name::LOCALS)?)?,
                 counters: PerCpuArray::try_from(map(name::COUNTERS)?)?,
-                heartbeat: Array::try_from(heartbeat)?,
+                heartbeat: Array::try_from(map(name::HEARTBEAT)?)?,
             },
-            config: mapped(&map(name::CONFIG)?, name::CONFIG, 1)?,
-            deadlines: mapped(&map(name::DEADLINES)?, name::DEADLINES, slots)?,
-            due: mapped(&map(name::DUE)?, name::DUE, MAX_DUE)?,
             events: Some(RingBuf::try_from(map(name::EVENTS)?)?),
         })
     }
@@ -292,11 +297,11 @@ impl Maps {
     }
 }
 
-fn mapped<T>(map: &Map, name: &'static str, len: u32) -> Result<Mapped<T>, MapError>
+fn mapped<T>(ebpf: &Ebpf, name: &'static str, len: u32) -> Result<Mapped<T>, MapError>
 where
     T: Immutable + IntoBytes + Copy,
 {
-    let Map::Array(data) = map else {
+    let Some(Map::Array(data)) = ebpf.map(name) else {
         return Err(MapError::Layout(name));
     };
     Mapped::new(data.fd().as_fd(), len).map_err(|error| {

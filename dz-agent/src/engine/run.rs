@@ -211,6 +211,9 @@ impl Engine {
                 );
             }
         }
+        if self.interfaces.iter().any(|i| i.ifindex().is_none()) {
+            self.datapath.load_all()?;
+        }
         self.forget_stale_locals();
         self.full_check().await;
         self.tick();
