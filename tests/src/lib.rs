@@ -9,13 +9,16 @@
 pub mod agent;
 pub mod attached;
 pub mod bed;
+pub mod bpf;
 pub mod bpffs;
 pub mod bpftool;
 pub mod frame;
 pub mod harness;
+pub mod kernel;
 pub mod netns;
 pub mod priority;
 pub mod raw;
+pub mod rng;
 pub mod seccomp;
 pub mod tun;
 pub mod udp_peer;

@@ -9,8 +9,8 @@ use dz_tests::frame::{
     ethernet, vlan_tag,
 };
 
-use crate::rng::Rng;
 use crate::states::{discriminator, interval_us, version};
+use dz_tests::rng::Rng;
 
 /// `BPF_PROG_TEST_RUN` takes no frame that is shorter than an Ethernet header, and some kernels
 /// none with nothing behind it.

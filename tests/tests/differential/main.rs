@@ -8,13 +8,11 @@
 //! more or fewer frames. What such a run cannot show, other tests do over real devices: packets
 //! that are not linear, and those that are `CHECKSUM_PARTIAL`.
 
-mod bpf;
 mod frames;
 mod hook;
-mod kernel;
 mod model;
+mod programs;
 mod report;
-mod rng;
 mod scenario;
 mod setup;
 mod states;

@@ -16,12 +16,13 @@ use dz_tests::wait::monotonic_ns;
 
 use crate::frames::frame;
 use crate::hook::Hook;
-use crate::kernel::Kernel;
 use crate::model::{Arrival, Effect, World};
+use crate::programs::Programs;
 use crate::report::{Tally, difference, part};
-use crate::rng::Rng;
 use crate::setup::{self, Device, PEERS, USUAL_GRACE_NS};
 use crate::states::{scramble, version};
+use dz_tests::kernel::{Kernel, SLOTS};
+use dz_tests::rng::Rng;
 
 /// Frames of a run. So many must have taken every exit.
 const FRAMES: u64 = 120_000;
@@ -37,6 +38,7 @@ const BLOCKS: u32 = 5;
 struct Run {
     seed: u64,
     kernel: Kernel,
+    programs: Programs,
     world: World,
     devices: [Device; 2],
     counters: Vec<Counters>,
@@ -119,7 +121,7 @@ impl Drop for Replay {
 
 impl Run {
     fn new(seed: u64, devices: [Device; 2]) -> anyhow::Result<Self> {
-        let mut kernel = Kernel::load()?;
+        let mut kernel = Kernel::load("differential", SLOTS)?;
         let world = setup::world(&devices);
         for (local, block) in &world.locals {
             kernel.set_local(local, *block)?;
@@ -135,6 +137,7 @@ impl Run {
         let target = *world.sessions.keys().next().context("no sessions")?;
         let mut run = Self {
             seed,
+            programs: Programs::new(&kernel)?,
             kernel,
             world,
             devices,
@@ -171,7 +174,7 @@ impl Run {
         let rng = Rng::new(self.seed, index);
         let arrival = self.next(&rng)?;
         let before_ns = monotonic_ns();
-        let Some((verdict, after)) = self.kernel.run(&arrival)? else {
+        let Some((verdict, after)) = self.programs.run(&self.kernel, &arrival)? else {
             self.refused += 1;
             return Ok(());
         };

@@ -10,8 +10,8 @@ use dz_common::packet::Version;
 use dz_common::session::{Session, Timers};
 use dz_tests::wait::monotonic_ns;
 
-use crate::kernel::SLOTS;
 use crate::model::World;
+use dz_tests::kernel::SLOTS;
 
 /// Peers per local address; the last few only of an interface's first one.
 pub(crate) const PEERS: u8 = 60;

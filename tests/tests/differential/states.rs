@@ -4,7 +4,7 @@ use dz_common::map::SessionEntry;
 use dz_common::packet::{State, Version};
 use dz_common::session::{DownReason, Mode, Session, Timers};
 
-use crate::rng::Rng;
+use dz_tests::rng::Rng;
 
 /// Intervals as a packet or a configuration may have them, µs. The small ones make pacing and
 /// detection change their minds from one packet of the test to the next.

@@ -38,14 +38,14 @@ impl Trampoline {
     }
 
     fn new(target: BorrowedFd<'_>, before: &[u64]) -> io::Result<Self> {
-        let map = crate::bpf::program_array(target)?;
+        let map = dz_tests::bpf::program_array(target)?;
         let mut instructions = vec![copy(6, 1)];
         instructions.extend(before);
         instructions.push(copy(1, 6));
         instructions.extend(load_map(2, &map));
         instructions.extend([load(3, 0), call(TAIL_CALL), load(0, FAILED.into()), EXIT]);
         Ok(Self {
-            program: crate::bpf::load_classifier(&instructions)?,
+            program: dz_tests::bpf::load_classifier(&instructions)?,
             _target: map,
         })
     }

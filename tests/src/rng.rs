@@ -4,14 +4,17 @@ use std::cell::Cell;
 
 /// The generator of one packet: what it draws depends on nothing but seed and index, so that a
 /// decision the clock has a part in does not change what follows.
-pub(crate) struct Rng(Cell<u64>);
+#[derive(Debug)]
+pub struct Rng(Cell<u64>);
 
 impl Rng {
-    pub(crate) const fn new(seed: u64, index: u64) -> Self {
+    /// Starts at a place that seed and index decide.
+    pub const fn new(seed: u64, index: u64) -> Self {
         Self(Cell::new(seed ^ index.wrapping_mul(0xd134_2543_de82_ef95)))
     }
 
-    pub(crate) fn next(&self) -> u64 {
+    /// 64 random bits.
+    pub fn next(&self) -> u64 {
         self.0.set(self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
         let mut z = self.0.get();
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,27 +23,32 @@ impl Rng {
     }
 
     /// Below `bound`, which is not 0.
-    pub(crate) fn below(&self, bound: u64) -> u64 {
+    pub fn below(&self, bound: u64) -> u64 {
         self.next() % bound
     }
 
-    pub(crate) fn index(&self, len: usize) -> usize {
+    /// An index into a slice of `len` elements, of which there is at least one.
+    pub fn index(&self, len: usize) -> usize {
         self.below(len as u64) as usize
     }
 
-    pub(crate) fn byte(&self) -> u8 {
+    /// 8 random bits.
+    pub fn byte(&self) -> u8 {
         (self.next() >> 56) as u8
     }
 
-    pub(crate) fn word(&self) -> u32 {
+    /// 32 random bits.
+    pub fn word(&self) -> u32 {
         (self.next() >> 32) as u32
     }
 
-    pub(crate) fn chance(&self, percent: u64) -> bool {
+    /// True in so many of a hundred cases.
+    pub fn chance(&self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    pub(crate) fn pick<T: Copy>(&self, from: &[T]) -> T {
+    /// One of `from`, which is not empty.
+    pub fn pick<T: Copy>(&self, from: &[T]) -> T {
         from[self.index(from.len())]
     }
 }

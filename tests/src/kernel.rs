@@ -1,4 +1,5 @@
-//! The kernel programs in maps of their own, run one frame at a time.
+//! The kernel programs in maps of their own, attached to nothing: a test runs them by
+//! [`test_run`](crate::bpf::test_run) and writes what an agent would.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,25 +12,17 @@ use dz_agent::datapath::{MapReader, OBJECT};
 use dz_common::control::{OP_START_GROUP, REQUEST_OFFSET, Request};
 use dz_common::counters::{Counter, Counters};
 use dz_common::map::{
-    Config, Deadline, Event, LocalKey, SLOTS_PER_GROUP, SessionEntry, SessionKey, name,
+    Config, Deadline, Event, Group, LocalKey, SLOTS_PER_GROUP, SessionEntry, SessionKey, name,
 };
-use dz_tests::bpffs;
 use zerocopy::{IntoBytes, TryFromBytes};
 
 use crate::bpf::test_run;
-use crate::hook::Hook;
-use crate::model::Arrival;
-use crate::trampoline::{FAILED, Trampoline};
+use crate::bpffs;
 
 /// Deadline slots: one timer's.
-pub(crate) const SLOTS: u32 = SLOTS_PER_GROUP;
-/// Room for any frame that is tried.
-const ROOM: usize = 4_096;
-/// Ethernet and IPv6 header: no longer packet is refused for its length.
-const TC_SHORTEST: usize = 54;
-/// `__sk_buff` up to and with `cb[]`, and the index of its `ifindex`.
-const SKB_WORDS: usize = 48;
-const SKB_IFINDEX: usize = 10;
+pub const SLOTS: u32 = SLOTS_PER_GROUP;
+/// `BPF_NOEXIST` of the kernel's `bpf.h`.
+const NOEXIST: u64 = 1;
 
 const MAPS: [&str; 10] = [
     name::CONFIG,
@@ -47,36 +40,38 @@ const MAPS: [&str; 10] = [
 type SessionMap = HashMap<MapData, [u8; size_of::<SessionKey>()], [u8; size_of::<SessionEntry>()]>;
 
 /// Programs and maps.
-pub(crate) struct Kernel {
+pub struct Kernel {
     reader: MapReader,
     sessions: SessionMap,
     deadlines: Array<MapData, [u8; size_of::<Deadline>()]>,
     config: Array<MapData, [u8; size_of::<Config>()]>,
     heartbeat: Array<MapData, u64>,
     locals: HashMap<MapData, [u8; size_of::<LocalKey>()], u32>,
+    groups: Array<MapData, [u8; size_of::<Group>()]>,
     events: RingBuf<MapData>,
     xdp: ProgramFd,
     ethernet: ProgramFd,
     layer3: ProgramFd,
-    tagged: Trampoline,
-    layer3_host: Trampoline,
-    after: Vec<u8>,
     // They hold programs and maps.
     _ebpf: Ebpf,
     _pins: bpffs::Directory,
 }
 
 impl Kernel {
-    /// Loads the object that the agent embeds, into maps of its own, and starts the timer.
-    pub(crate) fn load() -> anyhow::Result<Self> {
-        let pins = bpffs::Directory::new("differential")?;
+    /// Loads the object that the agent embeds, into maps of its own with room for so many sessions
+    /// and the slots of one group, and starts the timer.
+    ///
+    /// # Errors
+    /// No privilege, or the verifier refuses a program.
+    pub fn load(label: &str, sessions: u32) -> anyhow::Result<Self> {
+        let pins = bpffs::Directory::new(label)?;
         let mut loader = EbpfLoader::new();
         for name in MAPS {
             loader.map_pin_path(name, pins.path().join(name));
         }
-        for name in [name::DEADLINES, name::SESSIONS, name::PEERS] {
-            loader.map_max_entries(name, SLOTS);
-        }
+        loader.map_max_entries(name::DEADLINES, SLOTS);
+        loader.map_max_entries(name::PEERS, 1);
+        loader.map_max_entries(name::SESSIONS, sessions);
         let mut ebpf = loader.load(OBJECT)?;
         let ethernet = classifier(&mut ebpf, "dz_tc_eth")?;
         let layer3 = classifier(&mut ebpf, "dz_tc_l3")?;
@@ -92,13 +87,11 @@ impl Kernel {
             config: Array::try_from(open(name::CONFIG)?)?,
             heartbeat: Array::try_from(open(name::HEARTBEAT)?)?,
             locals: HashMap::try_from(open(name::LOCALS)?)?,
+            groups: Array::try_from(open(name::GROUPS)?)?,
             events: RingBuf::try_from(open(name::EVENTS)?)?,
             xdp: xdp(&mut ebpf)?,
-            tagged: Trampoline::tagged(ethernet.as_fd()).context("program before dz_tc_eth")?,
-            layer3_host: Trampoline::to_host(layer3.as_fd()).context("program before dz_tc_l3")?,
             ethernet,
             layer3,
-            after: vec![0; ROOM],
             _ebpf: ebpf,
             _pins: pins,
         };
@@ -106,72 +99,84 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// Runs the program of a hook; returns its verdict and the frame afterwards. None if the kernel
-    /// will not run it: as TC packets newer kernels refuse IP packets without a whole IP header.
-    pub(crate) fn run(&mut self, arrival: &Arrival) -> anyhow::Result<Option<(u32, Vec<u8>)>> {
-        let Arrival { ifindex, frame, .. } = arrival;
-        let mut skb = [0_u32; SKB_WORDS];
-        skb[SKB_IFINDEX] = *ifindex;
-        // `xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let md = [0, frame.len() as u32, 0, *ifindex, 0, 0];
-        let (program, context): (BorrowedFd<'_>, &[u32]) = match arrival.hook {
-            Hook::TcEthernet => (self.ethernet.as_fd(), &skb),
-            Hook::TcTagged => (self.tagged.as_fd(), &skb),
-            Hook::TcLayer3 => (self.layer3_host.as_fd(), &skb),
-            Hook::TcLayer3NotHost => (self.layer3.as_fd(), &skb),
-            Hook::Xdp => (self.xdp.as_fd(), &md),
-        };
-        let ran = match test_run(program, frame, context, &mut self.after) {
-            Err(error)
-                if error.raw_os_error() == Some(libc::EINVAL)
-                    && arrival.hook != Hook::Xdp
-                    && frame.len() < TC_SHORTEST =>
-            {
-                return Ok(None);
-            }
-            ran => ran.with_context(|| format!("BPF_PROG_TEST_RUN with {} bytes", frame.len()))?,
-        };
-        ensure!(ran.verdict != FAILED, "the tail call failed");
-        Ok(Some((ran.verdict, self.after[..ran.len].to_vec())))
-    }
-
-    pub(crate) fn set_config(&mut self, config: &Config) -> anyhow::Result<()> {
+    /// Replaces the configuration.
+    ///
+    /// # Errors
+    /// As `bpf(2)`.
+    pub fn set_config(&mut self, config: &Config) -> anyhow::Result<()> {
         let value: [u8; size_of::<Config>()] = zerocopy::transmute!(*config);
         Ok(self.config.set(0, value, 0)?)
     }
 
-    pub(crate) fn set_beat(&mut self, beat_ns: u64) -> anyhow::Result<()> {
+    /// Says when the agent was last alive, ns.
+    ///
+    /// # Errors
+    /// As `bpf(2)`.
+    pub fn set_beat(&mut self, beat_ns: u64) -> anyhow::Result<()> {
         Ok(self.heartbeat.set(0, beat_ns, 0)?)
     }
 
-    pub(crate) fn set_local(&mut self, key: &LocalKey, block: u32) -> anyhow::Result<()> {
+    /// Says which block of counters a local address has.
+    ///
+    /// # Errors
+    /// As `bpf(2)`.
+    pub fn set_local(&mut self, key: &LocalKey, block: u32) -> anyhow::Result<()> {
         let key: [u8; size_of::<LocalKey>()] = zerocopy::transmute!(*key);
         Ok(self.locals.insert(key, block, 0)?)
     }
 
     /// Puts a session into a state. An update of a live entry replaces it with a new one, like a
     /// deletion and an insertion; no program runs meanwhile that could lose by it.
-    pub(crate) fn set_session(
-        &mut self,
-        key: &SessionKey,
-        entry: &SessionEntry,
-    ) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// As `bpf(2)`.
+    pub fn set_session(&mut self, key: &SessionKey, entry: &SessionEntry) -> anyhow::Result<()> {
         let key: [u8; size_of::<SessionKey>()] = zerocopy::transmute!(*key);
         let value: [u8; size_of::<SessionEntry>()] = zerocopy::transmute!(*entry);
         Ok(self.sessions.insert(key, value, 0)?)
     }
 
-    pub(crate) fn set_deadline(&mut self, slot: u32, deadline: &Deadline) -> anyhow::Result<()> {
+    /// Inserts a session, as an agent does.
+    ///
+    /// # Errors
+    /// There is one of that key, or no room.
+    pub fn insert_session(&mut self, entry: &SessionEntry) -> anyhow::Result<()> {
+        let key: [u8; size_of::<SessionKey>()] = zerocopy::transmute!(entry.key);
+        let value: [u8; size_of::<SessionEntry>()] = zerocopy::transmute!(*entry);
+        Ok(self.sessions.insert(key, value, NOEXIST)?)
+    }
+
+    /// Deletes a session.
+    ///
+    /// # Errors
+    /// There is none of that key.
+    pub fn delete_session(&mut self, key: &SessionKey) -> anyhow::Result<()> {
+        let key: [u8; size_of::<SessionKey>()] = zerocopy::transmute!(*key);
+        Ok(self.sessions.remove(&key)?)
+    }
+
+    /// Writes a slot, as an agent does: without any lock.
+    ///
+    /// # Errors
+    /// As `bpf(2)`.
+    pub fn set_deadline(&mut self, slot: u32, deadline: &Deadline) -> anyhow::Result<()> {
         let value: [u8; size_of::<Deadline>()] = zerocopy::transmute!(*deadline);
         Ok(self.deadlines.set(slot, value, 0)?)
     }
 
-    pub(crate) fn session(&self, key: &SessionKey) -> anyhow::Result<Option<SessionEntry>> {
+    /// A session, copied under its lock.
+    ///
+    /// # Errors
+    /// As `bpf(2)`.
+    pub fn session(&self, key: &SessionKey) -> anyhow::Result<Option<SessionEntry>> {
         Ok(self.reader.session(key)?)
     }
 
     /// Every session, by the key under which it is found.
-    pub(crate) fn sessions(&self) -> anyhow::Result<BTreeMap<SessionKey, SessionEntry>> {
+    ///
+    /// # Errors
+    /// As `bpf(2)`.
+    pub fn sessions(&self) -> anyhow::Result<BTreeMap<SessionKey, SessionEntry>> {
         let mut sessions = BTreeMap::new();
         for item in self.sessions.iter() {
             let (key, value) = item?;
@@ -180,16 +185,50 @@ impl Kernel {
         Ok(sessions)
     }
 
-    pub(crate) fn deadline(&self, slot: u32) -> anyhow::Result<Deadline> {
+    /// A slot. Programs may be writing it.
+    ///
+    /// # Errors
+    /// As `bpf(2)`.
+    pub fn deadline(&self, slot: u32) -> anyhow::Result<Deadline> {
         read(&self.deadlines.get(&slot, 0)?)
     }
 
-    pub(crate) fn counters(&self, block: u32) -> anyhow::Result<Counters> {
+    /// The timer's next and last firing.
+    ///
+    /// # Errors
+    /// As `bpf(2)`.
+    pub fn group(&self) -> anyhow::Result<Group> {
+        read(&self.groups.get(&0, 0)?)
+    }
+
+    /// `dz_xdp`.
+    pub fn xdp(&self) -> BorrowedFd<'_> {
+        self.xdp.as_fd()
+    }
+
+    /// `dz_tc_eth`.
+    pub fn ethernet(&self) -> BorrowedFd<'_> {
+        self.ethernet.as_fd()
+    }
+
+    /// `dz_tc_l3`.
+    pub fn layer3(&self) -> BorrowedFd<'_> {
+        self.layer3.as_fd()
+    }
+
+    /// A block of counters, summed over CPUs.
+    ///
+    /// # Errors
+    /// As `bpf(2)`.
+    pub fn counters(&self, block: u32) -> anyhow::Result<Counters> {
         Ok(self.reader.counters(block)?)
     }
 
     /// The events since the last call.
-    pub(crate) fn events(&mut self) -> anyhow::Result<Vec<Event>> {
+    ///
+    /// # Errors
+    /// As `bpf(2)`.
+    pub fn events(&mut self) -> anyhow::Result<Vec<Event>> {
         let mut events = Vec::new();
         while let Some(item) = self.events.next() {
             events.push(read(&item)?);
@@ -207,7 +246,7 @@ fn start_timer(control: BorrowedFd<'_>) -> anyhow::Result<()> {
         ..Request::NONE
     };
     frame[REQUEST_OFFSET..].copy_from_slice(request.as_bytes());
-    let ran = test_run(control, &frame, &[], &mut [0; ROOM]).context("running dz_control")?;
+    let ran = test_run(control, &frame, &[], &mut [0; 256]).context("running dz_control")?;
     ensure!(
         ran.verdict == Counter::ControlDone as u32,
         "the timer does not start: exit {}",

@@ -61,14 +61,18 @@ struct TestRun {
 
 /// One run of a program, seen from outside.
 #[derive(Debug)]
-pub(crate) struct Ran {
-    pub(crate) verdict: u32,
+pub struct Ran {
+    /// What the program returned.
+    pub verdict: u32,
     /// Bytes written into the buffer for the frame.
-    pub(crate) len: usize,
+    pub len: usize,
 }
 
 /// Runs a program over a frame; `after` gets the frame as the program leaves it.
-pub(crate) fn test_run(
+///
+/// # Errors
+/// As `bpf(2)`.
+pub fn test_run(
     program: BorrowedFd<'_>,
     frame: &[u8],
     context: &[u32],
@@ -96,7 +100,10 @@ pub(crate) fn test_run(
 }
 
 /// A map with one program in it, for tail calls.
-pub(crate) fn program_array(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// As `bpf(2)`.
+pub fn program_array(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let map = descriptor(
         MAP_CREATE,
         &mut MapCreate {
@@ -121,7 +128,10 @@ pub(crate) fn program_array(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 /// Loads a SCHED_CLS program of these instructions (`struct bpf_insn`).
-pub(crate) fn load_classifier(instructions: &[u64]) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// As `bpf(2)`.
+pub fn load_classifier(instructions: &[u64]) -> io::Result<OwnedFd> {
     descriptor(
         PROG_LOAD,
         &mut ProgLoad {
