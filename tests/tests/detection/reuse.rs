@@ -3,9 +3,12 @@
 //! The map holds exactly as many sessions as there are, so every insertion gets an element that one
 //! of the last deletions left. As the agent does, a grace period lies between the two.
 //!
-//! What this does not show: a program that is caught between its look-up and the session's lock by
-//! a deletion *and* the next insertion. The grace period rules that out, which is the point of it;
-//! the check of the key under the lock is what is left if it ever fails to.
+//! What this cannot show is whether the checks of key and slot under the lock work: a program would
+//! have to be caught between its look-up and the lock by a deletion *and* the next insertion, which
+//! the grace period rules out. Tried: programs without the checks pass; with a loop of some
+//! microseconds put before the lock they still pass; only without the grace period, too, does this
+//! test fail (a session that nobody sent anything to is changed). So it is the grace period that is
+//! tested here; the slot's check has its test in `torn`, the key's is a second line of defence.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
