@@ -144,7 +144,7 @@ map_types! {
 
     /// Value of `dz_deadlines`: an index for the scan. The truth is in the session.
     pub struct Deadline {
-        /// When the session is to be looked at, [`NEVER_NS`] = not at all.
+        /// When the session is to be looked at, [`NEVER_NS`] = not at all, 0 = slot never used.
         pub deadline_ns: u64,
         /// The session of this slot.
         pub key: SessionKey,

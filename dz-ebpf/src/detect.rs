@@ -20,6 +20,9 @@ use crate::session::Locked;
 
 const CLOCK_MONOTONIC: u64 = 1;
 const EBUSY: c_long = 16;
+/// A slot of a new map, which no session has had yet. (One that a session has left says never.)
+const UNUSED: u64 = 0;
+
 /// The deadline of a slot.
 #[inline(always)]
 pub fn slot(index: u32) -> Option<*mut Deadline> {
@@ -189,6 +192,9 @@ unsafe extern "C" fn look(offset: u32, scan: *mut Scan) -> c_long {
     let Some(slot) = slot(index) else { return 1 };
     // SAFETY: a live map value, written by receipts meanwhile, hence volatile.
     let mut deadline_ns = unsafe { (&raw const (*slot).deadline_ns).read_volatile() };
+    if deadline_ns == UNUSED {
+        return 0;
+    }
     if deadline_ns <= scan.now_ns {
         deadline_ns = expire(index, slot, scan.now_ns);
     }
