@@ -8,9 +8,6 @@ use std::collections::{BinaryHeap, HashMap};
 
 use dz_common::map::SessionKey;
 
-/// Sessions due within this are looked at together: one wake-up for many.
-const SLACK_NS: u64 = 1_000_000;
-
 /// Due times of sessions.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
@@ -57,12 +54,14 @@ impl Clock {
         None
     }
 
-    /// Takes up to `most` sessions that are due.
+    /// Takes up to `most` sessions that are due. Not a moment before: the program would say "not
+    /// yet", and the loop would spin until then. That the runtime's timers round up to a millisecond
+    /// is what gathers sessions into few wake-ups.
     pub(super) fn take(&mut self, now_ns: u64, most: usize) -> Vec<SessionKey> {
         let mut taken = Vec::new();
         while taken.len() < most {
             match self.next_ns() {
-                Some(at_ns) if at_ns <= now_ns + SLACK_NS => {}
+                Some(at_ns) if at_ns <= now_ns => {}
                 _ => break,
             }
             let Some(Reverse((_, key))) = self.heap.pop() else {
@@ -97,6 +96,14 @@ mod tests {
         assert_eq!(clock.take(20_000_000, 9), [key(2)]);
         assert_eq!(clock.take(30_000_000, 9), [key(1)]);
         assert_eq!(clock.next_ns(), None);
+    }
+
+    #[test]
+    fn nobody_is_taken_ahead_of_time() {
+        let mut clock = Clock::default();
+        clock.set(key(1), 1_000_001);
+        assert_eq!(clock.take(1_000_000, 9), []);
+        assert_eq!(clock.take(1_000_001, 9), [key(1)]);
     }
 
     #[test]

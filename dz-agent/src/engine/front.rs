@@ -134,6 +134,9 @@ async fn work(
             return;
         }
     };
+    if let Some(Ok(address)) = metrics.as_ref().map(MetricsListener::address) {
+        info!(%address, "metrics");
+    }
     drop(bound.send(Ok(())));
     // Dropped without a word: the start failed elsewhere.
     let Ok(kitchen) = kitchen.await else { return };
@@ -146,9 +149,6 @@ async fn work(
     let api_routes = api_router(inspect, kitchen.commands, Arc::clone(&exporter));
     let metrics = async {
         let Some(listener) = metrics else { return };
-        if let Ok(address) = listener.address() {
-            info!(%address, "metrics");
-        }
         serve(listener, metrics_router(exporter), until(stopped.clone())).await;
     };
     tokio::join!(serve(api, api_routes, until(stopped.clone())), metrics);
