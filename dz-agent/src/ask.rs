@@ -8,9 +8,9 @@ use hyper::Method;
 use serde::Serialize;
 
 use crate::api::{
-    Client, ConnectedJson, CountersJson, DisconnectRequest, DisconnectedJson, PeerRequest,
-    SessionsJson,
+    Client, ConnectedJson, CountersJson, DisconnectRequest, DisconnectedJson, SessionsJson,
 };
+use crate::batch::Batch;
 use crate::cli::{ConnectOptions, CountersOptions, DisconnectOptions, ShowOptions};
 use crate::error::Failure;
 use crate::render;
@@ -20,9 +20,10 @@ use crate::render;
 /// # Errors
 /// As [`Client::send`].
 pub async fn connect(socket: &Path, options: &ConnectOptions) -> Result<(), Failure> {
-    let peers: Vec<_> = options.specs().iter().map(PeerRequest::from).collect();
+    let batch = Batch::to_connect(options)?;
+    let locate = |faults| batch.locate(faults);
     let reply: ConnectedJson = Client::new(socket)
-        .send(Method::POST, "/v1/peers", &peers)
+        .send_naming(Method::POST, "/v1/peers", &batch.requests(), locate)
         .await?;
     let mut text = String::new();
     for session in &reply.connected {
@@ -43,9 +44,20 @@ pub async fn connect(socket: &Path, options: &ConnectOptions) -> Result<(), Fail
 /// # Errors
 /// As [`Client::send`].
 pub async fn disconnect(socket: &Path, options: &DisconnectOptions) -> Result<(), Failure> {
-    let request = DisconnectRequest::from(&options.selector());
+    let batch = match &options.file {
+        Some(path) => Some(Batch::to_disconnect(options, path)?),
+        None => None,
+    };
+    let selector = batch
+        .as_ref()
+        .map_or_else(|| options.selector(), Batch::selector);
+    let request = DisconnectRequest::from(&selector);
+    let locate = |faults| match &batch {
+        Some(batch) => batch.locate(faults),
+        None => faults,
+    };
     let reply: DisconnectedJson = Client::new(socket)
-        .send(Method::DELETE, "/v1/peers", &request)
+        .send_naming(Method::DELETE, "/v1/peers", &request, locate)
         .await?;
     let mut text = String::new();
     for session in &reply.disconnected {

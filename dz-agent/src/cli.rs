@@ -14,9 +14,10 @@ pub use run::{Attach, LogFormat, RunOptions, UnknownPeers};
 pub use values::MetricsListen;
 
 use crate::address::{parse_host, parse_interface};
-use crate::command::{PeerSpec, Selector};
+use crate::api::PeerRequest;
+use crate::command::Selector;
 use crate::error::{ExitCode, Failure};
-use values::interval;
+pub(crate) use values::{interval, micros};
 
 /// Liveness for DoubleZero tunnels: sessions live in the kernel, routes follow.
 #[derive(Debug, Parser)]
@@ -78,11 +79,21 @@ pub enum Action {
 #[derive(Args, Debug)]
 pub struct ConnectOptions {
     /// Addresses of the peers.
-    #[arg(required = true, value_name = "PEER", value_parser = parse_host)]
+    #[arg(required_unless_present = "file", value_name = "PEER", value_parser = parse_host)]
     pub peers: Vec<Ipv4Addr>,
+    /// More peers, one per line ("-": standard input): JSON as in the API, or "PEER [local ADDR]
+    /// [interface NAME] [via ADDR] [tx-interval TIME] [rx-interval TIME] [detect-mult N]
+    /// [passive]". The options given here are for what a line leaves out.
+    #[arg(long, value_name = "PATH")]
+    pub file: Option<PathBuf>,
     /// Our address, which the interface holds.
-    #[arg(long, value_name = "ADDR", value_parser = parse_host)]
-    pub local: Ipv4Addr,
+    #[arg(
+        long,
+        value_name = "ADDR",
+        value_parser = parse_host,
+        required_unless_present = "file"
+    )]
+    pub local: Option<Ipv4Addr>,
     /// The interface [default: the agent's one that holds the local address].
     #[arg(long, value_name = "NAME", value_parser = parse_interface)]
     pub interface: Option<String>,
@@ -104,18 +115,18 @@ pub struct ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// The peers asked for.
-    pub fn specs(&self) -> Vec<PeerSpec> {
-        let spec = |&peer: &Ipv4Addr| PeerSpec {
+    /// What a peer is asked for with unless its line says otherwise.
+    pub fn defaults(&self) -> PeerRequest {
+        PeerRequest {
+            peer: String::new(),
+            local: self.local.map(|local| local.to_string()),
             interface: self.interface.clone(),
-            via: self.via,
-            tx_interval_us: self.tx_interval.map(values::micros),
-            rx_interval_us: self.rx_interval.map(values::micros),
+            via: self.via.map(|via| via.to_string()),
+            tx_interval_us: self.tx_interval.map(micros),
+            rx_interval_us: self.rx_interval.map(micros),
             detect_mult: self.detect_mult,
             passive: self.passive.then_some(true),
-            ..PeerSpec::new(peer, self.local)
-        };
-        self.peers.iter().map(spec).collect()
+        }
     }
 }
 
@@ -126,10 +137,13 @@ pub struct DisconnectOptions {
     #[arg(
         value_name = "PEER",
         value_parser = parse_host,
-        required_unless_present = "all",
+        required_unless_present_any = ["all", "file"],
         conflicts_with = "all"
     )]
     pub peers: Vec<Ipv4Addr>,
+    /// More peers, one per line ("-": standard input), in the form that connect reads.
+    #[arg(long, value_name = "PATH", conflicts_with = "all")]
+    pub file: Option<PathBuf>,
     /// Every peer that was connected through the API.
     #[arg(long)]
     pub all: bool,

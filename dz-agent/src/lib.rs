@@ -4,6 +4,7 @@
 pub mod address;
 pub mod api;
 pub mod ask;
+pub mod batch;
 pub mod cli;
 pub mod command;
 pub mod datapath;

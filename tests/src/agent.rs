@@ -1,7 +1,7 @@
 //! The agent as its users run it: a process with a command line.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -65,6 +65,21 @@ impl Home {
         let mut command = Command::new(program()?);
         command.arg("--socket").arg(self.socket()).args(words);
         command.output().context("running dz-agent")
+    }
+
+    /// The same, with something to read on its standard input.
+    ///
+    /// # Errors
+    /// The program cannot be started, or ends before it has read everything.
+    pub fn command_reading(&self, words: &[&str], input: &str) -> anyhow::Result<Output> {
+        let mut command = Command::new(program()?);
+        command.arg("--socket").arg(self.socket()).args(words);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::piped()).spawn()?;
+        let mut stdin = child.stdin.take().context("no standard input")?;
+        stdin.write_all(input.as_bytes())?;
+        drop(stdin);
+        child.wait_with_output().context("running dz-agent")
     }
 }
 

@@ -39,7 +39,8 @@ impl Client {
     /// # Errors
     /// As [`Client::send`].
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.request(Method::GET, path, Bytes::new()).await
+        self.request(Method::GET, path, Bytes::new(), |faults| faults)
+            .await
     }
 
     /// `method path` with a JSON body.
@@ -53,8 +54,22 @@ impl Client {
         path: &str,
         body: &(impl Serialize + Sync),
     ) -> Result<T, Failure> {
+        self.send_naming(method, path, body, |faults| faults).await
+    }
+
+    /// As [`Client::send`], with the agent's faults put by `name` into the words of whoever asks.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn send_naming<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &(impl Serialize + Sync),
+        name: impl FnOnce(Vec<String>) -> Vec<String>,
+    ) -> Result<T, Failure> {
         let body = serde_json::to_vec(body).context("writing the request")?;
-        self.request(method, path, body.into()).await
+        self.request(method, path, body.into(), name).await
     }
 
     async fn request<T: DeserializeOwned>(
@@ -62,6 +77,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Bytes,
+        name: impl FnOnce(Vec<String>) -> Vec<String>,
     ) -> Result<T, Failure> {
         let socket = self.socket.display();
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| {
@@ -90,7 +106,7 @@ impl Client {
             return Ok(reply.with_context(|| format!("agent's reply is not understood: {socket}"))?);
         }
         let faults = match serde_json::from_slice::<ErrorJson>(&body) {
-            Ok(refusal) => refusal.error.faults.join("; "),
+            Ok(refusal) => name(refusal.error.faults).join("; "),
             Err(_) => status.to_string(),
         };
         Err(Failure {

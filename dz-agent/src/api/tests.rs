@@ -211,7 +211,7 @@ async fn refusals_have_a_status_and_a_reason() {
             r#"{"peer":"10.0.0.2"}"#,
             400,
             "invalid",
-            "missing field `local`",
+            "local missing: peer 10.0.0.2 has no local address",
         ),
         ("DELETE /v1/peers", "{}", 400, "invalid", "say which"),
         (

@@ -14,8 +14,9 @@ use crate::command::{Connected, Disconnected, PeerSpec, Refusal, RefusalKind, Se
 pub struct PeerRequest {
     /// The peer's address.
     pub peer: String,
-    /// Our address.
-    pub local: String,
+    /// Our address; the agent wants it, a line of a batch may leave it to the command line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<String>,
     /// The interface; without it the one that holds `local`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
@@ -37,7 +38,26 @@ pub struct PeerRequest {
 }
 
 impl PeerRequest {
-    fn spec(&self) -> Result<PeerSpec, Vec<String>> {
+    /// With what it leaves out taken from `defaults`, the peer's address excepted.
+    #[must_use]
+    pub fn or(self, defaults: &Self) -> Self {
+        Self {
+            peer: self.peer,
+            local: self.local.or_else(|| defaults.local.clone()),
+            interface: self.interface.or_else(|| defaults.interface.clone()),
+            via: self.via.or_else(|| defaults.via.clone()),
+            tx_interval_us: self.tx_interval_us.or(defaults.tx_interval_us),
+            rx_interval_us: self.rx_interval_us.or(defaults.rx_interval_us),
+            detect_mult: self.detect_mult.or(defaults.detect_mult),
+            passive: self.passive.or(defaults.passive),
+        }
+    }
+
+    /// Checks the peer.
+    ///
+    /// # Errors
+    /// Every fault in it.
+    pub fn spec(&self) -> Result<PeerSpec, Vec<String>> {
         let mut faults = Vec::new();
         let mut take = |field: &str, parsed: Result<Ipv4Addr, String>| {
             parsed
@@ -45,7 +65,9 @@ impl PeerRequest {
                 .ok()
         };
         let peer = take("peer", parse_host(&self.peer));
-        let local = take("local", parse_host(&self.local));
+        let local = self.local.as_deref();
+        let missing = || Err(format!("missing: peer {} has no local address", self.peer));
+        let local = take("local", local.map_or_else(missing, parse_host));
         let via = self
             .via
             .as_deref()
@@ -106,7 +128,7 @@ impl From<&PeerSpec> for PeerRequest {
     fn from(spec: &PeerSpec) -> Self {
         Self {
             peer: spec.peer.to_string(),
-            local: spec.local.to_string(),
+            local: Some(spec.local.to_string()),
             interface: spec.interface.clone(),
             via: spec.via.map(|via| via.to_string()),
             tx_interval_us: spec.tx_interval_us,

@@ -94,12 +94,13 @@ fn connect_says_what_was_asked() {
     let Action::Connect(options) = parse(line).unwrap().action else {
         panic!()
     };
-    let specs = options.specs();
-    assert_eq!(specs.len(), 2);
-    assert_eq!(specs[1].peer, Ipv4Addr::new(10, 0, 0, 3));
-    assert_eq!(specs[1].tx_interval_us, Some(300_000));
-    assert_eq!(specs[1].rx_interval_us, None);
-    assert_eq!(specs[1].passive, Some(true));
+    assert_eq!(options.peers.len(), 2);
+    assert_eq!(options.peers[1], Ipv4Addr::new(10, 0, 0, 3));
+    let defaults = options.defaults();
+    assert_eq!(defaults.local.as_deref(), Some("10.0.0.1"));
+    assert_eq!(defaults.tx_interval_us, Some(300_000));
+    assert_eq!(defaults.rx_interval_us, None);
+    assert_eq!(defaults.passive, Some(true));
 }
 
 #[test]
@@ -117,7 +118,17 @@ fn ipv6_is_refused_with_the_reason() {
 }
 
 #[test]
+fn connect_wants_peers_or_a_file() {
+    assert!(parse("dz-agent connect --local 10.0.0.1").is_err());
+    assert!(parse("dz-agent connect 10.0.0.2").is_err());
+    assert!(parse("dz-agent connect --file -").is_ok());
+    assert!(parse("dz-agent connect 10.0.0.2 --file - --local 10.0.0.1").is_ok());
+}
+
+#[test]
 fn disconnect_wants_peers_or_all() {
+    assert!(parse("dz-agent disconnect --file - --all").is_err());
+    assert!(parse("dz-agent disconnect 10.0.0.2 --file -").is_ok());
     assert!(parse("dz-agent disconnect").is_err());
     assert!(parse("dz-agent disconnect 10.0.0.2 --all").is_err());
     let Action::Disconnect(options) = parse("dz-agent disconnect --all").unwrap().action else {

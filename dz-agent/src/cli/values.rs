@@ -9,7 +9,7 @@ use std::time::Duration;
 const MAX_INTERVAL: Duration = Duration::from_micros(u32::MAX as u64);
 
 /// Reads an interval: whole microseconds, 1 ms to 4,294 s (32 bits of µs on the wire).
-pub(super) fn interval(text: &str) -> Result<Duration, String> {
+pub(crate) fn interval(text: &str) -> Result<Duration, String> {
     let time = duration(text)?;
     if time < Duration::from_millis(1) || time > MAX_INTERVAL {
         return Err("must be between 1ms and 4294s".to_owned());
@@ -34,7 +34,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// An [`interval`] in the wire's unit, µs.
-pub(super) fn micros(interval: Duration) -> u32 {
+pub(crate) fn micros(interval: Duration) -> u32 {
     u32::try_from(interval.as_micros()).unwrap_or(u32::MAX)
 }
 

@@ -9,6 +9,7 @@
 //!
 //! The next start closes every session without a peer, from step 1.
 
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use dz_common::control::{OP_ADMIN_DOWN, OP_DISCONNECT, Request};
@@ -260,18 +261,20 @@ impl Engine {
                 .map(|(key, _)| *key)
                 .collect());
         };
+        // One pass over the peers, however many are wanted.
+        let mut at: HashMap<[u8; 4], Vec<&PeerKey>> = HashMap::new();
+        for key in self.peers.keys().filter(|key| here(key)) {
+            at.entry(key.peer).or_default().push(key);
+        }
+        let mut named = HashSet::new();
         for peer in wanted {
-            let found: Vec<_> = self
-                .peers
-                .keys()
-                .filter(|key| key.peer == peer.octets() && here(key))
-                .collect();
-            match found[..] {
+            let found = at.get(&peer.octets()).map_or(&[][..], Vec::as_slice);
+            match *found {
                 [] => faults.push(format!("peer {peer}: not connected")),
                 [key] if self.peers.get(key).is_some_and(|p| p.origin != Origin::Api) => {
                     faults.push(format!("peer {peer}: configured, not connected by request"));
                 }
-                [key] if keys.contains(key) => faults.push(format!("peer {peer}: named twice")),
+                [key] if !named.insert(*key) => faults.push(format!("peer {peer}: named twice")),
                 [key] => keys.push(*key),
                 _ => faults.push(format!("peer {peer}: on several interfaces; name one")),
             }

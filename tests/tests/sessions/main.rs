@@ -1,5 +1,6 @@
 //! Sessions end to end: agents as processes, real devices, and what the kernel does meanwhile.
 
+mod batches;
 mod freeze;
 mod goodbye;
 mod handshake;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     tests.extend(goodbye::tests());
     tests.extend(restart::tests());
     tests.extend(many::tests());
+    tests.extend(batches::tests());
     tests.extend(moves::tests());
     tests.extend(readings::tests());
     run(tests)

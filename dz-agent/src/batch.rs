@@ -1,0 +1,301 @@
+//! Peers as lines of text, one peer per line: what `--file` reads.
+//!
+//! A line is a JSON object, that of the API, or words as `ip` has them: an address, then options by
+//! name. Empty lines and `#` comments are skipped. A batch is read to its end before anything is
+//! done with it, so that one refusal names every fault.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::str::{FromStr, SplitWhitespace};
+
+use crate::address::{parse_host, parse_interface};
+use crate::api::PeerRequest;
+use crate::cli::{ConnectOptions, DisconnectOptions, interval, micros};
+use crate::command::Selector;
+use crate::error::{ExitCode, FailWith, Failure};
+
+/// Longest batch, bytes. The agent's own limit, of the request, is the same.
+const MAX_LEN: u64 = 8 << 20;
+/// What can follow a peer's address.
+const WORDS: &str = "local, interface, via, tx-interval, rx-interval, detect-mult or passive";
+
+/// Peers as they were asked for.
+#[derive(Debug)]
+pub struct Batch {
+    peers: Vec<Asked>,
+}
+
+/// A peer, and the line that names it; none if it is an argument.
+#[derive(Debug)]
+struct Asked {
+    line: Option<usize>,
+    request: PeerRequest,
+}
+
+impl Batch {
+    /// The peers of a `connect`. Arguments come first; they are checked by the agent.
+    ///
+    /// # Errors
+    /// [`ExitCode::Usage`] with every line that cannot be read or makes no sense.
+    pub fn to_connect(options: &ConnectOptions) -> Result<Self, Failure> {
+        let defaults = options.defaults();
+        let arguments = options.peers.iter().map(|peer| Asked {
+            line: None,
+            request: PeerRequest {
+                peer: peer.to_string(),
+                ..defaults.clone()
+            },
+        });
+        let mut peers: Vec<_> = arguments.collect();
+        let mut faults = Vec::new();
+        if defaults.local.is_none() {
+            let lacking =
+                |asked: &Asked| format!("peer {}: --local is missing", asked.request.peer);
+            faults.extend(peers.iter().map(lacking));
+        }
+        if let Some(path) = &options.file {
+            let (lines, unreadable) = lines(&read(path)?);
+            faults.extend(unreadable);
+            let complete = |(line, request): (usize, PeerRequest)| Asked {
+                line: Some(line),
+                request: request.or(&defaults),
+            };
+            let lines: Vec<_> = lines.into_iter().map(complete).collect();
+            faults.extend(senseless(&lines));
+            peers.extend(lines);
+        }
+        Self::of(peers, faults, options.file.as_deref())
+    }
+
+    /// The peers of a `disconnect`; options of a line other than its interface mean nothing there.
+    ///
+    /// # Errors
+    /// [`ExitCode::Usage`] with every line that cannot be read, or is about another interface than
+    /// the lines before.
+    pub fn to_disconnect(options: &DisconnectOptions, path: &Path) -> Result<Self, Failure> {
+        let request = |peer: &Ipv4Addr| PeerRequest {
+            peer: peer.to_string(),
+            interface: options.interface.clone(),
+            ..PeerRequest::default()
+        };
+        let arguments = options.peers.iter().map(|peer| Asked {
+            line: None,
+            request: request(peer),
+        });
+        let mut peers: Vec<_> = arguments.collect();
+        let (lines, mut faults) = lines(&read(path)?);
+        let defaults = PeerRequest {
+            interface: options.interface.clone(),
+            ..PeerRequest::default()
+        };
+        for (line, request) in lines {
+            let request = request.or(&defaults);
+            let interface = request.interface.as_deref();
+            faults.extend(
+                [
+                    parse_host(&request.peer)
+                        .err()
+                        .map(|fault| format!("peer {fault}")),
+                    interface.and_then(|name| parse_interface(name).err()),
+                    peers
+                        .first()
+                        .filter(|first| first.request.interface.as_deref() != interface)
+                        .map(|_| "all lines must be about the same interface".to_owned()),
+                ]
+                .into_iter()
+                .flatten()
+                .map(|fault| (line, fault))
+                .map(at),
+            );
+            peers.push(Asked {
+                line: Some(line),
+                request,
+            });
+        }
+        Self::of(peers, faults, Some(path))
+    }
+
+    fn of(peers: Vec<Asked>, faults: Vec<String>, path: Option<&Path>) -> Result<Self, Failure> {
+        let name = path.map_or_else(|| "peers".to_owned(), source);
+        if !faults.is_empty() {
+            let text = format!("{name}: {}", faults.join("; "));
+            return Err(Failure::new(ExitCode::Usage, text));
+        }
+        if peers.is_empty() {
+            return Err(Failure::new(
+                ExitCode::Usage,
+                format!("{name}: no peer in it"),
+            ));
+        }
+        Ok(Self { peers })
+    }
+
+    /// What is sent to connect them.
+    pub fn requests(&self) -> Vec<&PeerRequest> {
+        self.peers.iter().map(|asked| &asked.request).collect()
+    }
+
+    /// Which sessions a disconnect of them is about.
+    pub fn selector(&self) -> Selector {
+        let first = self.peers.first();
+        Selector::Peers {
+            interface: first.and_then(|asked| asked.request.interface.clone()),
+            peers: self
+                .peers
+                .iter()
+                .filter_map(|asked| asked.request.peer.parse().ok())
+                .collect(),
+        }
+    }
+
+    /// The agent's faults, each with the lines that name its peer. The agent knows no lines: every
+    /// fault of its about one peer starts with `peer ADDRESS:`.
+    pub fn locate(&self, faults: Vec<String>) -> Vec<String> {
+        let mut lines: HashMap<&str, Vec<String>> = HashMap::new();
+        for asked in &self.peers {
+            let line = asked.line.map(|line| line.to_string());
+            lines.entry(&asked.request.peer).or_default().extend(line);
+        }
+        let locate = |fault: String| {
+            let peer = fault
+                .strip_prefix("peer ")
+                .and_then(|rest| rest.split(':').next());
+            match peer.and_then(|peer| lines.get(peer)).map(Vec::as_slice) {
+                None | Some([]) => fault,
+                Some([line]) => format!("line {line}: {fault}"),
+                Some(several) => format!("lines {}: {fault}", several.join(" and ")),
+            }
+        };
+        faults.into_iter().map(locate).collect()
+    }
+}
+
+fn at((line, fault): (usize, String)) -> String {
+    format!("line {line}: {fault}")
+}
+
+fn source(path: &Path) -> String {
+    if path == Path::new("-") {
+        "standard input".to_owned()
+    } else {
+        path.display().to_string()
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut text = Vec::new();
+    let limit = MAX_LEN + 1;
+    let read = if path == Path::new("-") {
+        io::stdin().lock().take(limit).read_to_end(&mut text)
+    } else {
+        File::open(path).and_then(|file| file.take(limit).read_to_end(&mut text))
+    };
+    read.fail_with(ExitCode::Usage, || source(path))?;
+    if text.len() as u64 > MAX_LEN {
+        let text = format!("{}: longer than {MAX_LEN} bytes", source(path));
+        return Err(Failure::new(ExitCode::Usage, text));
+    }
+    Ok(text)
+}
+
+/// What makes no sense whatever the agent's state, and lines that repeat each other.
+fn senseless(lines: &[Asked]) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut seen = BTreeMap::new();
+    for asked in lines {
+        let line = asked.line.unwrap_or(0);
+        let spec = match asked.request.spec() {
+            Ok(spec) => spec,
+            Err(found) => {
+                faults.extend(found.into_iter().map(|fault| at((line, fault))));
+                continue;
+            }
+        };
+        if let Some(earlier) = seen.insert((spec.interface, spec.local, spec.peer), line) {
+            let fault = format!("peer {}: named in line {earlier} already", spec.peer);
+            faults.push(at((line, fault)));
+        }
+    }
+    faults
+}
+
+/// The peers of a text by line, and the faults of the lines that cannot be read.
+fn lines(text: &[u8]) -> (Vec<(usize, PeerRequest)>, Vec<String>) {
+    let (mut peers, mut faults) = (Vec::new(), Vec::new());
+    for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
+        match str::from_utf8(line)
+            .map_err(|_| "is not UTF-8 text".to_owned())
+            .and_then(peer)
+        {
+            Ok(request) => peers.extend(request.map(|request| (number, request))),
+            Err(fault) => faults.push(at((number, fault))),
+        }
+    }
+    (peers, faults)
+}
+
+/// The peer of a line, if there is one in it.
+fn peer(line: &str) -> Result<Option<PeerRequest>, String> {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with('#') {
+        return Ok(None);
+    }
+    if line.starts_with('{') {
+        let json = serde_json::from_str(line);
+        // serde counts lines, too: in its own text there is only one.
+        return json.map(Some).map_err(|error| {
+            error
+                .to_string()
+                .replacen("at line 1 column", "at column", 1)
+        });
+    }
+    let mut words = line.split_whitespace();
+    let mut request = PeerRequest {
+        peer: words.next().unwrap_or_default().to_owned(),
+        ..PeerRequest::default()
+    };
+    while let Some(word) = words.next() {
+        match word {
+            comment if comment.starts_with('#') => break,
+            "local" => once(&mut request.local, word, value(&mut words, word)?)?,
+            "interface" => once(&mut request.interface, word, value(&mut words, word)?)?,
+            "via" => once(&mut request.via, word, value(&mut words, word)?)?,
+            "tx-interval" => once(&mut request.tx_interval_us, word, time(&mut words, word)?)?,
+            "rx-interval" => once(&mut request.rx_interval_us, word, time(&mut words, word)?)?,
+            "detect-mult" => {
+                let text: String = value(&mut words, word)?;
+                let number = u8::from_str(&text);
+                let number = number.map_err(|_| format!("{word} {text}: must be 1 to 255"))?;
+                once(&mut request.detect_mult, word, number)?;
+            }
+            "passive" => once(&mut request.passive, word, true)?,
+            _ => return Err(format!("{word:?} is not {WORDS}")),
+        }
+    }
+    Ok(Some(request))
+}
+
+fn value(words: &mut SplitWhitespace<'_>, name: &str) -> Result<String, String> {
+    let word = words.next().filter(|word| !word.starts_with('#'));
+    word.map(str::to_owned)
+        .ok_or_else(|| format!("{name} lacks its value"))
+}
+
+fn time(words: &mut SplitWhitespace<'_>, name: &str) -> Result<u32, String> {
+    let text = value(words, name)?;
+    let time = interval(&text).map_err(|fault| format!("{name} {text}: {fault}"))?;
+    Ok(micros(time))
+}
+
+fn once<T>(field: &mut Option<T>, name: &str, value: T) -> Result<(), String> {
+    if field.replace(value).is_some() {
+        return Err(format!("{name} is given twice"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
