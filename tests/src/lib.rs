@@ -18,6 +18,7 @@ pub mod kernel;
 pub mod netns;
 pub mod priority;
 pub mod raw;
+pub mod receive;
 pub mod rng;
 pub mod seccomp;
 pub mod tun;

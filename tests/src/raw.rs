@@ -1,16 +1,15 @@
 //! Ethernet frames in and out of a device.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
 };
 
 use crate::netns::Netns;
-use crate::wait::readable;
+use crate::receive::Receive;
 
 /// Longer than any frame.
 const FRAME: usize = 2048;
@@ -60,53 +59,20 @@ impl RawSocket {
         send(self.socket.as_raw_fd(), frame, MsgFlags::empty())?;
         Ok(())
     }
+}
 
-    /// Takes the next frame; none if there is none within `timeout`.
-    ///
-    /// # Errors
-    /// The device is gone or down.
-    pub fn recv(&self, timeout: Duration) -> io::Result<Option<Vec<u8>>> {
-        let end = Instant::now() + timeout;
-        loop {
-            if let Some(frame) = self.try_recv()? {
-                return Ok(Some(frame));
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            if !readable(&self.socket, left)? && left.is_zero() {
-                return Ok(None);
-            }
-        }
+impl AsFd for RawSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Receive for RawSocket {
+    fn name(&self) -> &str {
+        &self.name
     }
 
-    /// Takes frames until `wanted` returns something of one.
-    ///
-    /// # Errors
-    /// None did within `timeout`; the message names `what` and counts the others.
-    pub fn recv_until<T>(
-        &self,
-        timeout: Duration,
-        what: &str,
-        mut wanted: impl FnMut(&[u8]) -> Option<T>,
-    ) -> anyhow::Result<T> {
-        let end = Instant::now() + timeout;
-        let mut others = 0;
-        while let Some(frame) = self.recv(end.saturating_duration_since(Instant::now()))? {
-            if let Some(found) = wanted(&frame) {
-                return Ok(found);
-            }
-            others += 1;
-        }
-        bail!(
-            "waited {timeout:?} in vain on {} for: {what} ({others} other frames)",
-            self.name
-        )
-    }
-
-    /// Takes a frame if there is one.
-    ///
-    /// # Errors
-    /// The device is gone or down.
-    pub fn try_recv(&self) -> io::Result<Option<Vec<u8>>> {
+    fn try_recv(&self) -> io::Result<Option<Vec<u8>>> {
         let mut frame = vec![0; FRAME];
         match recv(self.socket.as_raw_fd(), &mut frame, MsgFlags::MSG_DONTWAIT) {
             Ok(len) => {
@@ -116,18 +82,6 @@ impl RawSocket {
             Err(nix::errno::Errno::EAGAIN) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
-    }
-
-    /// Throws away what has arrived so far; returns how many frames that were.
-    ///
-    /// # Errors
-    /// The device is gone or down.
-    pub fn drain(&self) -> io::Result<usize> {
-        let mut count = 0;
-        while self.try_recv()?.is_some() {
-            count += 1;
-        }
-        Ok(count)
     }
 }
 

@@ -5,12 +5,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
 use crate::netns::Netns;
-use crate::wait::readable;
+use crate::receive::Receive;
 
 /// As a GRE tunnel over an MTU of 1500 has it.
 pub const MTU: u32 = 1476;
@@ -54,11 +53,6 @@ impl Tun {
         })
     }
 
-    /// Name of the device.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Index of the device.
     pub const fn ifindex(&self) -> u32 {
         self.ifindex
@@ -76,53 +70,14 @@ impl Tun {
             Err(ErrorKind::WriteZero.into())
         }
     }
+}
 
-    /// Takes the next packet that the host has sent; none if there is none within `timeout`.
-    ///
-    /// # Errors
-    /// The device is gone.
-    pub fn recv(&self, timeout: Duration) -> io::Result<Option<Vec<u8>>> {
-        let end = Instant::now() + timeout;
-        loop {
-            if let Some(packet) = self.try_recv()? {
-                return Ok(Some(packet));
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            if !readable(&self.file, left)? && left.is_zero() {
-                return Ok(None);
-            }
-        }
+impl Receive for Tun {
+    fn name(&self) -> &str {
+        &self.name
     }
 
-    /// Takes packets until `wanted` returns something of one.
-    ///
-    /// # Errors
-    /// None did within `timeout`; the message names `what` and counts the others.
-    pub fn recv_until<T>(
-        &self,
-        timeout: Duration,
-        what: &str,
-        mut wanted: impl FnMut(&[u8]) -> Option<T>,
-    ) -> anyhow::Result<T> {
-        let end = Instant::now() + timeout;
-        let mut others = 0;
-        while let Some(packet) = self.recv(end.saturating_duration_since(Instant::now()))? {
-            if let Some(found) = wanted(&packet) {
-                return Ok(found);
-            }
-            others += 1;
-        }
-        bail!(
-            "waited {timeout:?} in vain on {} for: {what} ({others} other packets)",
-            self.name
-        )
-    }
-
-    /// Takes a packet if there is one.
-    ///
-    /// # Errors
-    /// The device is gone.
-    pub fn try_recv(&self) -> io::Result<Option<Vec<u8>>> {
+    fn try_recv(&self) -> io::Result<Option<Vec<u8>>> {
         let mut packet = vec![0; PACKET];
         match (&self.file).read(&mut packet) {
             Ok(len) => {
@@ -132,18 +87,6 @@ impl Tun {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    /// Throws away what has been sent so far; returns how many packets that were.
-    ///
-    /// # Errors
-    /// The device is gone.
-    pub fn drain(&self) -> io::Result<usize> {
-        let mut count = 0;
-        while self.try_recv()?.is_some() {
-            count += 1;
-        }
-        Ok(count)
     }
 }
 

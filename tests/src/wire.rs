@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use crate::priority;
+use crate::receive::Receive;
 use crate::tun::Tun;
 use crate::wait::monotonic_ns;
 

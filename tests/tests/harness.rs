@@ -13,6 +13,7 @@ use dz_tests::harness::Requirement::{Root, Tool, Tun as TunDevice};
 use dz_tests::harness::{Outcome, Test};
 use dz_tests::netns::Netns;
 use dz_tests::raw::RawSocket;
+use dz_tests::receive::Receive;
 use dz_tests::tun::Tun;
 use dz_tests::veth::{self, End};
 use dz_tests::wait::{eventually, holds};

@@ -10,6 +10,7 @@ use dz_tests::frame::{self, Datagram, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use dz_tests::harness::Requirement;
 use dz_tests::netns::Netns;
 use dz_tests::raw::RawSocket;
+use dz_tests::receive::Receive;
 use dz_tests::tun::Tun;
 use dz_tests::veth::{self, End};
 use dz_tests::xdp::PassAll;
