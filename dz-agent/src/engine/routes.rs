@@ -9,7 +9,7 @@ use dz_common::map::Event;
 use dz_common::packet::State;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Engine;
 use super::reconcile::{RouteKey, Wanted, wanted_route};
@@ -37,6 +37,8 @@ struct Job {
     /// Something changed while it was running.
     again: bool,
     failures: u32,
+    /// Logged once, however often it is met.
+    last_error: Option<String>,
     /// The state change that is being followed: to Up or away from it, and since when, ns.
     converging: Option<(bool, u64)>,
 }
@@ -169,6 +171,7 @@ impl Engine {
         match result {
             Ok(gone) => {
                 job.failures = 0;
+                job.last_error = None;
                 if again {
                     self.follow(key);
                 } else {
@@ -183,7 +186,14 @@ impl Engine {
                 let pause_ns = FIRST_RETRY_NS << (job.failures - 1).min(6);
                 let pause_ns = pause_ns.min(LONGEST_RETRY_NS);
                 self.jobs.retries.insert((now_ns() + pause_ns, key));
-                warn!(interface, %error, retry_ms = pause_ns / 1_000_000, "route");
+                let retry_ms = pause_ns / 1_000_000;
+                let text = error.to_string();
+                if job.last_error.as_deref() == Some(&text) {
+                    debug!(interface, %error, retry_ms, "route, again");
+                } else {
+                    warn!(interface, %error, retry_ms, "route");
+                    job.last_error = Some(text);
+                }
                 self.route_stuck(key, &error);
             }
         }
