@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 use aya::programs::ProgramFd;
 use aya::{Ebpf, EbpfLoader};
-use dz_agent::datapath::{MapReader, OBJECT};
+use dz_agent::datapath::{MAPS, MapReader, OBJECT};
 use dz_common::control::{OP_START_GROUP, REQUEST_OFFSET, Request};
 use dz_common::counters::{Counter, Counters};
 use dz_common::map::{
@@ -23,19 +23,6 @@ use crate::bpffs;
 pub const SLOTS: u32 = SLOTS_PER_GROUP;
 /// `BPF_NOEXIST` of the kernel's `bpf.h`.
 const NOEXIST: u64 = 1;
-
-const MAPS: [&str; 10] = [
-    name::CONFIG,
-    name::COUNTERS,
-    name::DEADLINES,
-    name::DUE,
-    name::EVENTS,
-    name::GROUPS,
-    name::HEARTBEAT,
-    name::LOCALS,
-    name::PEERS,
-    name::SESSIONS,
-];
 
 type SessionMap = HashMap<MapData, [u8; size_of::<SessionKey>()], [u8; size_of::<SessionEntry>()]>;
 

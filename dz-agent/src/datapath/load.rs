@@ -24,7 +24,7 @@ use crate::error::{ExitCode, FailWith, Failure};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DZ_EBPF_OBJECT_PATH"));
 
 /// Every map that outlives the agent.
-const MAPS: [&str; 10] = [
+pub const MAPS: [&str; 10] = [
     name::CONFIG,
     name::COUNTERS,
     name::DEADLINES,

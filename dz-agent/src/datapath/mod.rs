@@ -16,7 +16,7 @@ mod programs;
 
 pub use attach::{AttachMode, Attachment};
 pub use kernel::check_kernel;
-pub use load::{Datapath, OBJECT, Settings};
+pub use load::{Datapath, MAPS, OBJECT, Settings};
 pub use maps::{MapError, MapReader, Maps};
 pub use programs::{Order, Transmitted};
 
