@@ -318,7 +318,9 @@ impl Engine {
                 ifindex: Some(ifindex),
                 protocol,
                 gone,
-            } if protocol == self.options.route_protocol => {
+            } if protocol == self.options.route_protocol
+                && self.interface_at(ifindex).is_some() =>
+            {
                 self.route_changed(super::RouteKey { ifindex, dst }, gone);
             }
             Event::Route { .. } => {}
