@@ -106,7 +106,7 @@ fn json(value: &impl Serialize) -> Result<String, Failure> {
 }
 
 /// Not `print!`, which panics when the reader has gone: `dz-agent sessions | head` is no failure.
-fn print(text: &str) -> Result<(), Failure> {
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),

@@ -17,6 +17,7 @@ use crate::address::{parse_host, parse_interface};
 use crate::api::PeerRequest;
 use crate::command::Selector;
 use crate::error::{ExitCode, Failure};
+use crate::net::routes::DEFAULT_PROTOCOL;
 pub(crate) use values::{interval, micros};
 
 /// Liveness for DoubleZero tunnels: sessions live in the kernel, routes follow.
@@ -56,6 +57,9 @@ impl Cli {
     }
 }
 
+/// Where maps and links are pinned unless told otherwise.
+const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/dz-agent";
+
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not allowed, 4 kernel lacks a \
     feature, 5 interface cannot be served, 6 already running or port taken, 7 no agent at the \
     socket, 8 refused by the agent";
@@ -69,6 +73,8 @@ pub enum Action {
     Connect(ConnectOptions),
     /// Give sessions up: AdminDown to the peers, routes withdrawn.
     Disconnect(DisconnectOptions),
+    /// Remove what a dead agent has left: routes, programs, pins. What is not ours stays.
+    Purge(PurgeOptions),
     /// Show the sessions.
     Sessions(ShowOptions),
     /// Show the counters of the kernel programs.
@@ -165,6 +171,36 @@ impl DisconnectOptions {
             }
         }
     }
+}
+
+/// Options of `purge`: those of the agent that is dead.
+#[derive(Args, Debug)]
+pub struct PurgeOptions {
+    /// Interface that may have routes of ours, apart from those that our programs are found on; may
+    /// be given several times.
+    #[arg(
+        long = "interface",
+        env = "DZ_AGENT_INTERFACE",
+        value_name = "NAME",
+        value_delimiter = ',',
+        value_parser = parse_interface
+    )]
+    pub interfaces: Vec<String>,
+    /// Where maps and links are pinned.
+    #[arg(
+        long,
+        env = "DZ_AGENT_PIN_DIR",
+        value_name = "PATH",
+        default_value = DEFAULT_PIN_DIR
+    )]
+    pub pin_dir: PathBuf,
+    /// Protocol number of our routes.
+    #[arg(long, env = "DZ_AGENT_ROUTE_PROTOCOL", value_name = "N",
+        default_value_t = DEFAULT_PROTOCOL, value_parser = values::route_protocol)]
+    pub route_protocol: u8,
+    /// Only say what would be removed.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Options of `sessions`.

@@ -19,5 +19,6 @@ pub mod logging;
 pub mod metrics;
 pub mod net;
 pub mod port;
+pub mod purge;
 pub mod render;
 pub mod view;

@@ -8,6 +8,7 @@ use dz_agent::ask;
 use dz_agent::cli::{Action, Cli, RunOptions};
 use dz_agent::engine;
 use dz_agent::error::{ExitCode, Failure};
+use dz_agent::purge;
 
 fn main() -> process::ExitCode {
     match Cli::read().and_then(|cli| start(&cli)) {
@@ -29,6 +30,7 @@ fn start(cli: &Cli) -> Result<(), Failure> {
             Action::Run(options) => run(options, &cli.socket).await,
             Action::Connect(options) => ask::connect(&cli.socket, options).await,
             Action::Disconnect(options) => ask::disconnect(&cli.socket, options).await,
+            Action::Purge(options) => purge::purge(options).await,
             Action::Sessions(options) => ask::sessions(&cli.socket, options).await,
             Action::Counters(options) => ask::counters(&cli.socket, options).await,
         }

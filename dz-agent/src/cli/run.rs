@@ -37,7 +37,7 @@ pub struct RunOptions {
         long,
         env = "DZ_AGENT_PIN_DIR",
         value_name = "PATH",
-        default_value = "/sys/fs/bpf/dz-agent"
+        default_value = super::DEFAULT_PIN_DIR
     )]
     pub pin_dir: PathBuf,
     /// Where the secret of our discriminators is kept.

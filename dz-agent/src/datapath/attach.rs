@@ -14,11 +14,12 @@ use tracing::info;
 
 use super::clsact;
 use super::load::{Datapath, chain, load_classifier, load_xdp};
+use super::pins::Pin;
 use crate::cli::Attach;
 use crate::error::{ExitCode, FailWith, Failure};
 
 /// How the programs are attached to an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AttachMode {
     /// TC ingress.
     Tc,
@@ -26,6 +27,11 @@ pub enum AttachMode {
     Xdp,
     /// XDP in the kernel's generic path.
     XdpGeneric,
+}
+
+impl AttachMode {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Tc, Self::Xdp, Self::XdpGeneric];
 }
 
 impl fmt::Display for AttachMode {
@@ -219,7 +225,7 @@ impl Datapath {
     }
 
     fn drop_other_links(&self, interface: &str, mode: AttachMode) -> Result<(), Failure> {
-        for other in [AttachMode::Tc, AttachMode::Xdp, AttachMode::XdpGeneric] {
+        for other in AttachMode::ALL {
             let pin = self.link_pin(interface, other);
             if other != mode && pin.exists() {
                 fs::remove_file(&pin)
@@ -230,9 +236,8 @@ impl Datapath {
     }
 
     fn link_pin(&self, interface: &str, mode: AttachMode) -> PathBuf {
-        // bpffs reserves dots; colons do not occur in interface names (dev_valid_name).
-        self.pin_dir
-            .join(format!("link_{mode}_{}", interface.replace('.', ":")))
+        let interface = interface.to_owned();
+        Pin::Link { interface, mode }.path(&self.pin_dir)
     }
 
     fn ingress(&mut self, link: Link) -> Result<&mut SchedClassifier, LinkFailure> {
@@ -244,7 +249,7 @@ impl Datapath {
     }
 }
 
-const fn ingress_name(link: Link) -> &'static str {
+pub(super) const fn ingress_name(link: Link) -> &'static str {
     match link {
         Link::Layer3 => "dz_tc_l3",
         Link::Ethernet => "dz_tc_eth",

@@ -11,7 +11,7 @@ use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 /// Our filter among those of other programs. Of all filters the lowest priority runs first; ours
 /// runs after what others put in with a number of their own choosing (up to 1,000 or so), and before
 /// what they left to the kernel (49,152 and below).
-const PRIORITY: u16 = 44_880;
+pub(super) const PRIORITY: u16 = 44_880;
 const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// Attaches a program, or puts it into the place of an earlier one of ours without a gap.

@@ -8,16 +8,19 @@ use tokio::io::unix::AsyncFd;
 
 mod attach;
 mod clsact;
+pub mod filters;
 mod kernel;
 mod load;
 mod maps;
 mod mmap;
+mod pins;
 mod programs;
 
 pub use attach::{AttachMode, Attachment};
 pub use kernel::check_kernel;
 pub use load::{Datapath, MAPS, OBJECT, Settings};
 pub use maps::{MapError, MapReader, Maps};
+pub use pins::Pin;
 pub use programs::{Order, Transmitted};
 
 /// Waits for a ring buffer to become readable. Must be called within a tokio runtime.

@@ -6,6 +6,7 @@ use std::path::Path;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::warn;
 
+use crate::datapath::Pin;
 use crate::error::{ExitCode, FailWith, Failure};
 
 /// How the agent was told to stop.
@@ -52,14 +53,10 @@ pub(super) fn remove_pins(pin_dir: &Path, all: bool) {
     if !all {
         return;
     }
-    let files = fs::read_dir(pin_dir).into_iter().flatten().flatten();
-    for file in files {
-        let name = file.file_name();
-        let ours = name
-            .to_str()
-            .is_some_and(|name| name.starts_with("dz_") || name.starts_with("link_"));
-        if ours && let Err(error) = fs::remove_file(file.path()) {
-            warn!(pin = %file.path().display(), %error, "pin not removed");
+    for pin in Pin::list(pin_dir).unwrap_or_default() {
+        let path = pin.path(pin_dir);
+        if let Err(error) = fs::remove_file(&path) {
+            warn!(pin = %path.display(), %error, "pin not removed");
         }
     }
     // Not empty: somebody else's file is in it, which is not ours to remove.

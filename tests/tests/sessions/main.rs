@@ -6,6 +6,7 @@ mod goodbye;
 mod handshake;
 mod many;
 mod moves;
+mod purge;
 mod rate;
 mod readings;
 mod restart;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     tests.extend(restart::tests());
     tests.extend(many::tests());
     tests.extend(batches::tests());
+    tests.extend(purge::tests());
     tests.extend(moves::tests());
     tests.extend(readings::tests());
     run(tests)

@@ -1,0 +1,87 @@
+//! What of a pin directory is ours, by name.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::AttachMode;
+
+/// A pin of ours.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pin {
+    /// A link: it holds a program on an interface.
+    Link {
+        /// Name of the interface.
+        interface: String,
+        /// How the program is attached.
+        mode: AttachMode,
+    },
+    /// A map, of whatever layout.
+    Map(String),
+}
+
+impl Pin {
+    /// Its file.
+    pub fn path(&self, pin_dir: &Path) -> PathBuf {
+        pin_dir.join(match self {
+            // bpffs reserves dots; colons do not occur in interface names (dev_valid_name).
+            Self::Link { interface, mode } => {
+                format!("link_{mode}_{}", interface.replace('.', ":"))
+            }
+            Self::Map(name) => name.clone(),
+        })
+    }
+
+    /// Which pin a file is; none if it is somebody else's.
+    fn of(file: &str) -> Option<Self> {
+        if file.starts_with("dz_") {
+            return Some(Self::Map(file.to_owned()));
+        }
+        let (mode, interface) = file.strip_prefix("link_")?.split_once('_')?;
+        let mode = AttachMode::ALL
+            .into_iter()
+            .find(|known| known.to_string() == mode)?;
+        let interface = interface.replace(':', ".");
+        Some(Self::Link { interface, mode })
+    }
+
+    /// Those in a directory: links first. Without the directory there are none.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn list(pin_dir: &Path) -> io::Result<Vec<Self>> {
+        let files = match fs::read_dir(pin_dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            files => files?,
+        };
+        let mut pins = Vec::new();
+        for file in files {
+            pins.extend(file?.file_name().to_str().and_then(Self::of));
+        }
+        pins.sort();
+        Ok(pins)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_is_known_by_its_file() {
+        for (file, interface, mode) in [
+            ("link_tc_doublezero0", "doublezero0", AttachMode::Tc),
+            ("link_xdp_eth0:7", "eth0.7", AttachMode::Xdp),
+            ("link_xdp-generic_a_b", "a_b", AttachMode::XdpGeneric),
+        ] {
+            let interface = interface.to_owned();
+            let pin = Pin::Link { interface, mode };
+            assert_eq!(pin.path(Path::new("")), Path::new(file));
+            assert_eq!(Pin::of(file), Some(pin));
+        }
+        assert_eq!(Pin::of("dz_peers"), Some(Pin::Map("dz_peers".to_owned())));
+        for foreign in ["link_eth0", "link_tcx_eth0", "peers", "my_dz_peers", ""] {
+            assert_eq!(Pin::of(foreign), None, "{foreign}");
+        }
+    }
+}

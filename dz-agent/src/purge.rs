@@ -1,0 +1,196 @@
+//! `purge`: takes away what a dead agent has left, and says what.
+//!
+//! Routes go first: the interfaces that they are on are known by the link pins, so that a purge that
+//! is cut short can be repeated. What is not known to be ours stays.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::ask::print;
+use crate::cli::PurgeOptions;
+use crate::datapath::{MapReader, Pin, filters};
+use crate::error::{ExitCode, FailWith, Failure};
+use crate::lock::{InterfaceLock, PinDirLock};
+use crate::net::routes::{Deleted, Routes};
+use crate::net::{Netlink, links};
+
+/// `purge`.
+///
+/// # Errors
+/// [`ExitCode::Busy`] while an agent runs, and then nothing is touched; [`ExitCode::Failure`] with
+/// everything that could not be removed, after the rest has been.
+pub async fn purge(options: &PurgeOptions) -> Result<(), Failure> {
+    let pin_dir = &options.pin_dir;
+    let _lock = if pin_dir.exists() {
+        Some(PinDirLock::acquire(pin_dir).map_err(Failure::from)?)
+    } else {
+        None
+    };
+    let pins = Pin::list(pin_dir).fail_with(ExitCode::Failure, || pin_dir.display().to_string())?;
+    let netlink = Netlink::open().fail_with(ExitCode::Failure, || "netlink")?;
+    let filtered = filters::list(&netlink).await.fail_with(
+        ExitCode::Failure,
+        || "reading the filters of the interfaces",
+    )?;
+
+    let mut interfaces: BTreeSet<&str> = options.interfaces.iter().map(String::as_str).collect();
+    interfaces.extend(filtered.iter().map(String::as_str));
+    for pin in &pins {
+        if let Pin::Link { interface, .. } = pin {
+            interfaces.insert(interface);
+        }
+    }
+    let mut locks = Vec::with_capacity(interfaces.len());
+    for interface in &interfaces {
+        locks.push(InterfaceLock::acquire(interface).map_err(Failure::from)?);
+    }
+
+    let mut report = Report::new(options.dry_run);
+    report.found(pin_dir, &pins);
+    let routes = Routes::new(netlink.clone(), options.route_protocol);
+    for interface in &interfaces {
+        let removed = report.routes(&netlink, &routes, interface).await;
+        report.note(removed.map_err(|error| format!("routes of {interface}: {error:#}")));
+    }
+    let left = if options.dry_run {
+        Vec::new()
+    } else {
+        let left = filters::detach(&netlink, &filtered).await;
+        left.fail_with(
+            ExitCode::Failure,
+            || "reading the filters of the interfaces",
+        )?
+    };
+    for interface in &filtered {
+        let what = format!("program on {interface} (tc filter)");
+        report.remove(&what, || match left.contains(interface) {
+            true => Err(io::Error::other("still there: is CAP_NET_ADMIN missing?")),
+            false => Ok(()),
+        });
+    }
+    for pin in &pins {
+        let what = match pin {
+            Pin::Link { interface, mode } => format!("program on {interface} ({mode})"),
+            Pin::Map(name) => format!("map {name}"),
+        };
+        report.remove(&what, || fs::remove_file(pin.path(pin_dir)));
+    }
+    report.directory(pin_dir, pins.len());
+    report.end()
+}
+
+/// What was removed, and what could not be.
+struct Report {
+    dry_run: bool,
+    text: String,
+    removed: bool,
+    faults: Vec<String>,
+}
+
+impl Report {
+    const fn new(dry_run: bool) -> Self {
+        Self {
+            dry_run,
+            text: String::new(),
+            removed: false,
+            faults: Vec::new(),
+        }
+    }
+
+    /// How many sessions and peers there were.
+    fn found(&mut self, pin_dir: &Path, pins: &[Pin]) {
+        if !pins.iter().any(|pin| matches!(pin, Pin::Map(_))) {
+            return;
+        }
+        let count = || {
+            let maps = MapReader::from_pins(pin_dir)?;
+            Ok::<_, crate::datapath::MapError>((maps.sessions()?.len(), maps.peers()?.len()))
+        };
+        // Only a number that is nice to know: maps of another layout go as well as ours.
+        let found = count().map_or_else(
+            |error| format!("found maps that this version cannot read: {error}"),
+            |(sessions, peers)| format!("found {sessions} sessions, {peers} peers"),
+        );
+        self.text += &found.replace('\n', " ");
+        self.text.push('\n');
+    }
+
+    fn say(&mut self, what: &str) {
+        let verb = if self.dry_run {
+            "would remove"
+        } else {
+            "removed"
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.text, "{verb} {what}");
+        self.removed = true;
+    }
+
+    fn note(&mut self, result: Result<(), String>) {
+        self.faults.extend(result.err());
+    }
+
+    fn remove(&mut self, what: &str, remove: impl FnOnce() -> io::Result<()>) {
+        let result = if self.dry_run { Ok(()) } else { remove() };
+        match result {
+            Ok(()) => self.say(what),
+            // Gone meanwhile, with its device, say.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.faults.push(format!("{what}: {error}")),
+        }
+    }
+
+    async fn routes(
+        &mut self,
+        netlink: &Netlink,
+        routes: &Routes,
+        interface: &str,
+    ) -> anyhow::Result<()> {
+        // The routes of an interface go with it.
+        let Some(found) = links::by_name(netlink, interface).await? else {
+            return Ok(());
+        };
+        for route in routes.list(Some(found.ifindex)).await? {
+            let deleted = if self.dry_run {
+                Ok(Deleted::Deleted)
+            } else {
+                routes.delete(route.dst, route.ifindex).await
+            };
+            match deleted {
+                Ok(Deleted::Deleted) => {
+                    self.say(&format!("route {}/32 dev {interface}", route.dst))
+                }
+                Ok(Deleted::AlreadyGone) => {}
+                Err(error) => self.faults.push(error.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The pin directory, if nothing of anybody else's is in it.
+    fn directory(&mut self, pin_dir: &Path, ours: usize) {
+        let what = format!("pin directory {}", pin_dir.display());
+        if self.dry_run {
+            if fs::read_dir(pin_dir).is_ok_and(|files| files.count() == ours) {
+                self.say(&what);
+            }
+        } else if fs::remove_dir(pin_dir).is_ok() {
+            self.say(&what);
+        }
+    }
+
+    fn end(mut self) -> Result<(), Failure> {
+        if !self.removed && self.faults.is_empty() {
+            self.text += "nothing to purge\n";
+        }
+        print(&self.text)?;
+        if self.faults.is_empty() {
+            return Ok(());
+        }
+        let text = format!("not removed: {}", self.faults.join("; "));
+        Err(Failure::new(ExitCode::Failure, text))
+    }
+}
