@@ -28,6 +28,7 @@ pub(super) struct Front {
     start: oneshot::Sender<Kitchen>,
     stop: watch::Sender<bool>,
     thread: Joined,
+    metrics: Option<SocketAddr>,
 }
 
 /// The thread, serving.
@@ -74,11 +75,12 @@ impl Front {
             })
             .fail_with(ExitCode::Failure, || "API thread")?;
         let outcome = outcome.recv().fail_with(ExitCode::Failure, || "API thread");
-        outcome??;
+        let metrics = outcome??;
         Ok(Self {
             start,
             stop,
             thread: Joined(Some(thread)),
+            metrics,
         })
     }
 
@@ -90,6 +92,9 @@ impl Front {
         recorded: Recorded,
         per_peer: bool,
     ) -> Serving {
+        if let Some(address) = self.metrics {
+            info!(%address, "metrics");
+        }
         // If the thread is gone there is nobody to serve, and `stop` finds it so.
         let _ = self.start.send(Kitchen {
             inspector,
@@ -115,7 +120,7 @@ impl Serving {
 async fn work(
     socket: PathBuf,
     metrics: Option<SocketAddr>,
-    bound: &std::sync::mpsc::Sender<Result<(), Failure>>,
+    bound: &std::sync::mpsc::Sender<Result<Option<SocketAddr>, Failure>>,
     kitchen: oneshot::Receiver<Kitchen>,
     stopped: watch::Receiver<bool>,
 ) {
@@ -134,10 +139,8 @@ async fn work(
             return;
         }
     };
-    if let Some(Ok(address)) = metrics.as_ref().map(MetricsListener::address) {
-        info!(%address, "metrics");
-    }
-    drop(bound.send(Ok(())));
+    let address = metrics.as_ref().and_then(|metrics| metrics.address().ok());
+    drop(bound.send(Ok(address)));
     // Dropped without a word: the start failed elsewhere.
     let Ok(kitchen) = kitchen.await else { return };
     let inspect = Arc::new(kitchen.inspector);
