@@ -14,8 +14,8 @@
 //!
 //! Either the scan sees the slot's deadline, or the receipt sees a next firing that the scan has
 //! reset already and lowers it. "Look again": whoever started the timer for a firing that is no
-//! longer the earliest starts it again; so the last start is for the earliest. Every interleaving of
-//! two receipts and a scan is tried in `tests/detection.rs`.
+//! longer the earliest starts it again; so the last start is for the earliest. How two
+//! receipts and a scan can interleave is walked through in `tests/detection.rs`.
 
 use crate::map::{MAX_SCAN_DELAY_NS, MIN_SCAN_DELAY_NS, NEVER_NS};
 
