@@ -132,6 +132,32 @@ counters! {
         TxNoNeighbour = tx_no_neighbour,
         /// The interface refused the packet.
         TxFailed = tx_failed,
+        // Egress: the gate. Not for a peer, or for one that may be sent to: passed on untouched.
+        /// Not IPv4.
+        GateNotIpv4 = gate_not_ipv4,
+        /// To an address that is no peer's.
+        GateNoSession = gate_no_session,
+        /// A liveness packet.
+        GateLiveness = gate_liveness,
+        /// The session is Up.
+        GateUp = gate_up,
+        /// The session is not Up, and passive.
+        GatePassive = gate_passive,
+        /// The session is not Up, policy `pass`.
+        GateDownPassed = gate_down_passed,
+        /// The session was never Up, policy `pass`.
+        GateNeverUpPassed = gate_never_up_passed,
+        // Egress: kept out of the tunnel.
+        /// Sent out by another interface.
+        GateRerouted = gate_rerouted,
+        /// Dropped, policy `drop`.
+        GateDropped = gate_dropped,
+        /// Dropped: its source address must not leave by another interface.
+        GateConfined = gate_confined,
+        /// Dropped: no route by another interface.
+        GateNoDetour = gate_no_detour,
+        /// Dropped: could not be rewritten for the other interface.
+        GateRerouteFailed = gate_reroute_failed,
         // Control program.
         /// Carried out.
         ControlDone = control_done,

@@ -12,6 +12,7 @@ pub mod checksum;
 pub mod control;
 pub mod counters;
 pub mod detection;
+pub mod gate;
 pub mod headers;
 pub mod ingress;
 pub mod map;

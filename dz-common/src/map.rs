@@ -3,12 +3,13 @@
 //! A change of size or meaning here is a change of [`ABI_VERSION`].
 
 use crate::counters::Counter;
+use crate::gate::Action;
 use crate::pacing::Answer;
 use crate::packet::{Packet, State};
 use crate::session::{DownReason, Receipt, Session};
 
 /// Version of everything in this module, kept in [`Config::abi_version`].
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 /// Deadline slots watched by one timer.
 pub const SLOTS_PER_GROUP: u32 = 2_048;
 /// Most timers, and with [`SLOTS_PER_GROUP`] the most sessions: 131,072.
@@ -31,10 +32,12 @@ pub const DUE_ETHERNET: u32 = 1 << 1;
 pub mod name {
     #![allow(missing_docs, reason = "the value is the documentation")]
     pub const CONFIG: &str = "dz_config";
+    pub const CONFINED: &str = "dz_confined";
     pub const COUNTERS: &str = "dz_counters";
     pub const DEADLINES: &str = "dz_deadlines";
     pub const DUE: &str = "dz_due";
     pub const EVENTS: &str = "dz_events";
+    pub const GATE: &str = "dz_gate";
     pub const GROUPS: &str = "dz_groups";
     pub const HEARTBEAT: &str = "dz_heartbeat";
     pub const LOCALS: &str = "dz_locals";
@@ -76,6 +79,33 @@ map_types! {
         pub ifindex: u32,
         /// One of its addresses.
         pub addr: [u8; 4],
+    }
+
+    /// Key of `dz_confined`, whose value is the index of the interface: an address that only
+    /// interfaces with a gate hold. A packet from it must not leave by another one.
+    #[derive(Hash, PartialOrd, Ord)]
+    pub struct Confined {
+        /// The address.
+        pub addr: [u8; 4],
+    }
+
+    /// Key of `dz_gate`: where packets are stopped unless the session is Up.
+    #[derive(Hash, PartialOrd, Ord)]
+    pub struct GateKey {
+        /// The interface, as the kernel numbers it.
+        pub ifindex: u32,
+        /// Destination, the peer's address.
+        pub dst: [u8; 4],
+    }
+
+    /// Value of `dz_gate`: which session decides, and the way around.
+    pub struct Gate {
+        /// Our address: with the key of this entry it makes the key of the session. Without that
+        /// session packets pass.
+        pub local: [u8; 4],
+        /// Index of the interface that the best route through no gated interface uses, 0 = there
+        /// is none. The kernel looks up the next hop there.
+        pub detour: u32,
     }
 
     /// Key of `dz_peers`. By name, for a peer outlives the interface's index.
@@ -214,14 +244,20 @@ map_types! {
         pub port: u16,
         /// 1: packets of unknown peers go on to the stack.
         pub unknown_pass: u8,
-        /// Always zero.
-        pub reserved: u8,
+        /// 1: a peer's passive bit does not make the session passive.
+        pub ignore_peer_passive: u8,
         /// Version announced in our packets.
         pub version: crate::packet::Version,
         /// Deadline groups in use.
         pub groups: u32,
         /// Answering stops when the heartbeat is older than this, ns.
         pub grace_ns: u64,
+        /// Packets for a peer that was Up and is not.
+        pub when_down: Action,
+        /// Packets for a peer that was never Up.
+        pub when_never_up: Action,
+        /// Always zero.
+        pub reserved: [u8; 6],
     }
 }
 
@@ -258,7 +294,10 @@ const _: () = {
     assert!(size_of::<Group>() == 32);
     assert!(size_of::<Due>() == 48);
     assert!(size_of::<Event>() == 40);
-    assert!(size_of::<Config>() == 24);
+    assert!(size_of::<Config>() == 32);
+    assert!(size_of::<Confined>() == 4);
+    assert!(size_of::<GateKey>() == 8);
+    assert!(size_of::<Gate>() == 8);
 };
 
 /// A state change, with what an [`Event`] needs.

@@ -99,10 +99,13 @@ impl Datapath {
             abi_version: ABI_VERSION,
             port: settings.port,
             unknown_pass: u8::from(settings.unknown_pass),
-            reserved: 0,
+            ignore_peer_passive: 0,
             version: our_version(),
             groups,
             grace_ns: settings.grace_ns,
+            when_down: dz_common::gate::Action::Pass,
+            when_never_up: dz_common::gate::Action::Pass,
+            reserved: [0; 6],
         });
         maps.beat(now_ns());
         let datapath = Self {

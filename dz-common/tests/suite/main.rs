@@ -4,6 +4,7 @@
 //! Random tests print the seed that replays them; `DZ_SEED=N` runs that one alone.
 
 mod codec;
+mod gate;
 mod headers;
 mod ingress;
 mod link;

@@ -131,8 +131,11 @@ pub(crate) const CONFIG: Config = Config {
     abi_version: dz_common::map::ABI_VERSION,
     port: dz_common::LIVENESS_PORT,
     unknown_pass: 0,
-    reserved: 0,
+    ignore_peer_passive: 0,
     version: Version::new([1, 2, 3, 0]),
     groups: 1,
     grace_ns: 30_000 * MS,
+    when_down: dz_common::gate::Action::Pass,
+    when_never_up: dz_common::gate::Action::Pass,
+    reserved: [0; 6],
 };

@@ -335,10 +335,13 @@ fn map_config(config: &UdpPeerConfig) -> Config {
         abi_version: ABI_VERSION,
         port: config.port,
         unknown_pass: 0,
-        reserved: 0,
+        ignore_peer_passive: 0,
         version: config.version,
         groups: 0,
         grace_ns: 0,
+        when_down: dz_common::gate::Action::Pass,
+        when_never_up: dz_common::gate::Action::Pass,
+        reserved: [0; 6],
     }
 }
 

@@ -32,10 +32,13 @@ pub(crate) fn kernel(label: &str, sessions: u32) -> anyhow::Result<Kernel> {
         abi_version: ABI_VERSION,
         port: LIVENESS_PORT,
         unknown_pass: 0,
-        reserved: 0,
+        ignore_peer_passive: 0,
         version: Version::new([1, 2, 3, 0]),
         groups: 1,
         grace_ns: u64::MAX,
+        when_down: dz_common::gate::Action::Pass,
+        when_never_up: dz_common::gate::Action::Pass,
+        reserved: [0; 6],
     })?;
     kernel.set_beat(monotonic_ns())?;
     for slot in 0..SLOTS {
