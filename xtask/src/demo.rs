@@ -22,7 +22,7 @@ use interrupt::{Interrupt, Interrupted};
 use stage::Stage;
 
 /// What the shown commands need.
-const PROGRAMS: [&str; 4] = ["bpftool", "curl", "ip", "ping"];
+const PROGRAMS: [&str; 5] = ["bpftool", "curl", "ip", "ping", "tcpdump"];
 
 /// Everything that a step works with.
 struct Demo {

@@ -66,6 +66,18 @@ impl Engine {
         Ok(connected)
     }
 
+    /// Whether every peer's local address is one that we know on an interface that is available.
+    pub(super) fn can_carry(&self, specs: &[PeerSpec]) -> bool {
+        let available = |i: &&Interface| i.unavailable().is_none();
+        let held: HashSet<_> = self
+            .interfaces
+            .iter()
+            .filter(available)
+            .flat_map(Interface::locals)
+            .collect();
+        specs.iter().all(|spec| held.contains(&spec.local))
+    }
+
     fn undo(&mut self, written: &[PeerKey]) {
         for key in written {
             let (reply, _) = tokio::sync::oneshot::channel();

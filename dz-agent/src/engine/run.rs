@@ -270,7 +270,7 @@ impl Engine {
                 event = monitor.next() => {
                     self.changed(event.fail_with(ExitCode::Failure, || "netlink notifications")?);
                 }
-                Some(command) = requests.recv() => self.command(command),
+                Some(command) = requests.recv() => self.command(command).await,
                 () = sleep_until(wake) => {
                     self.tick();
                     self.retry_routes();
@@ -288,10 +288,16 @@ impl Engine {
         }
     }
 
-    fn command(&mut self, command: Command) {
+    async fn command(&mut self, command: Command) {
         // A reply that nobody waits for any more need not be delivered.
         match command {
             Command::Connect { peers, reply } => {
+                // The address may be younger than the last notification that we have read: a script
+                // that adds one and connects from it must not have to wait.
+                if !self.can_carry(&peers) {
+                    self.refresh_interfaces().await;
+                    self.check_soon();
+                }
                 let _ = reply.send(self.connect(&peers));
             }
             Command::Disconnect { selector, reply } => self.disconnect(&selector, reply),

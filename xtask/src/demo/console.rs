@@ -1,6 +1,7 @@
 //! What the reader sees: plain words, commands as one could type them, and what they really print.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -39,6 +40,18 @@ pub(super) enum Show {
     All,
     /// The first lines, and how many more there are.
     First(usize),
+}
+
+/// A program in the background, killed on drop.
+#[derive(Debug)]
+pub(super) struct Background(Child);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is nothing to kill.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Console {
@@ -170,6 +183,21 @@ impl Console {
             .stderr(output)
             .spawn()
             .with_context(|| format!("cannot start `{line}`"))
+    }
+
+    /// Starts a program that both prints and complains into a file, until the returned value is
+    /// dropped.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(super) fn background(&self, line: &str, output: File) -> anyhow::Result<Background> {
+        let mut words = line.split(' ');
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words);
+        let stdout = output.try_clone()?;
+        let child = self.detached(command).stdout(stdout).stderr(output).spawn();
+        let child = child.with_context(|| format!("cannot start `{line}`"))?;
+        Ok(Background(child))
     }
 
     /// Waits until there is something to be seen. An error ends the waiting.

@@ -1,6 +1,7 @@
 //! The steps, in their order. Each waits until what it claims is so, and then shows it.
 
 mod healthy;
+mod incident;
 mod setup;
 mod trouble;
 
@@ -59,6 +60,10 @@ pub(super) const ALL: &[Step] = &[
     Step {
         title: "A disconnects",
         run: trouble::disconnect,
+    },
+    Step {
+        title: "A comes back with another address",
+        run: incident::another_address,
     },
     Step {
         title: "The agents stop",

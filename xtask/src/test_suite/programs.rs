@@ -13,6 +13,17 @@ use crate::shell;
 const END_TO_END: &str = "dz-tests";
 /// The group of the tests in documentation comments.
 const DOCUMENTATION: &str = "doc";
+/// The groups about the transaction, last and in this order: the first that fails says most.
+const TRANSACTION: [&str; 8] = [
+    "incident",
+    "crash",
+    "observer",
+    "gate",
+    "netlink",
+    "restart",
+    "stop",
+    "bystanders",
+];
 
 /// What was built.
 pub(crate) struct Programs {
@@ -85,7 +96,7 @@ impl Programs {
                 tests.extend(program(artifact, package, groups));
             }
         }
-        tests.sort_by_key(|test| test.end_to_end);
+        tests.sort_by_key(|test| (test.end_to_end, rank(&test.name)));
         Ok(Self {
             agent,
             tests,
@@ -107,6 +118,13 @@ pub(crate) fn build_agent() -> anyhow::Result<PathBuf> {
         .find_map(|artifact| artifact.executable)
         .context("cargo built dz-agent, but no binary")?;
     Ok(agent.into())
+}
+
+/// The place of a program in a run of everything.
+fn rank(name: &str) -> usize {
+    let group = name.rsplit(' ').next().unwrap_or(name);
+    let place = TRANSACTION.iter().position(|known| *known == group);
+    place.map_or(0, |place| place + 1)
 }
 
 /// The test program that an artifact is, if it is one of the groups'.

@@ -1,0 +1,217 @@
+//! An agent, five peers that know both of its addresses, and the wire between them.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use dz_agent::datapath::MapReader;
+use dz_common::packet::{Packet, State};
+use dz_tests::agent::Agent;
+use dz_tests::bed::{self, Bed, INTERFACE, PATIENCE};
+use dz_tests::frame::parse_udp;
+use dz_tests::udp_peer::{Rules, UdpPeer};
+use dz_tests::wait::eventually;
+use dz_tests::wire::{Direction, Record};
+
+/// The allocated address.
+pub(crate) const A: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
+/// The address of the second connect.
+pub(crate) const B: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 2);
+/// The peers.
+pub(crate) const PEERS: [Ipv4Addr; 5] = [
+    Ipv4Addr::new(10, 9, 0, 1),
+    Ipv4Addr::new(10, 9, 0, 2),
+    Ipv4Addr::new(10, 9, 0, 3),
+    Ipv4Addr::new(10, 9, 0, 4),
+    Ipv4Addr::new(10, 9, 0, 5),
+];
+/// AdminDown is sent three times for each session that is given up.
+pub(crate) const FAREWELLS: usize = 3;
+const INTERVAL_MS: u32 = 100;
+/// What counts transmissions that failed.
+const FAILURES: [&str; 3] = ["tx_failed", "tx_no_neighbour", "rx_answer_failed"];
+
+/// The scene.
+pub(crate) struct Scene {
+    pub(crate) bed: Bed,
+    pub(crate) agent: Agent,
+    pub(crate) peers: Vec<UdpPeer>,
+}
+
+impl Scene {
+    /// A is on the interface, every peer asks for it, and nothing is connected yet.
+    pub(crate) fn new(label: &str) -> Result<Self> {
+        let bed = Bed::new(label, Duration::ZERO)?;
+        far_side(&bed)?;
+        address(&bed, "add", A)?;
+        let agent = bed.agent(INTERVAL_MS)?;
+        let spawn = |&local: &Ipv4Addr| bed.peer_at(local, Rules::Deployed, INTERVAL_MS);
+        let peers: Vec<_> = PEERS.iter().map(spawn).collect::<Result<_>>()?;
+        let scene = Self { bed, agent, peers };
+        scene.peers_ask(A);
+        Ok(scene)
+    }
+
+    /// Every peer starts a session with one of our addresses.
+    pub(crate) fn peers_ask(&self, local: Ipv4Addr) {
+        for peer in &self.peers {
+            peer.add_session(local);
+        }
+    }
+
+    /// The agent connects to every peer from one of its addresses.
+    pub(crate) fn connect(&self, local: Ipv4Addr) -> Result<()> {
+        let (local, peers) = (local.to_string(), PEERS.map(|peer| peer.to_string()));
+        let mut words = vec!["connect", "--local", &local];
+        words.extend(peers.iter().map(String::as_str));
+        self.agent.cli(&words).map(|_| ())
+    }
+
+    /// Waits until every session is Up from this address, with its route, and there is nothing else.
+    pub(crate) fn until_up(&self, local: Ipv4Addr) -> Result<()> {
+        eventually(PATIENCE, &format!("every session Up from {local}"), || {
+            let entries = bed::entries(self.agent.home())?;
+            let up: BTreeSet<_> = entries
+                .iter()
+                .filter(|entry| entry.session.state == State::Up)
+                .map(|entry| (Ipv4Addr::from(entry.key.local), entry.key.peer.into()))
+                .collect();
+            let wanted = PEERS.map(|peer| (local, peer)).into();
+            ensure!(up == wanted && entries.len() == PEERS.len(), "{entries:?}");
+            self.only_routes_from(local)
+        })
+    }
+
+    /// One route of ours to each peer, with this source, and no other.
+    fn only_routes_from(&self, local: Ipv4Addr) -> Result<()> {
+        let routes = self.routes()?;
+        let right = |peer: &Ipv4Addr| {
+            let mut lines = routes.lines();
+            let source = format!(" src {local} ");
+            lines.any(|line| {
+                line.starts_with(&format!("{peer} ")) && format!("{line} ").contains(&source)
+            })
+        };
+        ensure!(
+            routes.lines().count() == PEERS.len() && PEERS.iter().all(right),
+            "{routes}"
+        );
+        Ok(())
+    }
+
+    /// Our routes, a line each.
+    pub(crate) fn routes(&self) -> Result<String> {
+        self.bed.here.ip("route show proto 144")
+    }
+
+    /// How many peers are wanted, as the map has it.
+    pub(crate) fn wanted(&self) -> Result<usize> {
+        let maps = MapReader::from_pins(self.agent.home().pin_dir())?;
+        Ok(maps.peers()?.len())
+    }
+
+    /// Waits until every peer has asked for an address of ours some more times: time that passes, as
+    /// the other end counts it.
+    pub(crate) fn peers_asked_again(&self, local: Ipv4Addr, times: usize) -> Result<()> {
+        let asked = |peer: Ipv4Addr| {
+            let ours = |record: &Record| {
+                addresses(record) == Some((peer, local)) && record.direction == Direction::BToA
+            };
+            self.bed.wire.records().iter().filter(|r| ours(r)).count()
+        };
+        let before = PEERS.map(asked);
+        eventually(PATIENCE, &format!("peers that ask for {local}"), || {
+            let now = PEERS.map(asked);
+            let enough = now
+                .iter()
+                .zip(before)
+                .all(|(now, then)| *now >= then + times);
+            ensure!(enough, "{before:?}, then {now:?}");
+            anyhow::Ok(())
+        })
+    }
+
+    /// Everything that our host has sent from an address, whatever the protocol.
+    pub(crate) fn sent_from(&self, local: Ipv4Addr) -> Vec<Record> {
+        let ours = |record: &Record| {
+            record.direction == Direction::AToB
+                && addresses(record).is_some_and(|(source, _)| source == local)
+        };
+        self.bed.wire.records().into_iter().filter(ours).collect()
+    }
+
+    /// What was sent from an address to a peer ended with the farewell: nothing else came after the
+    /// first AdminDown.
+    pub(crate) fn ended_with_farewell(&self, local: Ipv4Addr) -> Result<()> {
+        let sent = self.sent_from(local);
+        for peer in PEERS {
+            let to_peer = sent.iter().filter(|record| {
+                addresses(record).is_some_and(|(_, destination)| destination == peer)
+            });
+            let states: Vec<_> = to_peer.map(state).collect::<Result<_>>()?;
+            let first = states.iter().position(|state| *state == State::AdminDown);
+            let first = first.with_context(|| format!("no farewell to {peer}: {states:?}"))?;
+            let last = &states[first..];
+            ensure!(
+                last == [State::AdminDown; FAREWELLS],
+                "from the commit on, to {peer}: {last:?}"
+            );
+        }
+        Ok(())
+    }
+
+    /// No transmission has failed since the agent started, and nothing was logged of the kind that
+    /// the incident filled the log with.
+    pub(crate) fn nothing_failed(&mut self) -> Result<()> {
+        let shown = self.agent.json(&["counters", "--json"])?;
+        let blocks = shown["blocks"].as_array().context("no blocks")?;
+        for block in blocks {
+            for name in FAILURES {
+                let count = block["counters"][name].as_u64().context("no counter")?;
+                ensure!(count == 0, "{name}: {count} in {block}");
+            }
+        }
+        let log = self.agent.process().log();
+        if let Some(line) = log.lines().find(|line| line.contains("unreachable")) {
+            bail!("{line}");
+        }
+        Ok(())
+    }
+}
+
+/// Adds an address of ours to the interface, or deletes it.
+pub(crate) fn address(bed: &Bed, verb: &str, local: Ipv4Addr) -> Result<()> {
+    let line = format!("address {verb} {local}/32 dev {INTERFACE}");
+    bed.here.ip(&line).map(|_| ())
+}
+
+/// The far end holds the peers' addresses and knows the way to both of ours.
+pub(crate) fn far_side(bed: &Bed) -> Result<()> {
+    for peer in PEERS {
+        let line = format!("address add {peer}/32 dev {INTERFACE}");
+        bed.there.ip(&line)?;
+    }
+    for local in [A, B] {
+        bed.there
+            .ip(&format!("route add {local} dev {INTERFACE}"))?;
+    }
+    Ok(())
+}
+
+/// Source and destination of an IPv4 packet.
+fn addresses(record: &Record) -> Option<(Ipv4Addr, Ipv4Addr)> {
+    let at = |offset| {
+        let bytes = record.packet.get(offset..offset + 4)?;
+        Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?))
+    };
+    (record.packet.first()? >> 4 == 4).then_some(())?;
+    Some((at(12)?, at(16)?))
+}
+
+fn state(record: &Record) -> Result<State> {
+    let payload = parse_udp(&record.packet).context("not UDP")?.payload;
+    let packet = Packet::decode(&payload);
+    let packet = packet.map_err(|reject| anyhow::anyhow!("no liveness packet: {reject:?}"))?;
+    Ok(packet.state)
+}
