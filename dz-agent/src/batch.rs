@@ -14,7 +14,7 @@ use std::str::{FromStr, SplitWhitespace};
 use crate::address::{parse_host, parse_interface};
 use crate::api::PeerRequest;
 use crate::cli::{ConnectOptions, DisconnectOptions, interval, micros};
-use crate::command::Selector;
+use crate::command::{PeerSpec, Selector};
 use crate::error::{ExitCode, FailWith, Failure};
 
 /// Longest batch, bytes. The agent's own limit, of the request, is the same.
@@ -116,6 +116,26 @@ impl Batch {
             });
         }
         Self::of(peers, faults, Some(path))
+    }
+
+    /// The peers of a configuration file, each with its line. There may be none.
+    ///
+    /// # Errors
+    /// [`ExitCode::Usage`] with every line that cannot be read or makes no sense.
+    pub fn configured(path: &Path) -> Result<Vec<(usize, PeerSpec)>, Failure> {
+        let (lines, mut faults) = lines(&read(path)?);
+        let asked = |(line, request): (usize, PeerRequest)| Asked {
+            line: Some(line),
+            request,
+        };
+        let lines: Vec<_> = lines.into_iter().map(asked).collect();
+        faults.extend(senseless(&lines));
+        if !faults.is_empty() {
+            let text = format!("{}: {}", source(path), faults.join("; "));
+            return Err(Failure::new(ExitCode::Usage, text));
+        }
+        let spec = |asked: Asked| Some((asked.line?, asked.request.spec().ok()?));
+        Ok(lines.into_iter().filter_map(spec).collect())
     }
 
     fn of(peers: Vec<Asked>, faults: Vec<String>, path: Option<&Path>) -> Result<Self, Failure> {

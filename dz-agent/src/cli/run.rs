@@ -26,6 +26,10 @@ pub struct RunOptions {
         value_parser = parse_interface
     )]
     pub interfaces: Vec<String>,
+    /// Peers to keep a session with, one per line as for `connect --file`; those of a line whose
+    /// address is not there yet wait for it. Read again on SIGHUP.
+    #[arg(long, env = "DZ_AGENT_PEERS", value_name = "PATH")]
+    pub peers: Option<PathBuf>,
     /// How to attach to the interface.
     #[arg(long, env = "DZ_AGENT_ATTACH", value_enum, default_value_t = Attach::Auto)]
     pub attach: Attach,

@@ -55,7 +55,7 @@ impl Engine {
         self.disconnect_keys(keys, reply);
     }
 
-    fn disconnect_keys(&mut self, keys: Vec<PeerKey>, reply: Reply) {
+    pub(super) fn disconnect_keys(&mut self, keys: Vec<PeerKey>, reply: Reply) {
         let id = self.batches.keys().next_back().map_or(0, |last| last + 1);
         let batch = Batch {
             waiting: keys.len(),
@@ -185,6 +185,10 @@ impl Engine {
             self.give_up_resolving(&key, &live);
             self.slots.release(live.slot);
         }
+        if self.peer_of(route).is_some() {
+            // Wanted again, or still: by another address, say. Its place is free now.
+            self.check_soon();
+        }
         if let Some(batch) = batch {
             let (local, peer) = (key.local.into(), key.peer.into());
             self.finish_one(
@@ -210,6 +214,16 @@ impl Engine {
             self.finish_one(batch, Err(fault));
             self.reply_if_done(batch);
         }
+    }
+
+    /// Why a peer that the API did not connect is not disconnected by it, and what to do.
+    fn not_by_request(&self, peer: Ipv4Addr) -> String {
+        let file = self.options.peers.as_deref();
+        let file = file.map_or_else(
+            || "the file of peers".into(),
+            std::path::Path::to_string_lossy,
+        );
+        format!("peer {peer}: configured: remove its line from {file} and send SIGHUP")
     }
 
     fn finish_one(&mut self, batch: u64, result: Result<Disconnected, String>) {
@@ -272,7 +286,7 @@ impl Engine {
             match *found {
                 [] => faults.push(format!("peer {peer}: not connected")),
                 [key] if self.peers.get(key).is_some_and(|p| p.origin != Origin::Api) => {
-                    faults.push(format!("peer {peer}: configured, not connected by request"));
+                    faults.push(self.not_by_request(*peer));
                 }
                 [key] if !named.insert(*key) => faults.push(format!("peer {peer}: named twice")),
                 [key] => keys.push(*key),

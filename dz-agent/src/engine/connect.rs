@@ -6,10 +6,11 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use dz_common::map::{LocalKey, Origin, Peer, PeerKey, SessionEntry, SessionKey, bpf_spin_lock};
+use dz_common::map::{LocalKey, Peer, PeerKey, SessionEntry, SessionKey, bpf_spin_lock};
 use dz_common::session::{Mode, Session, Timers};
 use tracing::info;
 
+use super::configured::same;
 use super::interfaces::Interface;
 use super::reconcile::{ifname, peer_key, route_key};
 use super::{Engine, Live};
@@ -247,16 +248,10 @@ impl Engine {
             let text = format!("{} is not an address of {name}", spec.local);
             return Err(refuse(RefusalKind::NotFound, text));
         }
-        let peer = Peer {
-            local: spec.local.octets(),
-            via: spec.via.map_or([0; 4], |via| via.octets()),
-            timers: self.timers(spec),
-            origin: Origin::Api,
-            reserved: [0; 3],
-        };
+        let peer = spec.peer(&self.options.timers());
         let key = peer_key(name, spec.peer);
         match self.peers.get(&key) {
-            Some(known) if *known == peer => Ok(Checked {
+            Some(known) if same(known, &peer) => Ok(Checked {
                 key,
                 peer,
                 known: true,
@@ -274,23 +269,6 @@ impl Engine {
                 known: false,
             }),
         }
-    }
-
-    fn timers(&self, spec: &PeerSpec) -> Timers {
-        let mut timers = self.options.timers();
-        if let Some(us) = spec.tx_interval_us {
-            timers.desired_min_tx_us = timers.clamp(us);
-        }
-        if let Some(us) = spec.rx_interval_us {
-            timers.required_min_rx_us = timers.clamp(us);
-        }
-        if let Some(detect_mult) = spec.detect_mult {
-            timers.detect_mult = detect_mult;
-        }
-        if spec.passive == Some(true) {
-            timers.mode = Mode::Passive;
-        }
-        timers
     }
 }
 

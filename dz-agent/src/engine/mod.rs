@@ -6,6 +6,7 @@
 
 mod clock;
 mod close;
+mod configured;
 mod connect;
 mod events;
 mod front;

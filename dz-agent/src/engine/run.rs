@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
+use dz_common::map::Origin;
 use futures_util::StreamExt;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
+use super::configured::{self, Configured};
 use super::front::Front;
 use super::interfaces::{Blocks, Interface};
 use super::routes::RouteJobs;
@@ -47,6 +49,7 @@ const COMMANDS: usize = 64;
 /// What keeps it from starting, or what it could not take back when it stopped.
 pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Result<(), Failure> {
     options.check()?;
+    let configured = configured::read(&options)?;
     check_kernel(&options.pin_dir)?;
     let interfaces = options
         .interfaces
@@ -71,16 +74,12 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
     })
     .inspect_err(|_| remove_pins(&options.pin_dir, fresh))?;
     let pin_dir = options.pin_dir.clone();
-    let result = serve(
-        options,
-        datapath,
+    let prepared = Prepared {
+        configured,
         identity,
         interfaces,
-        front,
-        floods,
-        &mut signals,
-    )
-    .await;
+    };
+    let result = serve(options, prepared, datapath, front, floods, &mut signals).await;
     match &result {
         Ok(Stop::Withdraw) => remove_pins(&pin_dir, true),
         Ok(Stop::Leave) => info!("stopped; the kernel part goes on for the next start"),
@@ -89,22 +88,33 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
     result.map(|_| ())
 }
 
-async fn serve(
-    options: RunOptions,
-    mut datapath: Datapath,
+/// What is ours before the kernel part is loaded.
+struct Prepared {
+    configured: Configured,
     identity: Identity,
     interfaces: Vec<Interface>,
+}
+
+async fn serve(
+    options: RunOptions,
+    prepared: Prepared,
+    mut datapath: Datapath,
     front: Front,
     floods: FloodLimit,
     signals: &mut Signals,
 ) -> Result<Stop, Failure> {
+    let Prepared {
+        configured,
+        identity,
+        interfaces,
+    } = prepared;
     datapath.forward_logs()?;
     let mut monitor = Monitor::open().fail_with(ExitCode::Failure, || "netlink notifications")?;
     let recorded = Recorded::default();
     let shared = Arc::new(Shared::new(recorded.clone()));
     let (mut engine, mut ring) =
         Engine::new(options, datapath, identity, interfaces, shared, floods)?;
-    if let Err(failure) = engine.start().await {
+    if let Err(failure) = engine.start(configured).await {
         engine.detach_all();
         return Err(failure);
     }
@@ -200,7 +210,7 @@ impl Engine {
     }
 
     /// Attaches to the interfaces that are there and goes on from what was found.
-    async fn start(&mut self) -> Result<(), Failure> {
+    async fn start(&mut self, configured: Configured) -> Result<(), Failure> {
         for index in 0..self.interfaces.len() {
             self.refresh_interface(index).await?;
             let interface = &self.interfaces[index];
@@ -216,6 +226,12 @@ impl Engine {
         }
         self.forget_stale_locals();
         self.full_check().await;
+        // Also without a file: what an earlier agent had from one is not wanted any more.
+        let path = self.options.peers.clone().unwrap_or_default();
+        if !configured.is_empty() || self.peers.values().any(|p| p.origin == Origin::Config) {
+            self.configure(configured, &path);
+            self.full_check().await;
+        }
         self.tick();
         Ok(())
     }
@@ -245,7 +261,7 @@ impl Engine {
                 biased;
                 stop = signals.next() => match stop {
                     Some(stop) => return Ok(stop),
-                    None => info!("SIGHUP: there is no configuration file to read again"),
+                    None => self.reload(),
                 },
                 _ = heartbeat.tick() => {
                     self.datapath.maps.beat(now_ns());
@@ -344,7 +360,7 @@ impl Engine {
         }
     }
 
-    fn check_soon(&mut self) {
+    pub(super) fn check_soon(&mut self) {
         self.check_at.get_or_insert_with(|| Instant::now() + SETTLE);
     }
 

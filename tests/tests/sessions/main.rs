@@ -1,6 +1,7 @@
 //! Sessions end to end: agents as processes, real devices, and what the kernel does meanwhile.
 
 mod batches;
+mod configured;
 mod freeze;
 mod goodbye;
 mod handshake;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     tests.extend(restart::tests());
     tests.extend(many::tests());
     tests.extend(batches::tests());
+    tests.extend(configured::tests());
     tests.extend(purge::tests());
     tests.extend(moves::tests());
     tests.extend(readings::tests());
