@@ -3,7 +3,6 @@
 mod batches;
 mod configured;
 mod freeze;
-mod goodbye;
 mod handshake;
 mod many;
 mod moves;
@@ -27,7 +26,6 @@ fn main() -> ExitCode {
     tests.extend(takeover::tests());
     tests.extend(handshake::tests());
     tests.extend(routes::tests());
-    tests.extend(goodbye::tests());
     tests.extend(restart::tests());
     tests.extend(many::tests());
     tests.extend(batches::tests());

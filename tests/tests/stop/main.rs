@@ -1,0 +1,24 @@
+//! Stopping: every peer is told at once and why, and nothing of ours is left; SIGUSR2 leaves it all.
+
+mod disconnect;
+mod scene;
+mod signals;
+mod trouble;
+
+use std::process::ExitCode;
+
+use dz_tests::harness::{Requirement, run};
+
+/// What every test here needs.
+const NEEDS: [Requirement; 3] = [
+    Requirement::Root,
+    Requirement::Tun,
+    Requirement::Tool("bpftool"),
+];
+
+fn main() -> ExitCode {
+    let mut tests = disconnect::tests();
+    tests.extend(signals::tests());
+    tests.extend(trouble::tests());
+    run(tests)
+}

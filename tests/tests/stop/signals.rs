@@ -1,0 +1,83 @@
+//! Signals: SIGTERM and SIGINT take everything back, SIGUSR2 leaves it all.
+
+use anyhow::{Context, Result, ensure};
+use dz_common::packet::State;
+use dz_tests::bed::{self, HERE, PATIENCE};
+use dz_tests::harness::Test;
+use dz_tests::wait::{eventually, monotonic_ns};
+use nix::sys::signal::Signal;
+
+use crate::NEEDS;
+use crate::scene::{Belongings, Scene};
+
+const PEERS: u8 = 5;
+
+pub(super) fn tests() -> Vec<Test> {
+    vec![
+        Test::new("signals::sigterm", &NEEDS, || withdraws(Signal::SIGTERM)),
+        Test::new("signals::sigint", &NEEDS, || withdraws(Signal::SIGINT)),
+        Test::new("signals::sigterm_again", &NEEDS, again),
+        Test::new("signals::sigusr2", &NEEDS, leaves),
+    ]
+}
+
+fn withdraws(signal: Signal) -> Result<()> {
+    let scene = Scene::new("term", PEERS)?;
+    let agent = scene.agent(&[])?;
+    let belongings = Belongings::of(&agent, &scene.bed)?;
+    let home = agent.end(signal)?;
+    belongings.are_gone(&home, &scene.bed)?;
+    scene.told(belongings.since_ns)
+}
+
+/// Impatience changes nothing.
+fn again() -> Result<()> {
+    let scene = Scene::new("again", PEERS)?;
+    let mut agent = scene.agent(&[])?;
+    let belongings = Belongings::of(&agent, &scene.bed)?;
+    agent.process().signal(Signal::SIGTERM)?;
+    let mut sent = 0;
+    let status = loop {
+        if let Some(status) = agent.process().ended()? {
+            break status;
+        }
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR2] {
+            agent.process().signal(signal)?;
+            sent += 1;
+        }
+        ensure!(
+            monotonic_ns() - belongings.since_ns < PATIENCE.as_nanos() as u64,
+            "it goes on running"
+        );
+    };
+    println!("{sent} signals more");
+    ensure!(status.success(), "{status}");
+    belongings.are_gone(agent.home(), &scene.bed)?;
+    scene.told(belongings.since_ns)
+}
+
+fn leaves() -> Result<()> {
+    let scene = Scene::new("leave", PEERS)?;
+    let agent = scene.agent(&[])?;
+    let belongings = Belongings::of(&agent, &scene.bed)?;
+    let home = agent.end(Signal::SIGUSR2)?;
+    belongings.are_there(&scene.bed, scene.peers.len())?;
+    ensure!(!home.socket().exists(), "nobody listens there any more");
+    // The kernel goes on answering, and no peer has heard of any of this.
+    let before = bed::entries(&home)?;
+    eventually(PATIENCE, "answers to every peer", || {
+        let now = bed::entries(&home)?;
+        let more = now.iter().filter(|entry| {
+            let same = before.iter().find(|before| before.key == entry.key);
+            same.is_some_and(|before| entry.answered > before.answered)
+        });
+        ensure!(more.count() == before.len(), "not yet");
+        anyhow::Ok(())
+    })?;
+    for (_, peer) in &scene.peers {
+        let theirs = peer.session(HERE).context("no session")?;
+        ensure!(theirs.session.state == State::Up, "{theirs:?}");
+        ensure!(theirs.session.ups == 1, "{theirs:?}");
+    }
+    belongings.are_there(&scene.bed, scene.peers.len())
+}
