@@ -40,6 +40,8 @@ impl Signals {
     /// How to stop; none for SIGHUP.
     pub(super) async fn next(&mut self) -> Option<Stop> {
         tokio::select! {
+            // Told both at once, the agent does not leave things running that were to go.
+            biased;
             _ = self.terminate.recv() => Some(Stop::Withdraw),
             _ = self.interrupt.recv() => Some(Stop::Withdraw),
             _ = self.leave.recv() => Some(Stop::Leave),
