@@ -10,6 +10,8 @@ pub mod command;
 pub mod datapath;
 pub mod engine;
 pub mod error;
+#[cfg(feature = "faults")]
+mod faults;
 #[cfg(test)]
 mod fixture;
 pub mod holder;

@@ -10,7 +10,7 @@ use dz_agent::engine;
 use dz_agent::error::{ExitCode, Failure};
 use dz_agent::purge;
 
-fn main() -> process::ExitCode {
+pub(crate) fn main() -> process::ExitCode {
     match Cli::read().and_then(|cli| start(&cli)) {
         Ok(()) => ExitCode::Ok.into(),
         Err(failure) => {

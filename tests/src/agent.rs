@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -15,9 +15,13 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::faults::{self, Faults};
 use crate::netns::Netns;
+use crate::program::program_with_faults;
 use crate::wait::eventually;
 use crate::{bpffs, harness};
+
+pub use crate::program::program;
 
 /// For what the agent does at once, on a machine that may be busy.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,6 +59,14 @@ impl Home {
     /// The agent's `--socket`.
     pub fn socket(&self) -> PathBuf {
         self.files.path().join("agent.sock")
+    }
+
+    /// The faults of an agent with fault hooks that lives here.
+    ///
+    /// # Errors
+    /// Their folder cannot be made.
+    pub fn faults(&self) -> anyhow::Result<Faults> {
+        Faults::new(self.files.path().join("faults"))
     }
 
     /// Runs one of the agent's commands against the agent that lives here.
@@ -115,7 +127,32 @@ impl Agent {
     /// # Errors
     /// The program cannot be started.
     pub fn spawn_in(home: Home, netns: &Netns, arguments: &[&str]) -> anyhow::Result<Self> {
-        let mut command = Command::new(program()?);
+        Self::spawn_program(Command::new(program()?), home, netns, arguments)
+    }
+
+    /// Starts one with fault hooks in a home, whether or not any fault is set there at present, and
+    /// waits until it answers.
+    ///
+    /// # Errors
+    /// It ends, or does not answer in time.
+    pub fn start_with_faults(
+        home: Home,
+        netns: &Netns,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
+        let mut command = Command::new(program_with_faults()?);
+        command.env(faults::VARIABLE, home.faults()?.folder());
+        let mut agent = Self::spawn_program(command, home, netns, arguments)?;
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
+    fn spawn_program(
+        mut command: Command,
+        home: Home,
+        netns: &Netns,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
         command.arg("--socket").arg(home.socket()).arg("run");
         command.arg("--pin-dir").arg(home.pin_dir());
         command.arg("--state-dir").arg(home.state_dir());
@@ -324,50 +361,4 @@ fn collect(output: impl Read + Send + 'static, log: &Arc<Mutex<String>>) -> Join
             line.clear();
         }
     })
-}
-
-/// The agent's binary: `$DZ_AGENT`, or the one that is built from this tree, which is brought up to
-/// date once per test process (`cargo test` does not build the binaries of other packages).
-///
-/// # Errors
-/// It cannot be built.
-pub fn program() -> anyhow::Result<&'static Path> {
-    static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| find_program().map_err(|error| format!("{error:#}")));
-    program
-        .as_deref()
-        .map_err(|error| anyhow!("no dz-agent to test: {error}"))
-}
-
-fn find_program() -> anyhow::Result<PathBuf> {
-    if let Some(path) = std::env::var_os("DZ_AGENT") {
-        return Ok(path.into());
-    }
-    // This program lies in target/<profile>/deps.
-    let this = std::env::current_exe()?;
-    let directory = this
-        .ancestors()
-        .nth(2)
-        .context("a test program outside of target/")?;
-    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.current_dir(env!("CARGO_MANIFEST_DIR"));
-    // Both packages, so that features come out as they did for this program.
-    build.args([
-        "build",
-        "--quiet",
-        "--package=dz-tests",
-        "--package=dz-agent",
-        "--bin=dz-agent",
-    ]);
-    if directory.ends_with("release") {
-        build.arg("--release");
-    }
-    build
-        .arg("--target-dir")
-        .arg(directory.parent().context("a profile outside of target/")?);
-    let status = build.status().context("running cargo")?;
-    if !status.success() {
-        bail!("cargo build --bin dz-agent: {status}");
-    }
-    Ok(directory.join("dz-agent"))
 }

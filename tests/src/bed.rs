@@ -65,7 +65,18 @@ impl Bed {
         agent(Home::new()?, &self.here, interval_ms)
     }
 
-    /// The same at the far end.
+    /// The same with fault hooks ([`Home::faults`]).
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn agent_with_faults(&self, interval_ms: u32) -> anyhow::Result<Agent> {
+        let interval = format!("{interval_ms}ms");
+        let mut arguments = vec!["--interface", INTERFACE];
+        arguments.extend(["--tx-interval", &interval, "--rx-interval", &interval]);
+        Agent::start_with_faults(Home::new()?, &self.here, &arguments)
+    }
+
+    /// An agent without them at the far end.
     ///
     /// # Errors
     /// It does not start.

@@ -49,6 +49,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
             .current_dir(&program.folder)
             .env("CARGO_MANIFEST_DIR", &program.folder)
             .env("DZ_AGENT", &programs.agent)
+            .env("DZ_AGENT_WITH_FAULTS", &programs.agent_with_faults)
             .env("PATH", machine::path()?);
         if program.end_to_end {
             command.arg(format!("--test-threads={}", machine::test_threads()));

@@ -108,6 +108,8 @@ impl Netlink {
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<(), NetlinkError> {
+        #[cfg(feature = "faults")]
+        crate::faults::before(&message).await?;
         let mut answers = self.send(message, flags | NLM_F_ACK)?;
         within_timeout(async {
             let answer = answers.next().await.ok_or(NetlinkError::Closed)?;
@@ -147,7 +149,10 @@ impl Netlink {
     ) -> Result<Vec<T>, NetlinkError> {
         for _ in 0..DUMP_TRIES {
             let answers = self.send(message.clone(), NLM_F_DUMP)?;
-            if let Some(kept) = within_timeout(read_dump(answers, &mut keep)).await? {
+            let kept = within_timeout(read_dump(answers, &mut keep)).await?;
+            #[cfg(feature = "faults")]
+            let kept = kept.filter(|_| !crate::faults::dump_interrupted());
+            if let Some(kept) = kept {
                 return Ok(kept);
             }
         }

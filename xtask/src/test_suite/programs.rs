@@ -29,6 +29,8 @@ const TRANSACTION: [&str; 8] = [
 pub(crate) struct Programs {
     /// The agent's binary.
     pub(crate) agent: PathBuf,
+    /// The same with hooks that make netlink fail, for the tests that need them.
+    pub(crate) agent_with_faults: PathBuf,
     /// In the order in which they run: what is cheap first.
     pub(crate) tests: Vec<Program>,
     /// Whether tests in documentation comments are to run.
@@ -71,6 +73,8 @@ impl Programs {
             .exec()?;
         check_groups(groups, &metadata)?;
         let agent = build_agent()?;
+        let agent_with_faults =
+            build_binary(&["--features", "faults", "--bin", "dz-agent-faults"])?;
         let mut tests = Vec::new();
         // Always with the features of the whole workspace, lest every group compiles everything
         // anew.
@@ -99,6 +103,7 @@ impl Programs {
         tests.sort_by_key(|test| (test.end_to_end, rank(&test.name)));
         Ok(Self {
             agent,
+            agent_with_faults,
             tests,
             documentation: groups.is_empty() || groups.iter().any(|g| g == DOCUMENTATION),
         })
@@ -110,13 +115,19 @@ impl Programs {
 /// # Errors
 /// It does not compile.
 pub(crate) fn build_agent() -> anyhow::Result<PathBuf> {
+    build_binary(&["--bin", "dz-agent"])
+}
+
+fn build_binary(arguments: &[&str]) -> anyhow::Result<PathBuf> {
     let mut command = shell::cargo();
-    command.args(["build", "--package", "dz-agent"]);
+    command
+        .args(["build", "--package", "dz-agent"])
+        .args(arguments);
     let agent = artifacts(command)?
         .into_iter()
         .filter(|artifact| artifact.target.is_bin())
         .find_map(|artifact| artifact.executable)
-        .context("cargo built dz-agent, but no binary")?;
+        .context("cargo built no binary of dz-agent")?;
     Ok(agent.into())
 }
 
