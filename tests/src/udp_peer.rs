@@ -6,11 +6,12 @@
 //! `CLOCK_MONOTONIC`, as the kernel programs count them.
 
 mod engine;
+mod socket;
 #[cfg(test)]
 mod tests;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -19,14 +20,15 @@ use std::time::Duration;
 use dz_common::LIVENESS_PORT;
 use dz_common::packet::Version;
 use dz_common::session::Timers;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
-use socket2::{Domain, Protocol, Socket, Type};
 
 use engine::Engine;
 pub use engine::{Change, Snapshot, Strays};
+use socket::PeerSocket;
 
 /// Whose rules the peer follows where ours differ on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,9 @@ pub enum Rules {
 pub struct UdpPeerConfig {
     /// The address to receive at and send from.
     pub local: Ipv4Addr,
+    /// Be a crowd, a peer at each of many addresses: sessions are known by their *own* address, which
+    /// is what "the peer's address" means below, and all of them talk to this one. For `local` none.
+    pub crowd: Option<Ipv4Addr>,
     /// Bind to this interface.
     pub device: Option<String>,
     /// UDP port at both ends.
@@ -66,6 +71,7 @@ impl UdpPeerConfig {
     pub fn new(local: Ipv4Addr) -> Self {
         Self {
             local,
+            crowd: None,
             device: None,
             port: LIVENESS_PORT,
             timers: Timers {
@@ -100,7 +106,7 @@ impl UdpPeer {
     /// # Errors
     /// The socket cannot be bound (to the interface: needs `CAP_NET_RAW`), or no resources.
     pub fn spawn(config: UdpPeerConfig) -> io::Result<Self> {
-        let socket = bind(&config)?;
+        let socket = PeerSocket::bind(&config)?;
         let shared = Arc::new(Shared {
             engine: Mutex::new(Engine::new(config)),
             wake: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
@@ -213,7 +219,7 @@ impl Shared {
         let _ = self.wake.write(1);
     }
 
-    fn run(&self, socket: &UdpSocket) {
+    fn run(&self, socket: &PeerSocket) {
         let mut buffer = [0; 2048];
         loop {
             {
@@ -223,14 +229,14 @@ impl Shared {
                 }
                 drain(socket, &mut engine, &mut buffer);
                 engine.run_due(monotonic_ns());
-                engine.send_all(|to, bytes| socket.send_to(bytes, to).is_ok());
+                engine.send_all(|to, bytes| socket.send(to, bytes));
             }
             self.wait(socket);
         }
     }
 
     /// Sleeps until something arrives, someone calls, or a session is due.
-    fn wait(&self, socket: &UdpSocket) {
+    fn wait(&self, socket: &PeerSocket) {
         let due_ns = self.engine().next_due_ns();
         let timeout = due_ns.map(|due_ns| {
             TimeSpec::from_duration(Duration::from_nanos(due_ns.saturating_sub(monotonic_ns())))
@@ -240,7 +246,7 @@ impl Shared {
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
         ];
         match ppoll(&mut fds, timeout, None) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => panic!("poll: {error}"),
         }
         // Reading resets the counter; nothing to read is the usual case.
@@ -248,33 +254,19 @@ impl Shared {
     }
 }
 
-/// Most packets taken before the clock gets its turn.
-const BATCH: usize = 512;
+/// Most packets taken before the clock gets its turn. More than a crowd sends within a detection
+/// time: a packet that has arrived counts, however late this thread gets to read it.
+const BATCH: usize = 16_384;
 
-fn drain(socket: &UdpSocket, engine: &mut Engine, buffer: &mut [u8]) {
+fn drain(socket: &PeerSocket, engine: &mut Engine, buffer: &mut [u8]) {
     for _ in 0..BATCH {
-        match socket.recv_from(buffer) {
-            Ok((length, SocketAddr::V4(from))) => {
-                engine.receive(*from.ip(), &buffer[..length], monotonic_ns());
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+        match socket.receive(buffer) {
+            Ok((from, length)) => engine.receive(from, &buffer[..length], monotonic_ns()),
+            Err(Errno::EAGAIN) => return,
             // An ICMP error for something sent earlier, or the interface is gone.
             Err(_) => engine.note_socket_error(),
         }
     }
-}
-
-fn bind(config: &UdpPeerConfig) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
-    // A thousand sessions may be answered at once; the kernel lowers it to what it allows.
-    socket.set_recv_buffer_size(4 << 20)?;
-    if let Some(device) = &config.device {
-        socket.bind_device(Some(device.as_bytes()))?;
-    }
-    socket.bind(&SocketAddrV4::new(config.local, config.port).into())?;
-    Ok(socket.into())
 }
 
 /// Now, in ns of `CLOCK_MONOTONIC`.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 
 use dz_common::counters::Counter;
 use dz_common::map::{ABI_VERSION, Config, NEVER_NS, SessionEntry, SessionKey, bpf_spin_lock};
@@ -153,9 +153,9 @@ impl Engine {
     }
 
     /// Hands everything to be sent to `send`, which says whether it went out.
-    pub(super) fn send_all(&mut self, send: impl Fn(SocketAddrV4, &[u8]) -> bool) {
+    pub(super) fn send_all(&mut self, send: impl Fn(Ipv4Addr, &[u8]) -> bool) {
         for (addr, bytes) in self.outgoing.drain(..) {
-            let went = send(SocketAddrV4::new(addr, self.config.port), &bytes);
+            let went = send(addr, &bytes);
             if let Some(peer) = self.peers.get_mut(&addr) {
                 let count = if went {
                     &mut peer.sent

@@ -9,9 +9,7 @@ mod moves;
 mod purge;
 mod rate;
 mod readings;
-mod restart;
 mod routes;
-mod takeover;
 
 use std::process::ExitCode;
 
@@ -23,10 +21,8 @@ const NEEDS: [Requirement; 2] = [Requirement::Root, Requirement::Tun];
 fn main() -> ExitCode {
     let mut tests = rate::tests();
     tests.extend(freeze::tests());
-    tests.extend(takeover::tests());
     tests.extend(handshake::tests());
     tests.extend(routes::tests());
-    tests.extend(restart::tests());
     tests.extend(many::tests());
     tests.extend(batches::tests());
     tests.extend(configured::tests());

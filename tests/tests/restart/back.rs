@@ -1,24 +1,60 @@
-//! Restarts that lose a discriminator: a deployed peer clings to the one that it learned.
+//! Restarts that peers do notice: they come back, although a deployed peer clings to what it knows.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use dz_common::packet::State;
+use dz_common::session::DownReason;
+use dz_tests::agent::Home;
 use dz_tests::bed::{self, Bed, HERE, THERE};
 use dz_tests::harness::Test;
 use dz_tests::udp_peer::Rules;
+use nix::sys::signal::Signal;
 
 use crate::NEEDS;
+use crate::crowd::Crowd;
 
 const INTERVAL_MS: u32 = 100;
 
 pub(super) fn tests() -> Vec<Test> {
     vec![
-        Test::new("restart::deployed_peer", &NEEDS, deployed_peer),
-        Test::new("restart::ours_without_its_secret", &NEEDS, ours),
+        Test::new("back::after_sigterm", &NEEDS, || after_sigterm(false)),
+        Test::new("back::without_the_secret", &NEEDS, || after_sigterm(true)),
+        Test::new("back::deployed_peer_restarted", &NEEDS, deployed_peer),
+        Test::new("back::nothing_left_of_ours", &NEEDS, nothing_left),
     ]
 }
 
+/// Everybody comes back, with the discriminators that the peers remember.
+fn after_sigterm(secret_lost: bool) -> Result<()> {
+    let crowd = Crowd::new("back")?;
+    let agent = crowd.start(Home::new()?)?;
+    crowd.connect(&agent)?;
+    let before = crowd.peers.sessions();
+    let home = agent.end(Signal::SIGTERM)?;
+    if secret_lost {
+        fs::remove_dir_all(home.state_dir())?;
+    }
+    let agent = crowd.start(home)?;
+    crowd.connect(&agent)?;
+    let after = crowd.peers.sessions();
+    for (before, after) in before.iter().zip(&after) {
+        let (was, is) = (&before.session, &after.session);
+        ensure!(is.peer_discr == was.peer_discr, "{was:?}, then {is:?}");
+        let changes = after.changes.iter();
+        let mut fallen = changes.filter(|change| change.from == State::Up);
+        let told = fallen.next().map(|change| change.reason);
+        ensure!(told == Some(DownReason::RemoteAdmin), "{told:?}");
+        // Without the secret a peer may take us for a stranger, and go Up and Down before we have
+        // taken over what it clings to.
+        ensure!(secret_lost || fallen.next().is_none(), "{after:?}");
+    }
+    println!("{} peers are back", after.len());
+    Ok(())
+}
+
+/// The peer restarts, and knows nothing.
 fn deployed_peer() -> Result<()> {
     let bed = Bed::new("restart", Duration::ZERO)?;
     let agent = bed.agent(INTERVAL_MS)?;
@@ -34,14 +70,14 @@ fn deployed_peer() -> Result<()> {
     Ok(())
 }
 
-fn ours() -> Result<()> {
+/// Gone without a goodbye, with the pins and the state directory.
+fn nothing_left() -> Result<()> {
     let bed = Bed::new("restart", Duration::ZERO)?;
     let agent = bed.agent(INTERVAL_MS)?;
     bed::connect(&agent)?;
     let peer = bed.peer(Rules::Deployed, INTERVAL_MS)?;
     bed::peer_until(&peer, State::Up)?;
     let before = bed::until(agent.home(), State::Up)?.session;
-    // Gone with its pins and its state directory, without a goodbye.
     drop(agent.crash()?);
     bed::peer_until(&peer, State::Down)?;
 

@@ -1,0 +1,26 @@
+//! Restarts: a thousand sessions, and nobody notices that the agent was gone; what they notice when
+//! it was told to go, or stayed away too long, and how they come back.
+
+mod back;
+mod crowd;
+mod grace;
+mod unnoticed;
+mod witness;
+
+use std::process::ExitCode;
+
+use dz_tests::harness::{Requirement, run};
+
+/// What every test here needs.
+const NEEDS: [Requirement; 3] = [
+    Requirement::Root,
+    Requirement::Tun,
+    Requirement::Tool("bpftool"),
+];
+
+fn main() -> ExitCode {
+    let mut tests = unnoticed::tests();
+    tests.extend(back::tests());
+    tests.extend(grace::tests());
+    run(tests)
+}
