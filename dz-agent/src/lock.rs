@@ -107,6 +107,16 @@ impl InterfaceLock {
     }
 }
 
+/// Names of the interfaces in this network namespace that an agent serves or waits for, us included.
+pub fn served() -> BTreeSet<String> {
+    let table = holder::net_table("unix");
+    let name = |line: &str| {
+        let path = line.split_whitespace().nth(7)?;
+        Some(path.strip_prefix("@dz-agent/")?.to_owned())
+    };
+    table.lines().filter_map(name).collect()
+}
+
 /// Inodes of the abstract sockets of a name. Columns: number, references, protocol, flags, type,
 /// state, inode, path.
 fn unix_sockets(name: &str) -> BTreeSet<u64> {
@@ -179,7 +189,9 @@ mod tests {
         let us = format!("process {}", std::process::id());
         assert!(error.to_string().contains(&us), "{error}");
         InterfaceLock::acquire(&format!("{interface}x")).expect("another name is free");
+        assert!(served().contains(&interface));
         drop(lock);
+        assert!(!served().contains(&interface));
         InterfaceLock::acquire(&interface).expect("it is free again");
     }
 

@@ -38,11 +38,7 @@ pub async fn purge(options: &PurgeOptions) -> Result<(), Failure> {
 
     let mut interfaces: BTreeSet<&str> = options.interfaces.iter().map(String::as_str).collect();
     interfaces.extend(filtered.iter().map(String::as_str));
-    for pin in &pins {
-        if let Pin::Link { interface, .. } = pin {
-            interfaces.insert(interface);
-        }
-    }
+    interfaces.extend(pins.iter().filter_map(Pin::interface));
     let mut locks = Vec::with_capacity(interfaces.len());
     for interface in &interfaces {
         locks.push(InterfaceLock::acquire(interface).map_err(Failure::from)?);
@@ -74,6 +70,7 @@ pub async fn purge(options: &PurgeOptions) -> Result<(), Failure> {
     for pin in &pins {
         let what = match pin {
             Pin::Link { interface, mode } => format!("program on {interface} ({mode})"),
+            Pin::Gate(interface) => format!("gate on {interface}"),
             Pin::Map(name) => format!("map {name}"),
         };
         report.remove(&what, || fs::remove_file(pin.path(pin_dir)));

@@ -133,7 +133,7 @@ counters! {
         /// The interface refused the packet.
         TxFailed = tx_failed,
         // Egress: the gate. Not for a peer, or for one that may be sent to: passed on untouched.
-        /// Not IPv4.
+        /// Not IPv4, or with a VLAN tag.
         GateNotIpv4 = gate_not_ipv4,
         /// To an address that is no peer's.
         GateNoSession = gate_no_session,
@@ -154,7 +154,7 @@ counters! {
         GateDropped = gate_dropped,
         /// Dropped: its source address must not leave by another interface.
         GateConfined = gate_confined,
-        /// Dropped: no route by another interface.
+        /// Dropped: no route by another interface, or diverted once already.
         GateNoDetour = gate_no_detour,
         /// Dropped: could not be rewritten for the other interface.
         GateRerouteFailed = gate_reroute_failed,

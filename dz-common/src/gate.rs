@@ -1,7 +1,10 @@
 //! The gate: what becomes of a packet that is about to leave for a peer's address. The session
 //! entry alone decides, so that one store switches answering and forwarding together.
 
+use crate::checksum::IPPROTO_UDP;
 use crate::counters::Counter;
+use crate::headers::{ETHERNET_LEN, ETHERTYPE_IPV4, IPV4_LEN, UDP_LEN};
+use crate::ingress::{Frame, Link};
 use crate::map::Config;
 use crate::packet::State;
 use crate::session::{Mode, Session};
@@ -75,4 +78,49 @@ impl Facts {
 #[inline(always)]
 pub const fn is_passive(own: Mode, peer: Mode, ignore_peer: bool) -> bool {
     matches!(own, Mode::Passive) || (!ignore_peer && matches!(peer, Mode::Passive))
+}
+
+/// MF flag and fragment offset of the IPv4 header.
+const FRAGMENT_MASK: u16 = 0x3fff;
+/// Version 4, header of 20 bytes.
+const PLAIN_HEADER: u8 = 0x45;
+
+/// Bytes from the start of a frame to the end of all that the gate may want to read.
+#[inline(always)]
+pub const fn wanted_len(link: Link) -> usize {
+    link.ip_offset() + IPV4_LEN + UDP_LEN
+}
+
+/// Source and destination address of a packet that leaves; none if it is not IPv4, or too short to
+/// have them.
+#[inline(always)]
+pub fn addresses<F: Frame + ?Sized>(frame: &F, link: Link) -> Option<([u8; 4], [u8; 4])> {
+    if let Link::Ethernet = link {
+        let ethertype = frame.read::<2>(ETHERNET_LEN - 2)?;
+        if u16::from_be_bytes(*ethertype) != ETHERTYPE_IPV4 {
+            return None;
+        }
+    }
+    let header = frame.read::<IPV4_LEN>(link.ip_offset())?;
+    if header[0] >> 4 != 4 {
+        return None;
+    }
+    let [.., a, b, c, d, e, f, g, h] = *header;
+    Some(([a, b, c, d], [e, f, g, h]))
+}
+
+/// Whether a packet that leaves is a liveness packet: UDP to `port` (host order), not a fragment,
+/// without IPv4 options, as everybody's are.
+#[inline(always)]
+pub fn is_liveness<F: Frame + ?Sized>(frame: &F, link: Link, port: u16) -> bool {
+    let at = link.ip_offset();
+    let Some(header) = frame.read::<IPV4_LEN>(at) else {
+        return false;
+    };
+    let fragment = u16::from_be_bytes([header[6], header[7]]) & FRAGMENT_MASK;
+    if header[0] != PLAIN_HEADER || header[9] != IPPROTO_UDP || fragment != 0 {
+        return false;
+    }
+    let destination_port = frame.read::<2>(at + IPV4_LEN + 2);
+    destination_port.is_some_and(|bytes| u16::from_be_bytes(*bytes) == port)
 }

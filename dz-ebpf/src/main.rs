@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `dz_tc_l3`, `dz_tc_eth` | SCHED_CLS, ingress | receive and answer on layer-3 and Ethernet devices |
 //! | `dz_xdp` | XDP | the same on Ethernet devices, before the stack |
+//! | `dz_gate_l3`, `dz_gate_eth` | SCHED_CLS, egress | keep packets from peers that are not Up |
 //! | `dz_transmit` | SCHED_CLS, run by the agent's clock | build and send what nobody asked for |
 //! | `dz_control` | SCHED_CLS, run by the agent | change a session on command |
 //!
@@ -18,6 +19,7 @@ mod control;
 mod count;
 mod detect;
 mod frame;
+mod gate;
 mod maps;
 mod receive;
 mod session;

@@ -4,7 +4,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use dz_common::counters::Counters;
 use dz_common::map::{
-    Config, Deadline, Due, Event, Group, LocalKey, MAX_DUE, MAX_GROUPS, Peer, PeerKey,
+    Config, Confined, Deadline, Due, Event, Gate, GateKey, Group, LocalKey, MAX_DUE, MAX_GROUPS, Peer, PeerKey,
     SLOTS_PER_GROUP, SessionEntry, SessionKey,
 };
 
@@ -13,11 +13,15 @@ const MMAPABLE: usize = 1024;
 const MAX_SESSIONS: usize = (MAX_GROUPS * SLOTS_PER_GROUP) as usize;
 /// Counter blocks: the interface addresses of a host, and block 0.
 const MAX_BLOCKS: usize = 256;
+/// Addresses that only gated interfaces hold.
+const MAX_CONFINED: usize = 4_096;
 /// Bytes; 40-byte events with their 8-byte headers: about 21,000.
 const EVENTS_SIZE: usize = 1 << 20;
 
 #[btf_map(name = "dz_config")]
 pub static CONFIG: Array<Config, 1, MMAPABLE> = Array::new();
+#[btf_map(name = "dz_confined")]
+pub static CONFINED: HashMap<Confined, u32, MAX_CONFINED> = HashMap::new();
 #[btf_map(name = "dz_counters")]
 pub static COUNTERS: PerCpuArray<Counters, MAX_BLOCKS> = PerCpuArray::new();
 #[btf_map(name = "dz_deadlines")]
@@ -26,6 +30,8 @@ pub static DEADLINES: Array<Deadline, MAX_SESSIONS, MMAPABLE> = Array::new();
 pub static DUE: Array<Due, { MAX_DUE as usize }, MMAPABLE> = Array::new();
 #[btf_map(name = "dz_events")]
 pub static EVENTS: RingBuf<Event, EVENTS_SIZE> = RingBuf::new();
+#[btf_map(name = "dz_gate")]
+pub static GATE: HashMap<GateKey, Gate, MAX_SESSIONS> = HashMap::new();
 #[btf_map(name = "dz_groups")]
 pub static GROUPS: Array<Group, { MAX_GROUPS as usize }> = Array::new();
 #[btf_map(name = "dz_heartbeat")]

@@ -237,7 +237,7 @@ pub fn check(result: i64) -> Result<(), i64> {
 }
 
 #[inline(always)]
-fn linear(ctx: &TcContext) -> Linear {
+pub fn linear(ctx: &TcContext) -> Linear {
     Linear::new(ctx.data(), ctx.data_end(), frame_len(ctx))
 }
 

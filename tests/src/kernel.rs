@@ -59,6 +59,7 @@ impl Kernel {
         loader.map_max_entries(name::DEADLINES, SLOTS);
         loader.map_max_entries(name::PEERS, 1);
         loader.map_max_entries(name::SESSIONS, sessions);
+        loader.map_max_entries(name::GATE, sessions);
         let mut ebpf = loader.load(OBJECT)?;
         let ethernet = classifier(&mut ebpf, "dz_tc_eth")?;
         let layer3 = classifier(&mut ebpf, "dz_tc_l3")?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
+use dz_common::gate::Action;
 use dz_common::map::{MAX_GROUPS, SLOTS_PER_GROUP};
 use dz_common::session::{Mode, Timers};
 
@@ -36,6 +37,15 @@ pub struct RunOptions {
     /// What happens to liveness packets of peers that we have no session with.
     #[arg(long, env = "DZ_AGENT_UNKNOWN", value_enum, default_value_t = UnknownPeers::Drop)]
     pub unknown: UnknownPeers,
+    /// What happens to packets for a peer that was Up and is not.
+    #[arg(long, env = "DZ_AGENT_WHEN_DOWN", value_enum, default_value_t = Gate::Reroute)]
+    pub when_down: Gate,
+    /// What happens to packets for a peer that was never Up.
+    #[arg(long, env = "DZ_AGENT_WHEN_NEVER_UP", value_enum, default_value_t = Gate::Pass)]
+    pub when_never_up: Gate,
+    /// Whether a peer that says that it is passive makes the session passive.
+    #[arg(long, env = "DZ_AGENT_PEER_PASSIVE", value_enum, default_value_t = PeerPassive::Honour)]
+    pub peer_passive: PeerPassive,
     /// Where maps and links are pinned (a folder of a BPF file system).
     #[arg(
         long,
@@ -145,6 +155,36 @@ pub enum UnknownPeers {
     Drop,
     /// They go on to the stack.
     Pass,
+}
+
+/// What happens to packets for a peer that is not Up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Gate {
+    /// They leave by the best route through no served interface.
+    Reroute,
+    /// They end here.
+    Drop,
+    /// They go into the tunnel all the same.
+    Pass,
+}
+
+impl From<Gate> for Action {
+    fn from(gate: Gate) -> Self {
+        match gate {
+            Gate::Reroute => Self::Reroute,
+            Gate::Drop => Self::Drop,
+            Gate::Pass => Self::Pass,
+        }
+    }
+}
+
+/// What a peer's passive bit means to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PeerPassive {
+    /// The session is passive: its route and traffic are left alone.
+    Honour,
+    /// Nothing.
+    Ignore,
 }
 
 /// Form of the log.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
@@ -13,6 +13,7 @@ use dz_common::ingress::Link;
 use tracing::info;
 
 use super::clsact;
+use super::gate::gate_name;
 use super::load::{Datapath, chain, load_classifier, load_xdp};
 use super::pins::Pin;
 use crate::cli::Attach;
@@ -45,7 +46,7 @@ impl fmt::Display for AttachMode {
 }
 
 /// What went wrong with a link, in words.
-struct LinkFailure(String);
+pub(super) struct LinkFailure(pub(super) String);
 
 impl<E: std::error::Error> From<E> for LinkFailure {
     fn from(error: E) -> Self {
@@ -58,16 +59,34 @@ impl<E: std::error::Error> From<E> for LinkFailure {
 pub struct Attachment {
     /// How.
     pub mode: AttachMode,
-    hold: Hold,
+    ingress: Hold,
+    gate: Hold,
 }
 
 /// What holds the programs there.
 #[derive(Debug)]
-enum Hold {
+pub(super) enum Hold {
     /// A pinned link.
     Pin(PathBuf),
     /// A filter of the interface.
-    Filter(String),
+    Filter(String, TcAttachType),
+}
+
+impl Hold {
+    /// Lets go. That it is gone already is no error.
+    fn release(self) -> io::Result<()> {
+        match self {
+            Self::Filter(interface, hook) => {
+                clsact::detach(&interface, hook);
+                Ok(())
+            }
+            // The pin holds the last reference to the link.
+            Self::Pin(pin) => match fs::remove_file(&pin) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        }
+    }
 }
 
 impl Attachment {
@@ -76,17 +95,8 @@ impl Attachment {
     /// # Errors
     /// If the pin cannot be removed.
     pub fn detach(self) -> io::Result<()> {
-        match self.hold {
-            Hold::Filter(interface) => {
-                clsact::detach(&interface);
-                Ok(())
-            }
-            // The pin holds the last reference to the link; that it is gone already is fine.
-            Hold::Pin(pin) => match fs::remove_file(&pin) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            },
-        }
+        // The gate last: what it keeps from a peer must not slip through before its route is gone.
+        self.ingress.release().and(self.gate.release())
     }
 }
 
@@ -117,6 +127,7 @@ impl Datapath {
             (Attach::Xdp, _) => &[AttachMode::Xdp],
             (Attach::XdpGeneric, _) => &[AttachMode::XdpGeneric],
         };
+        load_classifier(&mut self.ebpf, gate_name(link)).map(|_| ())?;
         let mut refusal = None;
         for &mode in modes {
             // A link of another mode would see every packet as well.
@@ -129,10 +140,22 @@ impl Datapath {
                 AttachMode::Xdp | AttachMode::XdpGeneric => load_xdp(&mut self.ebpf).map(|_| ())?,
             }
             match self.attach_as(interface, link, mode) {
-                Ok(attachment) => {
-                    info!(interface, %mode, "attached");
-                    return Ok(attachment);
-                }
+                Ok(ingress) => match self.attach_gate(interface, link) {
+                    Ok(gate) => {
+                        info!(interface, %mode, "attached");
+                        return Ok(Attachment {
+                            mode,
+                            ingress,
+                            gate,
+                        });
+                    }
+                    Err(error) => {
+                        // The failure to attach is the one to tell.
+                        let _ = ingress.release();
+                        let text = format!("{interface}: cannot attach the gate: {error}");
+                        return Err(Failure::new(ExitCode::Interface, text));
+                    }
+                },
                 Err(error) => refusal = Some((mode, error)),
             }
         }
@@ -143,36 +166,17 @@ impl Datapath {
         ))
     }
 
-    fn attach_as(
-        &mut self,
-        interface: &str,
-        link: Link,
-        mode: AttachMode,
-    ) -> Result<Attachment, String> {
+    fn attach_as(&mut self, interface: &str, link: Link, mode: AttachMode) -> Result<Hold, String> {
         if mode == AttachMode::Tc && !self.has_tcx {
             let program = self.ingress(link).map_err(|error| error.0)?;
-            clsact::attach(program, interface).map_err(|error| chain(&error))?;
-            let hold = Hold::Filter(interface.to_owned());
-            return Ok(Attachment { mode, hold });
+            let hook = TcAttachType::Ingress;
+            clsact::attach(program, interface, hook).map_err(|error| chain(&error))?;
+            return Ok(Hold::Filter(interface.to_owned(), hook));
         }
         let pin = self.link_pin(interface, mode);
-        let old = match PinnedLink::from_pin(&pin) {
-            Ok(old) => Some(FdLink::from(old)),
-            Err(LinkError::SyscallError(error))
-                if error.io_error.kind() == io::ErrorKind::NotFound =>
-            {
-                None
-            }
-            Err(error) => return Err(chain(&error)),
-        };
-        if let Some(old) = old {
+        if let Some(old) = pinned(&pin)? {
             match self.swap(link, mode, old) {
-                Ok(()) => {
-                    return Ok(Attachment {
-                        mode,
-                        hold: Hold::Pin(pin),
-                    });
-                }
+                Ok(()) => return Ok(Hold::Pin(pin)),
                 // A pinned link outlives its device: the swap fails, and a new link is made.
                 Err(_) => fs::remove_file(&pin).map_err(|error| error.to_string())?,
             }
@@ -180,10 +184,7 @@ impl Datapath {
         let fd = self
             .create_link(interface, link, mode)
             .map_err(|error| error.0)?;
-        fd.pin(&pin)
-            .map_err(|error| format!("pinning {}: {}", pin.display(), chain(&error)))?;
-        let hold = Hold::Pin(pin);
-        Ok(Attachment { mode, hold })
+        pin_link(fd, pin)
     }
 
     /// Puts our program into an existing link.
@@ -247,6 +248,24 @@ impl Datapath {
     fn xdp(&mut self) -> Result<&mut Xdp, LinkFailure> {
         Ok(load_xdp(&mut self.ebpf)?)
     }
+}
+
+/// The pinned link of an earlier agent, if there is one.
+pub(super) fn pinned(pin: &Path) -> Result<Option<FdLink>, String> {
+    match PinnedLink::from_pin(pin) {
+        Ok(old) => Ok(Some(FdLink::from(old))),
+        Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+            Ok(None)
+        }
+        Err(error) => Err(chain(&error)),
+    }
+}
+
+/// Pins a link, so that it outlives us.
+pub(super) fn pin_link(link: FdLink, pin: PathBuf) -> Result<Hold, String> {
+    link.pin(&pin)
+        .map_err(|error| format!("pinning {}: {}", pin.display(), chain(&error)))?;
+    Ok(Hold::Pin(pin))
 }
 
 pub(super) const fn ingress_name(link: Link) -> &'static str {

@@ -14,8 +14,12 @@ use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 pub(super) const PRIORITY: u16 = 44_880;
 const HANDLE: TcHandle = TcHandle::new(0, 1);
 
-/// Attaches a program, or puts it into the place of an earlier one of ours without a gap.
-pub(super) fn attach(program: &mut SchedClassifier, interface: &str) -> Result<(), ProgramError> {
+/// Attaches a program at ingress or egress, or puts it into the place of an earlier one of ours without a gap.
+pub(super) fn attach(
+    program: &mut SchedClassifier,
+    interface: &str,
+    hook: TcAttachType,
+) -> Result<(), ProgramError> {
     match qdisc_add_clsact(interface) {
         // Somebody's programs are there already, perhaps our own.
         Ok(()) | Err(TcError::AlreadyAttached) => {}
@@ -27,11 +31,11 @@ pub(super) fn attach(program: &mut SchedClassifier, interface: &str) -> Result<(
         handle: HANDLE,
         classid: None,
     });
-    let created = program.attach_with_options(interface, TcAttachType::Ingress, options);
+    let created = program.attach_with_options(interface, hook, options);
     let id = match created {
         Ok(id) => id,
         Err(ProgramError::TcError(error)) if is_exists(&error) => {
-            let earlier = ours(interface).map_err(TcError::IoError)?;
+            let earlier = ours(interface, hook).map_err(TcError::IoError)?;
             program.attach_to_link(earlier)?
         }
         Err(error) => return Err(error),
@@ -42,14 +46,14 @@ pub(super) fn attach(program: &mut SchedClassifier, interface: &str) -> Result<(
 }
 
 /// Takes our filter away. That it is gone already, perhaps with its device, is no error.
-pub(super) fn detach(interface: &str) {
-    if let Ok(link) = ours(interface) {
+pub(super) fn detach(interface: &str, hook: TcAttachType) {
+    if let Ok(link) = ours(interface, hook) {
         drop(link);
     }
 }
 
-fn ours(interface: &str) -> Result<SchedClassifierLink, std::io::Error> {
-    SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, HANDLE, None)
+fn ours(interface: &str, hook: TcAttachType) -> Result<SchedClassifierLink, std::io::Error> {
+    SchedClassifierLink::attached(interface, hook, PRIORITY, HANDLE, None)
 }
 
 /// EEXIST, wherever aya put it.

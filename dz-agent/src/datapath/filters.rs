@@ -1,5 +1,6 @@
-//! Which interfaces have our filter of the clsact qdisc on them: that of an agent below Linux 6.6.
+//! Which interfaces have our filters of the clsact qdisc on them: those of an agent below Linux 6.6.
 
+use aya::programs::TcAttachType;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::tc::{
@@ -8,10 +9,11 @@ use rtnetlink::packet_route::tc::{
 
 use super::attach::ingress_name;
 use super::clsact;
+use super::gate::gate_name;
 use crate::net::{Netlink, NetlinkError, links};
 use dz_common::ingress::Link;
 
-/// Names of the interfaces with our filter on them.
+/// Names of the interfaces with a filter of ours on them.
 ///
 /// # Errors
 /// The kernel could not be asked.
@@ -26,8 +28,11 @@ pub async fn list(netlink: &Netlink) -> Result<Vec<String>, NetlinkError> {
         let Ok(index) = i32::try_from(interface.ifindex) else {
             continue;
         };
-        if has_ours(netlink, index).await? {
-            found.push(interface.name);
+        for minor in [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS] {
+            if has_ours(netlink, index, minor).await? {
+                found.push(interface.name);
+                break;
+            }
         }
     }
     Ok(found)
@@ -42,17 +47,19 @@ pub async fn detach(netlink: &Netlink, interfaces: &[String]) -> Result<Vec<Stri
         return Ok(Vec::new());
     }
     for interface in interfaces {
-        clsact::detach(interface);
+        for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
+            clsact::detach(interface, hook);
+        }
     }
     list(netlink).await
 }
 
-async fn has_ours(netlink: &Netlink, index: i32) -> Result<bool, NetlinkError> {
+async fn has_ours(netlink: &Netlink, index: i32, minor: u16) -> Result<bool, NetlinkError> {
     let mut message = TcMessage::default();
     message.header.index = index;
     message.header.parent = TcHandle {
         major: TcHandle::CLSACT.major,
-        minor: TcHandle::MIN_INGRESS,
+        minor,
     };
     let keep = |message| match message {
         RouteNetlinkMessage::NewTrafficFilter(message) => is_ours(&message).then_some(()),
@@ -72,7 +79,8 @@ fn is_ours(message: &TcMessage) -> bool {
     let TcHeader { handle, info, .. } = message.header;
     // The priority is the upper half; below is the protocol.
     let place = (info >> 16, handle.major, handle.minor);
-    let ours = [Link::Layer3, Link::Ethernet].map(ingress_name);
+    let links = [Link::Layer3, Link::Ethernet];
+    let ours = [links.map(ingress_name), links.map(gate_name)].concat();
     place == (u32::from(clsact::PRIORITY), 0, 1)
         && message.attributes.iter().any(|attribute| match attribute {
             TcAttribute::Options(options) => options.iter().any(|option| {

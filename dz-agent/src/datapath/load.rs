@@ -9,6 +9,7 @@ use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use dz_common::control::{OP_START_GROUP, Request};
 use dz_common::counters::Counter;
+use dz_common::gate::Action;
 use dz_common::map::{ABI_VERSION, Config, SLOTS_PER_GROUP, name};
 use dz_common::packet::Version;
 use tracing::info;
@@ -24,12 +25,14 @@ use crate::error::{ExitCode, FailWith, Failure};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DZ_EBPF_OBJECT_PATH"));
 
 /// Every map that outlives the agent.
-pub const MAPS: [&str; 10] = [
+pub const MAPS: [&str; 12] = [
     name::CONFIG,
+    name::CONFINED,
     name::COUNTERS,
     name::DEADLINES,
     name::DUE,
     name::EVENTS,
+    name::GATE,
     name::GROUPS,
     name::HEARTBEAT,
     name::LOCALS,
@@ -50,6 +53,12 @@ pub struct Settings {
     pub max_sessions: u32,
     /// How long answering goes on without a heartbeat, ns.
     pub grace_ns: u64,
+    /// What the gate does with packets for a peer that was Up and is not.
+    pub when_down: Action,
+    /// The same for a peer that was never Up.
+    pub when_never_up: Action,
+    /// A peer's passive bit does not make the session passive.
+    pub ignore_peer_passive: bool,
 }
 
 /// The loaded kernel part.
@@ -80,7 +89,7 @@ impl Datapath {
         for (name, path) in &paths {
             loader.map_pin_path(name, path);
         }
-        for name in [name::DEADLINES, name::SESSIONS, name::PEERS] {
+        for name in [name::DEADLINES, name::SESSIONS, name::PEERS, name::GATE] {
             loader.map_max_entries(name, slots);
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| refused(&error))?;
@@ -99,12 +108,12 @@ impl Datapath {
             abi_version: ABI_VERSION,
             port: settings.port,
             unknown_pass: u8::from(settings.unknown_pass),
-            ignore_peer_passive: 0,
+            ignore_peer_passive: u8::from(settings.ignore_peer_passive),
             version: our_version(),
             groups,
             grace_ns: settings.grace_ns,
-            when_down: dz_common::gate::Action::Pass,
-            when_never_up: dz_common::gate::Action::Pass,
+            when_down: settings.when_down,
+            when_never_up: settings.when_never_up,
             reserved: [0; 6],
         });
         maps.beat(now_ns());
@@ -128,7 +137,7 @@ impl Datapath {
     /// # Errors
     /// [`ExitCode::Kernel`] if the kernel refuses one.
     pub fn load_all(&mut self) -> Result<(), Failure> {
-        for name in ["dz_tc_l3", "dz_tc_eth"] {
+        for name in ["dz_tc_l3", "dz_tc_eth", "dz_gate_l3", "dz_gate_eth"] {
             load_classifier(&mut self.ebpf, name)?;
         }
         load_xdp(&mut self.ebpf).map(|_| ())

@@ -9,8 +9,8 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use dz_common::counters::Counters;
 use dz_common::map::{
-    Config, Deadline, Due, LocalKey, MAX_DUE, NEVER_NS, Peer, PeerKey, SessionEntry, SessionKey,
-    name,
+    Config, Confined, Deadline, Due, Gate, GateKey, LocalKey, MAX_DUE, NEVER_NS, Peer, PeerKey,
+    SessionEntry, SessionKey, name,
 };
 use zerocopy::{Immutable, IntoBytes, TryFromBytes};
 
@@ -26,6 +26,9 @@ type PeerMap = HashMap<MapData, [u8; size_of::<PeerKey>()], [u8; size_of::<Peer>
 type LocalMap = HashMap<MapData, [u8; size_of::<LocalKey>()], u32>;
 type HeartbeatMap = Array<MapData, u64>;
 type CounterMap = PerCpuArray<MapData, [u8; size_of::<Counters>()]>;
+
+pub(super) type GateMap = HashMap<MapData, [u8; size_of::<GateKey>()], [u8; size_of::<Gate>()]>;
+pub(super) type ConfinedMap = HashMap<MapData, [u8; size_of::<Confined>()], u32>;
 
 /// Why a map could not be used.
 #[derive(Debug)]
@@ -64,6 +67,8 @@ pub struct MapReader {
     locals: LocalMap,
     counters: CounterMap,
     heartbeat: HeartbeatMap,
+    pub(super) gate: GateMap,
+    pub(super) confined: ConfinedMap,
 }
 
 impl MapReader {
@@ -79,6 +84,8 @@ impl MapReader {
             locals: HashMap::try_from(open(name::LOCALS)?)?,
             counters: PerCpuArray::try_from(open(name::COUNTERS)?)?,
             heartbeat: Array::try_from(open(name::HEARTBEAT)?)?,
+            gate: HashMap::try_from(open(name::GATE)?)?,
+            confined: HashMap::try_from(open(name::CONFINED)?)?,
         })
     }
 
@@ -157,7 +164,7 @@ impl MapReader {
 
 /// The maps, with everything that the agent writes.
 pub struct Maps {
-    reader: MapReader,
+    pub(super) reader: MapReader,
     config: Mapped<Config>,
     deadlines: Mapped<Deadline>,
     heartbeat: Mapped<u64>,
@@ -190,6 +197,8 @@ impl Maps {
                 locals: HashMap::try_from(map(name::LOCALS)?)?,
                 counters: PerCpuArray::try_from(map(name::COUNTERS)?)?,
                 heartbeat: Array::try_from(map(name::HEARTBEAT)?)?,
+                gate: HashMap::try_from(map(name::GATE)?)?,
+                confined: HashMap::try_from(map(name::CONFINED)?)?,
             },
             events: Some(RingBuf::try_from(map(name::EVENTS)?)?),
         })
@@ -320,11 +329,11 @@ fn as_value(entry: &SessionEntry) -> [u8; size_of::<SessionEntry>()] {
     zerocopy::transmute!(*entry)
 }
 
-fn read<T: TryFromBytes>(bytes: &[u8], map: &'static str) -> Result<T, MapError> {
+pub(super) fn read<T: TryFromBytes>(bytes: &[u8], map: &'static str) -> Result<T, MapError> {
     T::try_read_from_bytes(bytes).map_err(|_| MapError::Layout(map))
 }
 
-fn gone_is_fine(result: Result<(), aya::maps::MapError>) -> Result<(), MapError> {
+pub(super) fn gone_is_fine(result: Result<(), aya::maps::MapError>) -> Result<(), MapError> {
     match result {
         Err(aya::maps::MapError::SyscallError(error))
             if error.io_error.raw_os_error() == Some(libc::ENOENT) =>

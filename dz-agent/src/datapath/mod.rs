@@ -9,6 +9,8 @@ use tokio::io::unix::AsyncFd;
 mod attach;
 mod clsact;
 pub mod filters;
+mod gate;
+mod gate_maps;
 mod kernel;
 mod load;
 mod maps;

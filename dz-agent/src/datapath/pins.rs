@@ -16,6 +16,8 @@ pub enum Pin {
         /// How the program is attached.
         mode: AttachMode,
     },
+    /// A link: it holds the gate at the egress of this interface.
+    Gate(String),
     /// A map, of whatever layout.
     Map(String),
 }
@@ -28,14 +30,26 @@ impl Pin {
             Self::Link { interface, mode } => {
                 format!("link_{mode}_{}", interface.replace('.', ":"))
             }
+            Self::Gate(interface) => format!("gate_{}", interface.replace('.', ":")),
             Self::Map(name) => name.clone(),
         })
+    }
+
+    /// The interface that it holds a program on.
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            Self::Link { interface, .. } | Self::Gate(interface) => Some(interface),
+            Self::Map(_) => None,
+        }
     }
 
     /// Which pin a file is; none if it is somebody else's.
     fn of(file: &str) -> Option<Self> {
         if file.starts_with("dz_") {
             return Some(Self::Map(file.to_owned()));
+        }
+        if let Some(interface) = file.strip_prefix("gate_") {
+            return Some(Self::Gate(interface.replace(':', ".")));
         }
         let (mode, interface) = file.strip_prefix("link_")?.split_once('_')?;
         let mode = AttachMode::ALL
@@ -79,6 +93,9 @@ mod tests {
             assert_eq!(pin.path(Path::new("")), Path::new(file));
             assert_eq!(Pin::of(file), Some(pin));
         }
+        let gate = Pin::Gate("eth0.7".to_owned());
+        assert_eq!(gate.path(Path::new("")), Path::new("gate_eth0:7"));
+        assert_eq!(Pin::of("gate_eth0:7"), Some(gate));
         assert_eq!(Pin::of("dz_peers"), Some(Pin::Map("dz_peers".to_owned())));
         for foreign in ["link_eth0", "link_tcx_eth0", "peers", "my_dz_peers", ""] {
             assert_eq!(Pin::of(foreign), None, "{foreign}");

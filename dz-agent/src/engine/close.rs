@@ -170,7 +170,10 @@ impl Engine {
         };
         let batch = closing.batch;
         let last = self.datapath.maps.reader().session(&key);
-        if let Err(error) = self.datapath.maps.delete_session(&key) {
+        let deleted = self
+            .remove_gate(route)
+            .and_then(|()| self.datapath.maps.delete_session(&key));
+        if let Err(error) = deleted {
             warn!(peer = %Ipv4Addr::from(key.peer), %error, "session not deleted; retried");
             self.closing.remove(&key);
             return;

@@ -138,7 +138,13 @@ impl Engine {
         self.datapath
             .maps
             .prepare_slot(slot, session_key, generation);
-        if let Err(error) = self.datapath.maps.insert_session(&entry) {
+        let route = route_key(&session_key);
+        let inserted = self
+            .raise_gate(route, peer.local)
+            .and_then(|()| self.datapath.maps.insert_session(&entry));
+        if let Err(error) = inserted {
+            // What of the gate cannot be taken away now, the next full check takes away.
+            let _ = self.remove_gate(route);
             self.slots.release(slot);
             return Err(error.into());
         }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use dz_common::ingress::Link;
-use dz_common::map::LocalKey;
+use dz_common::map::{Confined, LocalKey};
 use tracing::{info, warn};
 
 use super::Engine;
@@ -261,6 +261,9 @@ impl Engine {
     }
 
     fn local_came(&mut self, interface: &str, key: LocalKey) {
+        // Until we have seen that it is held elsewhere, too.
+        self.confine_one(Confined { addr: key.addr }, key.ifindex);
+        self.look_around_soon();
         let block = self.blocks.of(interface, &key);
         if block == 0 {
             warn!(interface, "no block of counters left: counted in block 0");

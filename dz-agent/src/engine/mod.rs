@@ -8,8 +8,10 @@ mod clock;
 mod close;
 mod configured;
 mod connect;
+mod detours;
 mod events;
 mod front;
+mod gate;
 mod inspect;
 mod interfaces;
 mod reconcile;
@@ -18,6 +20,7 @@ mod run;
 mod shared;
 mod slots;
 mod stop;
+mod surroundings;
 mod transmit;
 
 use std::collections::{BTreeMap, HashMap};
@@ -31,7 +34,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::cli::RunOptions;
+use crate::cli::{PeerPassive, RunOptions};
 use crate::datapath::{Datapath, now_ns};
 use crate::identity::Identity;
 use crate::logging::FloodLimit;
@@ -39,6 +42,7 @@ use crate::net::Netlink;
 use crate::net::routes::Routes;
 use clock::Clock;
 use close::Closing;
+use detours::Detours;
 use interfaces::{Blocks, Interface};
 use reconcile::{Facts, Op, RouteKey};
 use routes::RouteJobs;
@@ -89,6 +93,8 @@ struct Engine {
     /// Sessions that wait for a next hop to be resolved.
     unresolved: HashMap<(u32, Ipv4Addr), Vec<SessionKey>>,
     lookups: FuturesUnordered<BoxFuture<'static, Neighbour>>,
+    /// Ways around, for packets that must not go to a peer that is Down.
+    detours: Detours,
     next_generation: u32,
     /// Ring events read, and the kernel's count of those emitted before we began.
     events_read: u64,
@@ -96,6 +102,8 @@ struct Engine {
     events_lost: u64,
     /// When to look at everything ahead of time.
     check_at: Option<Instant>,
+    /// When to look at all interfaces and addresses ahead of time.
+    look_around_at: Option<Instant>,
 }
 
 impl Engine {
@@ -120,8 +128,10 @@ impl Engine {
 
     async fn read_and_decide(&mut self) -> anyhow::Result<Vec<Op>> {
         self.refresh_interfaces().await;
+        self.look_around().await;
         self.peers = self.datapath.maps.reader().peers()?.into_iter().collect();
         let sessions = self.datapath.maps.reader().sessions()?;
+        let gates = self.datapath.maps.reader().gates()?;
         let routes = self.routes.list(None).await?;
         let carriers = self.carriers();
         for entry in &sessions {
@@ -132,6 +142,9 @@ impl Engine {
             carriers: &carriers,
             sessions: &sessions,
             routes: &routes,
+            gates: &gates,
+            detours: self.detours.known(),
+            ignore_peer_passive: self.options.peer_passive == PeerPassive::Ignore,
         }))
     }
 
@@ -152,6 +165,7 @@ impl Engine {
         self.sessions.insert(entry.key, live);
         self.owners
             .insert(reconcile::route_key(&entry.key), entry.key);
+        self.detours.look(entry.key.peer.into());
         self.clock.set(entry.key, now_ns());
     }
 
@@ -164,6 +178,7 @@ impl Engine {
             }
             Op::Close { key, announce } => self.close(key, announce),
             Op::Follow(key) => self.follow(key),
+            Op::Guard(key) => self.guard(key),
         }
     }
 

@@ -1,4 +1,4 @@
-//! What should be, as pure decisions: peers → sessions → routes, from what was read.
+//! What should be, as pure decisions: peers → sessions → routes and gates, from what was read.
 //!
 //! | session | active | passive: our own mode, or the peer's |
 //! |---|---|---|
@@ -7,11 +7,15 @@
 //! | Init, Down | withdrawn | left as it is |
 //! | AdminDown | withdrawn | left as it is |
 //! | disconnected | removed | removed, if it is ours |
+//!
+//! A session has a gate before its peer's address from before it is inserted until right before it
+//! is deleted.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
 
-use dz_common::map::{Peer, PeerKey, SessionEntry, SessionKey};
+use dz_common::gate::is_passive;
+use dz_common::map::{Gate, GateKey, Peer, PeerKey, SessionEntry, SessionKey};
 use dz_common::packet::State;
 use dz_common::session::Mode;
 
@@ -58,6 +62,8 @@ pub(super) enum Op {
     Open(PeerKey),
     /// Make the route what it should be.
     Follow(RouteKey),
+    /// Make the gate before a destination what it should be.
+    Guard(RouteKey),
 }
 
 /// Everything that was read.
@@ -66,6 +72,11 @@ pub(super) struct Facts<'a> {
     pub(super) carriers: &'a HashMap<String, Carrier>,
     pub(super) sessions: &'a [SessionEntry],
     pub(super) routes: &'a [Route],
+    pub(super) gates: &'a [(GateKey, Gate)],
+    /// The way around for destinations that were looked up, 0 = there is none.
+    pub(super) detours: &'a BTreeMap<Ipv4Addr, u32>,
+    /// `--peer-passive ignore`.
+    pub(super) ignore_peer_passive: bool,
 }
 
 /// The steps from what is to what should be. Empty if all is well.
@@ -92,7 +103,8 @@ pub(super) fn decide(facts: &Facts<'_>) -> Vec<Op> {
         match peer {
             Some((key, peer)) if entry.session.state != State::AdminDown => {
                 open.insert(key);
-                wanted.insert(route_key(&entry.key), wanted_route(entry, peer));
+                let route = wanted_route(entry, peer, facts.ignore_peer_passive);
+                wanted.insert(route_key(&entry.key), route);
             }
             _ => ops.push(Op::Close {
                 key: entry.key,
@@ -109,7 +121,36 @@ pub(super) fn decide(facts: &Facts<'_>) -> Vec<Op> {
         }
     }
     follow(facts, &names, &wanted, &mut ops);
+    guard(facts, &mut ops);
     ops
+}
+
+/// Gates that are not what they should be: there is one for each session, whatever its state and
+/// whether it is wanted, and for nothing else.
+fn guard(facts: &Facts<'_>, ops: &mut Vec<Op>) {
+    let gates: HashMap<_, _> = facts
+        .gates
+        .iter()
+        .map(|(key, gate)| (destination(key), gate))
+        .collect();
+    let mut needed = HashSet::new();
+    for entry in facts.sessions {
+        let key = route_key(&entry.key);
+        needed.insert(key);
+        let right = gates.get(&key).is_some_and(|gate| {
+            let detour = facts.detours.get(&key.dst);
+            gate.local == entry.key.local && detour.is_none_or(|detour| *detour == gate.detour)
+        });
+        if !right {
+            ops.push(Op::Guard(key));
+        }
+    }
+    ops.extend(
+        gates
+            .keys()
+            .filter(|key| !needed.contains(key))
+            .map(|key| Op::Guard(*key)),
+    );
 }
 
 /// Routes that are not what they should be.
@@ -151,7 +192,7 @@ fn follow(
 }
 
 /// What a session wants of its peer's route.
-pub(super) fn wanted_route(entry: &SessionEntry, peer: &Peer) -> Wanted {
+pub(super) fn wanted_route(entry: &SessionEntry, peer: &Peer, ignore_peer_passive: bool) -> Wanted {
     let session = &entry.session;
     let route = Route {
         dst: entry.key.peer.into(),
@@ -159,11 +200,11 @@ pub(super) fn wanted_route(entry: &SessionEntry, peer: &Peer) -> Wanted {
         src: Some(entry.key.local.into()),
         via: (peer.via != [0; 4]).then(|| peer.via.into()),
     };
-    let own_passive = session.timers.mode == Mode::Passive;
+    let own = session.timers.mode;
     match session.state {
         State::Up => Wanted::Present(route),
-        _ if own_passive => Wanted::Present(route),
-        _ if session.peer_mode == Mode::Passive => Wanted::AsIs,
+        _ if own == Mode::Passive => Wanted::Present(route),
+        _ if is_passive(own, session.peer_mode, ignore_peer_passive) => Wanted::AsIs,
         _ => Wanted::Absent,
     }
 }
@@ -173,6 +214,22 @@ pub(super) fn route_key(key: &SessionKey) -> RouteKey {
     RouteKey {
         ifindex: key.ifindex,
         dst: key.peer.into(),
+    }
+}
+
+/// The destination that a gate stands before.
+pub(super) fn destination(key: &GateKey) -> RouteKey {
+    RouteKey {
+        ifindex: key.ifindex,
+        dst: key.dst.into(),
+    }
+}
+
+/// The key of a gate.
+pub(super) const fn gate_key(key: &RouteKey) -> GateKey {
+    GateKey {
+        ifindex: key.ifindex,
+        dst: key.dst.octets(),
     }
 }
 

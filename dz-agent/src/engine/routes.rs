@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::Engine;
 use super::reconcile::{RouteKey, Wanted, wanted_route};
+use crate::cli::PeerPassive;
 use crate::datapath::now_ns;
 use crate::net::routes::{Added, Deleted, RouteError};
 
@@ -118,9 +119,11 @@ impl Engine {
             return Wanted::Absent;
         };
         match self.datapath.maps.reader().session(owner) {
-            Ok(Some(entry)) if entry.session.state != State::AdminDown => {
-                wanted_route(&entry, peer)
-            }
+            Ok(Some(entry)) if entry.session.state != State::AdminDown => wanted_route(
+                &entry,
+                peer,
+                self.options.peer_passive == PeerPassive::Ignore,
+            ),
             Ok(_) => Wanted::Absent,
             Err(error) => {
                 warn!(%error, "session not read; its route is looked at again");

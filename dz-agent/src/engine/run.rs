@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
 use super::configured::{self, Configured};
+use super::detours::Detours;
 use super::front::Front;
 use super::interfaces::{Blocks, Interface};
 use super::routes::RouteJobs;
@@ -22,7 +23,7 @@ use super::slots::Slots;
 use super::stop::{Signals, Stop, remove_pins};
 use super::{Engine, FULL_CHECK, Inspector};
 use crate::cli::RunOptions;
-use crate::cli::UnknownPeers;
+use crate::cli::{Gate, PeerPassive, UnknownPeers};
 use crate::command::Command;
 use crate::datapath::{Datapath, Settings, check_kernel, now_ns, readable};
 use crate::error::{ExitCode, FailWith, Failure};
@@ -39,7 +40,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long a withdrawal may take before we give up and say so.
 const WITHDRAWAL: Duration = Duration::from_secs(10);
 /// Changes of links and addresses come in groups: look once for all of them.
-const SETTLE: Duration = Duration::from_millis(5);
+pub(super) const SETTLE: Duration = Duration::from_millis(5);
 /// Requests waiting for the engine. More wait in their connections.
 const COMMANDS: usize = 64;
 
@@ -71,6 +72,9 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
         unknown_pass: options.unknown == UnknownPeers::Pass,
         max_sessions: options.max_sessions,
         grace_ns: u64::try_from(options.restart_grace.as_nanos()).unwrap_or(u64::MAX),
+        when_down: options.when_down.into(),
+        when_never_up: options.when_never_up.into(),
+        ignore_peer_passive: options.peer_passive == PeerPassive::Ignore,
     })
     .inspect_err(|_| remove_pins(&options.pin_dir, fresh))?;
     let pin_dir = options.pin_dir.clone();
@@ -167,6 +171,8 @@ impl Engine {
             .unwrap_or(0)
             .wrapping_add(1)
             .max(1);
+        let reroute = [options.when_down, options.when_never_up].contains(&Gate::Reroute);
+        let detours = Detours::new(netlink.clone(), reroute);
         let mut engine = Self {
             routes: Routes::new(netlink.clone(), options.route_protocol),
             netlink,
@@ -194,11 +200,13 @@ impl Engine {
             neighbours: Default::default(),
             unresolved: Default::default(),
             lookups: Default::default(),
+            detours,
             next_generation,
             events_read: 0,
             events_before: 0,
             events_lost: 0,
             check_at: None,
+            look_around_at: None,
         };
         let (emitted, lost) = engine
             .events_emitted()
@@ -266,6 +274,7 @@ impl Engine {
                 _ = heartbeat.tick() => {
                     self.datapath.maps.beat(now_ns());
                     self.floods.report();
+                    self.detours.look_at_some();
                     if self.events_missing(ring.get_mut()) {
                         self.full_check().await;
                     }
@@ -283,6 +292,9 @@ impl Engine {
                 Some(found) = self.lookups.next(), if !self.lookups.is_empty() => {
                     self.neighbour_found(found);
                 }
+                Some(found) = self.detours.running.next(), if !self.detours.running.is_empty() => {
+                    self.detour_found(found);
+                }
                 event = monitor.next() => {
                     self.changed(event.fail_with(ExitCode::Failure, || "netlink notifications")?);
                 }
@@ -290,6 +302,9 @@ impl Engine {
                 () = sleep_until(wake) => {
                     self.tick();
                     self.retry_routes();
+                    if self.look_around_at.is_some_and(|at| at <= Instant::now()) {
+                        self.look_around().await;
+                    }
                     if self.check_at.is_some_and(|at| at <= Instant::now()) {
                         self.check_at = None;
                         self.full_check().await;
@@ -322,6 +337,7 @@ impl Engine {
 
     /// Something changed in the network namespace.
     fn changed(&mut self, event: Event) {
+        self.around_changed(&event);
         match event {
             Event::Link { ifindex, name, .. } => {
                 let ours = |i: &Interface| i.name == name || i.ifindex() == Some(ifindex);
@@ -371,7 +387,10 @@ impl Engine {
         let in_ns =
             |at_ns: u64| Instant::now() + Duration::from_nanos(at_ns.saturating_sub(now_ns));
         let next = next_ns.into_iter().flatten().min().map(in_ns);
-        let next = [next, self.check_at].into_iter().flatten().min();
+        let next = [next, self.check_at, self.look_around_at]
+            .into_iter()
+            .flatten()
+            .min();
         next.unwrap_or_else(|| Instant::now() + FULL_CHECK)
     }
 

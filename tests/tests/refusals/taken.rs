@@ -67,7 +67,7 @@ fn by_another_agent() -> Result<()> {
     // The first one has lost nothing.
     let after = std::fs::read_dir(first.home().pin_dir())?.count();
     ensure!(after == before, "{before} pins, then {after}");
-    ensure!(attached::programs(&netns, INTERFACE)? == 1);
+    ensure!(attached::programs(&netns, INTERFACE)? == 2);
     first.cli(&["sessions"])?;
     Ok(())
 }

@@ -72,14 +72,18 @@ fn after_a_crash() -> Result<()> {
     ensure!(refused.stdout.is_empty(), "{refused:?}");
     bed::until_route(&bed.here, THERE, true)?;
     ensure!(bed::entry(home)?.session.state == State::Up);
-    ensure!(attached::programs(&bed.here, INTERFACE)? == 1);
+    ensure!(attached::programs(&bed.here, INTERFACE)? == 2);
 
     let home = agent.crash()?;
     let dry = said(&purge(&bed, &home, &["--dry-run"])?)?;
     let route = format!("route {THERE}/32 dev {INTERFACE}\n");
     ensure!(dry.contains(&format!("would remove {route}")), "{dry}");
+    ensure!(
+        dry.contains(&format!("would remove gate on {INTERFACE}\n")),
+        "{dry}"
+    );
     ensure!(!dry.contains("pin directory"), "{dry}");
-    ensure!(attached::programs(&bed.here, INTERFACE)? == 1, "a dry run");
+    ensure!(attached::programs(&bed.here, INTERFACE)? == 2, "a dry run");
     ensure!(!bed::route_to(&bed.here, THERE)?.is_empty(), "a dry run");
 
     let done = said(&purge(&bed, &home, &[])?)?;

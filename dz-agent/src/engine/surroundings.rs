@@ -1,0 +1,123 @@
+//! What is around the interfaces that we serve: interfaces that packets can be diverted to, and
+//! addresses that must not be seen there.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::Ipv4Addr;
+
+use dz_common::map::Confined;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::Engine;
+use super::run::SETTLE;
+use crate::lock;
+use crate::net::monitor::Event;
+use crate::net::{NetlinkError, detours};
+
+impl Engine {
+    /// Looks around, soon: changes come in groups.
+    pub(super) fn look_around_soon(&mut self) {
+        self.look_around_at
+            .get_or_insert_with(|| Instant::now() + SETTLE);
+    }
+
+    /// Something changed in the network namespace: what does it mean for packets that are diverted?
+    pub(super) fn around_changed(&mut self, event: &Event) {
+        match *event {
+            Event::Link { ifindex, .. } | Event::Address { ifindex, .. } => {
+                // Either can flush routes without a word.
+                if self.detours.is_candidate(ifindex) {
+                    self.detours.look_at_all();
+                }
+                self.look_around_soon();
+            }
+            Event::Route {
+                dst,
+                prefix_len,
+                ifindex,
+                ..
+            } => {
+                // Those by interfaces with a gate, ours above all, lead around nothing.
+                if ifindex.is_none_or(|ifindex| self.interface_at(ifindex).is_none()) {
+                    self.detours.look_within(dst, prefix_len);
+                }
+            }
+            Event::Neighbour { .. } => {}
+            Event::Overrun => self.detours.look_at_all(),
+        }
+    }
+
+    /// Looks at all interfaces and addresses and follows what changed.
+    pub(super) async fn look_around(&mut self) {
+        self.look_around_at = None;
+        if let Err(error) = self.try_look_around().await {
+            warn!(%error, "interfaces and addresses not read; repeated");
+        }
+    }
+
+    async fn try_look_around(&mut self) -> Result<(), NetlinkError> {
+        // Of other agents, too: a packet that two gates hand to each other would never arrive.
+        let served = lock::served();
+        let carriers = detours::carriers(&self.netlink).await?;
+        let others = carriers
+            .iter()
+            .filter(|carrier| !served.contains(&carrier.name));
+        let mut candidates: Vec<u32> = others.map(|carrier| carrier.ifindex).collect();
+        candidates.sort_unstable();
+        self.detours.use_candidates(candidates);
+
+        let held = detours::held(&self.netlink).await?;
+        let served: HashSet<u32> = served
+            .iter()
+            .filter_map(|name| nix::net::if_::if_nametoindex(name.as_str()).ok())
+            .collect();
+        let elsewhere: HashSet<Ipv4Addr> = held
+            .iter()
+            .filter(|(ifindex, _)| !served.contains(ifindex))
+            .map(|(_, address)| *address)
+            .collect();
+        let only_here: BTreeSet<(Ipv4Addr, u32)> = held
+            .iter()
+            .filter(|(ifindex, _)| self.interface_at(*ifindex).is_some())
+            .filter(|(_, address)| !elsewhere.contains(address))
+            .map(|(ifindex, address)| (*address, *ifindex))
+            .collect();
+        self.confine(&only_here);
+        Ok(())
+    }
+
+    /// Confines these addresses and no others.
+    fn confine(&mut self, wanted: &BTreeSet<(Ipv4Addr, u32)>) {
+        let confined = match self.datapath.maps.reader().confined() {
+            Ok(confined) => confined.into_iter().collect::<HashSet<_>>(),
+            Err(error) => {
+                warn!(%error, "confined addresses not read; repeated");
+                return;
+            }
+        };
+        let mut kept = HashSet::new();
+        for &(address, ifindex) in wanted {
+            let key = Confined {
+                addr: address.octets(),
+            };
+            kept.insert(key);
+            if !confined.contains(&key) {
+                self.confine_one(key, ifindex);
+            }
+        }
+        for key in confined.difference(&kept) {
+            match self.datapath.maps.release(key) {
+                Ok(()) => info!(source = %Ipv4Addr::from(key.addr), "may leave elsewhere"),
+                Err(error) => warn!(%error, "address not released; repeated"),
+            }
+        }
+    }
+
+    /// Keeps packets from an address from being diverted.
+    pub(super) fn confine_one(&mut self, key: Confined, ifindex: u32) {
+        if let Err(error) = self.datapath.maps.confine(&key, ifindex) {
+            let source = Ipv4Addr::from(key.addr);
+            warn!(%source, %error, "address not confined: its packets may be diverted");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The gate, at TC egress: what leaves for a peer's address while its session is not Up.
+//!
+//! | packet | becomes |
+//! |---|---|
+//! | not IPv4, or to nobody's address | passed on after one look-up |
+//! | a liveness packet | passed on: it is what brings the session Up |
+//! | to a peer that is Up, or passive | passed on |
+//! | to a peer that was never Up | as `--when-never-up` says |
+//! | to a peer that is not Up any more | as `--when-down` says |
+//!
+//! A packet is diverted at most once, and only to an interface that the agent has named; which next
+//! hop it takes there the kernel looks up for each packet, so that this stays right while the agent
+//! is frozen.
+
+use core::ptr;
+
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_skb_change_head};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use dz_common::counters::Counter;
+use dz_common::gate::{self, Action, Facts};
+use dz_common::headers::ETHERNET_LEN;
+use dz_common::ingress::Link;
+use dz_common::map::{Config, Confined, Gate, GateKey, SessionEntry, SessionKey};
+
+use crate::count::{NO_BLOCK, count};
+use crate::frame::Linear;
+use crate::maps::{CONFINED, GATE, SESSIONS};
+use crate::receive;
+use crate::session::identity;
+use crate::tc::linear;
+
+/// What `skb->tc_index` says of a packet that a gate has diverted. It stays with the packet on its
+/// way through this host, and nothing else has used the field since the kernel lost `tcindex` and
+/// `dsmark`.
+const DIVERTED: u16 = 0xd2a6;
+const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
+
+/// Egress of a device whose packets start with the IPv4 header.
+#[classifier]
+pub fn dz_gate_l3(ctx: TcContext) -> i32 {
+    egress(&ctx, Link::Layer3)
+}
+
+/// Egress of a device whose packets start with an Ethernet header.
+#[classifier]
+pub fn dz_gate_eth(ctx: TcContext) -> i32 {
+    egress(&ctx, Link::Ethernet)
+}
+
+#[inline(always)]
+fn egress(ctx: &TcContext, link: Link) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: the kernel's own context.
+    let (ifindex, protocol, vlan) =
+        unsafe { ((*skb).ifindex, (*skb).protocol, (*skb).vlan_present) };
+    // A layer-3 device writes this protocol into its own header; in the packet nothing says that
+    // four bits of 4 are a version.
+    if vlan != 0 || (link as u32 == Link::Layer3 as u32 && protocol != ETH_P_IP) {
+        return pass(NO_BLOCK, Counter::GateNotIpv4);
+    }
+    let Some(frame) = frame(ctx, link) else {
+        return pass(NO_BLOCK, Counter::GateNotIpv4);
+    };
+    let Some((src, dst)) = gate::addresses(&frame, link) else {
+        return pass(NO_BLOCK, Counter::GateNotIpv4);
+    };
+    let key = GateKey { ifindex, dst };
+    let Some((gate, entry)) = session(&key) else {
+        return pass(NO_BLOCK, Counter::GateNoSession);
+    };
+    let (_, block) = identity(entry);
+    let Some(config) = receive::config() else {
+        return pass(block, Counter::Fault);
+    };
+    if gate::is_liveness(&frame, link, config.port) {
+        return pass(block, Counter::GateLiveness);
+    }
+    let (action, exit) = facts(entry, config).verdict(config);
+    match action {
+        Action::Pass => pass(block, exit),
+        Action::Drop => drop(block, exit),
+        Action::Reroute => reroute(skb, link, Confined { addr: src }, gate.detour, block),
+    }
+}
+
+#[inline(always)]
+fn pass(block: u32, exit: Counter) -> i32 {
+    count(block, exit);
+    TC_ACT_UNSPEC
+}
+
+#[inline(always)]
+fn drop(block: u32, exit: Counter) -> i32 {
+    count(block, exit);
+    TC_ACT_SHOT
+}
+
+/// The packet with its headers directly readable, if it has any.
+#[inline(always)]
+fn frame(ctx: &TcContext, link: Link) -> Option<Linear> {
+    let frame = linear(ctx);
+    let wanted = gate::wanted_len(link);
+    if frame.holds(wanted) {
+        return Some(frame);
+    }
+    // 0: all that is linear already. Only a packet socket leaves headers in pages.
+    let all = ctx.len() as usize;
+    let len = if all < wanted { all } else { wanted };
+    ctx.pull_data(len as u32).ok()?;
+    Some(linear(ctx))
+}
+
+/// The session that decides about a destination, and the way around it.
+#[inline(always)]
+fn session(key: &GateKey) -> Option<(Gate, *mut SessionEntry)> {
+    // Twice: the agent replaces an entry as a whole, and the memory of the old one may be written
+    // for another destination while we hold it. Then it leads to no session here, and the new entry
+    // is there to be found.
+    for _ in 0..2 {
+        let gate = GATE.get_ptr(key)?;
+        // SAFETY: map values stay allocated while a program runs; plain bytes, and see above.
+        let gate = unsafe { ptr::read_volatile(gate) };
+        let session = SessionKey {
+            ifindex: key.ifindex,
+            local: gate.local,
+            peer: key.dst,
+        };
+        if let Some(entry) = SESSIONS.get_ptr_mut(&session) {
+            return Some((gate, entry));
+        }
+    }
+    None
+}
+
+/// What the verdict depends on, without the session's lock: each of them is one load that cannot
+/// tear, and state alone decides what changes while packets flow. `ups` is read first: it only
+/// grows, so 0 means that no state before this moment was Up. The agent gives the memory to another
+/// session only after every program that could have found this one has ended.
+#[inline(always)]
+fn facts(entry: *mut SessionEntry, config: &Config) -> Facts {
+    // SAFETY: a live map value, written by other CPUs, hence volatile; every byte that is ever
+    // stored there is a valid one.
+    unsafe {
+        let session = &raw const (*entry).session;
+        let ever_up = (&raw const (*session).ups).read_volatile() != 0;
+        let peer_mode = (&raw const (*session).peer_mode).read_volatile();
+        let mode = (&raw const (*session).timers.mode).read_volatile();
+        let state = (&raw const (*session).state).read_volatile();
+        Facts {
+            state,
+            ever_up,
+            passive: gate::is_passive(mode, peer_mode, config.ignore_peer_passive != 0),
+        }
+    }
+}
+
+#[inline(always)]
+fn reroute(skb: *mut __sk_buff, link: Link, source: Confined, detour: u32, block: u32) -> i32 {
+    // SAFETY: a look-up whose value is not used.
+    if unsafe { CONFINED.get(&source) }.is_some() {
+        return drop(block, Counter::GateConfined);
+    }
+    // SAFETY: the kernel's own context.
+    let diverted = unsafe { (*skb).tc_index } == u32::from(DIVERTED);
+    if detour == 0 || diverted {
+        return drop(block, Counter::GateNoDetour);
+    }
+    if let Link::Layer3 = link {
+        // bpf_redirect_neigh takes an Ethernet header off, whatever the device (net/core/filter.c,
+        // __bpf_redirect_neigh): without one it drops the packet without a word.
+        // SAFETY: the kernel's own context.
+        if unsafe { bpf_skb_change_head(skb, ETHERNET_LEN as u32, 0) } != 0 {
+            return drop(block, Counter::GateRerouteFailed);
+        }
+    }
+    // SAFETY: the kernel's own context, in which this field may be written.
+    unsafe { (&raw mut (*skb).tc_index).write_volatile(u32::from(DIVERTED)) };
+    count(block, Counter::GateRerouted);
+    // Without a next hop of ours the kernel looks the destination up among the routes by that
+    // interface. Where there is none it takes the destination for a neighbour (ip_route_output_key):
+    // hence the agent names only an interface with a route.
+    // SAFETY: a helper that looks at its arguments only; it may be given no parameters.
+    unsafe { bpf_redirect_neigh(detour, ptr::null_mut(), 0, 0) as i32 }
+}
