@@ -199,6 +199,9 @@ fn slots(pin_dir: &Path, max_sessions: u32) -> Result<u32, Failure> {
         fs::create_dir_all(pin_dir).fail_with(ExitCode::Failure, || {
             format!("creating {}", pin_dir.display())
         })?;
+        // The first map that a stop removes: one that died right after it has left the others, which
+        // may be of another size than we want. Nobody uses them.
+        remove_maps(pin_dir);
         return Ok(wanted);
     };
     let deadlines = MapData::from_pin(pin_dir.join(name::DEADLINES));
@@ -213,10 +216,7 @@ fn slots(pin_dir: &Path, max_sessions: u32) -> Result<u32, Failure> {
         }
         // Created, but never configured: an agent died before anything could use them.
         (Some(0), _) | (_, None) => {
-            for name in MAPS {
-                // What is not there need not go.
-                let _ = fs::remove_file(pin_dir.join(name));
-            }
+            remove_maps(pin_dir);
             Ok(wanted)
         }
         (abi, _) => Err(Failure::new(
@@ -228,6 +228,13 @@ fn slots(pin_dir: &Path, max_sessions: u32) -> Result<u32, Failure> {
                 abi.map_or_else(|| "unknown".to_owned(), |abi| abi.to_string()),
             ),
         )),
+    }
+}
+
+fn remove_maps(pin_dir: &Path) {
+    for name in MAPS {
+        // What is not there need not go.
+        let _ = fs::remove_file(pin_dir.join(name));
     }
 }
 
