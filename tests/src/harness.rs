@@ -121,6 +121,11 @@ pub fn note(title: &str, text: &str) {
     NOTES.with_borrow_mut(|notes| notes.push(format!("---- {title} ----\n{text}")));
 }
 
+/// Forgets the running test's notes: for one of many rounds, whose earlier ones went well.
+pub fn forget_notes() {
+    NOTES.take();
+}
+
 fn run_with_notes(run: Runner) -> Result<Outcome, Failed> {
     NOTES.take();
     let result = catch_unwind(AssertUnwindSafe(run));

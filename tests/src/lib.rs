@@ -7,6 +7,7 @@
 //! [`frame`], without the help of the code under test.
 
 pub mod agent;
+pub mod ask;
 pub mod attached;
 pub mod bed;
 pub mod bpf;
@@ -17,6 +18,7 @@ pub mod frame;
 pub mod harness;
 pub mod kernel;
 pub mod netns;
+pub mod pinned;
 pub mod priority;
 pub mod program;
 pub mod raw;

@@ -1,13 +1,7 @@
 //! Giving sessions up: on request, or because nobody wants them any more.
 //!
-//! | step | what | a crash right after it leaves |
-//! |---|---|---|
-//! | 1 | control program: peer deleted, session AdminDown | a session without a peer |
-//! | 2 | AdminDown sent three times | the same |
-//! | 3 | route deleted, acknowledged | the same, without a route |
-//! | 4 | session deleted | nothing |
-//!
-//! The next start closes every session without a peer, from step 1.
+//! The steps, and what a crash right after each of them leaves, are in ARCHITECTURE.md, "The
+//! transaction, step by step". The next start closes every session without a peer, from the first.
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
