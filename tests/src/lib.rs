@@ -7,6 +7,7 @@
 //! [`frame`], without the help of the code under test.
 
 pub mod agent;
+pub mod answerer;
 pub mod ask;
 pub mod attached;
 pub mod bed;
@@ -24,6 +25,8 @@ pub mod program;
 pub mod raw;
 pub mod receive;
 pub mod rng;
+pub mod route_log;
+pub mod rtnl;
 pub mod seccomp;
 pub mod tun;
 pub mod udp_peer;
