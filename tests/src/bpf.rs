@@ -99,6 +99,22 @@ pub fn test_run(
     })
 }
 
+/// Runs a program over a frame many times, and returns how long one run takes, ns.
+///
+/// # Errors
+/// As `bpf(2)`.
+pub fn test_run_time(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<u32> {
+    let mut run = TestRun {
+        prog_fd: program.as_raw_fd() as u32,
+        data_size_in: frame.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        repeat,
+        ..TestRun::default()
+    };
+    bpf(PROG_TEST_RUN, &mut run)?;
+    Ok(run.duration)
+}
+
 /// A map with one program in it, for tail calls.
 ///
 /// # Errors

@@ -1,0 +1,184 @@
+//! Ways around: the best route by an interface without a gate, as the routing table has it now; and
+//! what is not to take one.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result, ensure};
+use aya::maps::{HashMap, Map, MapData};
+use dz_agent::lock::InterfaceLock;
+use dz_common::counters::Counter;
+use dz_common::map::{Gate, GateKey, name};
+use dz_tests::bed::{HERE, INTERFACE, THERE};
+use dz_tests::harness::Test;
+use dz_tests::tun::Tun;
+use dz_tests::veth::{self, End};
+use nix::sys::signal::Signal;
+
+use crate::scene::{
+    DATA, Hosts, Kind, NEEDS, UNDER, UNDER_HERE, UNDER_THERE, connect, count, maps, until_confined,
+    until_detour,
+};
+
+const REROUTE: [&str; 2] = ["--when-never-up", "reroute"];
+/// A second tunnel.
+const SECOND: &str = "doublezero1";
+const SECOND_HERE: Ipv4Addr = Ipv4Addr::new(169, 254, 8, 0);
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        Test::new("detours::follow_the_table", &NEEDS, follow),
+        Test::new("detours::sources", &NEEDS, sources),
+        Test::new("detours::gates_do_not_loop", &NEEDS, no_loop),
+    ]
+}
+
+/// Sends one packet and returns what counts it.
+fn one(hosts: &Hosts, agent: &dz_tests::agent::Agent, exit: Counter) -> Result<()> {
+    let maps = maps(agent.home())?;
+    let before = count(&maps, exit)?;
+    let socket = hosts.socket(UNDER_HERE)?;
+    socket.send_to(&before.to_be_bytes(), (THERE, DATA))?;
+    let after = count(&maps, exit)?;
+    let all = crate::scene::counted(&maps)?;
+    ensure!(after == before + 1, "not {exit:?}: {all:?}");
+    Ok(())
+}
+
+fn follow() -> Result<()> {
+    let hosts = Hosts::new(Kind::Layer3)?;
+    hosts.route_into_tunnel()?;
+    let agent = hosts.agent(&REROUTE)?;
+    connect(&agent, &[])?;
+    let maps = maps(agent.home())?;
+    let under = hosts.here.ifindex(UNDER)?;
+    until_detour(&hosts, &maps, 0)?;
+    one(&hosts, &agent, Counter::GateNoDetour)?;
+
+    let wide = format!("169.254.0.0/16 via {UNDER_THERE} dev {UNDER}");
+    hosts.here.ip(&format!("route add {wide}"))?;
+    until_detour(&hosts, &maps, under)?;
+    one(&hosts, &agent, Counter::GateRerouted)?;
+
+    // A longer prefix by another interface is better, whatever its metric.
+    let (near, far) = (
+        End::new(&hosts.here, "under1", "198.51.100.1/30"),
+        End::new(&hosts.there, "under1", "198.51.100.2/30"),
+    );
+    veth::pair(&near, &far)?;
+    let narrow = format!("{THERE}/32 via 198.51.100.2 dev under1 metric 900");
+    hosts.here.ip(&format!("route add {narrow}"))?;
+    until_detour(&hosts, &maps, hosts.here.ifindex("under1")?)?;
+    hosts.here.ip(&format!("route delete {narrow}"))?;
+    until_detour(&hosts, &maps, under)?;
+    // Of the same length, the lower metric.
+    let other = "169.254.0.0/16 via 198.51.100.2 dev under1 metric 5";
+    hosts.here.ip(&format!("route add {other}"))?;
+    hosts.here.ip(&format!("route delete {wide}"))?;
+    hosts.here.ip(&format!("route add {wide} metric 9"))?;
+    until_detour(&hosts, &maps, hosts.here.ifindex("under1")?)?;
+
+    // An interface that goes down takes its routes along without a word.
+    hosts.here.ip("link set under1 down")?;
+    until_detour(&hosts, &maps, under)?;
+    hosts.here.ip(&format!("link set {UNDER} down"))?;
+    until_detour(&hosts, &maps, 0)?;
+    // Its address is there all the same, for a socket to use.
+    one(&hosts, &agent, Counter::GateNoDetour)?;
+    hosts.here.ip(&format!("link set {UNDER} up"))?;
+    hosts.here.ip(&format!("route add {wide}"))?;
+    until_detour(&hosts, &maps, under)?;
+    one(&hosts, &agent, Counter::GateRerouted)?;
+
+    // Nor by an interface that another agent serves; that has no notification of its own.
+    let lock = hosts.here.run(|| InterfaceLock::acquire(UNDER))?;
+    until_detour(&hosts, &maps, 0)?;
+    drop(lock);
+    until_detour(&hosts, &maps, under)
+}
+
+fn sources() -> Result<()> {
+    let hosts = Hosts::new(Kind::Layer3)?;
+    hosts.route_under()?;
+    hosts.route_into_tunnel()?;
+    let agent = hosts.agent(&REROUTE)?;
+    connect(&agent, &[])?;
+    let maps = maps(agent.home())?;
+    until_detour(&hosts, &maps, hosts.here.ifindex(UNDER)?)?;
+    until_confined(&maps, HERE, true)?;
+    let socket = hosts.socket(HERE)?;
+    let send = |sequence: u64, exit: Counter| -> Result<()> {
+        let before = count(&maps, exit)?;
+        socket.send_to(&sequence.to_be_bytes(), (THERE, DATA))?;
+        ensure!(count(&maps, exit)? == before + 1, "{sequence}: {exit:?}");
+        Ok(())
+    };
+    send(1, Counter::GateConfined)?;
+    // An address that the underlay holds as well may be seen there, until it does not any more.
+    hosts
+        .here
+        .ip(&format!("address add {HERE}/32 dev {UNDER}"))?;
+    until_confined(&maps, HERE, false)?;
+    send(2, Counter::GateRerouted)?;
+    hosts
+        .here
+        .ip(&format!("address delete {HERE}/32 dev {UNDER}"))?;
+    until_confined(&maps, HERE, true)?;
+    send(3, Counter::GateConfined)?;
+    // Another address of the tunnel's is confined from its first moment.
+    let allocated = Ipv4Addr::new(100, 64, 0, 7);
+    hosts
+        .here
+        .ip(&format!("address add {allocated}/32 dev {INTERFACE}"))?;
+    until_confined(&maps, allocated, true)?;
+    hosts
+        .socket(allocated)?
+        .send_to(&4_u64.to_be_bytes(), (THERE, DATA))?;
+    crate::scene::arrived("by the underlay", &[2].into(), || hosts.in_underlay())?;
+    ensure!(hosts.in_tunnel()?.is_empty());
+    Ok(())
+}
+
+/// Two gates, neither session Up: neither is a way around the other; and if an entry says so all the
+/// same, a packet is diverted once and no more.
+fn no_loop() -> Result<()> {
+    let hosts = Hosts::new(Kind::Layer3)?;
+    let _second = Tun::new(&hosts.here, SECOND, &["169.254.8.0/31"])?;
+    hosts.route_into_tunnel()?;
+    hosts.here.ip(&format!(
+        "route add {THERE}/32 dev {SECOND} proto 99 metric 60"
+    ))?;
+    let mut options = REROUTE.to_vec();
+    options.extend(["--interface", SECOND]);
+    let mut agent = hosts.agent(&options)?;
+    connect(&agent, &["--interface", INTERFACE])?;
+    let (there, local) = (THERE.to_string(), SECOND_HERE.to_string());
+    agent.cli(&["connect", &there, "--local", &local, "--interface", SECOND])?;
+    let maps = maps(agent.home())?;
+    until_detour(&hosts, &maps, 0)?;
+    one(&hosts, &agent, Counter::GateNoDetour)?;
+
+    agent.process().signal(Signal::SIGSTOP)?;
+    let pinned = MapData::from_pin(agent.home().pin_dir().join(name::GATE))?;
+    let mut gates: HashMap<_, [u8; size_of::<GateKey>()], [u8; size_of::<Gate>()]> =
+        HashMap::try_from(Map::from_map_data(pinned)?)?;
+    let (first, second) = (hosts.here.ifindex(INTERFACE)?, hosts.here.ifindex(SECOND)?);
+    for (ifindex, detour, local) in [(first, second, HERE), (second, first, SECOND_HERE)] {
+        let key = GateKey {
+            ifindex,
+            dst: THERE.octets(),
+        };
+        let gate = Gate {
+            local: local.octets(),
+            detour,
+        };
+        let key: [u8; size_of::<GateKey>()] = zerocopy::transmute!(key);
+        let gate: [u8; size_of::<Gate>()] = zerocopy::transmute!(gate);
+        gates.insert(key, gate, 0)?;
+    }
+    let before = count(&maps, Counter::GateNoDetour)?;
+    one(&hosts, &agent, Counter::GateRerouted)?;
+    let after = count(&maps, Counter::GateNoDetour)?;
+    ensure!(after == before + 1, "the second gate let it pass");
+    ensure!(hosts.in_tunnel()?.is_empty() && hosts.in_underlay()?.is_empty());
+    agent.process().signal(Signal::SIGCONT).context("going on")
+}

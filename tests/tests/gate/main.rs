@@ -1,0 +1,32 @@
+//! The gate: what leaves for a peer that is not Up goes where the policy says, and not one packet
+//! into the tunnel, whatever the agent does meanwhile.
+
+mod cost;
+mod detours;
+mod flips;
+mod flows;
+mod scene;
+mod verdicts;
+
+use std::process::ExitCode;
+
+use dz_tests::harness::{Requirement, Test, run};
+
+use scene::{Kind, NEEDS};
+
+fn main() -> ExitCode {
+    let mut tests = Vec::new();
+    for kind in Kind::ALL {
+        let name = format!("verdicts::{}", kind.name());
+        tests.push(Test::new(&name, &NEEDS, move || verdicts::all(kind)));
+    }
+    tests.extend(flows::tests());
+    tests.extend(flips::tests());
+    tests.extend(detours::tests());
+    tests.push(Test::new(
+        "cost::printed",
+        &[Requirement::Root],
+        cost::printed,
+    ));
+    run(tests)
+}
