@@ -9,7 +9,8 @@ use dz_common::packet::{State, Version};
 use dz_common::session::{DownReason, Mode, Session, Timers};
 
 use crate::view::{
-    AgentView, BlockView, Inspect, InterfaceView, RouteState, RouteTotals, SessionView, Snapshot,
+    AgentView, BlockView, Detour, Inspect, InterfaceView, RouteState, RouteTotals, SessionView,
+    Snapshot,
 };
 
 /// Now, in the snapshots below.
@@ -70,6 +71,11 @@ fn view(entry: SessionEntry, route: RouteState) -> SessionView {
         entry,
         via: None,
         route,
+        detour: match route {
+            RouteState::Present { .. } => Detour::Interface("eth0".to_owned()),
+            _ => Detour::None,
+        },
+        ignore_peer_passive: false,
     }
 }
 

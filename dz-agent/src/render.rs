@@ -37,6 +37,7 @@ fn live(sessions: &SessionsJson) -> String {
         "LAST DOWN",
         "ROUTE",
         "MODE",
+        "DETOUR",
         "DETECT",
         "RECEIVED",
         "SENT",
@@ -45,12 +46,12 @@ fn live(sessions: &SessionsJson) -> String {
     ];
     table(
         header,
-        "llllrlllrrrrr",
+        "llllrllllrrrrr",
         sessions.sessions.iter().map(session),
     )
 }
 
-fn session(session: &SessionJson) -> [String; 13] {
+fn session(session: &SessionJson) -> [String; 14] {
     let receipt = session.last_receipt_ago_us.map(Duration::from_micros);
     [
         session.interface.clone(),
@@ -60,7 +61,8 @@ fn session(session: &SessionJson) -> [String; 13] {
         time(Duration::try_from_secs_f64(session.state_for_seconds).unwrap_or_default()),
         dash(&session.last_down_reason, "none"),
         route(&session.route),
-        session.effective_mode.clone(),
+        mode(session),
+        session.detour.clone().unwrap_or_else(|| "-".to_owned()),
         time(Duration::from_micros(session.detect_time_us)),
         session.received.to_string(),
         session.sent.to_string(),
@@ -95,6 +97,15 @@ pub fn counters(counters: &CountersJson, zeros: bool) -> String {
         text
     } else {
         "nothing counted yet\n".to_owned()
+    }
+}
+
+/// The effective mode, and whose doing it is where that is not ours.
+fn mode(session: &SessionJson) -> String {
+    match session.passive_end.as_str() {
+        "peer" => "passive (peer)".to_owned(),
+        "peer_ignored" => "active (peer ignored)".to_owned(),
+        _ => session.effective_mode.clone(),
     }
 }
 
@@ -166,9 +177,9 @@ mod tests {
     fn sessions_line_up() {
         let text = sessions(&SessionsJson::from(&fixture::snapshot()));
         let expected = "\
-INTERFACE    LOCAL     PEER      STATE  SINCE  LAST DOWN  ROUTE                MODE     DETECT  RECEIVED  SENT  ANSWERED  LAST RECEIPT
-doublezero0  10.0.0.1  10.0.0.2  up     1m00s  timeout    present              passive    3.0s      1000   990       900     250ms ago
-doublezero0  10.0.0.1  10.0.0.3  down    5.0s  -          foreign (proto 186)  active     3.0s         0     0         0         never
+INTERFACE    LOCAL     PEER      STATE  SINCE  LAST DOWN  ROUTE                MODE            DETOUR  DETECT  RECEIVED  SENT  ANSWERED  LAST RECEIPT
+doublezero0  10.0.0.1  10.0.0.2  up     1m00s  timeout    present              passive (peer)  eth0      3.0s      1000   990       900     250ms ago
+doublezero0  10.0.0.1  10.0.0.3  down    5.0s  -          foreign (proto 186)  active          -         3.0s         0     0         0         never
 ";
         assert_eq!(text, expected);
     }

@@ -60,6 +60,21 @@ pub struct SessionView {
     pub via: Option<Ipv4Addr>,
     /// The peer's route as the kernel has it.
     pub route: RouteState,
+    /// Where packets for the peer go while it is Down, if they are rerouted.
+    pub detour: Detour,
+    /// Whether a peer's passive bit means nothing to us.
+    pub ignore_peer_passive: bool,
+}
+
+/// The way around a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Detour {
+    /// By this interface.
+    Interface(String),
+    /// There is no route by an interface without a gate.
+    None,
+    /// The gate has no entry for the peer yet, or could not be read.
+    Unknown,
 }
 
 impl SessionView {

@@ -5,12 +5,13 @@ use std::net::Ipv4Addr;
 use std::time::SystemTime;
 
 use dz_common::counters::Counter;
+use dz_common::gate::is_passive;
 use dz_common::packet::State;
 use dz_common::session::{Mode, NS_PER_US};
 use serde::{Deserialize, Serialize};
 
 use crate::view::{
-    BlockView, InterfaceView, ParkedView, RouteState, SessionView, Snapshot, VERSION,
+    BlockView, Detour, InterfaceView, ParkedView, RouteState, SessionView, Snapshot, VERSION,
 };
 
 /// Reply to `GET /v1/sessions`.
@@ -74,8 +75,14 @@ pub struct SessionJson {
     pub mode: String,
     /// What the peer says of itself: `active`, `passive` or `unknown`.
     pub peer_mode: String,
-    /// Whether the route follows the session: only if neither end is passive.
+    /// Whether route and traffic follow the session: only if neither end is passive.
     pub effective_mode: String,
+    /// Why: `own` or `peer` if that end is passive (`own` if both are), `peer_ignored` if the peer
+    /// is and that means nothing to us, `neither` otherwise.
+    pub passive_end: String,
+    /// The interface that packets for the peer take while it is Down, if they are rerouted; none if
+    /// there is none with a route.
+    pub detour: Option<String>,
     /// The peer's software; none before it was heard.
     pub peer_version: Option<String>,
     /// Silence after which the peer is Down.
@@ -143,8 +150,15 @@ impl SessionJson {
     fn new(view: &SessionView, now_ns: u64) -> Self {
         let entry = &view.entry;
         let session = &entry.session;
-        let passive = [session.timers.mode, session.peer_mode].contains(&Mode::Passive);
+        let (own, theirs) = (session.timers.mode, session.peer_mode);
+        let passive = is_passive(own, theirs, view.ignore_peer_passive);
         let effective = if passive { Mode::Passive } else { Mode::Active };
+        let passive_end = match (own, theirs) {
+            (Mode::Passive, _) => "own",
+            (_, Mode::Passive) if passive => "peer",
+            (_, Mode::Passive) => "peer_ignored",
+            _ => "neither",
+        };
         let heard = session.peer_mode != Mode::Unknown;
         let ago_us = |at_ns: u64| (at_ns != 0).then(|| now_ns.saturating_sub(at_ns) / NS_PER_US);
         let state_for = now_ns.saturating_sub(session.since_ns);
@@ -162,6 +176,11 @@ impl SessionJson {
             mode: session.timers.mode.name().to_owned(),
             peer_mode: session.peer_mode.name().to_owned(),
             effective_mode: effective.name().to_owned(),
+            passive_end: passive_end.to_owned(),
+            detour: match &view.detour {
+                Detour::Interface(name) => Some(name.clone()),
+                Detour::None | Detour::Unknown => None,
+            },
             peer_version: heard.then(|| session.peer_version.to_string()),
             detect_time_us: session.detect_time_ns() / NS_PER_US,
             detect_mult: session.timers.detect_mult,

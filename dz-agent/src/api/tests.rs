@@ -271,6 +271,8 @@ async fn shows_what_the_kernel_has() {
         ),
         ("peer_mode", json!("passive")),
         ("effective_mode", json!("passive")),
+        ("passive_end", json!("peer")),
+        ("detour", json!("eth0")),
         ("peer_version", json!("0.7.1-other")),
         ("detect_time_us", json!(3_000_000)),
         ("sent", json!(990)),

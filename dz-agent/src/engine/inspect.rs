@@ -10,15 +10,15 @@ use dz_common::map::SessionEntry;
 use dz_common::packet::State;
 use tokio::sync::OnceCell;
 
-use super::reconcile::{RouteKey, ifname, peer_key, route_key};
+use super::reconcile::{RouteKey, gate_key, ifname, peer_key, route_key};
 use super::shared::Shared;
-use crate::cli::RunOptions;
+use crate::cli::{PeerPassive, RunOptions};
 use crate::datapath::{MapReader, now_ns};
 use crate::net::Netlink;
 use crate::net::routes::{Route, Routes};
 use crate::view::{
-    AgentView, BlockView, Inspect, InterfaceView, ParkedView, RouteState, RouteTotals, SessionView,
-    Snapshot,
+    AgentView, BlockView, Detour, Inspect, InterfaceView, ParkedView, RouteState, RouteTotals,
+    SessionView, Snapshot,
 };
 
 /// Reads everything there is to show.
@@ -29,6 +29,7 @@ pub struct Inspector {
     shared: Arc<Shared>,
     port: u16,
     max_sessions: u32,
+    ignore_peer_passive: bool,
 }
 
 impl Inspector {
@@ -46,6 +47,7 @@ impl Inspector {
             shared,
             port,
             max_sessions,
+            ignore_peer_passive: options.peer_passive == PeerPassive::Ignore,
         }
     }
 
@@ -87,9 +89,22 @@ impl Inspector {
                 entry,
                 via,
                 route,
+                detour: self.detour(&entry),
+                ignore_peer_passive: self.ignore_peer_passive,
             });
         }
         Ok(sessions)
+    }
+
+    fn detour(&self, entry: &SessionEntry) -> Detour {
+        match self.reader.gate(&gate_key(&route_key(&entry.key))) {
+            Ok(Some(gate)) if gate.detour == 0 => Detour::None,
+            Ok(Some(gate)) => match nix::net::if_::if_indextoname(gate.detour) {
+                Ok(name) => Detour::Interface(name.to_string_lossy().into_owned()),
+                Err(_gone) => Detour::Interface(format!("#{}", gate.detour)),
+            },
+            Ok(None) | Err(_) => Detour::Unknown,
+        }
     }
 
     fn parked(

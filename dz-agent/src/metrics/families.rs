@@ -256,7 +256,7 @@ impl Families {
                 Kind::Exit,
                 "exits",
                 "exit",
-                "Runs of the kernel programs by the way out",
+                "Runs of the kernel programs by the way out; gate_* of what leaves",
             ),
             (
                 Kind::Tally,
