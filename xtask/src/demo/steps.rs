@@ -1,5 +1,6 @@
 //! The steps, in their order. Each waits until what it claims is so, and then shows it.
 
+mod gate;
 mod healthy;
 mod incident;
 mod setup;
@@ -52,6 +53,10 @@ pub(super) const ALL: &[Step] = &[
     Step {
         title: "The wire is cut",
         run: trouble::cut,
+    },
+    Step {
+        title: "Packets go around",
+        run: gate::around,
     },
     Step {
         title: "The wire is mended",
