@@ -9,12 +9,17 @@
 //! | `delete-delay-ms` | for so long the request to delete a route is held back, ms |
 //! | `delete-refused` | error number that deleting a route is refused with |
 //! | `add-refused` | error number that adding a route is refused with |
+//! | `session-delete-refused` | error number that deleting a session is refused with |
 //! | `dump-interrupted` | so many dumps are called inconsistent; the file counts down and goes |
 
 use std::fs;
+use std::io;
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use aya::sys::SyscallError;
 use nix::errno::Errno;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
@@ -38,24 +43,44 @@ pub(crate) async fn before(message: &RouteNetlinkMessage) -> Result<(), NetlinkE
         }
         _ => None,
     };
-    let Some(errno) = refused.and_then(|errno| i32::try_from(errno).ok()) else {
-        return Ok(());
-    };
-    Err(NetlinkError::Refused {
-        errno: Errno::from_raw(errno),
-        said: Some("refused by a test".to_owned()),
+    match refused {
+        None => Ok(()),
+        Some(errno) => Err(NetlinkError::Refused {
+            errno: Errno::from_raw(errno),
+            said: Some("refused by a test".to_owned()),
+        }),
+    }
+}
+
+/// What stands in the way of deleting a session.
+///
+/// # Errors
+/// The test wants it refused.
+pub(crate) fn before_session_delete() -> Result<(), SyscallError> {
+    number("session-delete-refused").map_or(Ok(()), |errno| {
+        Err(SyscallError {
+            call: "bpf_map_delete_elem",
+            io_error: io::Error::from_raw_os_error(errno),
+        })
     })
 }
 
 /// Whether the dump that was just read is to count as interrupted.
 pub(crate) fn dump_interrupted() -> bool {
-    let Some(left) = number("dump-interrupted").filter(|left| *left > 0) else {
+    // The engine and those who only look dump at the same time.
+    static COUNTING: Mutex<()> = Mutex::new(());
+    let _counting = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(left) = number::<u32>("dump-interrupted").filter(|left| *left > 0) else {
         return false;
     };
-    // The test sees the file count down, or waits in vain.
+    let Some(file) = file("dump-interrupted") else {
+        return false;
+    };
+    // By renaming, lest the test reads half a number. It sees the file count down, or waits in vain.
+    let half = file.with_extension("half");
     let _ = match left - 1 {
-        0 => file("dump-interrupted").map(fs::remove_file),
-        left => file("dump-interrupted").map(|file| fs::write(file, left.to_string())),
+        0 => fs::remove_file(file),
+        left => fs::write(&half, left.to_string()).and_then(|()| fs::rename(&half, file)),
     };
     true
 }
@@ -64,6 +89,6 @@ fn file(name: &str) -> Option<PathBuf> {
     Some(PathBuf::from(std::env::var_os(VARIABLE)?).join(name))
 }
 
-fn number(name: &str) -> Option<u64> {
+fn number<T: FromStr>(name: &str) -> Option<T> {
     fs::read_to_string(file(name)?).ok()?.trim().parse().ok()
 }

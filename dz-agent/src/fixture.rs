@@ -76,6 +76,7 @@ fn view(entry: SessionEntry, route: RouteState) -> SessionView {
             _ => Detour::None,
         },
         ignore_peer_passive: false,
+        route_error: None,
     }
 }
 
@@ -137,11 +138,16 @@ pub(crate) fn snapshot() -> Snapshot {
             withdraws: 1,
             install_failures: 0,
             uninstall_failures: 0,
+            repairs: 3,
+            conflicts: 1,
             installed: 1,
         }],
         agent: AgentView {
             heartbeat_age_ns: 500_000_000,
             events_lost: 0,
+            notification_overruns: 0,
+            checks_failed: 0,
+            check_error: None,
             started_at: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             pid: 42,
             port: 44880,

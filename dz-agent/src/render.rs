@@ -16,6 +16,16 @@ pub fn sessions(sessions: &SessionsJson) -> String {
     if !sessions.sessions.is_empty() {
         text += &live(sessions);
     }
+    let stuck = |session: &SessionJson| {
+        let (local, peer) = (session.local.to_string(), session.peer.to_string());
+        let error = session.route_error.clone()?;
+        Some([session.interface.clone(), local, peer, error])
+    };
+    let stuck: Vec<_> = sessions.sessions.iter().filter_map(stuck).collect();
+    if !stuck.is_empty() {
+        let header = ["INTERFACE", "LOCAL", "PEER", "ROUTE ERROR"];
+        text += &table(header, "llll", stuck.into_iter());
+    }
     if !sessions.parked.is_empty() {
         let row = |parked: &ParkedJson| {
             let (local, peer) = (parked.local.to_string(), parked.peer.to_string());
@@ -92,6 +102,7 @@ pub fn counters(counters: &CountersJson, zeros: bool) -> String {
                 ]
             })
     });
+    let rows = rows.chain(done_to_routes(counters, zeros));
     let text = table(["INTERFACE", "LOCAL", "COUNTER", "VALUE"], "lllr", rows);
     if text.lines().count() > 1 {
         text
@@ -107,6 +118,43 @@ fn mode(session: &SessionJson) -> String {
         "peer_ignored" => "active (peer ignored)".to_owned(),
         _ => session.effective_mode.clone(),
     }
+}
+
+/// What the agent counts itself.
+fn done_to_routes(
+    counters: &CountersJson,
+    zeros: bool,
+) -> impl Iterator<Item = [String; 4]> + use<'_> {
+    let routes = counters.routes.iter().flat_map(|routes| {
+        [
+            ("route_installs", routes.installs),
+            ("route_withdraws", routes.withdraws),
+            ("route_install_failures", routes.install_failures),
+            ("route_uninstall_failures", routes.uninstall_failures),
+            ("route_repairs", routes.repairs),
+        ]
+        .map(|(name, value)| {
+            (
+                routes.interface.clone(),
+                routes.local.to_string(),
+                name,
+                value,
+            )
+        })
+    });
+    let agent = &counters.agent;
+    let missed = [
+        ("agent_events_lost", agent.events_lost),
+        ("agent_notification_overruns", agent.notification_overruns),
+        ("agent_checks_failed", agent.checks_failed),
+    ]
+    .map(|(name, value)| ("-".to_owned(), "-".to_owned(), name, value));
+    routes
+        .chain(missed)
+        .filter(move |(_, _, _, value)| zeros || *value != 0)
+        .map(|(interface, local, name, value)| {
+            [interface, local, name.to_owned(), value.to_string()]
+        })
 }
 
 fn route(route: &RouteJson) -> String {
@@ -171,6 +219,7 @@ fn table<const N: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::MissedJson;
     use crate::fixture;
 
     #[test]
@@ -188,19 +237,24 @@ doublezero0  10.0.0.1  10.0.0.3  down    5.0s  -          foreign (proto 186)  a
     fn counters_show_what_counted() {
         let shown = CountersJson::from(&fixture::snapshot());
         let text = counters(&shown, false);
-        assert_eq!(text.lines().count(), 1 + 2 + 12, "{text}");
+        assert_eq!(text.lines().count(), 1 + 2 + 12 + 3, "{text}");
         assert!(
             text.contains("-            -         pass_not_udp"),
             "{text}"
         );
         assert_eq!(
             counters(&shown, true).lines().count(),
-            1 + 2 * Counter::COUNT
+            1 + 2 * Counter::COUNT + 5 + 3
         );
     }
 
     #[test]
     fn nothing_is_said() {
+        let none = CountersJson {
+            blocks: Vec::new(),
+            routes: Vec::new(),
+            agent: MissedJson::default(),
+        };
         assert_eq!(
             sessions(&SessionsJson {
                 sessions: Vec::new(),
@@ -208,10 +262,7 @@ doublezero0  10.0.0.1  10.0.0.3  down    5.0s  -          foreign (proto 186)  a
             }),
             "no sessions\n"
         );
-        assert_eq!(
-            counters(&CountersJson { blocks: Vec::new() }, true),
-            "nothing counted yet\n"
-        );
+        assert_eq!(counters(&none, false), "nothing counted yet\n");
     }
 
     #[test]

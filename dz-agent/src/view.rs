@@ -60,6 +60,8 @@ pub struct SessionView {
     pub via: Option<Ipv4Addr>,
     /// The peer's route as the kernel has it.
     pub route: RouteState,
+    /// Why the route is not what it should be although we have tried, for people.
+    pub route_error: Option<String>,
     /// Where packets for the peer go while it is Down, if they are rerouted.
     pub detour: Detour,
     /// Whether a peer's passive bit means nothing to us.
@@ -153,6 +155,10 @@ pub struct RouteTotals {
     pub install_failures: u64,
     /// Withdrawals that the kernel refused.
     pub uninstall_failures: u64,
+    /// Routes put back after somebody else had deleted or changed them.
+    pub repairs: u64,
+    /// Sessions now whose route cannot be ours, since somebody else has one there.
+    pub conflicts: u64,
     /// Routes of ours in the kernel's table now.
     pub installed: u64,
 }
@@ -164,6 +170,12 @@ pub struct AgentView {
     pub heartbeat_age_ns: u64,
     /// Events that did not reach us, by the kernel's count of those emitted.
     pub events_lost: u64,
+    /// How often the kernel dropped netlink notifications that we were to read.
+    pub notification_overruns: u64,
+    /// Full checks that could not read everything.
+    pub checks_failed: u64,
+    /// What the last full check could not read, for people.
+    pub check_error: Option<String>,
     /// When this process started.
     pub started_at: SystemTime,
     /// Our process.

@@ -51,6 +51,14 @@ impl Faults {
         self.set("add-refused", errno as u128)
     }
 
+    /// Refuses every request to delete a session from its map.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn refuse_session_delete(&self, errno: Errno) -> anyhow::Result<()> {
+        self.set("session-delete-refused", errno as u128)
+    }
+
     /// Calls the next dumps inconsistent, of whatever is dumped.
     ///
     /// # Errors
@@ -77,7 +85,10 @@ impl Faults {
     /// Of the file system.
     pub fn clear(&self) -> anyhow::Result<()> {
         for file in fs::read_dir(&self.folder)? {
-            fs::remove_file(file?.path())?;
+            match fs::remove_file(file?.path()) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
         }
         Ok(())
     }

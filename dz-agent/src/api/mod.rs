@@ -22,8 +22,8 @@ pub use client::Client;
 pub use listen::{ApiListener, MetricsListener, serve};
 pub use server::{api_router, metrics_router};
 pub use shown::{
-    BlockJson, CountersJson, InterfaceJson, ParkedJson, RouteJson, SessionJson, SessionsJson,
-    StatusJson,
+    BlockJson, CountersJson, InterfaceJson, MissedJson, ParkedJson, RouteJson, RouteTotalsJson,
+    SessionJson, SessionsJson, StatusJson,
 };
 pub use types::{
     ConnectedJson, ConnectedPeer, DisconnectRequest, DisconnectedJson, DisconnectedPeer, ErrorJson,

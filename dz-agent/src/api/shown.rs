@@ -11,7 +11,8 @@ use dz_common::session::{Mode, NS_PER_US};
 use serde::{Deserialize, Serialize};
 
 use crate::view::{
-    BlockView, Detour, InterfaceView, ParkedView, RouteState, SessionView, Snapshot, VERSION,
+    AgentView, BlockView, Detour, InterfaceView, ParkedView, RouteState, RouteTotals, SessionView,
+    Snapshot, VERSION,
 };
 
 /// Reply to `GET /v1/sessions`.
@@ -69,6 +70,9 @@ pub struct SessionJson {
     pub ups: u32,
     /// The peer's route as the kernel has it.
     pub route: RouteJson,
+    /// Why the route is not what it should be although the agent has tried.
+    #[serde(default)]
+    pub route_error: Option<String>,
     /// Gateway that the route is to have.
     pub via: Option<Ipv4Addr>,
     /// Ours: `active` or `passive`.
@@ -172,6 +176,7 @@ impl SessionJson {
             transitions: session.transitions,
             ups: session.ups,
             route: view.route.into(),
+            route_error: view.route_error.clone(),
             via: view.via,
             mode: session.timers.mode.name().to_owned(),
             peer_mode: session.peer_mode.name().to_owned(),
@@ -216,6 +221,72 @@ impl From<&Snapshot> for SessionsJson {
 pub struct CountersJson {
     /// By interface and local address.
     pub blocks: Vec<BlockJson>,
+    /// What the agent did to routes since it started, by interface and local address.
+    #[serde(default)]
+    pub routes: Vec<RouteTotalsJson>,
+    /// What the agent missed since it started.
+    #[serde(default)]
+    pub agent: MissedJson,
+}
+
+/// What was done to the routes of one interface and local address.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RouteTotalsJson {
+    /// The interface.
+    pub interface: String,
+    /// Our address.
+    pub local: Ipv4Addr,
+    /// Routes of ours in the kernel's table now.
+    pub installed: u64,
+    /// Sessions now whose route cannot be ours, since somebody else has one there.
+    pub conflicts: u64,
+    /// Acknowledged installs.
+    pub installs: u64,
+    /// Acknowledged withdrawals.
+    pub withdraws: u64,
+    /// Installs that the kernel refused.
+    pub install_failures: u64,
+    /// Withdrawals that the kernel refused.
+    pub uninstall_failures: u64,
+    /// Routes put back after somebody else had deleted or changed them.
+    pub repairs: u64,
+}
+
+impl From<&RouteTotals> for RouteTotalsJson {
+    fn from(totals: &RouteTotals) -> Self {
+        Self {
+            interface: totals.interface.clone(),
+            local: totals.local,
+            installed: totals.installed,
+            conflicts: totals.conflicts,
+            installs: totals.installs,
+            withdraws: totals.withdraws,
+            install_failures: totals.install_failures,
+            uninstall_failures: totals.uninstall_failures,
+            repairs: totals.repairs,
+        }
+    }
+}
+
+/// What the agent missed; it has read everything again each time.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub struct MissedJson {
+    /// Events of the kernel programs that did not reach it.
+    pub events_lost: u64,
+    /// How often the kernel dropped netlink notifications.
+    pub notification_overruns: u64,
+    /// Full checks that could not read everything.
+    pub checks_failed: u64,
+}
+
+impl From<&AgentView> for MissedJson {
+    fn from(agent: &AgentView) -> Self {
+        Self {
+            events_lost: agent.events_lost,
+            notification_overruns: agent.notification_overruns,
+            checks_failed: agent.checks_failed,
+        }
+    }
 }
 
 /// The counters of one interface and local address.
@@ -244,7 +315,13 @@ impl From<&Snapshot> for CountersJson {
     fn from(snapshot: &Snapshot) -> Self {
         let mut blocks: Vec<BlockJson> = snapshot.blocks.iter().map(BlockJson::from).collect();
         blocks.sort_by(|a, b| (&a.interface, a.local).cmp(&(&b.interface, b.local)));
-        Self { blocks }
+        let mut routes: Vec<_> = snapshot.routes.iter().map(RouteTotalsJson::from).collect();
+        routes.sort_by(|a, b| (&a.interface, a.local).cmp(&(&b.interface, b.local)));
+        Self {
+            blocks,
+            routes,
+            agent: MissedJson::from(&snapshot.agent),
+        }
     }
 }
 
@@ -269,6 +346,9 @@ pub struct StatusJson {
     pub heartbeat_age_us: u64,
     /// Events of the kernel programs that did not reach the agent.
     pub events_lost: u64,
+    /// What the agent could not read when it last looked at everything; it tries again.
+    #[serde(default)]
+    pub check_error: Option<String>,
     /// The interfaces served or waited for.
     pub interfaces: Vec<InterfaceJson>,
 }
@@ -331,6 +411,7 @@ impl From<&Snapshot> for StatusJson {
             routes_installed: snapshot.routes.iter().map(|route| route.installed).sum(),
             heartbeat_age_us: agent.heartbeat_age_ns / NS_PER_US,
             events_lost: agent.events_lost,
+            check_error: agent.check_error.clone(),
             interfaces: snapshot
                 .interfaces
                 .iter()

@@ -248,6 +248,8 @@ impl Maps {
     /// # Errors
     /// See [`MapError`].
     pub fn delete_session(&mut self, key: &SessionKey) -> Result<(), MapError> {
+        #[cfg(feature = "faults")]
+        crate::faults::before_session_delete().map_err(aya::maps::MapError::from)?;
         gone_is_fine(self.reader.sessions.remove(&as_key(key)))
     }
 

@@ -12,16 +12,19 @@ use dz_common::map::{Origin, PeerKey, SessionKey};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::Engine;
-use super::reconcile::{RouteKey, ifname, route_key};
+use super::reconcile::{RouteKey, ifname, peer_key, route_key};
+use super::{Engine, Live, backoff};
 use crate::command::{Disconnected, Refusal, RefusalKind, Selector};
+use crate::datapath::MapError;
 use crate::net::routes::RouteError;
 
 /// A session on its way out, between steps 1 and 4.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Closing {
     /// Who waits for it.
-    batch: Option<u64>,
+    batches: Vec<u64>,
+    /// How often step 4 has failed.
+    failures: u32,
 }
 
 type Reply = oneshot::Sender<Result<Vec<Disconnected>, Refusal>>;
@@ -58,32 +61,49 @@ impl Engine {
             reply,
         };
         self.batches.insert(id, batch);
+        let strays = self.strays();
         for key in keys {
-            self.disconnect_one(key, id);
+            self.disconnect_one(key, id, strays.get(&key).copied());
         }
         self.reply_if_done(id);
     }
 
-    fn disconnect_one(&mut self, key: PeerKey, batch: u64) {
+    /// Sessions over an index that their interface no longer has, by peer: on their way out, and
+    /// whoever disconnects the peer waits for that.
+    fn strays(&self) -> HashMap<PeerKey, SessionKey> {
+        let indices: HashMap<_, _> = self
+            .interfaces
+            .iter()
+            .map(|interface| (interface.name.as_str(), interface.ifindex()))
+            .collect();
+        let stray = |(key, live): &(&SessionKey, &Live)| {
+            indices.get(&*live.interface).copied().flatten() != Some(key.ifindex)
+        };
+        let strays = self.sessions.iter().filter(stray);
+        strays
+            .map(|(key, live)| (peer_key(&live.interface, key.peer.into()), *key))
+            .collect()
+    }
+
+    fn disconnect_one(&mut self, key: PeerKey, batch: u64, stray: Option<SessionKey>) {
         let Some(peer) = self.peers.get(&key).copied() else {
+            let fault = format!("peer {}: not connected", Ipv4Addr::from(key.peer));
+            self.finish_one(batch, Err(fault));
             return;
         };
         let interface = ifname(&key).to_owned();
-        let ifindex = self
-            .interfaces
-            .iter()
-            .find(|i| i.name == interface)
-            .and_then(|i| i.ifindex());
-        let session = ifindex.map(|ifindex| SessionKey {
-            ifindex,
-            local: peer.local,
-            peer: key.peer,
-        });
-        let live = session.filter(|session| self.sessions.contains_key(session));
+        let here = self.interfaces.iter().find(|i| i.name == interface);
+        let ifindex = here.and_then(super::Interface::ifindex);
+        let dst = key.peer.into();
+        // Whichever it is, an earlier one from another address included: the answer says that
+        // there is none any more.
+        let live = ifindex
+            .and_then(|ifindex| self.owners.get(&RouteKey { ifindex, dst }).copied())
+            .or(stray);
         let generation = live.and_then(|key| Some(self.sessions.get(&key)?.generation));
         let request = Request {
             op: OP_DISCONNECT,
-            key: session.unwrap_or(Request::NONE.key),
+            key: live.unwrap_or(Request::NONE.key),
             generation: generation.unwrap_or(0),
             peer: key,
             ..Request::NONE
@@ -110,8 +130,9 @@ impl Engine {
         match live {
             Some(session) => {
                 self.farewell(session);
-                self.closing.insert(session, Closing { batch: Some(batch) });
-                self.follow(route_key(&session));
+                let closing = self.closing.entry(session).or_default();
+                closing.batches.push(batch);
+                self.give_route_up(session);
             }
             None => self.finish_one(batch, Ok(gone)),
         }
@@ -120,6 +141,7 @@ impl Engine {
     /// Gives a session up that nobody wants any more, or whose address is gone.
     pub(super) fn close(&mut self, key: SessionKey, announce: bool) {
         if self.closing.contains_key(&key) {
+            self.give_route_up(key);
             return;
         }
         let Some(live) = self.sessions.get(&key) else {
@@ -139,8 +161,19 @@ impl Engine {
             self.farewell(key);
         }
         self.clock.forget(&key);
-        self.closing.insert(key, Closing { batch: None });
-        self.follow(route_key(&key));
+        self.closing.insert(key, Closing::default());
+        self.give_route_up(key);
+    }
+
+    /// Step 3.
+    fn give_route_up(&mut self, key: SessionKey) {
+        let route = route_key(&key);
+        if self.owners.get(&route) == Some(&key) {
+            self.follow(route);
+        } else {
+            // The route is another session's.
+            self.finish_closing(key);
+        }
     }
 
     /// Gives every session up, whoever wanted it.
@@ -154,60 +187,80 @@ impl Engine {
         }
     }
 
-    /// Step 4, once the kernel has acknowledged that the route is gone.
+    /// The kernel has acknowledged that a route is gone.
     pub(super) fn route_gone(&mut self, route: RouteKey) {
-        let Some(key) = self.owners.get(&route).copied() else {
-            return;
-        };
-        let Some(closing) = self.closing.get(&key) else {
-            return;
-        };
-        let batch = closing.batch;
-        let last = self.datapath.maps.reader().session(&key);
-        let deleted = self
-            .remove_gate(route)
-            .and_then(|()| self.datapath.maps.delete_session(&key));
-        if let Err(error) = deleted {
-            warn!(peer = %Ipv4Addr::from(key.peer), %error, "session not deleted; retried");
-            self.closing.remove(&key);
+        if let Some(key) = self.owners.get(&route).copied() {
+            self.finish_closing(key);
+        }
+    }
+
+    /// Step 4.
+    fn finish_closing(&mut self, key: SessionKey) {
+        if !self.closing.contains_key(&key) {
             return;
         }
-        self.closing.remove(&key);
-        self.owners.remove(&route);
-        let interface = self.interface_name(key.ifindex);
+        let route = route_key(&key);
+        let last = self.datapath.maps.reader().session(&key);
+        if let Err(error) = self.delete(key) {
+            self.stuck(key, &format!("its session is not deleted: {error}"));
+            let closing = self.closing.entry(key).or_default();
+            closing.failures = closing.failures.saturating_add(1);
+            let (failures, pause) = (closing.failures, backoff(closing.failures));
+            if failures == 1 {
+                warn!(peer = %Ipv4Addr::from(key.peer), %error, "session not deleted; retried");
+            }
+            self.jobs.retry(route, pause);
+            return;
+        }
+        let closing = self.closing.remove(&key).unwrap_or_default();
+        let live = self.sessions.get(&key);
+        let interface = live.map(|live| live.interface.to_string());
+        let interface = interface.unwrap_or_else(|| self.interface_name(key.ifindex));
         if let Ok(Some(entry)) = last {
             self.shared.recorded.rx_versions.removed(&interface, &entry);
         }
-        if let Some(live) = self.sessions.remove(&key) {
-            self.give_up_resolving(&key, &live);
-            self.slots.release(live.slot);
-        }
+        self.forget(&key);
         if self.peer_of(route).is_some() {
             // Wanted again, or still: by another address, say. Its place is free now.
             self.check_soon();
         }
-        if let Some(batch) = batch {
-            let (local, peer) = (key.local.into(), key.peer.into());
-            self.finish_one(
-                batch,
-                Ok(Disconnected {
-                    interface,
-                    local,
-                    peer,
-                }),
-            );
+        for batch in closing.batches {
+            let done = Disconnected {
+                interface: interface.clone(),
+                local: key.local.into(),
+                peer: key.peer.into(),
+            };
+            self.finish_one(batch, Ok(done));
             self.reply_if_done(batch);
         }
     }
 
+    fn delete(&mut self, key: SessionKey) -> Result<(), MapError> {
+        let route = route_key(&key);
+        if self.owners.get(&route) == Some(&key) {
+            self.remove_gate(route)?;
+        }
+        self.datapath.maps.delete_session(&key)
+    }
+
     /// The route of a closing session could not be deleted. It is retried; whoever waits is told.
     pub(super) fn route_stuck(&mut self, route: RouteKey, error: &RouteError) {
-        let closing = self
-            .owners
-            .get(&route)
-            .and_then(|key| self.closing.get_mut(key));
-        if let Some(batch) = closing.and_then(|closing| closing.batch.take()) {
-            let fault = format!("{error}; the session stays AdminDown, and this is retried");
+        if let Some(key) = self.owners.get(&route).copied() {
+            self.stuck(key, &error.to_string());
+        }
+    }
+
+    /// A closing session is not gone yet. Whoever waits need not wait any longer to know.
+    fn stuck(&mut self, key: SessionKey, why: &str) {
+        let Some(closing) = self.closing.get_mut(&key) else {
+            return;
+        };
+        for batch in std::mem::take(&mut closing.batches) {
+            let fault = format!(
+                "peer {}: disconnected, and nothing is sent or answered any more, but {why}; \
+                 retried until the kernel agrees",
+                Ipv4Addr::from(key.peer)
+            );
             self.finish_one(batch, Err(fault));
             self.reply_if_done(batch);
         }
@@ -249,8 +302,10 @@ impl Engine {
                 faults: batch.faults,
             })
         };
-        // Whoever asked and went away does not need the answer.
-        let _ = batch.reply.send(result);
+        if let Err(Err(refusal)) = batch.reply.send(result) {
+            // Nobody waits: an undone connect, a line of the configuration, a client that is gone.
+            warn!(faults = refusal.faults.join("; "), "disconnect");
+        }
     }
 
     fn select(&self, selector: &Selector) -> Result<Vec<PeerKey>, Refusal> {

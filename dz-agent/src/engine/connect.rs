@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::configured::same;
 use super::interfaces::Interface;
-use super::reconcile::{ifname, peer_key, route_key};
+use super::reconcile::{RouteKey, ifname, peer_key, route_key};
 use super::{Engine, Live};
 use crate::command::{Connected, PeerSpec, Refusal, RefusalKind};
 use crate::datapath::now_ns;
@@ -256,6 +256,9 @@ impl Engine {
         }
         let peer = spec.peer(&self.options.timers());
         let key = peer_key(name, spec.peer);
+        let (route, dst) = (interface.ifindex(), spec.peer);
+        let route = route.map(|ifindex| RouteKey { ifindex, dst });
+        let closing = route.is_some_and(|route| self.owners.contains_key(&route));
         match self.peers.get(&key) {
             Some(known) if same(known, &peer) => Ok(Checked {
                 key,
@@ -268,6 +271,13 @@ impl Engine {
                     "connected already on {name} from {local} with other settings: disconnect it first"
                 );
                 Err(refuse(RefusalKind::Conflict, text))
+            }
+            None if closing => {
+                let text = format!(
+                    "its earlier session on {name} is still being closed: see `dz-agent sessions`, \
+                     and try again"
+                );
+                Err(refuse(RefusalKind::Unavailable, text))
             }
             None => Ok(Checked {
                 key,

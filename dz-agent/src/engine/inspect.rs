@@ -68,6 +68,7 @@ impl Inspector {
         routes_known: bool,
     ) -> anyhow::Result<Vec<SessionView>> {
         let peers: HashMap<_, _> = self.reader.peers()?.into_iter().collect();
+        let mut troubles = self.shared.troubles().clone();
         let mut sessions = Vec::new();
         for entry in self.reader.sessions()? {
             let interface = name_of(names, entry.key.ifindex);
@@ -76,13 +77,18 @@ impl Inspector {
                 .map(|peer| peer.via)
                 .filter(|via| *via != [0; 4])
                 .map(Ipv4Addr::from);
+            let trouble = troubles.remove(&route_key(&entry.key));
+            let conflict = trouble.as_ref().and_then(|trouble| trouble.conflict);
             let route = match routes.get(&route_key(&entry.key)) {
                 Some(route) => RouteState::Present {
                     via: route.via,
                     src: route.src,
                 },
                 None if !routes_known => RouteState::Unknown,
-                None => absent(table, &entry).await,
+                None => match conflict {
+                    Some(protocol) => RouteState::Foreign { protocol },
+                    None => absent(table, &entry).await,
+                },
             };
             sessions.push(SessionView {
                 interface,
@@ -91,6 +97,7 @@ impl Inspector {
                 route,
                 detour: self.detour(&entry),
                 ignore_peer_passive: self.ignore_peer_passive,
+                route_error: trouble.map(|trouble| trouble.text),
             });
         }
         Ok(sessions)
@@ -153,6 +160,7 @@ impl Inspector {
         interfaces: &[InterfaceView],
         names: &HashMap<u32, String>,
         routes: &HashMap<RouteKey, Route>,
+        sessions: &[SessionView],
     ) -> Vec<RouteTotals> {
         let mut totals: BTreeMap<(String, Ipv4Addr), RouteTotals> = BTreeMap::new();
         let blank = |interface: &str, local| RouteTotals {
@@ -162,6 +170,8 @@ impl Inspector {
             withdraws: 0,
             install_failures: 0,
             uninstall_failures: 0,
+            repairs: 0,
+            conflicts: 0,
             installed: 0,
         };
         for interface in interfaces {
@@ -178,6 +188,16 @@ impl Inspector {
             row.withdraws = counts.withdraws;
             row.install_failures = counts.install_failures;
             row.uninstall_failures = counts.uninstall_failures;
+            row.repairs = counts.repairs;
+        }
+        let foreign = |session: &&SessionView| matches!(session.route, RouteState::Foreign { .. });
+        for session in sessions.iter().filter(foreign) {
+            let (name, local) = (&session.interface, session.local());
+            let key = (name.clone(), local);
+            totals
+                .entry(key)
+                .or_insert_with(|| blank(name, local))
+                .conflicts += 1;
         }
         for route in routes.values() {
             let (Some(name), Some(src)) = (names.get(&route.ifindex), route.src) else {
@@ -230,7 +250,7 @@ impl Inspect for Inspector {
         let beat_ns = self.reader.heartbeat().context("reading the heartbeat")?;
         Ok(Snapshot {
             taken_at_ns,
-            routes: self.totals(&interfaces, &names, &routes),
+            routes: self.totals(&interfaces, &names, &routes, &sessions),
             interfaces,
             sessions,
             parked,
@@ -238,6 +258,9 @@ impl Inspect for Inspector {
             agent: AgentView {
                 heartbeat_age_ns: taken_at_ns.saturating_sub(beat_ns),
                 events_lost: self.shared.events_lost.load(Ordering::Relaxed),
+                notification_overruns: self.shared.overruns.load(Ordering::Relaxed),
+                checks_failed: self.shared.checks_failed.load(Ordering::Relaxed),
+                check_error: self.shared.check_error().clone(),
                 started_at: self.shared.started_at,
                 pid: std::process::id(),
                 port: self.port,

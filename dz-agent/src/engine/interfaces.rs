@@ -13,6 +13,7 @@ use crate::cli::UnknownPeers;
 use crate::datapath::Attachment;
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::lock::InterfaceLock;
+use crate::net::NetlinkError;
 use crate::net::links::{self, Address};
 use crate::port::PortGuard;
 use crate::view::InterfaceView;
@@ -139,10 +140,15 @@ impl Blocks {
 
 impl Engine {
     /// Looks at every interface again and follows what changed. What goes wrong is logged and
-    /// shown; the next look tries again.
-    pub(super) async fn refresh_interfaces(&mut self) {
+    /// shown; the next look tries again. Returns what the kernel did not tell, if anything.
+    pub(super) async fn refresh_interfaces(&mut self) -> Option<anyhow::Error> {
+        let mut unread = None;
         for index in 0..self.interfaces.len() {
             if let Err(failure) = self.refresh_interface(index).await {
+                if failure.error.downcast_ref::<NetlinkError>().is_some() {
+                    unread = Some(failure.into());
+                    continue;
+                }
                 let interface = &mut self.interfaces[index];
                 let reason = failure.to_string();
                 if interface.waiting.as_ref() != Some(&reason) {
@@ -152,6 +158,7 @@ impl Engine {
             }
         }
         *self.shared.interfaces() = self.interfaces.iter().map(Interface::view).collect();
+        unread
     }
 
     /// Looks at one interface.

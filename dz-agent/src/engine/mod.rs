@@ -4,6 +4,7 @@
 //! netlink notifications, by requests of the API, by the clock, and by a full check every ten
 //! seconds that needs none of these to have arrived. It holds nothing that it could not read back.
 
+mod check;
 mod clock;
 mod close;
 mod configured;
@@ -28,14 +29,13 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dz_common::map::{Peer, PeerKey, SessionEntry, SessionKey};
+use dz_common::map::{Peer, PeerKey, SessionKey};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
-use tracing::{debug, warn};
 
-use crate::cli::{PeerPassive, RunOptions};
-use crate::datapath::{Datapath, now_ns};
+use crate::cli::RunOptions;
+use crate::datapath::Datapath;
 use crate::identity::Identity;
 use crate::logging::FloodLimit;
 use crate::net::Netlink;
@@ -44,7 +44,7 @@ use clock::Clock;
 use close::Closing;
 use detours::Detours;
 use interfaces::{Blocks, Interface};
-use reconcile::{Facts, Op, RouteKey};
+use reconcile::RouteKey;
 use routes::RouteJobs;
 use shared::Shared;
 use slots::Slots;
@@ -54,6 +54,10 @@ pub use run::run;
 
 /// How often everything is read and compared, whatever notifications came or did not come.
 const FULL_CHECK: Duration = Duration::from_secs(10);
+
+/// The pause after a first failure, and the longest one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A session as the agent needs it at hand; all of it is also in its map entry.
 #[derive(Clone, Debug)]
@@ -102,86 +106,13 @@ struct Engine {
     events_lost: u64,
     /// When to look at everything ahead of time.
     check_at: Option<Instant>,
+    /// Full checks in a row that could not read everything.
+    check_failures: u32,
     /// When to look at all interfaces and addresses ahead of time.
     look_around_at: Option<Instant>,
 }
 
 impl Engine {
-    /// Reads everything and carries out what is missing.
-    async fn full_check(&mut self) {
-        match self.read_and_decide().await {
-            Ok(ops) => {
-                if !ops.is_empty() {
-                    debug!(steps = ops.len(), "full check");
-                }
-                // Room first, so that what is opened finds it.
-                for op in ops.iter().filter(|op| matches!(op, Op::Close { .. })) {
-                    self.carry_out(*op);
-                }
-                for op in ops.iter().filter(|op| !matches!(op, Op::Close { .. })) {
-                    self.carry_out(*op);
-                }
-            }
-            Err(error) => warn!(%error, "full check failed; it is repeated"),
-        }
-    }
-
-    async fn read_and_decide(&mut self) -> anyhow::Result<Vec<Op>> {
-        self.refresh_interfaces().await;
-        self.look_around().await;
-        self.peers = self.datapath.maps.reader().peers()?.into_iter().collect();
-        let sessions = self.datapath.maps.reader().sessions()?;
-        let gates = self.datapath.maps.reader().gates()?;
-        let routes = self.routes.list(None).await?;
-        let carriers = self.carriers();
-        for entry in &sessions {
-            self.adopt(entry);
-        }
-        Ok(reconcile::decide(&Facts {
-            peers: &self.peers,
-            carriers: &carriers,
-            sessions: &sessions,
-            routes: &routes,
-            gates: &gates,
-            detours: self.detours.known(),
-            ignore_peer_passive: self.options.peer_passive == PeerPassive::Ignore,
-        }))
-    }
-
-    /// Takes note of a session that the map has and we do not know: that of an earlier agent.
-    fn adopt(&mut self, entry: &SessionEntry) {
-        if self.sessions.contains_key(&entry.key) {
-            return;
-        }
-        let interface = self.interface_name(entry.key.ifindex);
-        let key = reconcile::peer_key(&interface, entry.key.peer.into());
-        let next_hop = self.next_hop(entry.key.ifindex, entry.key.peer, self.peers.get(&key));
-        let live = Live {
-            generation: entry.generation,
-            slot: entry.slot,
-            interface: interface.into(),
-            next_hop,
-        };
-        self.sessions.insert(entry.key, live);
-        self.owners
-            .insert(reconcile::route_key(&entry.key), entry.key);
-        self.detours.look(entry.key.peer.into());
-        self.clock.set(entry.key, now_ns());
-    }
-
-    fn carry_out(&mut self, op: Op) {
-        match op {
-            Op::Open(key) => {
-                if let Err(error) = self.open(&key) {
-                    warn!(peer = %Ipv4Addr::from(key.peer), %error, "session not opened; retried");
-                }
-            }
-            Op::Close { key, announce } => self.close(key, announce),
-            Op::Follow(key) => self.follow(key),
-            Op::Guard(key) => self.guard(key),
-        }
-    }
-
     /// Most sessions: as many as asked for, although the maps are rounded up to whole groups of
     /// deadline slots, and no more than they hold, for those of an earlier agent keep their size.
     fn capacity(&self) -> u32 {
@@ -204,4 +135,9 @@ impl Engine {
         let found = self.interface_at(ifindex);
         found.map_or_else(|| format!("#{ifindex}"), |interface| interface.name.clone())
     }
+}
+
+/// The pause after so many failures in a row (1 or more): it doubles up to [`LONGEST_PAUSE`].
+fn backoff(failures: u32) -> Duration {
+    (FIRST_PAUSE * (1 << failures.saturating_sub(1).min(6))).min(LONGEST_PAUSE)
 }

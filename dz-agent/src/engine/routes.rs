@@ -11,15 +11,13 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tracing::{debug, info, warn};
 
-use super::Engine;
 use super::reconcile::{RouteKey, Wanted, wanted_route};
+use super::shared::Trouble;
+use super::{Engine, backoff};
 use crate::cli::PeerPassive;
 use crate::datapath::now_ns;
+use crate::net::monitor::Place;
 use crate::net::routes::{Added, Deleted, RouteError};
-
-/// First pause after a failure; it doubles until it reaches the longest.
-const FIRST_RETRY_NS: u64 = 100_000_000;
-const LONGEST_RETRY_NS: u64 = 5_000_000_000;
 
 /// What was done.
 #[derive(Debug)]
@@ -37,9 +35,14 @@ struct Job {
     running: bool,
     /// Something changed while it was running.
     again: bool,
+    /// In a row.
     failures: u32,
+    /// When it is tried again, ns.
+    retry_ns: Option<u64>,
     /// Logged once, however often it is met.
     last_error: Option<String>,
+    /// Somebody else has deleted or changed our route: putting it back is a repair.
+    repair: bool,
     /// The state change that is being followed: to Up or away from it, and since when, ns.
     converging: Option<(bool, u64)>,
 }
@@ -72,7 +75,32 @@ impl RouteJobs {
             return None;
         }
         self.retries.pop_first();
+        if let Some(job) = self.jobs.get_mut(&key) {
+            job.retry_ns = None;
+        }
         Some(key)
+    }
+
+    /// Has a destination tried again after a pause, in place of whatever was set for it before.
+    pub(super) fn retry(&mut self, key: RouteKey, pause: Duration) {
+        let at_ns = now_ns() + u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
+        let job = self.jobs.entry(key).or_default();
+        if let Some(before_ns) = job.retry_ns.replace(at_ns) {
+            self.retries.remove(&(before_ns, key));
+        }
+        self.retries.insert((at_ns, key));
+    }
+
+    fn remove(&mut self, key: RouteKey) -> Option<Job> {
+        let job = self.jobs.remove(&key)?;
+        if let Some(at_ns) = job.retry_ns {
+            self.retries.remove(&(at_ns, key));
+        }
+        Some(job)
+    }
+
+    fn is_failing(&self, key: RouteKey) -> bool {
+        self.jobs.get(&key).is_some_and(|job| job.failures > 0)
     }
 }
 
@@ -173,8 +201,16 @@ impl Engine {
         let again = std::mem::take(&mut job.again);
         match result {
             Ok(gone) => {
-                job.failures = 0;
-                job.last_error = None;
+                if std::mem::take(&mut job.repair) && !gone {
+                    warn!(interface, %dst, "route put back: somebody else had deleted or changed it");
+                    count(|counts| counts.repairs += 1);
+                }
+                if job.failures > 0 {
+                    info!(interface, %dst, failures = job.failures, "route: the kernel agrees again");
+                    job.failures = 0;
+                    job.last_error = None;
+                    self.shared.troubles().remove(&key);
+                }
                 if again {
                     self.follow(key);
                 } else {
@@ -186,32 +222,66 @@ impl Engine {
             }
             Err(error) => {
                 job.failures = job.failures.saturating_add(1);
-                let pause_ns = FIRST_RETRY_NS << (job.failures - 1).min(6);
-                let pause_ns = pause_ns.min(LONGEST_RETRY_NS);
-                self.jobs.retries.insert((now_ns() + pause_ns, key));
-                let retry_ms = pause_ns / 1_000_000;
+                let pause = backoff(job.failures);
                 let text = error.to_string();
-                if job.last_error.as_deref() == Some(&text) {
-                    debug!(interface, %error, retry_ms, "route, again");
+                if job.last_error.as_ref() == Some(&text) {
+                    debug!(interface, %error, retry = ?pause, "route, again");
                 } else {
-                    warn!(interface, %error, retry_ms, "route");
-                    job.last_error = Some(text);
+                    warn!(interface, %error, retry = ?pause, "route");
+                    job.last_error = Some(text.clone());
+                    let conflict = error.conflict().map(|foreign| foreign.protocol);
+                    let trouble = Trouble { text, conflict };
+                    self.shared.troubles().insert(key, trouble);
                 }
                 self.route_stuck(key, &error);
+                if again {
+                    // Something else may be wanted by now, which need not wait.
+                    self.follow(key);
+                } else {
+                    self.jobs.retry(key, pause);
+                }
             }
         }
     }
 
-    /// Somebody changed a route that carries our number. Our own changes come back here, too.
-    pub(super) fn route_changed(&mut self, key: RouteKey, gone: bool) {
-        let right = match self.wanted(key) {
-            Wanted::Present(_) => !gone,
-            Wanted::Absent => gone,
-            Wanted::AsIs => true,
-        };
-        if !right {
-            self.follow(key);
+    /// Somebody else changed a route where ours are.
+    pub(super) fn route_changed(&mut self, key: RouteKey, gone: bool, place: &Place) {
+        if place.by == self.netlink.port() {
+            return; // we, and the acknowledgement says how it went
         }
+        match self.wanted(key) {
+            Wanted::Present(route) => {
+                if place.ours && (gone || place.route != Some(route)) {
+                    self.put_back(key, place);
+                }
+            }
+            Wanted::Absent if !gone => self.follow(key),
+            Wanted::Absent | Wanted::AsIs => {}
+        }
+    }
+
+    /// Somebody changed a route of theirs, which may have taken our route's place, or left it.
+    pub(super) fn foreign_route_changed(&mut self, dst: Ipv4Addr, gone: bool, place: &Place) {
+        let keys = self.interfaces.iter().filter_map(|interface| {
+            let ifindex = interface.ifindex()?;
+            Some(RouteKey { ifindex, dst })
+        });
+        let keys: Vec<_> = keys.filter(|key| self.owners.contains_key(key)).collect();
+        for key in keys {
+            if place.ours && gone && self.jobs.is_failing(key) {
+                self.follow(key);
+            } else if place.ours && place.replaced && matches!(self.wanted(key), Wanted::Present(_))
+            {
+                self.put_back(key, place);
+            }
+        }
+    }
+
+    /// A route that should be there was taken away or changed.
+    fn put_back(&mut self, key: RouteKey, place: &Place) {
+        let job = self.jobs.jobs.entry(key).or_default();
+        job.repair |= place.by != 0 && job.failures == 0;
+        self.follow(key);
     }
 
     /// Tries again what is due to be tried again.
@@ -223,9 +293,12 @@ impl Engine {
 
     /// The route is what it should be: measure how long that took, and forget about it.
     fn converged(&mut self, key: RouteKey) {
-        let Some(job) = self.jobs.jobs.remove(&key) else {
+        let Some(job) = self.jobs.remove(key) else {
             return;
         };
+        if job.failures > 0 {
+            self.shared.troubles().remove(&key);
+        }
         let (interface, local) = self.route_labels(key);
         if let (Some((up, since_ns)), Some(local)) = (job.converging, local) {
             let took = Duration::from_nanos(now_ns().saturating_sub(since_ns));
@@ -245,7 +318,13 @@ impl Engine {
 
     /// Interface name, and the local address of the session that the route belongs to.
     fn route_labels(&self, key: RouteKey) -> (String, Option<Ipv4Addr>) {
-        let local = self.owners.get(&key).map(|owner| owner.local.into());
-        (self.interface_name(key.ifindex), local)
+        let owner = self.owners.get(&key);
+        let local = owner.map(|owner| owner.local.into());
+        // Also of an interface that is gone.
+        let name = owner.and_then(|owner| Some(self.sessions.get(owner)?.interface.to_string()));
+        (
+            name.unwrap_or_else(|| self.interface_name(key.ifindex)),
+            local,
+        )
     }
 }

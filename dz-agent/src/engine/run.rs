@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
@@ -206,6 +207,7 @@ impl Engine {
             events_before: 0,
             events_lost: 0,
             check_at: None,
+            check_failures: 0,
             look_around_at: None,
         };
         let (emitted, lost) = engine
@@ -353,13 +355,19 @@ impl Engine {
             Event::Route {
                 dst,
                 prefix_len: 32,
-                ifindex: Some(ifindex),
+                ifindex,
                 protocol,
                 gone,
-            } if protocol == self.options.route_protocol
-                && self.interface_at(ifindex).is_some() =>
-            {
-                self.route_changed(super::RouteKey { ifindex, dst }, gone);
+                place,
+            } => {
+                let ours = protocol == self.options.route_protocol;
+                let ours = ifindex.filter(|ifindex| ours && self.interface_at(*ifindex).is_some());
+                match ours {
+                    Some(ifindex) => {
+                        self.route_changed(super::RouteKey { ifindex, dst }, gone, &place);
+                    }
+                    None => self.foreign_route_changed(dst, gone, &place),
+                }
             }
             Event::Route { .. } => {}
             Event::Neighbour {
@@ -371,13 +379,18 @@ impl Engine {
             }
             Event::Overrun => {
                 warn!("netlink notifications lost: reading everything again");
+                self.shared.overruns.fetch_add(1, Ordering::Relaxed);
                 self.check_soon();
             }
         }
     }
 
     pub(super) fn check_soon(&mut self) {
-        self.check_at.get_or_insert_with(|| Instant::now() + SETTLE);
+        self.check_by(Instant::now() + SETTLE);
+    }
+
+    pub(super) fn check_by(&mut self, at: Instant) {
+        self.check_at = Some(self.check_at.map_or(at, |before| before.min(at)));
     }
 
     /// When the loop must wake up by itself.

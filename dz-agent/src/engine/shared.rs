@@ -1,11 +1,12 @@
 //! What the engine shares with those who only look: the API and the metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use super::reconcile::RouteKey;
 use crate::metrics::Recorded;
 use crate::view::InterfaceView;
 
@@ -16,6 +17,17 @@ pub(super) struct RouteCounts {
     pub(super) withdraws: u64,
     pub(super) install_failures: u64,
     pub(super) uninstall_failures: u64,
+    /// Put back after somebody else had deleted or changed them.
+    pub(super) repairs: u64,
+}
+
+/// Why a route is not what it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// For people.
+    pub(super) text: String,
+    /// The `rtm_protocol` of somebody else's route in its place, if that is it.
+    pub(super) conflict: Option<u8>,
 }
 
 /// Shared by engine and inspectors.
@@ -24,6 +36,13 @@ pub(super) struct Shared {
     pub(super) recorded: Recorded,
     /// Events that did not reach us.
     pub(super) events_lost: AtomicU64,
+    /// How often the kernel had more notifications than we had room for.
+    pub(super) overruns: AtomicU64,
+    /// Full checks that could not read everything.
+    pub(super) checks_failed: AtomicU64,
+    /// What the last full check could not read.
+    check_error: Mutex<Option<String>>,
+    troubles: Mutex<HashMap<RouteKey, Trouble>>,
     interfaces: Mutex<Vec<InterfaceView>>,
     counts: Mutex<BTreeMap<(String, Ipv4Addr), RouteCounts>>,
 }
@@ -34,20 +53,30 @@ impl Shared {
             started_at: SystemTime::now(),
             recorded,
             events_lost: AtomicU64::new(0),
+            overruns: AtomicU64::new(0),
+            checks_failed: AtomicU64::new(0),
+            check_error: Mutex::default(),
+            troubles: Mutex::default(),
             interfaces: Mutex::default(),
             counts: Mutex::default(),
         }
     }
 
     pub(super) fn interfaces(&self) -> MutexGuard<'_, Vec<InterfaceView>> {
-        // Whoever panicked while holding it left whole values behind.
-        self.interfaces
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.interfaces)
+    }
+
+    pub(super) fn check_error(&self) -> MutexGuard<'_, Option<String>> {
+        lock(&self.check_error)
+    }
+
+    /// The routes that are not what they should be although we have tried.
+    pub(super) fn troubles(&self) -> MutexGuard<'_, HashMap<RouteKey, Trouble>> {
+        lock(&self.troubles)
     }
 
     pub(super) fn counts(&self) -> MutexGuard<'_, BTreeMap<(String, Ipv4Addr), RouteCounts>> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.counts)
     }
 
     /// Counts something done to a route of an interface and local address.
@@ -63,4 +92,9 @@ impl Shared {
                 .or_default(),
         );
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Whoever panicked while holding it left whole values behind.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

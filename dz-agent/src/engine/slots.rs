@@ -45,6 +45,12 @@ impl Slots {
         self.free.pop_first()
     }
 
+    /// Takes a slot that a session has which we have not given it to.
+    pub(super) fn claim(&mut self, slot: u32) {
+        self.free.remove(&slot);
+        self.resting.retain(|resting| *resting != slot);
+    }
+
     /// A session has left its slot and its hash element.
     pub(super) fn release(&mut self, slot: u32) {
         self.resting.push(slot);

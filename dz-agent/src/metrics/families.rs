@@ -116,7 +116,7 @@ impl Families {
     }
 
     fn routes(&self, out: Out<'_, '_>) -> fmt::Result {
-        let mut totals = BTreeMap::<_, [u64; 5]>::new();
+        let mut totals = BTreeMap::<_, [u64; 7]>::new();
         for route in &self.snapshot.routes {
             let RouteTotals {
                 interface, local, ..
@@ -130,6 +130,8 @@ impl Families {
                 route.withdraws,
                 route.install_failures,
                 route.uninstall_failures,
+                route.repairs,
+                route.conflicts,
             ];
             for (sum, value) in sums.iter_mut().zip(values) {
                 *sum += value;
@@ -168,10 +170,16 @@ impl Families {
                 "route_uninstall_failures",
                 "Route withdrawals that the kernel refused",
             ),
+            (
+                5,
+                "route_repairs",
+                "Routes put back after somebody else had deleted or changed them",
+            ),
         ] {
             counter(out, &format!("doublezero_liveness_{name}"), help, column(i))?;
         }
-        Ok(())
+        let help = "Sessions that cannot have their route, since somebody else has one there";
+        gauge(out, "doublezero_liveness_route_conflicts", help, column(6))
     }
 
     fn convergence(&self, out: Out<'_, '_>) -> fmt::Result {
@@ -308,6 +316,17 @@ impl Families {
         let help = "Events of the kernel programs that did not reach the agent";
         let name = "doublezero_liveness_events_lost";
         single(out, name, help, &ConstCounter::new(agent.events_lost))?;
+        let help = "Times that the kernel dropped netlink notifications to the agent";
+        let name = "doublezero_liveness_notification_overruns";
+        single(
+            out,
+            name,
+            help,
+            &ConstCounter::new(agent.notification_overruns),
+        )?;
+        let help = "Full checks that could not read everything and were repeated";
+        let name = "doublezero_liveness_checks_failed";
+        single(out, name, help, &ConstCounter::new(agent.checks_failed))?;
         let help = "Time since the agent's loop last said that it is alive";
         let name = "doublezero_liveness_heartbeat_age_seconds";
         single(

@@ -80,6 +80,7 @@ fn refusal(errno: Errno, said: Option<&str>) -> String {
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: Handle,
+    port: u32,
 }
 
 impl Netlink {
@@ -99,8 +100,18 @@ impl Netlink {
         // By default the end of an answer and the end of the connection look the same.
         connection.set_forward_ack(true);
         connection.set_forward_done(true);
+        let port = connection
+            .socket_mut()
+            .socket_mut()
+            .bind_auto()?
+            .port_number();
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle, port })
+    }
+
+    /// Number of its socket: what notifications name as the author of changes that it asked for.
+    pub const fn port(&self) -> u32 {
+        self.port
     }
 
     /// Asks for a change, and waits for the acknowledgement.

@@ -13,7 +13,9 @@ use std::os::fd::AsRawFd;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use rtnetlink::MulticastGroup;
-use rtnetlink::packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::{
+    NLM_F_REPLACE, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
 use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::route::{
@@ -25,6 +27,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::links::{self, Address};
 use super::neighbours;
+use super::routes::{Found, Route};
 
 /// Bytes of the socket's buffer; the kernel doubles it for its bookkeeping. An event takes about
 /// 1 KiB there, so that the routes of some ten thousand peers can change at once.
@@ -56,7 +59,8 @@ pub enum Event {
         /// Removed.
         gone: bool,
     },
-    /// An IPv4 route of the main table came or went. One that was replaced is not reported as gone.
+    /// An IPv4 route of the main table came or went: a unicast route, or a host route of whatever
+    /// kind. One that was replaced is not reported as gone.
     Route {
         /// Destination.
         dst: Ipv4Addr,
@@ -68,6 +72,8 @@ pub enum Event {
         protocol: u8,
         /// Removed.
         gone: bool,
+        /// What matters where a route of ours could be.
+        place: Place,
     },
     /// An IPv4 neighbour of an Ethernet interface was resolved, or is not any more.
     Neighbour {
@@ -80,6 +86,19 @@ pub enum Event {
     },
     /// Events were lost: read everything again.
     Overrun,
+}
+
+/// How a change of a route bears on a route of ours to the same destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Socket of whoever asked for it ([`super::Netlink::port`]); 0 if it was the kernel's own doing.
+    pub by: u32,
+    /// It is where ours would be: a host route, metric 0.
+    pub ours: bool,
+    /// It took the place of another one, whose end nobody reports.
+    pub replaced: bool,
+    /// The route, if it has the shape of ours.
+    pub route: Option<Route>,
 }
 
 /// The stream of events.
@@ -185,6 +204,7 @@ fn parse(mut datagram: &[u8], events: &mut VecDeque<Event>) {
 }
 
 fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Event> {
+    let header = message.header;
     match message.payload {
         NetlinkPayload::InnerMessage(message) => match message {
             RouteNetlinkMessage::NewLink(message) => link(&message, false),
@@ -201,8 +221,8 @@ fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Event> {
             }),
             RouteNetlinkMessage::NewNeighbour(message) => neighbour(&message, false),
             RouteNetlinkMessage::DelNeighbour(message) => neighbour(&message, true),
-            RouteNetlinkMessage::NewRoute(message) => route(&message, false),
-            RouteNetlinkMessage::DelRoute(message) => route(&message, true),
+            RouteNetlinkMessage::NewRoute(message) => route(&header, &message, false),
+            RouteNetlinkMessage::DelRoute(message) => route(&header, &message, true),
             _ => None,
         },
         NetlinkPayload::Overrun(_) => Some(Event::Overrun),
@@ -234,9 +254,17 @@ fn neighbour(message: &NeighbourMessage, gone: bool) -> Option<Event> {
     })
 }
 
-fn route(message: &RouteMessage, gone: bool) -> Option<Event> {
+fn route(request: &NetlinkHeader, message: &RouteMessage, gone: bool) -> Option<Event> {
     let header = &message.header;
-    let ordinary = header.table == RouteHeader::RT_TABLE_MAIN && header.kind == RouteType::Unicast;
+    let host = Found::parse(message).filter(|found| found.metric == 0);
+    let place = Place {
+        by: request.port_number,
+        ours: host.is_some(),
+        replaced: !gone && request.flags & NLM_F_REPLACE != 0,
+        route: host.and_then(|found| found.route),
+    };
+    let ordinary = header.table == RouteHeader::RT_TABLE_MAIN
+        && (header.kind == RouteType::Unicast || host.is_some());
     if !ordinary || header.address_family != AddressFamily::Inet {
         return None;
     }
@@ -256,6 +284,7 @@ fn route(message: &RouteMessage, gone: bool) -> Option<Event> {
         ifindex,
         protocol: header.protocol.into(),
         gone,
+        place,
     })
 }
 

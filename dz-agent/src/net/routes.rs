@@ -133,6 +133,14 @@ impl RouteError {
         }
     }
 
+    /// Somebody else's route that is in the way, if that is it.
+    pub const fn conflict(&self) -> Option<&Foreign> {
+        match self {
+            Self::Conflict { foreign, .. } => Some(foreign),
+            Self::Netlink { .. } => None,
+        }
+    }
+
     /// What the kernel answered with, if it refused.
     pub const fn errno(&self) -> Option<Errno> {
         match self {
@@ -380,13 +388,13 @@ fn main_table_dump() -> RouteMessage {
 
 /// A host route of the main table, of whomever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Found {
+pub(super) struct Found {
     dst: Ipv4Addr,
     protocol: u8,
-    metric: u32,
+    pub(super) metric: u32,
     ifindex: Option<u32>,
     /// Set if it has the shape of ours.
-    route: Option<Route>,
+    pub(super) route: Option<Route>,
 }
 
 impl Found {
@@ -398,7 +406,7 @@ impl Found {
         }
     }
 
-    fn parse(message: &RouteMessage) -> Option<Self> {
+    pub(super) fn parse(message: &RouteMessage) -> Option<Self> {
         let header = &message.header;
         let mut table = u32::from(header.table);
         let (mut dst, mut src, mut via, mut ifindex) = (None, None, None, None);

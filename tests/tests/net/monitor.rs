@@ -55,17 +55,31 @@ fn links_addresses_and_routes() -> Result<()> {
         until(&mut monitor, "new address", |event| *event == wanted).await?;
 
         let dst = Ipv4Addr::new(198, 51, 100, 7);
-        let route = |gone| Event::Route {
-            dst,
-            prefix_len: 32,
-            ifindex: Some(index),
-            protocol: 186,
-            gone,
+        let changed = |event: &Event, is_gone| {
+            let Event::Route {
+                dst: found,
+                prefix_len: 32,
+                ifindex: Some(ifindex),
+                protocol: 186,
+                gone,
+                place,
+            } = event
+            else {
+                return false;
+            };
+            let by_somebody = place.by != 0 && place.ours && !place.replaced;
+            (*found, *ifindex, *gone) == (dst, index, is_gone) && by_somebody
         };
         netns.ip("route add 198.51.100.7 dev v0 proto bgp")?;
-        until(&mut monitor, "new route", |event| *event == route(false)).await?;
+        until(&mut monitor, "new route", |event| changed(event, false)).await?;
+        netns.ip("route replace 198.51.100.7 dev v0 proto static")?;
+        until(&mut monitor, "another in its place", |event| {
+            matches!(event, Event::Route { protocol: 4, gone: false, place, .. } if place.replaced)
+        })
+        .await?;
+        netns.ip("route replace 198.51.100.7 dev v0 proto bgp")?;
         netns.ip("route del 198.51.100.7")?;
-        until(&mut monitor, "route gone", |event| *event == route(true)).await?;
+        until(&mut monitor, "route gone", |event| changed(event, true)).await?;
 
         netns.ip("address del 10.0.0.1/31 dev v0")?;
         let wanted = Event::Address {
