@@ -51,7 +51,7 @@ fn before_ours() -> Result<()> {
     scene.until_total("install_failures", 3)?;
     let after = theirs(&scene)?;
     ensure!(before == after, "{before}, then {after}");
-    ensure!(scene.warnings("adding route") == 1);
+    scene.warned("adding route", 1)?;
 
     scene
         .bed

@@ -115,7 +115,8 @@ fn peers() -> Result<()> {
             .iter()
             .map(|entry| entry.key.peer.into())
             .collect();
-        (peers.sort(), sessions.sort());
+        peers.sort();
+        sessions.sort();
         ensure!(peers == sessions, "peers {peers:?}, sessions {sessions:?}");
         Ok(peers)
     };

@@ -78,7 +78,7 @@ fn session_deleted() -> Result<()> {
         })?;
         scene.until_route(true)?;
     }
-    ensure!(scene.warnings("somebody else has deleted the session") == 3);
+    scene.warned("somebody else has deleted the session", 3)?;
     scene.agent.cli(&["disconnect", "--all"])?;
     scene.until_nothing()
 }

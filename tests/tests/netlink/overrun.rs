@@ -17,7 +17,7 @@ use crate::scene::{Scene, freeze};
 /// More notifications than the socket's buffer holds.
 const CHANGES: u32 = 60_000;
 /// Far more than are read again at once.
-const DUMPS: u32 = 1_000;
+const DUMPS: u32 = 100_000;
 
 pub(super) fn tests() -> Vec<Test> {
     vec![
@@ -52,7 +52,8 @@ fn notifications() -> Result<()> {
     scene.agent.process().signal(Signal::SIGCONT)?;
     scene.until_route(true)?;
     ensure!(missed(&scene, "notification_overruns")? >= 1);
-    ensure!(scene.warnings("notifications lost") >= 1);
+    let log = scene.agent.process().log();
+    ensure!(log.contains("notifications lost"), "not a word");
     // And the stream goes on.
     let repairs = scene.total("repairs")?;
     scene
@@ -105,10 +106,13 @@ fn dumps_interrupted() -> Result<()> {
         ensure!(status["check_error"].is_null(), "{status}");
         anyhow::Ok(())
     })?;
-    let warnings = scene.warnings("full check");
+    // Once for what could not be read first, whichever that was, and for what then.
+    let log = scene.agent.process().log();
+    let about = |line: &&str| line.contains("WARN") && line.contains("full check");
+    let warnings = log.lines().filter(about).count();
     ensure!(
-        (1..=2).contains(&warnings),
-        "{warnings} lines for one error"
+        warnings <= 4,
+        "{warnings} lines for two errors in two rounds"
     );
     ensure!(scene.total("repairs")? == 0);
     Ok(())

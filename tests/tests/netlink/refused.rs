@@ -36,8 +36,7 @@ fn add() -> Result<()> {
     scene.faults()?.clear()?;
     scene.until_route(true)?;
     scene.until_no_error()?;
-    let warnings = scene.warnings("adding route");
-    ensure!(warnings == 1, "{warnings} lines for one error");
+    scene.warned("adding route", 1)?;
     ensure!(scene.total("installs")? == 1 && scene.total("repairs")? == 0);
     Ok(())
 }
@@ -53,7 +52,7 @@ fn gateway() -> Result<()> {
     let mut scene = Scene { bed, agent, peer };
     scene.until_total("install_failures", SEVERAL)?;
     scene.until_error("gateway")?;
-    ensure!(scene.warnings("adding route") == 1);
+    scene.warned("adding route", 1)?;
     scene.agent.cli(&["disconnect", &there])?;
     scene.until_nothing()?;
     bed::connect(&scene.agent)?;
@@ -75,8 +74,7 @@ fn delete() -> Result<()> {
     scene.faults()?.clear()?;
     scene.until_route(false)?;
     scene.until_no_error()?;
-    let warnings = scene.warnings("deleting route");
-    ensure!(warnings == 1, "{warnings} lines for one error");
+    scene.warned("deleting route", 1)?;
     scene.peer.resume();
     scene.until_up()
 }
@@ -116,8 +114,7 @@ fn session_delete() -> Result<()> {
     ensure!(entry.session.state == State::AdminDown, "{entry:?}");
     scene.faults()?.clear()?;
     scene.until_nothing()?;
-    let warnings = scene.warnings("session not deleted");
-    ensure!(warnings == 1, "{warnings} lines for one error");
+    scene.warned("session not deleted", 1)?;
     bed::connect(&scene.agent)?;
     scene.until_up()
 }

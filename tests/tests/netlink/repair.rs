@@ -37,7 +37,7 @@ fn deleted() -> Result<()> {
             .ip(&format!("route delete {THERE}/32 proto 144"))?;
         until_repairs(&scene, repairs)?;
     }
-    ensure!(scene.warnings("route put back") == 3);
+    scene.warned("route put back", 3)?;
     let counters = scene.agent.cli(&["counters"])?;
     ensure!(counters.contains("route_repairs"), "{counters}");
     Ok(())
@@ -118,7 +118,7 @@ fn not_of_our_own_doing() -> Result<()> {
         "{} repairs",
         scene.total("repairs")?
     );
-    ensure!(scene.warnings("route put back") == 0);
+    scene.warned("route put back", 0)?;
     Ok(())
 }
 

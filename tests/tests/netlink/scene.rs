@@ -109,11 +109,20 @@ impl Scene {
         Ok(())
     }
 
-    /// How many lines of its log are warnings with these words.
-    pub(crate) fn warnings(&mut self, words: &str) -> usize {
-        let log = self.agent.process().log();
-        let about = |line: &&str| line.contains("WARN") && line.contains(words);
-        log.lines().filter(about).count()
+    /// Waits until so many lines of its log are warnings with these words; more are too many.
+    pub(crate) fn warned(&mut self, words: &str, times: usize) -> Result<()> {
+        let process = self.agent.process();
+        let warnings = || {
+            let log = process.log();
+            let about = |line: &&str| line.contains("WARN") && line.contains(words);
+            log.lines().filter(about).count()
+        };
+        // What the agent has written comes through a pipe.
+        eventually(PATIENCE, &format!("{times} warnings: {words}"), || {
+            (warnings() >= times).then_some(())
+        })?;
+        ensure!(warnings() == times, "{words}: {} warnings", warnings());
+        Ok(())
     }
 
     /// Has the agent look at everything, as a change of the interface does.
