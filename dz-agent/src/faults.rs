@@ -11,6 +11,7 @@
 //! | `add-refused` | error number that adding a route is refused with |
 //! | `session-delete-refused` | error number that deleting a session is refused with |
 //! | `dump-interrupted` | so many dumps are called inconsistent; the file counts down and goes |
+//! | `die-in-takeover` | so many steps of a takeover are done, then the agent is gone; counts down |
 
 use std::fs;
 use std::io;
@@ -91,4 +92,17 @@ fn file(name: &str) -> Option<PathBuf> {
 
 fn number<T: FromStr>(name: &str) -> Option<T> {
     fs::read_to_string(file(name)?).ok()?.trim().parse().ok()
+}
+
+/// Dies where the test wants the agent to die: a step of a takeover is behind it, and the number of
+/// steps until then counts down to nothing.
+pub(crate) fn takeover_step() {
+    let Some(left) = number("die-in-takeover") else {
+        return;
+    };
+    if left == 0 {
+        std::process::abort();
+    }
+    // If the file does not count down, the test sees an agent that starts.
+    let _ = file("die-in-takeover").map(|file| fs::write(file, (left - 1).to_string()));
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use crate::ask::print;
 use crate::cli::PurgeOptions;
-use crate::datapath::{MapReader, Pin, filters};
+use crate::datapath::{MapReader, Pin, filters, unfinished};
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::lock::{InterfaceLock, PinDirLock};
 use crate::net::routes::{Deleted, Routes};
@@ -75,7 +75,13 @@ pub async fn purge(options: &PurgeOptions) -> Result<(), Failure> {
         };
         report.remove(&what, || fs::remove_file(pin.path(pin_dir)));
     }
-    report.directory(pin_dir, pins.len());
+    // Last, as the links above may hold programs with these maps.
+    let unfinished = unfinished(pin_dir);
+    for folder in &unfinished {
+        let what = format!("unfinished takeover {}", folder.display());
+        report.remove(&what, || fs::remove_dir_all(folder));
+    }
+    report.directory(pin_dir, pins.len() + unfinished.len());
     report.end()
 }
 

@@ -140,11 +140,23 @@ impl Agent {
         netns: &Netns,
         arguments: &[&str],
     ) -> anyhow::Result<Self> {
-        let mut command = Command::new(program_with_faults()?);
-        command.env(faults::VARIABLE, home.faults()?.folder());
-        let mut agent = Self::spawn_program(command, home, netns, arguments)?;
+        let mut agent = Self::spawn_with_faults(home, netns, arguments)?;
         agent.wait_ready()?;
         Ok(agent)
+    }
+
+    /// The same without waiting.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub fn spawn_with_faults(
+        home: Home,
+        netns: &Netns,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
+        let mut command = Command::new(program_with_faults()?);
+        command.env(faults::VARIABLE, home.faults()?.folder());
+        Self::spawn_program(command, home, netns, arguments)
     }
 
     fn spawn_program(
@@ -230,12 +242,14 @@ impl Agent {
         &mut self.process
     }
 
-    /// Ends it with SIGKILL and returns its home: as after a crash.
+    /// Ends it with SIGKILL, unless it has ended by itself, and returns its home: as after a crash.
     ///
     /// # Errors
     /// It is not to be killed.
     pub fn crash(mut self) -> anyhow::Result<Home> {
-        self.process.signal(Signal::SIGKILL)?;
+        if self.process.ended()?.is_none() {
+            self.process.signal(Signal::SIGKILL)?;
+        }
         self.process.wait()?;
         Ok(self.home)
     }

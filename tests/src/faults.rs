@@ -79,6 +79,14 @@ impl Faults {
         }
     }
 
+    /// Has the agent die in a takeover, after so many of its steps and one.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn die_in_takeover(&self, steps: u32) -> anyhow::Result<()> {
+        self.set("die-in-takeover", steps.into())
+    }
+
     /// Ends every fault.
     ///
     /// # Errors

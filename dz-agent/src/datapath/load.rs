@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aya::maps::{Array, MapData};
+use aya::maps::MapData;
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use dz_common::control::{OP_START_GROUP, Request};
@@ -13,11 +13,11 @@ use dz_common::gate::Action;
 use dz_common::map::{ABI_VERSION, Config, SLOTS_PER_GROUP, name};
 use dz_common::packet::Version;
 use tracing::info;
-use zerocopy::TryFromBytes;
 
 use super::kernel::kernel_at_least;
 use super::maps::{MapReader, Maps};
 use super::programs::Runner;
+use super::upgrade::abi_version;
 use super::{now_ns, readable};
 use crate::error::{ExitCode, FailWith, Failure};
 
@@ -195,7 +195,8 @@ impl Datapath {
 /// How many deadline slots: those of the maps that are there already, else as asked for.
 fn slots(pin_dir: &Path, max_sessions: u32) -> Result<u32, Failure> {
     let wanted = max_sessions.next_multiple_of(SLOTS_PER_GROUP);
-    let Ok(config) = MapData::from_pin(pin_dir.join(name::CONFIG)) else {
+    let config = pin_dir.join(name::CONFIG);
+    if !config.exists() {
         fs::create_dir_all(pin_dir).fail_with(ExitCode::Failure, || {
             format!("creating {}", pin_dir.display())
         })?;
@@ -203,12 +204,12 @@ fn slots(pin_dir: &Path, max_sessions: u32) -> Result<u32, Failure> {
         // may be of another size than we want. Nobody uses them.
         remove_maps(pin_dir);
         return Ok(wanted);
-    };
+    }
     let deadlines = MapData::from_pin(pin_dir.join(name::DEADLINES));
     let found = deadlines
         .ok()
         .and_then(|map| Some(map.info().ok()?.max_entries()));
-    let abi = abi_version(config);
+    let abi = abi_version(&config);
     match (abi, found) {
         (Some(ABI_VERSION), Some(slots)) => {
             info!(pin_dir = %pin_dir.display(), slots, "taking over the maps of an earlier agent");
@@ -219,11 +220,12 @@ fn slots(pin_dir: &Path, max_sessions: u32) -> Result<u32, Failure> {
             remove_maps(pin_dir);
             Ok(wanted)
         }
+        // Those of earlier layouts have been taken over before.
         (abi, _) => Err(Failure::new(
             ExitCode::Failure,
             format!(
-                "{}: maps of layout {} found, this version has {ABI_VERSION}: stop the other agent \
-                 with SIGTERM, which removes them",
+                "{}: maps of layout {} found, this version has {ABI_VERSION}: the kernel part goes on \
+                 as it was; start the version that made them, or remove it all with `dz-agent purge`",
                 pin_dir.display(),
                 abi.map_or_else(|| "unknown".to_owned(), |abi| abi.to_string()),
             ),
@@ -236,13 +238,6 @@ fn remove_maps(pin_dir: &Path) {
         // What is not there need not go.
         let _ = fs::remove_file(pin_dir.join(name));
     }
-}
-
-fn abi_version(config: MapData) -> Option<u32> {
-    let map = aya::maps::Map::from_map_data(config).ok()?;
-    let array: Array<_, [u8; size_of::<Config>()]> = Array::try_from(map).ok()?;
-    let config = Config::try_read_from_bytes(&array.get(&0, 0).ok()?).ok()?;
-    Some(config.abi_version)
 }
 
 fn our_version() -> Version {

@@ -231,6 +231,18 @@ impl Maps {
         );
     }
 
+    /// Stores a session's deadline where the timers look.
+    pub(super) fn set_slot(&self, entry: &SessionEntry) {
+        self.deadlines.store(
+            entry.slot,
+            Deadline {
+                deadline_ns: entry.scan_deadline_ns(),
+                key: entry.key,
+                generation: entry.generation,
+            },
+        );
+    }
+
     /// Inserts a session.
     ///
     /// # Errors

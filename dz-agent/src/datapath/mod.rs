@@ -17,6 +17,7 @@ mod maps;
 mod mmap;
 mod pins;
 mod programs;
+mod upgrade;
 
 pub use attach::{AttachMode, Attachment};
 pub use kernel::check_kernel;
@@ -24,6 +25,7 @@ pub use load::{Datapath, MAPS, OBJECT, Settings};
 pub use maps::{MapError, MapReader, Maps};
 pub use pins::Pin;
 pub use programs::{Order, Transmitted};
+pub use upgrade::{take_over, unfinished};
 
 /// Waits for a ring buffer to become readable. Must be called within a tokio runtime.
 ///

@@ -26,7 +26,7 @@ use super::{Engine, FULL_CHECK, Inspector};
 use crate::cli::RunOptions;
 use crate::cli::{Gate, PeerPassive, UnknownPeers};
 use crate::command::Command;
-use crate::datapath::{Datapath, Settings, check_kernel, now_ns, readable};
+use crate::datapath::{Datapath, Settings, check_kernel, now_ns, readable, take_over};
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::identity::Identity;
 use crate::lock::PinDirLock;
@@ -67,7 +67,7 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
     let fresh = fs::read_dir(&options.pin_dir).is_ok_and(|mut files| files.next().is_none());
     let mut signals = Signals::new()?;
 
-    let datapath = Datapath::load(&Settings {
+    let settings = Settings {
         pin_dir: options.pin_dir.clone(),
         port: options.port,
         unknown_pass: options.unknown == UnknownPeers::Pass,
@@ -76,8 +76,10 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
         when_down: options.when_down.into(),
         when_never_up: options.when_never_up.into(),
         ignore_peer_passive: options.peer_passive == PeerPassive::Ignore,
-    })
-    .inspect_err(|_| remove_pins(&options.pin_dir, fresh))?;
+    };
+    take_over(&settings)?;
+    let datapath =
+        Datapath::load(&settings).inspect_err(|_| remove_pins(&options.pin_dir, fresh))?;
     let pin_dir = options.pin_dir.clone();
     let prepared = Prepared {
         configured,

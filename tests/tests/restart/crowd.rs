@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::net::Ipv4Addr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,31 +10,72 @@ use dz_common::packet::State;
 use dz_common::session::Timers;
 use dz_tests::agent::{Agent, Home};
 use dz_tests::bed::{self, Bed, HERE, INTERFACE};
+use dz_tests::tun::Tun;
 use dz_tests::udp_peer::{UdpPeer, UdpPeerConfig};
 use dz_tests::wait::eventually;
+use dz_tests::wire::TunWire;
 
-pub(crate) const PEERS: u16 = 1_000;
+/// How many, where not said otherwise.
+const PEERS: u16 = 1_000;
+/// The interface of a second tunnel.
+pub(crate) const SECOND: &str = "doublezero1";
 pub(crate) const INTERVAL_MS: u32 = 300;
 /// For a thousand of something, on a machine that may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The bed, and the peers at its far end.
+/// A tunnel in a bed, and the peers at its far end.
 pub(crate) struct Crowd {
-    pub(crate) bed: Bed,
+    pub(crate) bed: Rc<Bed>,
     pub(crate) peers: UdpPeer,
+    pub(crate) interface: &'static str,
+    /// Our address.
+    pub(crate) local: Ipv4Addr,
+    /// What the peers' addresses start with.
+    network: [u8; 2],
+    count: u16,
+    /// Of a second tunnel.
+    _wire: Option<TunWire>,
 }
 
 impl Crowd {
     pub(crate) fn new(label: &str) -> Result<Self> {
-        let bed = Bed::new(label, Duration::ZERO)?;
+        Self::with(label, PEERS)
+    }
+
+    /// One of another size.
+    pub(crate) fn with(label: &str, count: u16) -> Result<Self> {
+        let bed = Rc::new(Bed::new(label, Duration::ZERO)?);
+        Self::over(bed, (INTERFACE, HERE), [10, 9], count, None)
+    }
+
+    /// Another one behind a tunnel of its own between the same two namespaces.
+    pub(crate) fn beside(&self, count: u16) -> Result<Self> {
+        let bed = Rc::clone(&self.bed);
+        let here = Tun::new(&bed.here, SECOND, &["169.254.8.0/31"])?;
+        let there = Tun::new(&bed.there, SECOND, &["169.254.8.1/31"])?;
+        let wire = TunWire::connect(here, there, Duration::ZERO)?;
+        let end = (SECOND, Ipv4Addr::new(169, 254, 8, 0));
+        Self::over(bed, end, [10, 10], count, Some(wire))
+    }
+
+    fn over(
+        bed: Rc<Bed>,
+        (interface, local): (&'static str, Ipv4Addr),
+        network: [u8; 2],
+        count: u16,
+        wire: Option<TunWire>,
+    ) -> Result<Self> {
         // A whole network as one's own: a thousand addresses would take a thousand times as long.
-        bed.there.ip("route add local 10.9.0.0/16 dev lo")?;
+        let [high, low] = network;
+        let addresses = format!("route add local {high}.{low}.0.0/16 dev lo");
+        bed.there.ip(&addresses)?;
         for netns in [&bed.here, &bed.there] {
             // The wire's other end is a thread that has to be scheduled; a burst of all must fit.
-            netns.ip(&format!("link set {INTERFACE} txqueuelen 10000"))?;
+            netns.ip(&format!("link set {interface} txqueuelen 10000"))?;
         }
         let config = UdpPeerConfig {
-            crowd: Some(HERE),
+            crowd: Some(local),
+            device: Some(interface.to_owned()),
             timers: Timers {
                 desired_min_tx_us: INTERVAL_MS * 1_000,
                 required_min_rx_us: INTERVAL_MS * 1_000,
@@ -44,15 +86,29 @@ impl Crowd {
             ..UdpPeerConfig::new(Ipv4Addr::UNSPECIFIED)
         };
         let peers = bed.there.run(|| UdpPeer::spawn(config)).context("peers")?;
-        Ok(Self { bed, peers })
+        Ok(Self {
+            bed,
+            peers,
+            interface,
+            local,
+            network,
+            count,
+            _wire: wire,
+        })
     }
 
     /// The peers' addresses.
-    pub(crate) fn addresses() -> impl Iterator<Item = Ipv4Addr> {
-        (1..=PEERS).map(|number| {
-            let [high, low] = number.to_be_bytes();
-            Ipv4Addr::new(10, 9, high, low)
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
+        let [a, b] = self.network;
+        (1..=self.count).map(move |number| {
+            let [c, d] = number.to_be_bytes();
+            Ipv4Addr::new(a, b, c, d)
         })
+    }
+
+    /// Whether an address is one of the peers'.
+    pub(crate) fn has(&self, address: &[u8; 4]) -> bool {
+        address.starts_with(&self.network)
     }
 
     /// An agent in a home where another one may have lived.
@@ -62,8 +118,8 @@ impl Crowd {
 
     /// Connects an agent to all of them, and waits until all are Up.
     pub(crate) fn connect(&self, agent: &Agent) -> Result<()> {
-        let local = HERE.to_string();
-        let lines = Self::addresses().fold(String::new(), |mut lines, peer| {
+        let local = self.local.to_string();
+        let lines = self.addresses().fold(String::new(), |mut lines, peer| {
             // Writing to a string cannot fail.
             let _ = writeln!(lines, "{peer}");
             lines
@@ -71,7 +127,7 @@ impl Crowd {
         let words = ["connect", "--local", &local, "--file", "-"];
         let output = agent.home().command_reading(&words, &lines)?;
         ensure!(output.status.success(), "{output:?}");
-        for peer in Self::addresses() {
+        for peer in self.addresses() {
             if self.peers.session(peer).is_none() {
                 self.peers.add_session(peer);
             }
@@ -92,15 +148,18 @@ impl Crowd {
             let routes = self.routes()?;
             let all = [ours.len(), ours_up, theirs.len(), theirs_up, routes];
             ensure!(
-                all == [usize::from(PEERS); 5],
+                all == [usize::from(self.count); 5],
                 "sessions, Up, of the peers, Up, routes: {all:?}"
             );
             anyhow::Ok(())
         })
     }
 
+    /// How many routes of ours there are over the tunnel.
     pub(crate) fn routes(&self) -> Result<usize> {
-        let shown = self.bed.here.ip("route show proto 144")?;
+        let interface = self.interface;
+        let here = &self.bed.here;
+        let shown = here.ip(&format!("route show dev {interface} proto 144"))?;
         Ok(shown.lines().count())
     }
 }

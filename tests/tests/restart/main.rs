@@ -3,8 +3,11 @@
 
 mod back;
 mod crowd;
+mod cut_short;
 mod grace;
+mod layout_1;
 mod unnoticed;
+mod upgrade;
 mod witness;
 
 use std::process::ExitCode;
@@ -20,6 +23,8 @@ const NEEDS: [Requirement; 3] = [
 
 fn main() -> ExitCode {
     let mut tests = unnoticed::tests();
+    tests.extend(upgrade::tests());
+    tests.extend(cut_short::tests());
     tests.extend(back::tests());
     tests.extend(grace::tests());
     run(tests)

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::NEEDS;
 use crate::crowd::Crowd;
-use crate::witness::Witness;
+use crate::witness::{Witness, seen};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![
@@ -25,7 +25,7 @@ fn restart(stop: impl FnOnce(Agent) -> Result<Home>) -> Result<()> {
     let crowd = Crowd::new("restart")?;
     let agent = crowd.start(Home::new()?)?;
     crowd.connect(&agent)?;
-    let witness = Witness::new(&crowd, agent.home())?;
+    let witness = Witness::new(&crowd, seen(agent.home())?)?;
     let before = attached(agent.home())?;
     let home = stop(agent)?;
     // While nobody is there, and then with the next one.
@@ -49,7 +49,7 @@ fn again_and_again() -> Result<()> {
     let crowd = Crowd::new("again")?;
     let mut agent = crowd.start(Home::new()?)?;
     crowd.connect(&agent)?;
-    let witness = Witness::new(&crowd, agent.home())?;
+    let witness = Witness::new(&crowd, seen(agent.home())?)?;
     for round in 0..ROUNDS {
         let home = match round % 2 {
             0 => agent.crash()?,

@@ -13,24 +13,52 @@ use dz_tests::netns::Netns;
 use dz_tests::udp_peer::{Change, Snapshot};
 use dz_tests::wait::eventually;
 
-use crate::crowd::{Crowd, PATIENCE, PEERS};
+use crate::crowd::{Crowd, PATIENCE};
+
+/// What a session looks like, in maps of any layout.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) up: bool,
+    pub(crate) transitions: u32,
+    pub(crate) local_discr: u32,
+    /// Generation, slot and block.
+    pub(crate) place: (u32, u32, u32),
+    pub(crate) received: u64,
+    pub(crate) answered: u64,
+}
+
+/// What our sessions look like, by the peer's address.
+pub(crate) fn seen(home: &Home) -> Result<HashMap<[u8; 4], Seen>> {
+    let seen = |entry: SessionEntry| Seen {
+        up: entry.session.state == State::Up,
+        transitions: entry.session.transitions,
+        local_discr: entry.session.local_discr,
+        place: (entry.generation, entry.slot, entry.block),
+        received: entry.received,
+        answered: entry.answered,
+    };
+    let entries = bed::entries(home)?.into_iter();
+    Ok(entries.map(|entry| (entry.key.peer, seen(entry))).collect())
+}
 
 /// Takes note of everything before, and compares after.
 pub(crate) struct Witness<'a> {
     crowd: &'a Crowd,
-    ours: HashMap<[u8; 4], SessionEntry>,
+    ours: HashMap<[u8; 4], Seen>,
     theirs: HashMap<std::net::Ipv4Addr, Vec<Change>>,
     routes: RouteLog<'a>,
     delivered: u64,
 }
 
 impl<'a> Witness<'a> {
-    pub(crate) fn new(crowd: &'a Crowd, home: &Home) -> Result<Self> {
+    pub(crate) fn new(crowd: &'a Crowd, mut ours: HashMap<[u8; 4], Seen>) -> Result<Self> {
+        ours.retain(|peer, _| crowd.has(peer));
+        ensure!(!ours.is_empty(), "nobody to watch");
         let routes = RouteLog::start(&crowd.bed.here)?;
         let theirs = crowd.peers.sessions().into_iter();
         Ok(Self {
             crowd,
-            ours: by_peer(bed::entries(home)?),
+            ours,
             theirs: theirs.map(|theirs| (theirs.peer, theirs.changes)).collect(),
             routes,
             delivered: delivered(&crowd.bed.here)?,
@@ -39,14 +67,12 @@ impl<'a> Witness<'a> {
 
     /// Waits until every session has received this many packets more than it had.
     pub(crate) fn until_heard(&self, home: &Home, more: u64) -> Result<()> {
-        let before = by_peer(bed::entries(home)?);
+        let before = seen(home)?;
         eventually(PATIENCE, "packets from every peer", || {
-            let now = bed::entries(home)?;
+            let now = seen(home)?;
             ensure!(now.len() == before.len(), "{} sessions", now.len());
-            let late = now.iter().find(|now| {
-                let had = before
-                    .get(&now.key.peer)
-                    .map_or(0, |before| before.received);
+            let late = now.iter().find(|(peer, now)| {
+                let had = before.get(*peer).map_or(0, |before| before.received);
                 now.received < had + more
             });
             ensure!(late.is_none(), "{late:?}");
@@ -74,16 +100,15 @@ impl<'a> Witness<'a> {
     /// past our program to the stack. Returns how many packets the program has taken meanwhile.
     pub(crate) fn nothing_happened(self, home: &Home) -> Result<u64> {
         let mut taken = 0;
-        let now = by_peer(bed::entries(home)?);
-        ensure!(now.len() == usize::from(PEERS), "{} sessions", now.len());
+        let now = seen(home)?;
         for (peer, before) in &self.ours {
             let now = now.get(peer).context("a session is gone")?;
             ensure!(
-                now.session.state == State::Up
-                    && now.session.transitions == before.session.transitions
-                    && now.session.local_discr == before.session.local_discr
-                    && (now.generation, now.slot, now.block)
-                        == (before.generation, before.slot, before.block),
+                before.up
+                    && now.up
+                    && now.transitions == before.transitions
+                    && now.local_discr == before.local_discr
+                    && now.place == before.place,
                 "{before:?}, then {now:?}"
             );
             ensure!(now.received > before.received, "{before:?}, then {now:?}");
@@ -96,19 +121,13 @@ impl<'a> Witness<'a> {
         let past = delivered(&self.crowd.bed.here)? - self.delivered;
         ensure!(past == 0, "{past} packets got past the program");
         let touched = self.routes.end()?;
-        let ours = touched.lines().find(|line| line.contains("10.9."));
+        let device = format!("dev {}", self.crowd.interface);
+        let ours = touched.lines().find(|line| line.contains(&device));
         ensure!(ours.is_none(), "a route was touched: {ours:?}");
-        ensure!(self.crowd.routes()? == usize::from(PEERS));
+        ensure!(self.crowd.routes()? == self.ours.len());
         println!("{taken} packets received meanwhile, no state changed, no packet got past");
         Ok(taken)
     }
-}
-
-fn by_peer(entries: Vec<SessionEntry>) -> HashMap<[u8; 4], SessionEntry> {
-    entries
-        .into_iter()
-        .map(|entry| (entry.key.peer, entry))
-        .collect()
 }
 
 /// How many IPv4 packets the stack has handed to a protocol: those that no program took before. Our

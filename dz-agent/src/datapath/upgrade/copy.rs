@@ -1,0 +1,200 @@
+//! Copying the entries of an earlier layout's maps.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use dz_common::map::{SessionEntry, name};
+use zerocopy::{IntoBytes, TryFromBytes};
+
+use super::super::now_ns;
+use super::btf::{Btf, Shape};
+use super::convert::Conversion;
+use super::raw::RawMap;
+use crate::datapath::Maps;
+
+/// On top of what is measured, for a system call that takes its time.
+const SLACK: Duration = Duration::from_millis(20);
+
+/// A map of either layout, with what turns keys and values of the one into those of the other.
+struct Pair {
+    name: &'static str,
+    old: RawMap,
+    new: RawMap,
+    key: Conversion,
+    value: Conversion,
+    /// Values have a lock.
+    locked: bool,
+}
+
+/// The maps that are copied: whatever is looked up by a key, and the counters. The others hold
+/// nothing that the new agent does not write anew, or does not read in sessions.
+pub(super) struct Copier {
+    sessions: Pair,
+    counters: Pair,
+    others: Vec<Pair>,
+}
+
+impl Copier {
+    /// Finds out how to copy, or why it cannot be done.
+    pub(super) fn new(old: &Path, new: &Path) -> Result<Self, String> {
+        let mut others = Vec::new();
+        for name in [name::LOCALS, name::PEERS, name::GATE, name::CONFINED] {
+            // What the old layout does not have, the new agent fills.
+            if old.join(name).exists() {
+                others.push(Pair::new(name, old, new)?);
+            }
+        }
+        Ok(Self {
+            sessions: Pair::new(name::SESSIONS, old, new)?,
+            counters: Pair::new(name::COUNTERS, old, new)?,
+            others,
+        })
+    }
+
+    /// Copies what no kernel program writes.
+    pub(super) fn settled(&self) -> Result<(), String> {
+        for pair in &self.others {
+            // Left by a takeover that was cut short.
+            for key in pair.new.keys().map_err(|error| pair.failed(&error))? {
+                pair.new.remove(&key).map_err(|error| pair.failed(&error))?;
+            }
+            for key in pair.old.keys().map_err(|error| pair.failed(&error))? {
+                pair.copy(&key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies the counters, which go on from there.
+    pub(super) fn counters(&self) -> Result<(), String> {
+        let pair = &self.counters;
+        if pair.old.max_entries() > pair.new.max_entries() {
+            return Err(format!("{}: there is less room in this version", pair.name));
+        }
+        (0..pair.old.max_entries()).try_for_each(|block| pair.copy(&block.to_ne_bytes()))
+    }
+
+    /// Copies the sessions of some interfaces, with their deadlines, twice: the first time shows how
+    /// long it takes, and that it can be done. What packets change in the old maps after the second
+    /// time is lost as if they had got lost on the wire; so that no session expires for it, each
+    /// deadline is a detection time, and the time of copying, later than it was or than now.
+    /// Returns how many there are.
+    pub(super) fn sessions(
+        &self,
+        maps: &Maps,
+        slots: u32,
+        wanted: impl Fn(u32) -> bool,
+    ) -> Result<usize, String> {
+        let start = Instant::now();
+        self.sessions_once(maps, slots, &wanted, SLACK)?;
+        let slack = start.elapsed() * 2 + SLACK;
+        self.sessions_once(maps, slots, &wanted, slack)
+    }
+
+    fn sessions_once(
+        &self,
+        maps: &Maps,
+        slots: u32,
+        wanted: &impl Fn(u32) -> bool,
+        slack: Duration,
+    ) -> Result<usize, String> {
+        let pair = &self.sessions;
+        let mut copied = HashSet::new();
+        for key in pair.old.keys().map_err(|error| pair.failed(&error))? {
+            let value = pair.old.get(&key, pair.locked);
+            let value = value.map_err(|error| pair.failed(&error))?;
+            let key = pair.convert(&pair.key, &key)?;
+            let value = pair.convert(&pair.value, &value)?;
+            let unreadable = || format!("{}: a value that this version cannot read", pair.name);
+            let mut entry = SessionEntry::try_read_from_bytes(&value).map_err(|_| unreadable())?;
+            if entry.slot >= slots || key != entry.key.as_bytes() {
+                return Err(unreadable());
+            }
+            if !wanted(entry.key.ifindex) {
+                continue;
+            }
+            extend(&mut entry, now_ns(), slack);
+            // The deadline first: a scan that misses the session leaves the slot alone.
+            maps.set_slot(&entry);
+            let put = pair.new.put(&key, entry.as_bytes());
+            put.map_err(|error| pair.failed(&error))?;
+            copied.insert(key);
+        }
+        Ok(copied.len())
+    }
+}
+
+/// Gives a session one detection time more, and the time that copying takes.
+fn extend(entry: &mut SessionEntry, now_ns: u64, slack: Duration) {
+    let session = &mut entry.session;
+    if session.detect_deadline_ns != 0 {
+        let slack_ns = u64::try_from(slack.as_nanos()).unwrap_or(0);
+        let from_ns = session.detect_deadline_ns.max(now_ns);
+        session.detect_deadline_ns = from_ns + session.detect_time_ns() + slack_ns;
+    }
+}
+
+impl Pair {
+    fn new(name: &'static str, old: &Path, new: &Path) -> Result<Self, String> {
+        let open = |directory: &Path| {
+            RawMap::from_pin(&directory.join(name)).map_err(|error| format!("{name}: {error}"))
+        };
+        let (old, new) = (open(old)?, open(new)?);
+        let same_kind =
+            old.is_hash() == new.is_hash() && old.is_per_cpu_array() == new.is_per_cpu_array();
+        if !same_kind {
+            return Err(format!("{name}: a map of another kind"));
+        }
+        let ((old_key, old_value), (new_key, new_value)) = (types(name, &old)?, types(name, &new)?);
+        let fault = |error| format!("{name}: {error}");
+        Ok(Self {
+            name,
+            key: Conversion::new(&old_key, &new_key).map_err(fault)?,
+            value: Conversion::new(&old_value, &new_value).map_err(fault)?,
+            locked: old_value.field("lock").is_some(),
+            old,
+            new,
+        })
+    }
+
+    /// Copies one entry; of a per-CPU map that of every CPU.
+    fn copy(&self, key: &[u8]) -> Result<(), String> {
+        let failed = |error| self.failed(&error);
+        let old = self.old.get(key, self.locked).map_err(failed)?;
+        let length = self.new.value_len().map_err(failed)?;
+        let cpus = if self.old.is_per_cpu_array() {
+            aya::util::nr_cpus().map_err(|(_, error)| self.failed(&error))?
+        } else {
+            1
+        };
+        let mut new = Vec::with_capacity(length);
+        for value in old.chunks(old.len() / cpus) {
+            new.extend(self.convert(&self.value, value)?);
+            new.resize(new.len().next_multiple_of(length / cpus), 0);
+        }
+        let key = self.convert(&self.key, key)?;
+        self.new.put(&key, &new).map_err(failed)
+    }
+
+    fn convert(&self, by: &Conversion, value: &[u8]) -> Result<Vec<u8>, String> {
+        by.convert(value)
+            .map_err(|error| format!("{}: {error}", self.name))
+    }
+
+    fn failed(&self, error: &std::io::Error) -> String {
+        format!("{}: {error}", self.name)
+    }
+}
+
+/// The types of a map's keys and values.
+fn types(name: &str, map: &RawMap) -> Result<(Shape, Shape), String> {
+    let found = map.btf().map_err(|error| format!("{name}: {error}"))?;
+    let found = found.ok_or_else(|| format!("{name}: without type information"))?;
+    let (bytes, key, value) = found;
+    let shapes = || {
+        let btf = Btf::parse(&bytes)?;
+        Some((btf.shape(key)?, btf.shape(value)?))
+    };
+    shapes().ok_or_else(|| format!("{name}: types that this version does not understand"))
+}

@@ -1,0 +1,324 @@
+//! Taking over the maps of an earlier layout, without a gap.
+//!
+//! The old kernel part serves until its programs are replaced in their links. Each step leaves a state
+//! from which the next start goes on; the folder's name says how far it was:
+//!
+//! | step | a crash right after it leaves | the next start |
+//! |---|---|---|
+//! | 1. maps of the new layout pinned in `takeover_new`, entries copied | the old part at work | throws the folder away |
+//! | 2. folder renamed `takeover_swap` | the same | the same: no link has a program with these maps |
+//! | 3. program of one link after the other replaced | some interfaces on the old maps, some on the new | copies the sessions of the former again, replaces the rest |
+//! | 4. folder renamed `takeover_move` | the new part at work | moves the pins |
+//! | 5. pins moved, one by one, in place of the old ones | the same, the pins in two places | moves the rest |
+//! | 6. pins that the new layout does not have, and the folder, removed | the new part at work | nothing, or the rest of this |
+//!
+//! What packets change in the old maps between copying and replacing, some milliseconds, is lost. It is
+//! as if these packets had been lost on the wire, but for the answers that the peer has seen: it may
+//! know us in a state that we do not know of. The protocol mends that without a flap: a session
+//! that the peer believes Up goes there with the peer's next packet (it echoes our discriminator, and
+//! our saying Down meanwhile is ignored as stale by a peer that has just gone Up). A peer that has gone
+//! Down says so again. One that said AdminDown in that moment is noticed by its silence.
+//!
+//! The gates are replaced before the ingress programs: a gate on the new maps sees each session as it
+//! was copied, for a detection time at least, while one left on the old maps would see them expire.
+
+mod btf;
+mod convert;
+mod copy;
+mod raw;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::loaded_programs;
+use aya::programs::tc::SchedClassifierLink;
+use aya::programs::xdp::XdpLink;
+use dz_common::map::{ABI_VERSION, name};
+use tracing::{info, warn};
+
+use super::attach::LinkFailure;
+use super::kernel::kernel_at_least;
+use super::load::{Datapath, MAPS, Settings, load_classifier, load_xdp};
+use super::pins::Pin;
+use crate::error::{ExitCode, FailWith, Failure};
+use copy::Copier;
+use raw::RawMap;
+pub(super) use raw::abi_version;
+
+/// Holds what is being made ready; of no use to the next start.
+const NEW: &str = "takeover_new";
+/// Holds what links may have been given.
+const SWAP: &str = "takeover_swap";
+/// Holds what all links have been given.
+const MOVE: &str = "takeover_move";
+
+/// A link of the old kernel part whose device is still there.
+struct Held {
+    pin: Pin,
+    ifindex: u32,
+    /// Name of the program in it.
+    program: String,
+    /// Kernel ids of the maps that the program uses.
+    maps: Vec<u32>,
+}
+
+/// Makes pinned maps of an earlier layout ones of ours, with what is in them, and puts our programs in
+/// the place of those that use them. Finishes what an agent has begun that died meanwhile. Without maps,
+/// or with maps of our layout, there is nothing to do.
+///
+/// # Errors
+/// [`ExitCode::Failure`] if it cannot be done: the old kernel part goes on as it was.
+pub fn take_over(settings: &Settings) -> Result<(), Failure> {
+    let pin_dir = &settings.pin_dir;
+    remove(&pin_dir.join(NEW))?;
+    if pin_dir.join(MOVE).exists() {
+        info!(pin_dir = %pin_dir.display(), "finishing a takeover that was cut short");
+        return move_pins(pin_dir);
+    }
+    if pin_dir.join(SWAP).exists() {
+        let staged = map_ids(&pin_dir.join(SWAP))?;
+        let links = links(pin_dir).map_err(|fault| refusal(pin_dir, &fault))?;
+        if links.iter().any(|link| link.uses(&staged)) {
+            info!(pin_dir = %pin_dir.display(), "going on with a takeover that was cut short");
+            let taken = swap_rest(settings, &staged).map_err(|fault| refusal(pin_dir, &fault));
+            return taken.and_then(|()| move_pins(pin_dir));
+        }
+        remove(&pin_dir.join(SWAP))?;
+    }
+    let found = abi_version(&pin_dir.join(name::CONFIG));
+    // None or 0: nothing that could be taken over; see `Datapath::load`.
+    if !found.is_some_and(|found| (1..ABI_VERSION).contains(&found)) {
+        return Ok(());
+    }
+    prepare(settings)
+        .and_then(|datapath| swap(datapath, pin_dir, |_| true))
+        .map_err(|fault| {
+            // Unless a link has been given a new program, there is nothing to go on from.
+            for folder in [NEW, SWAP] {
+                let staged = map_ids(&pin_dir.join(folder)).unwrap_or_default();
+                let links = links(pin_dir).unwrap_or_default();
+                if !links.iter().any(|link| link.uses(&staged)) {
+                    let _ = remove(&pin_dir.join(folder));
+                }
+            }
+            refusal(pin_dir, &fault)
+        })?;
+    move_pins(pin_dir)
+}
+
+/// What an unfinished takeover has left, for those who remove everything.
+pub fn unfinished(pin_dir: &Path) -> Vec<PathBuf> {
+    let folders = [NEW, SWAP, MOVE].map(|folder| pin_dir.join(folder));
+    folders.into_iter().filter(|path| path.exists()).collect()
+}
+
+/// Steps 1 and 2.
+fn prepare(settings: &Settings) -> Result<Datapath, String> {
+    let pin_dir = &settings.pin_dir;
+    let start = Instant::now();
+    if !kernel_at_least(6, 6) && !links(pin_dir)?.iter().all(|link| link.program == "dz_xdp") {
+        return Err("programs can be replaced from Linux 6.6 on".to_owned());
+    }
+    let deadlines = RawMap::from_pin(&pin_dir.join(name::DEADLINES));
+    let deadlines = deadlines.map_err(|error| format!("{}: {error}", name::DEADLINES))?;
+    let staging = pin_dir.join(NEW);
+    fs::create_dir(&staging).map_err(|error| format!("{}: {error}", staging.display()))?;
+    step();
+    let mut datapath = Datapath::load(&Settings {
+        pin_dir: staging.clone(),
+        max_sessions: deadlines.max_entries(),
+        ..settings.clone()
+    })
+    .map_err(|failure| failure.to_string())?;
+    step();
+    // The verifier takes its time, and the copy is the better the younger it is.
+    for link in links(pin_dir)? {
+        datapath.make_ready(&link.program)?;
+    }
+    let copier = Copier::new(pin_dir, &staging)?;
+    copier.settled()?;
+    step();
+    copier.counters()?;
+    step();
+    let slots = datapath.slots();
+    let sessions = copier.sessions(&datapath.maps, slots, |_| true)?;
+    step();
+    rename(&staging, &pin_dir.join(SWAP))?;
+    step();
+    info!(sessions, took = ?start.elapsed(), "maps of an earlier layout copied");
+    Ok(datapath)
+}
+
+/// Step 3, after a crash in it.
+fn swap_rest(settings: &Settings, staged: &[u32]) -> Result<(), String> {
+    let pin_dir = &settings.pin_dir;
+    let staging = pin_dir.join(SWAP);
+    let mut datapath = Datapath::load(&Settings {
+        pin_dir: staging.clone(),
+        ..settings.clone()
+    })
+    .map_err(|failure| failure.to_string())?;
+    let links = links(pin_dir)?;
+    for link in &links {
+        datapath.make_ready(&link.program)?;
+    }
+    // Which maps an interface's packets change is decided by its ingress program.
+    let old: Vec<_> = links
+        .iter()
+        .filter(|link| matches!(link.pin, Pin::Link { .. }) && !link.uses(staged))
+        .map(|link| link.ifindex)
+        .collect();
+    let slots = datapath.slots();
+    let copier = Copier::new(pin_dir, &staging)?;
+    let sessions = copier.sessions(&datapath.maps, slots, |ifindex| old.contains(&ifindex))?;
+    info!(sessions, "sessions copied that were still in the old maps");
+    swap(datapath, pin_dir, |link| !link.uses(staged))
+}
+
+/// Step 3, and 4.
+fn swap(
+    mut datapath: Datapath,
+    pin_dir: &Path,
+    wanted: impl Fn(&Held) -> bool,
+) -> Result<(), String> {
+    let mut links: Vec<_> = links(pin_dir)?.into_iter().filter(wanted).collect();
+    links.sort_by_key(|link| matches!(link.pin, Pin::Link { .. }));
+    for link in links {
+        let swapped = datapath.swap_program(&link.program, &link.pin.path(pin_dir));
+        swapped.map_err(|error| format!("{}: {}", link.pin.path(pin_dir).display(), error.0))?;
+        step();
+    }
+    rename(&pin_dir.join(SWAP), &pin_dir.join(MOVE))?;
+    step();
+    Ok(())
+}
+
+/// Steps 5 and 6.
+fn move_pins(pin_dir: &Path) -> Result<(), Failure> {
+    let staging = pin_dir.join(MOVE);
+    let result = || -> io::Result<()> {
+        for pin in Pin::list(&staging)? {
+            fs::rename(pin.path(&staging), pin.path(pin_dir))?;
+            step();
+        }
+        for pin in Pin::list(pin_dir)? {
+            if matches!(&pin, Pin::Map(name) if !MAPS.contains(&name.as_str())) {
+                fs::remove_file(pin.path(pin_dir))?;
+                step();
+            }
+        }
+        fs::remove_dir(&staging)?;
+        step();
+        Ok(())
+    };
+    result().fail_with(ExitCode::Failure, || {
+        format!("moving the pins of {}", staging.display())
+    })?;
+    info!(pin_dir = %pin_dir.display(), "earlier layout taken over");
+    Ok(())
+}
+
+impl Datapath {
+    fn make_ready(&mut self, program: &str) -> Result<(), String> {
+        let ready = match program {
+            "dz_xdp" => load_xdp(&mut self.ebpf).map(|_| ()),
+            name => load_classifier(&mut self.ebpf, name).map(|_| ()),
+        };
+        ready.map_err(|failure| failure.to_string())
+    }
+
+    fn swap_program(&mut self, program: &str, pin: &Path) -> Result<(), LinkFailure> {
+        let link = FdLink::from(PinnedLink::from_pin(pin)?);
+        if program == "dz_xdp" {
+            let program = load_xdp(&mut self.ebpf)?;
+            let id = program.attach_to_link(XdpLink::try_from(link)?)?;
+            drop(FdLink::try_from(program.take_link(id)?));
+        } else {
+            let program = load_classifier(&mut self.ebpf, program)?;
+            let id = program.attach_to_link(SchedClassifierLink::try_from(link)?)?;
+            drop(FdLink::try_from(program.take_link(id)?));
+        }
+        Ok(())
+    }
+}
+
+impl Held {
+    fn uses(&self, maps: &[u32]) -> bool {
+        self.maps.iter().any(|map| maps.contains(map))
+    }
+}
+
+/// The links that still hold a program on a device. A pinned link outlives its device; one that has
+/// done so is of no interest here, and is seen to when the interface is attached to.
+fn links(pin_dir: &Path) -> Result<Vec<Held>, String> {
+    let mut held = Vec::new();
+    for pin in Pin::list(pin_dir).map_err(|error| error.to_string())? {
+        if matches!(pin, Pin::Map(_)) {
+            continue;
+        }
+        let path = pin.path(pin_dir);
+        let failed = |error: &dyn std::error::Error| format!("{}: {error}", path.display());
+        let (ifindex, id) = raw::link(&path).map_err(|error| failed(&error))?;
+        if ifindex == 0 {
+            continue;
+        }
+        let mut programs = loaded_programs().filter_map(Result::ok);
+        let program = programs.find(|program| program.id() == id);
+        let program = program.ok_or_else(|| format!("{}: no program {id}", path.display()))?;
+        let maps = program.map_ids().map_err(|error| failed(&error))?;
+        held.push(Held {
+            pin,
+            ifindex,
+            program: program.name_as_str().unwrap_or_default().to_owned(),
+            maps: maps.unwrap_or_default(),
+        });
+    }
+    Ok(held)
+}
+
+/// Kernel ids of the maps pinned in a folder.
+fn map_ids(folder: &Path) -> Result<Vec<u32>, Failure> {
+    let what = || format!("reading {}", folder.display());
+    let pins = Pin::list(folder).fail_with(ExitCode::Failure, what)?;
+    let maps = pins.iter().filter(|pin| matches!(pin, Pin::Map(_)));
+    let ids = maps.map(|pin| Ok(RawMap::from_pin(&pin.path(folder))?.id()));
+    let ids: io::Result<_> = ids.collect();
+    ids.fail_with(ExitCode::Failure, what)
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), String> {
+    fs::rename(from, to).map_err(|error| format!("renaming {}: {error}", from.display()))
+}
+
+fn remove(folder: &Path) -> Result<(), Failure> {
+    match fs::remove_dir_all(folder) {
+        Ok(()) => {
+            warn!(folder = %folder.display(), "thrown away: an agent died before it was used");
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).fail_with(ExitCode::Failure, || {
+            format!("removing {}", folder.display())
+        }),
+    }
+}
+
+fn refusal(pin_dir: &Path, fault: &str) -> Failure {
+    Failure::new(
+        ExitCode::Failure,
+        format!(
+            "{}: the maps of an earlier version cannot be taken over ({fault}): the kernel part goes \
+             on as it was; go on with that version, or remove it all with `dz-agent purge`",
+            pin_dir.display()
+        ),
+    )
+}
+
+/// A place where an agent can die, and a test can make it.
+fn step() {
+    #[cfg(feature = "faults")]
+    crate::faults::takeover_step();
+}

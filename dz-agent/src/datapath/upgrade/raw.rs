@@ -1,0 +1,287 @@
+//! Maps whose types are known at run time only, and what the kernel knows about them: the commands
+//! of bpf(2) that aya offers for types of compile time only, or not at all.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+use aya::maps::{MapData, MapType};
+use aya::util::nr_cpus;
+
+// From the kernel's `bpf.h`.
+const MAP_LOOKUP_ELEM: libc::c_int = 1;
+const MAP_UPDATE_ELEM: libc::c_int = 2;
+const MAP_DELETE_ELEM: libc::c_int = 3;
+const MAP_GET_NEXT_KEY: libc::c_int = 4;
+const OBJ_GET: libc::c_int = 7;
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BTF_GET_FD_BY_ID: libc::c_int = 19;
+/// `BPF_F_LOCK`: copy the value under its spin lock.
+const LOCKED: u64 = 4;
+
+/// `union bpf_attr` for commands on elements.
+#[repr(C)]
+struct Element {
+    map_fd: u32,
+    reserved: u32,
+    key: u64,
+    /// Or the next key.
+    value: u64,
+    flags: u64,
+}
+
+/// The same for `BPF_OBJ_GET`.
+#[repr(C)]
+struct Get {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// The same for `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct GetInfo {
+    fd: u32,
+    len: u32,
+    info: u64,
+}
+
+/// `struct bpf_map_info`, up to what we need.
+#[repr(C)]
+#[derive(Default)]
+struct MapInfo {
+    map_type: u32,
+    id: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    name: [u8; 16],
+    ifindex: u32,
+    btf_vmlinux_value_type_id: u32,
+    netns: [u64; 2],
+    btf_id: u32,
+    btf_key_type_id: u32,
+    btf_value_type_id: u32,
+    reserved: u32,
+}
+
+/// `struct bpf_btf_info`, up to what we need.
+#[repr(C)]
+#[derive(Default)]
+struct BtfInfo {
+    btf: u64,
+    btf_size: u32,
+    id: u32,
+}
+
+/// `struct bpf_link_info` of a TCX or XDP link.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    link_type: u32,
+    id: u32,
+    prog_id: u32,
+    reserved: u32,
+    ifindex: u32,
+    attach_type: u32,
+}
+
+/// A map.
+pub(super) struct RawMap {
+    data: MapData,
+    info: MapInfo,
+}
+
+impl RawMap {
+    /// Opens a pinned map.
+    pub(super) fn from_pin(pin: &Path) -> io::Result<Self> {
+        let data = MapData::from_pin(pin).map_err(io::Error::other)?;
+        let info = info(data.fd().as_fd())?;
+        Ok(Self { data, info })
+    }
+
+    /// Its kernel id.
+    pub(super) const fn id(&self) -> u32 {
+        self.info.id
+    }
+
+    /// How many entries it can hold.
+    pub(super) const fn max_entries(&self) -> u32 {
+        self.info.max_entries
+    }
+
+    /// Whether it is a hash.
+    pub(super) const fn is_hash(&self) -> bool {
+        self.info.map_type == MapType::Hash as u32
+    }
+
+    /// Whether it is an array with a value for each CPU.
+    pub(super) const fn is_per_cpu_array(&self) -> bool {
+        self.info.map_type == MapType::PerCpuArray as u32
+    }
+
+    /// Its types: BTF, and the type ids of key and value. None if it was created without.
+    pub(super) fn btf(&self) -> io::Result<Option<(Vec<u8>, u32, u32)>> {
+        let MapInfo {
+            btf_id,
+            btf_key_type_id,
+            btf_value_type_id,
+            ..
+        } = self.info;
+        if btf_id == 0 {
+            return Ok(None);
+        }
+        Ok(Some((btf(btf_id)?, btf_key_type_id, btf_value_type_id)))
+    }
+
+    /// Every key.
+    pub(super) fn keys(&self) -> io::Result<Vec<Vec<u8>>> {
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        loop {
+            let mut next = vec![0; self.info.key_size as usize];
+            let last = keys.last().map_or(std::ptr::null(), |key| key.as_ptr());
+            match self.element(MAP_GET_NEXT_KEY, last, next.as_mut_ptr(), 0) {
+                Ok(()) => keys.push(next),
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(keys),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The value of a key, under its lock if it has one; of all CPUs, one after the other.
+    pub(super) fn get(&self, key: &[u8], locked: bool) -> io::Result<Vec<u8>> {
+        let mut value = vec![0; self.value_len()?];
+        let flags = if locked { LOCKED } else { 0 };
+        self.check(key, value.len())?;
+        self.element(MAP_LOOKUP_ELEM, key.as_ptr(), value.as_mut_ptr(), flags)?;
+        Ok(value)
+    }
+
+    /// Sets the value of a key.
+    pub(super) fn put(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
+        self.check(key, value.len())?;
+        // This command only reads the value.
+        self.element(MAP_UPDATE_ELEM, key.as_ptr(), value.as_ptr().cast_mut(), 0)
+    }
+
+    /// Removes a key.
+    pub(super) fn remove(&self, key: &[u8]) -> io::Result<()> {
+        self.check(key, self.value_len()?)?;
+        self.element(MAP_DELETE_ELEM, key.as_ptr(), std::ptr::null_mut(), 0)
+    }
+
+    /// Length of one value; for a per-CPU map of those of all CPUs.
+    pub(super) fn value_len(&self) -> io::Result<usize> {
+        let one = self.info.value_size as usize;
+        if !self.is_per_cpu_array() {
+            return Ok(one);
+        }
+        Ok(one.next_multiple_of(8) * nr_cpus().map_err(|(_, error)| error)?)
+    }
+
+    /// What the kernel reads and writes lies within what it is given.
+    fn check(&self, key: &[u8], value_len: usize) -> io::Result<()> {
+        if key.len() == self.info.key_size as usize && value_len == self.value_len()? {
+            return Ok(());
+        }
+        Err(io::Error::other("key or value of another size"))
+    }
+
+    fn element(
+        &self,
+        command: libc::c_int,
+        key: *const u8,
+        value: *mut u8,
+        flags: u64,
+    ) -> io::Result<()> {
+        let mut element = Element {
+            map_fd: number(self.data.fd().as_fd()),
+            reserved: 0,
+            key: key as u64,
+            value: value as u64,
+            flags,
+        };
+        bpf(command, &mut element).map(|_| ())
+    }
+}
+
+/// The layout of pinned maps, by the configuration among them: its first number, whatever follows. 0:
+/// never configured. None: there is none.
+pub(in crate::datapath) fn abi_version(config: &Path) -> Option<u32> {
+    let value = RawMap::from_pin(config).ok()?.get(&[0; 4], false).ok()?;
+    Some(u32::from_ne_bytes(*value.first_chunk()?))
+}
+
+/// The interface that a pinned link is attached to (0: to none any more) and the kernel id of the
+/// program in it. By hand, for aya's links do not show their interface.
+pub(super) fn link(pin: &Path) -> io::Result<(u32, u32)> {
+    let path = CString::new(pin.as_os_str().as_encoded_bytes())?;
+    let mut get = Get {
+        path: path.as_ptr() as u64,
+        fd: 0,
+        flags: 0,
+    };
+    let link = descriptor(OBJ_GET, &mut get)?;
+    let info: LinkInfo = info(link.as_fd())?;
+    Ok((info.ifindex, info.prog_id))
+}
+
+/// BTF by its kernel id.
+fn btf(id: u32) -> io::Result<Vec<u8>> {
+    // The id, the next id and flags.
+    let btf = descriptor(BTF_GET_FD_BY_ID, &mut [id, 0, 0])?;
+    let mut bytes = Vec::new();
+    // Without a buffer the kernel says how long it is to be.
+    for _ in 0..2 {
+        let mut found = BtfInfo {
+            btf: bytes.as_mut_ptr() as u64,
+            btf_size: u32::try_from(bytes.len()).map_err(io::Error::other)?,
+            id: 0,
+        };
+        get_info(btf.as_fd(), &mut found)?;
+        bytes.resize(found.btf_size as usize, 0);
+    }
+    Ok(bytes)
+}
+
+fn info<T: Default>(object: BorrowedFd<'_>) -> io::Result<T> {
+    let mut info = T::default();
+    get_info(object, &mut info)?;
+    Ok(info)
+}
+
+/// `info`: one of the structs above, which are all numbers and without padding.
+fn get_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let mut request = GetInfo {
+        fd: number(object),
+        len: size_of::<T>() as u32,
+        info: &raw mut *info as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &mut request).map(|_| ())
+}
+
+fn number(fd: BorrowedFd<'_>) -> u32 {
+    // An open descriptor is not negative.
+    fd.as_raw_fd().cast_unsigned()
+}
+
+/// `attributes`: a prefix of `union bpf_attr`, without padding; what it points to is alive, and of the
+/// size that the kernel expects there.
+fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<i32> {
+    // SAFETY: as above; every caller in this module sees to it.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
+    match i32::try_from(result) {
+        Ok(result) if result >= 0 => Ok(result),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The same for commands that return a descriptor.
+fn descriptor<T>(command: libc::c_int, attributes: &mut T) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attributes)?;
+    // SAFETY: the call has just returned it, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
