@@ -97,7 +97,7 @@ fn number<T: FromStr>(name: &str) -> Option<T> {
 /// Dies where the test wants the agent to die: a step of a takeover is behind it, and the number of
 /// steps until then counts down to nothing.
 pub(crate) fn takeover_step() {
-    let Some(left) = number("die-in-takeover") else {
+    let Some(left) = number::<u64>("die-in-takeover") else {
         return;
     };
     if left == 0 {
