@@ -85,14 +85,15 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
         configured,
         identity,
         interfaces,
+        fresh,
     };
-    let result = serve(options, prepared, datapath, front, floods, &mut signals).await;
-    match &result {
-        Ok(Stop::Withdraw) => remove_pins(&pin_dir, true),
-        Ok(Stop::Leave) => info!("stopped; the kernel part goes on for the next start"),
-        Err(_) => remove_pins(&pin_dir, fresh),
+    let served = serve(options, prepared, datapath, front, floods, &mut signals).await;
+    let (stop, result) = served.inspect_err(|_| remove_pins(&pin_dir, fresh))?;
+    match stop {
+        Stop::Withdraw => remove_pins(&pin_dir, true),
+        Stop::Leave => info!("stopped; the kernel part goes on for the next start"),
     }
-    result.map(|_| ())
+    result
 }
 
 /// What is ours before the kernel part is loaded.
@@ -100,8 +101,14 @@ struct Prepared {
     configured: Configured,
     identity: Identity,
     interfaces: Vec<Interface>,
+    /// There is no kernel part of an earlier agent's.
+    fresh: bool,
 }
 
+/// Serves from the start to the stop. How it stopped, and what went wrong then.
+///
+/// # Errors
+/// It did not get as far as serving.
 async fn serve(
     options: RunOptions,
     prepared: Prepared,
@@ -109,11 +116,12 @@ async fn serve(
     front: Front,
     floods: FloodLimit,
     signals: &mut Signals,
-) -> Result<Stop, Failure> {
+) -> Result<(Stop, Result<(), Failure>), Failure> {
     let Prepared {
         configured,
         identity,
         interfaces,
+        fresh,
     } = prepared;
     datapath.forward_logs()?;
     let mut monitor = Monitor::open().fail_with(ExitCode::Failure, || "netlink notifications")?;
@@ -122,7 +130,10 @@ async fn serve(
     let (mut engine, mut ring) =
         Engine::new(options, datapath, identity, interfaces, shared, floods)?;
     if let Err(failure) = engine.start(configured).await {
-        engine.detach_all();
+        // An earlier agent's kernel part goes on: what this one cannot serve another may.
+        if fresh {
+            engine.detach_all();
+        }
         return Err(failure);
     }
     let (commands, mut requests) = mpsc::channel(COMMANDS);
@@ -137,14 +148,16 @@ async fn serve(
 
     let stop = engine
         .run(&mut ring, &mut monitor, &mut requests, signals)
-        .await?;
+        .await;
     drop(requests);
-    let withdrawn = match stop {
-        Stop::Leave => Ok(()),
-        Stop::Withdraw => engine.withdraw().await,
+    let stopped = match stop {
+        Ok(Stop::Leave) => (Stop::Leave, Ok(())),
+        Ok(Stop::Withdraw) => (Stop::Withdraw, engine.withdraw().await),
+        // As after a crash: peers are still answered, and the next start goes on.
+        Err(failure) => (Stop::Leave, Err(failure)),
     };
     front.stop();
-    withdrawn.map(|()| stop)
+    Ok(stopped)
 }
 
 impl Engine {
