@@ -37,7 +37,7 @@ pub async fn purge(options: &PurgeOptions) -> Result<(), Failure> {
     )?;
 
     let mut interfaces: BTreeSet<&str> = options.interfaces.iter().map(String::as_str).collect();
-    interfaces.extend(filtered.iter().map(String::as_str));
+    interfaces.extend(filtered.iter().map(|filter| filter.interface.as_str()));
     interfaces.extend(pins.iter().filter_map(Pin::interface));
     let mut locks = Vec::with_capacity(interfaces.len());
     for interface in &interfaces {
@@ -60,9 +60,10 @@ pub async fn purge(options: &PurgeOptions) -> Result<(), Failure> {
             || "reading the filters of the interfaces",
         )?
     };
-    for interface in &filtered {
-        let what = format!("program on {interface} (tc filter)");
-        report.remove(&what, || match left.contains(interface) {
+    for filter in &filtered {
+        let program = if filter.egress { "gate" } else { "program" };
+        let what = format!("{program} on {} (tc filter)", filter.interface);
+        report.remove(&what, || match left.contains(filter) {
             true => Err(io::Error::other("still there: is CAP_NET_ADMIN missing?")),
             false => Ok(()),
         });

@@ -13,11 +13,30 @@ use super::gate::gate_name;
 use crate::net::{Netlink, NetlinkError, links};
 use dz_common::ingress::Link;
 
-/// Names of the interfaces with a filter of ours on them.
+/// A filter of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// Name of the interface.
+    pub interface: String,
+    /// The gate is at egress, everything else at ingress.
+    pub egress: bool,
+}
+
+impl Filter {
+    const fn hook(&self) -> TcAttachType {
+        if self.egress {
+            TcAttachType::Egress
+        } else {
+            TcAttachType::Ingress
+        }
+    }
+}
+
+/// Our filters, on whatever interface.
 ///
 /// # Errors
 /// The kernel could not be asked.
-pub async fn list(netlink: &Netlink) -> Result<Vec<String>, NetlinkError> {
+pub async fn list(netlink: &Netlink) -> Result<Vec<Filter>, NetlinkError> {
     let keep = |message| match message {
         RouteNetlinkMessage::NewLink(message) => Some(links::interface(&message)),
         _ => None,
@@ -28,28 +47,27 @@ pub async fn list(netlink: &Netlink) -> Result<Vec<String>, NetlinkError> {
         let Ok(index) = i32::try_from(interface.ifindex) else {
             continue;
         };
-        for minor in [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS] {
+        for (minor, egress) in [(TcHandle::MIN_INGRESS, false), (TcHandle::MIN_EGRESS, true)] {
             if has_ours(netlink, index, minor).await? {
-                found.push(interface.name);
-                break;
+                let interface = interface.name.clone();
+                found.push(Filter { interface, egress });
             }
         }
     }
     Ok(found)
 }
 
-/// Takes our filters off interfaces that [`list`] has named, and names those that still have one.
+/// Takes filters away that [`list`] has found, and lists those that are still there. Only those: in
+/// the same place on the other side may be somebody else's.
 ///
 /// # Errors
 /// The kernel could not be asked.
-pub async fn detach(netlink: &Netlink, interfaces: &[String]) -> Result<Vec<String>, NetlinkError> {
-    if interfaces.is_empty() {
+pub async fn detach(netlink: &Netlink, filters: &[Filter]) -> Result<Vec<Filter>, NetlinkError> {
+    if filters.is_empty() {
         return Ok(Vec::new());
     }
-    for interface in interfaces {
-        for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
-            clsact::detach(interface, hook);
-        }
+    for filter in filters {
+        clsact::detach(&filter.interface, filter.hook());
     }
     list(netlink).await
 }
