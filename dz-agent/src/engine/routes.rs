@@ -170,6 +170,7 @@ impl Engine {
                 shared.count(&interface, local, what);
             }
         };
+        let withdrawal = matches!(step, Step::Withdraw(_));
         let result = match step {
             Step::Install(Ok(added)) => {
                 if added != Added::AlreadyThere {
@@ -233,7 +234,11 @@ impl Engine {
                     let trouble = Trouble { text, conflict };
                     self.shared.troubles().insert(key, trouble);
                 }
-                self.route_stuck(key, &error);
+                // An addition that was under way when the session began to close is not what its
+                // disconnect waits for: the deletion comes next.
+                if withdrawal {
+                    self.route_stuck(key, &error);
+                }
                 if again {
                     // Something else may be wanted by now, which need not wait.
                     self.follow(key);
