@@ -31,6 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Home {
     pins: bpffs::Directory,
+    pin_dir: PathBuf,
     files: TempDir,
 }
 
@@ -40,15 +41,28 @@ impl Home {
     /// # Errors
     /// No BPF file system, or no privilege.
     pub fn new() -> anyhow::Result<Self> {
+        let pins = bpffs::Directory::new("agent")?;
         Ok(Self {
-            pins: bpffs::Directory::new("agent")?,
+            pin_dir: pins.path().to_owned(),
+            pins,
             files: tempfile::tempdir()?,
         })
     }
 
+    /// Makes an empty one whose pin directory does not exist yet, in a folder of its own, where
+    /// other people may have pins, too.
+    ///
+    /// # Errors
+    /// No BPF file system, or no privilege.
+    pub fn nested() -> anyhow::Result<Self> {
+        let mut home = Self::new()?;
+        home.pin_dir = home.pins.path().join("ours");
+        Ok(home)
+    }
+
     /// The agent's `--pin-dir`.
     pub fn pin_dir(&self) -> &Path {
-        self.pins.path()
+        &self.pin_dir
     }
 
     /// The agent's `--state-dir`.

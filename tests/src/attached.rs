@@ -1,10 +1,15 @@
 //! What BPF programs a device carries, asked of the kernel.
 
 use std::io;
+use std::time::Duration;
 
 use anyhow::Context;
 
 use crate::netns::Netns;
+use crate::wait::eventually;
+
+/// For what the kernel does soon, on a machine that may be busy.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 // From the kernel's `bpf.h`.
 const BPF_PROG_QUERY: libc::c_int = 16;
@@ -43,6 +48,19 @@ pub fn programs(netns: &Netns, name: &str) -> anyhow::Result<u32> {
         .split_whitespace()
         .any(|word| word.starts_with("prog/xdp"));
     Ok(tcx + u32::from(xdp))
+}
+
+/// Waits until a device carries so many: the kernel takes a program off only a grace period after the
+/// last pin of its link is gone (`bpf_free_inode`).
+///
+/// # Errors
+/// It does not in time.
+pub fn until(netns: &Netns, name: &str, programs: u32) -> anyhow::Result<()> {
+    eventually(PATIENCE, "programs on the device", || {
+        let found = self::programs(netns, name)?;
+        anyhow::ensure!(found == programs, "{found} on {name}, not {programs}");
+        anyhow::Ok(())
+    })
 }
 
 fn tcx(ifindex: u32, attach_type: u32) -> io::Result<u32> {

@@ -9,6 +9,7 @@ const MAP_CREATE: libc::c_int = 0;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const PROG_LOAD: libc::c_int = 5;
 const PROG_TEST_RUN: libc::c_int = 10;
+const LINK_CREATE: libc::c_int = 28;
 const MAP_TYPE_PROG_ARRAY: u32 = 3;
 const PROG_TYPE_SCHED_CLS: u32 = 3;
 
@@ -57,6 +58,43 @@ struct TestRun {
     cpu: u32,
     batch_size: u32,
     reserved: u32,
+}
+
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Where TCX runs programs; numbers of the kernel's `bpf.h`.
+#[derive(Clone, Copy, Debug)]
+pub enum Tcx {
+    /// What comes in.
+    Ingress = 46,
+    /// What goes out.
+    Egress = 47,
+}
+
+/// `r0 = TCX_NEXT; exit`, as `struct bpf_insn`: the next program decides.
+pub const NEXT: [u64; 2] = [0xb7 | 0xffff_ffff << 32, 0x95];
+
+/// Attaches a program behind those that a device carries, for as long as the link is open. The index
+/// is looked up in the calling thread's namespace.
+///
+/// # Errors
+/// As `bpf(2)`.
+pub fn attach_tcx(program: BorrowedFd<'_>, ifindex: u32, hook: Tcx) -> io::Result<OwnedFd> {
+    descriptor(
+        LINK_CREATE,
+        &mut LinkCreate {
+            prog_fd: program.as_raw_fd() as u32,
+            target_ifindex: ifindex,
+            attach_type: hook as u32,
+            flags: 0,
+        },
+    )
 }
 
 /// One run of a program, seen from outside.

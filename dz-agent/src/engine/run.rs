@@ -85,15 +85,14 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
         configured,
         identity,
         interfaces,
-        fresh,
     };
-    let served = serve(options, prepared, datapath, front, floods, &mut signals).await;
-    let (stop, result) = served.inspect_err(|_| remove_pins(&pin_dir, fresh))?;
-    match stop {
-        Stop::Withdraw => remove_pins(&pin_dir, true),
-        Stop::Leave => info!("stopped; the kernel part goes on for the next start"),
+    let result = serve(options, prepared, datapath, front, floods, &mut signals).await;
+    match &result {
+        Ok(Stop::Withdraw) => remove_pins(&pin_dir, true),
+        Ok(Stop::Leave) => info!("stopped; the kernel part goes on for the next start"),
+        Err(_) => remove_pins(&pin_dir, fresh),
     }
-    result
+    result.map(|_| ())
 }
 
 /// What is ours before the kernel part is loaded.
@@ -101,14 +100,8 @@ struct Prepared {
     configured: Configured,
     identity: Identity,
     interfaces: Vec<Interface>,
-    /// There is no kernel part of an earlier agent's.
-    fresh: bool,
 }
 
-/// Serves from the start to the stop. How it stopped, and what went wrong then.
-///
-/// # Errors
-/// It did not get as far as serving.
 async fn serve(
     options: RunOptions,
     prepared: Prepared,
@@ -116,12 +109,11 @@ async fn serve(
     front: Front,
     floods: FloodLimit,
     signals: &mut Signals,
-) -> Result<(Stop, Result<(), Failure>), Failure> {
+) -> Result<Stop, Failure> {
     let Prepared {
         configured,
         identity,
         interfaces,
-        fresh,
     } = prepared;
     datapath.forward_logs()?;
     let mut monitor = Monitor::open().fail_with(ExitCode::Failure, || "netlink notifications")?;
@@ -130,10 +122,7 @@ async fn serve(
     let (mut engine, mut ring) =
         Engine::new(options, datapath, identity, interfaces, shared, floods)?;
     if let Err(failure) = engine.start(configured).await {
-        // An earlier agent's kernel part goes on: what this one cannot serve another may.
-        if fresh {
-            engine.detach_all();
-        }
+        engine.detach_all();
         return Err(failure);
     }
     let (commands, mut requests) = mpsc::channel(COMMANDS);
@@ -148,16 +137,14 @@ async fn serve(
 
     let stop = engine
         .run(&mut ring, &mut monitor, &mut requests, signals)
-        .await;
+        .await?;
     drop(requests);
-    let stopped = match stop {
-        Ok(Stop::Leave) => (Stop::Leave, Ok(())),
-        Ok(Stop::Withdraw) => (Stop::Withdraw, engine.withdraw().await),
-        // As after a crash: peers are still answered, and the next start goes on.
-        Err(failure) => (Stop::Leave, Err(failure)),
+    let withdrawn = match stop {
+        Stop::Leave => Ok(()),
+        Stop::Withdraw => engine.withdraw().await,
     };
     front.stop();
-    Ok(stopped)
+    withdrawn.map(|()| stop)
 }
 
 impl Engine {

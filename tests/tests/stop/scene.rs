@@ -18,17 +18,6 @@ use serde_json::Value;
 /// With [`MULTIPLIER`] a detection time of 30 s: what happens at once cannot be a timeout.
 const INTERVAL_US: u32 = 3_000_000;
 const MULTIPLIER: u8 = 10;
-/// The same for the agent.
-pub(crate) const ARGUMENTS: [&str; 8] = [
-    "--interface",
-    INTERFACE,
-    "--tx-interval",
-    "3s",
-    "--rx-interval",
-    "3s",
-    "--detect-mult",
-    "10",
-];
 /// AdminDown packets to each peer.
 const FAREWELLS: usize = 3;
 /// A route and a pin of somebody else's.
@@ -76,17 +65,7 @@ impl Scene {
 
     /// An agent with all of them Up.
     pub(crate) fn agent(&self, more: &[&str]) -> Result<Agent> {
-        self.connect(self.start(Home::new()?, more)?)
-    }
-
-    /// The same with fault hooks.
-    pub(crate) fn agent_with_faults(&self) -> Result<Agent> {
-        let home = Home::new()?;
-        let here = &self.bed.here;
-        self.connect(Agent::start_with_faults(home, here, &ARGUMENTS)?)
-    }
-
-    fn connect(&self, agent: Agent) -> Result<Agent> {
+        let agent = self.start(Home::new()?, more)?;
         let local = HERE.to_string();
         for (address, _) in &self.peers {
             agent.cli(&["connect", &address.to_string(), "--local", &local])?;
@@ -99,7 +78,10 @@ impl Scene {
     }
 
     pub(crate) fn start(&self, home: Home, more: &[&str]) -> Result<Agent> {
-        let mut arguments = ARGUMENTS.to_vec();
+        let multiplier = MULTIPLIER.to_string();
+        let mut arguments = vec!["--interface", INTERFACE];
+        arguments.extend(["--tx-interval", "3s", "--rx-interval", "3s"]);
+        arguments.extend(["--detect-mult", &multiplier]);
         arguments.extend(more);
         Agent::start_in(home, &self.bed.here, &arguments)
     }

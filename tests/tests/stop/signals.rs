@@ -1,7 +1,5 @@
 //! Signals: SIGTERM and SIGINT take everything back, SIGUSR2 leaves it all.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use dz_common::packet::State;
 use dz_tests::bed::{self, HERE, PATIENCE};
@@ -13,8 +11,6 @@ use crate::NEEDS;
 use crate::scene::{Belongings, Scene};
 
 const PEERS: u8 = 5;
-/// How long each route delete takes where it is held back.
-const HELD_BACK: Duration = Duration::from_millis(500);
 
 pub(super) fn tests() -> Vec<Test> {
     vec![
@@ -37,10 +33,8 @@ fn withdraws(signal: Signal) -> Result<()> {
 /// Impatience changes nothing.
 fn again() -> Result<()> {
     let scene = Scene::new("again", PEERS)?;
-    let mut agent = scene.agent_with_faults()?;
+    let mut agent = scene.agent(&[])?;
     let belongings = Belongings::of(&agent, &scene.bed)?;
-    // So that it is not done before the others come.
-    agent.home().faults()?.delay_delete(HELD_BACK)?;
     agent.process().signal(Signal::SIGTERM)?;
     // It has heard the first one; so SIGUSR2 cannot overtake it.
     while !agent.process().log().contains("withdrawing") {

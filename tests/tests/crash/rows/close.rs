@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use dz_common::map::{LocalKey, SessionEntry};
 use dz_common::packet::State;
 use dz_common::session::DownReason;
+use dz_tests::attached;
 use dz_tests::bed::{self, Bed, HERE, INTERFACE, PATIENCE, THERE};
 use dz_tests::frame::parse_udp;
 use dz_tests::harness::Test;
@@ -201,9 +202,7 @@ fn created_anew() -> Result<()> {
         "{now:?}"
     );
     ensure!(now.key.ifindex != started.before.key.ifindex, "{now:?}");
-    let programs = dz_tests::attached::programs(&started.bed.here, INTERFACE)?;
-    ensure!(programs == 2, "{programs} programs");
-    Ok(())
+    attached::until(&started.bed.here, INTERFACE, 2)
 }
 
 fn address_of_the_past() -> Result<()> {

@@ -52,7 +52,8 @@ impl Stage {
         };
         config.timers.desired_min_tx_us = INTERVAL_MS * 1_000;
         config.timers.required_min_rx_us = INTERVAL_MS * 1_000;
-        config.timers.detect_mult = DETECT_MULT;
+        // What the far end hears is looked at, not how long it waits: 25 s, longer than a start takes.
+        config.timers.detect_mult = 250;
         config.timers.backoff_cap_us = 400_000;
         let peer = bed.there.run(|| UdpPeer::spawn(config))?;
         peer.add_session(HERE);

@@ -58,9 +58,9 @@ fn programs_gone() -> Result<()> {
             fs::remove_file(file.path())?;
         }
     }
-    ensure!(attached::programs(&stage.bed.here, INTERFACE)? == 0);
+    attached::until(&stage.bed.here, INTERFACE, 0)?;
     let mut started = stage.start()?;
-    ensure!(attached::programs(&started.bed.here, INTERFACE)? == 2);
+    attached::until(&started.bed.here, INTERFACE, 2)?;
     started.up().map(drop)
 }
 
@@ -160,6 +160,6 @@ fn killed_at(words: &str) -> Result<()> {
     let mut started = Stage { home, ..stage }.start()?;
     started.untouched()?;
     ensure!(changes(&started.peer)? == far, "the far end has noticed");
-    ensure!(attached::programs(&started.bed.here, INTERFACE)? == 2);
+    attached::until(&started.bed.here, INTERFACE, 2)?;
     started.stop().map(drop)
 }
