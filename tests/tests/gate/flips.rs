@@ -2,7 +2,7 @@
 //! meanwhile.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -21,6 +21,8 @@ use crate::scene::{Hosts, Kind, NEEDS, UNDER, UNDER_HERE, connect, maps, until, 
 const THIRD: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ECHO: u16 = 9_002;
 const FLIPS: usize = 2;
 /// Packets seen by the other interface before the peer comes back.
 const SEEN: usize = 40;
@@ -62,10 +64,14 @@ fn survive(kind: Kind) -> Result<()> {
     until(&maps, State::Up)?;
 
     let pings = [ping(&hosts.here, UNDER_HERE)?, ping(&third, THIRD)?];
-    let stop = AtomicBool::new(false);
+    let (stop, asked) = (AtomicBool::new(false), AtomicBool::new(false));
     let listener = hosts.there.run(|| TcpListener::bind((THERE, 9_001)))?;
     let stream = bulk_stream(&hosts, &listener)?;
-    let (received, sent) = thread::scope(|scope| {
+    let echo = hosts.there.run(|| UdpSocket::bind((THERE, ECHO)))?;
+    let asking = hosts.socket(UNDER_HERE)?;
+    let (received, sent, answered) = thread::scope(|scope| {
+        let echo = scope.spawn(|| answer(&echo, &asked));
+        let asking = scope.spawn(|| ask(&asking, &stop));
         let server = scope.spawn(|| receive(stream.1));
         let client = scope.spawn(|| send(stream.0, &stop));
         let flips = (|| {
@@ -82,8 +88,11 @@ fn survive(kind: Kind) -> Result<()> {
         stop.store(true, Ordering::Relaxed);
         let sent = client.join().map_err(|_| anyhow!("the client"))?;
         let received = server.join().map_err(|_| anyhow!("the server"))?;
+        let answered = asking.join().map_err(|_| anyhow!("who asks over UDP"))?;
+        asked.store(true, Ordering::Relaxed);
+        echo.join().map_err(|_| anyhow!("who answers over UDP"))??;
         flips?;
-        anyhow::Ok((received?, sent?))
+        anyhow::Ok((received?, sent?, answered?))
     })?;
     ensure!(received == sent, "{received} bytes of {sent}");
     for ping in pings {
@@ -98,6 +107,7 @@ fn survive(kind: Kind) -> Result<()> {
         println!("{lost}");
         ensure!(lost.contains(" 0% packet loss"), "{text}");
     }
+    println!("{answered} datagrams over UDP, each answered");
     println!("{sent} bytes over TCP, across {FLIPS} times Down");
     Ok(())
 }
@@ -109,6 +119,7 @@ fn keeps_out(hosts: &Hosts) -> Result<()> {
     let before = [hosts.tunnelled(ICMP)?, hosts.tunnelled(TCP)?];
     more(SEEN, || hosts.diverted(ICMP))?;
     more(SEEN, || hosts.diverted(TCP))?;
+    more(SEEN, || hosts.diverted(UDP))?;
     // What we forward, too.
     more(SEEN / 2, || hosts.diverted_from(THIRD))?;
     let after = [hosts.tunnelled(ICMP)?, hosts.tunnelled(TCP)?];
@@ -179,4 +190,36 @@ fn receive(mut stream: TcpStream) -> Result<u64> {
             at += 1;
         }
     }
+}
+
+/// Sends one datagram after the other, the next one when the answer is there; returns how many.
+fn ask(socket: &UdpSocket, stop: &AtomicBool) -> Result<u64> {
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let mut asked = 0_u64;
+    while !stop.load(Ordering::Relaxed) {
+        asked += 1;
+        socket.send_to(&asked.to_be_bytes(), (THERE, ECHO))?;
+        let mut answer = [0; 8];
+        socket
+            .recv(&mut answer)
+            .with_context(|| format!("no answer to datagram {asked}"))?;
+        ensure!(u64::from_be_bytes(answer) == asked, "{answer:?} to {asked}");
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(asked)
+}
+
+/// Sends back what comes, until everything has been asked.
+fn answer(socket: &UdpSocket, asked: &AtomicBool) -> Result<()> {
+    // To look at the flag now and then.
+    socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+    let mut datagram = [0; 8];
+    while !asked.load(Ordering::Relaxed) {
+        match socket.recv_from(&mut datagram) {
+            Ok((_, from)) => socket.send_to(&datagram, from).map(|_| ())?,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error).context("the datagrams' server"),
+        }
+    }
+    Ok(())
 }
