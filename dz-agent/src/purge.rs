@@ -74,7 +74,7 @@ pub async fn purge(options: &PurgeOptions) -> Result<(), Failure> {
             Pin::Gate(interface) => format!("gate on {interface}"),
             Pin::Map(name) => format!("map {name}"),
         };
-        report.remove(&what, || fs::remove_file(pin.path(pin_dir)));
+        report.remove(&what, || pin.remove(pin_dir));
     }
     // Last, as the links above may hold programs with these maps.
     let unfinished = unfinished(pin_dir);

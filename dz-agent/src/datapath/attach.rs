@@ -16,6 +16,7 @@ use super::clsact;
 use super::gate::gate_name;
 use super::load::{Datapath, chain, load_classifier, load_xdp};
 use super::pins::Pin;
+use super::unpin::unpin_link;
 use crate::cli::Attach;
 use crate::error::{ExitCode, FailWith, Failure};
 
@@ -80,8 +81,7 @@ impl Hold {
                 clsact::detach(&interface, hook);
                 Ok(())
             }
-            // The pin holds the last reference to the link.
-            Self::Pin(pin) => match fs::remove_file(&pin) {
+            Self::Pin(pin) => match unpin_link(&pin) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 _ => Ok(()),
             },
@@ -229,7 +229,7 @@ impl Datapath {
         for other in AttachMode::ALL {
             let pin = self.link_pin(interface, other);
             if other != mode && pin.exists() {
-                fs::remove_file(&pin)
+                unpin_link(&pin)
                     .fail_with(ExitCode::Failure, || format!("removing {}", pin.display()))?;
             }
         }

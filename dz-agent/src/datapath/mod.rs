@@ -17,6 +17,7 @@ mod maps;
 mod mmap;
 mod pins;
 mod programs;
+mod unpin;
 mod upgrade;
 
 pub use attach::{AttachMode, Attachment};

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::AttachMode;
+use super::unpin::unpin_link;
 
 /// A pin of ours.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +41,18 @@ impl Pin {
         match self {
             Self::Link { interface, .. } | Self::Gate(interface) => Some(interface),
             Self::Map(_) => None,
+        }
+    }
+
+    /// Removes it; the program of a link is off its device when this returns.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be removed.
+    pub fn remove(&self, pin_dir: &Path) -> io::Result<()> {
+        let path = self.path(pin_dir);
+        match self {
+            Self::Link { .. } | Self::Gate(_) => unpin_link(&path),
+            Self::Map(_) => fs::remove_file(path),
         }
     }
 

@@ -56,9 +56,8 @@ pub(super) fn remove_pins(pin_dir: &Path, all: bool) {
         return;
     }
     for pin in Pin::list(pin_dir).unwrap_or_default() {
-        let path = pin.path(pin_dir);
-        if let Err(error) = fs::remove_file(&path) {
-            warn!(pin = %path.display(), %error, "pin not removed");
+        if let Err(error) = pin.remove(pin_dir) {
+            warn!(pin = %pin.path(pin_dir).display(), %error, "pin not removed");
         }
     }
     // Not empty: somebody else's file is in it, which is not ours to remove.

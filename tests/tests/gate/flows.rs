@@ -194,12 +194,7 @@ fn takeover(kind: Kind) -> Result<()> {
     );
 
     let home = agent.end(Signal::SIGTERM)?;
-    // The kernel frees an unpinned link after an RCU grace period (bpf_free_inode).
-    eventually(PATIENCE, "no program on the interface", || {
-        let programs = attached::programs(&hosts.here, INTERFACE)?;
-        ensure!(programs == 0, "{programs}");
-        anyhow::Ok(())
-    })?;
+    ensure!(attached::programs(&hosts.here, INTERFACE)? == 0);
     ensure!(!home.pin_dir().exists(), "{}", home.pin_dir().display());
     entry(&maps).err().context("a session is left")?;
     Ok(())

@@ -206,7 +206,7 @@ fn move_pins(pin_dir: &Path) -> Result<(), Failure> {
         }
         for pin in Pin::list(pin_dir)? {
             if matches!(&pin, Pin::Map(name) if !MAPS.contains(&name.as_str())) {
-                fs::remove_file(pin.path(pin_dir))?;
+                pin.remove(pin_dir)?;
                 step();
             }
         }
