@@ -4,8 +4,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use dz_common::counters::Counters;
 use dz_common::map::{
-    Config, Confined, Deadline, Due, Event, Gate, GateKey, Group, LocalKey, MAX_DUE, MAX_GROUPS, Peer, PeerKey,
-    SLOTS_PER_GROUP, SessionEntry, SessionKey,
+    Config, Confined, Deadline, Due, Event, Gate, GateKey, Group, LocalKey, MAX_DUE, MAX_GROUPS,
+    Peer, PeerKey, SLOTS_PER_GROUP, SessionEntry, SessionKey,
 };
 
 /// `BPF_F_MMAPABLE`: the agent reads and writes these arrays without a system call.

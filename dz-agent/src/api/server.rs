@@ -149,7 +149,12 @@ impl<I: Inspect> Api<I> {
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command,
     ) -> Result<T, Refused> {
-        let stopping = || Refusal::new(RefusalKind::Unavailable, "the agent is stopping");
+        let stopping = || {
+            Refusal::new(
+                RefusalKind::Unavailable,
+                "the agent is stopping; it or its next start finishes what was begun",
+            )
+        };
         let (reply, answer) = oneshot::channel();
         self.commands
             .send(command(reply))
