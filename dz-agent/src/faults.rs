@@ -10,11 +10,12 @@
 //! | `delete-refused` | error number that deleting a route is refused with |
 //! | `add-refused` | error number that adding a route is refused with |
 //! | `session-delete-refused` | error number that deleting a session is refused with |
-//! | `dump-interrupted` | so many dumps are called inconsistent; the file counts down and goes |
+//! | `dump-interrupted` | the next so many dumps are called inconsistent |
 //! | `die-in-takeover` | so many steps of a takeover are done, then the agent is gone; counts down |
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
@@ -68,22 +69,20 @@ pub(crate) fn before_session_delete() -> Result<(), SyscallError> {
 
 /// Whether the dump that was just read is to count as interrupted.
 pub(crate) fn dump_interrupted() -> bool {
-    // The engine and those who only look dump at the same time.
-    static COUNTING: Mutex<()> = Mutex::new(());
-    let _counting = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(left) = number::<u32>("dump-interrupted").filter(|left| *left > 0) else {
+    /// The file that was counted last, by inode and time, and the dumps that were interrupted. The
+    /// engine and those who only look dump at the same time.
+    static COUNTED: Mutex<((u64, i64, i64), u32)> = Mutex::new(((0, 0, 0), 0));
+    let found = file("dump-interrupted").and_then(|file| fs::metadata(file).ok());
+    let (Some(found), Some(wanted)) = (found, number::<u32>("dump-interrupted")) else {
         return false;
     };
-    let Some(file) = file("dump-interrupted") else {
-        return false;
-    };
-    // By renaming, lest the test reads half a number. It sees the file count down, or waits in vain.
-    let half = file.with_extension("half");
-    let _ = match left - 1 {
-        0 => fs::remove_file(file),
-        left => fs::write(&half, left.to_string()).and_then(|()| fs::rename(&half, file)),
-    };
-    true
+    let identity = (found.ino(), found.mtime(), found.mtime_nsec());
+    let mut counted = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if counted.0 != identity {
+        *counted = (identity, 0);
+    }
+    counted.1 = counted.1.saturating_add(1);
+    counted.1 <= wanted
 }
 
 fn file(name: &str) -> Option<PathBuf> {

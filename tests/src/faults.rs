@@ -1,7 +1,6 @@
 //! The other end of the agent's fault hooks: netlink that fails when a test wants it to.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -67,18 +66,6 @@ impl Faults {
         self.set("dump-interrupted", dumps.into())
     }
 
-    /// How many dumps are still to be interrupted.
-    ///
-    /// # Errors
-    /// Of the file system.
-    pub fn interruptions_left(&self) -> anyhow::Result<u32> {
-        match fs::read_to_string(self.folder.join("dump-interrupted")) {
-            Ok(text) => text.trim().parse().context("dump-interrupted"),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// Has the agent die in a takeover, after so many of its steps and one.
     ///
     /// # Errors
@@ -93,10 +80,7 @@ impl Faults {
     /// Of the file system.
     pub fn clear(&self) -> anyhow::Result<()> {
         for file in fs::read_dir(&self.folder)? {
-            match fs::remove_file(file?.path()) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-                _ => {}
-            }
+            fs::remove_file(file?.path())?;
         }
         Ok(())
     }

@@ -47,7 +47,7 @@ impl Engine {
         }
     }
 
-    fn check_failed(&mut self, error: &anyhow::Error) {
+    pub(super) fn check_failed(&mut self, error: &anyhow::Error) {
         self.check_failures = self.check_failures.saturating_add(1);
         self.shared.checks_failed.fetch_add(1, Ordering::Relaxed);
         let pause = backoff(self.check_failures);
@@ -66,7 +66,7 @@ impl Engine {
     /// so that nothing of ours changes.
     async fn read_and_decide(&mut self) -> anyhow::Result<Decided> {
         let unread = self.refresh_interfaces().await;
-        self.look_around().await;
+        let unseen = self.look_around().await;
         let routes = self.routes.list(None).await;
         self.peers = self.datapath.maps.reader().peers()?.into_iter().collect();
         let sessions = self.datapath.maps.reader().sessions()?;
@@ -88,7 +88,7 @@ impl Engine {
             // Sessions need not wait for a table that cannot be read.
             ops.retain(|op| !matches!(op, Op::Follow(_)));
         }
-        let failed = unread.or(routes.err().map(anyhow::Error::from));
+        let failed = unread.or(unseen).or(routes.err().map(anyhow::Error::from));
         Ok((ops, failed))
     }
 

@@ -307,7 +307,9 @@ impl Engine {
                     self.tick();
                     self.retry_routes();
                     if self.look_around_at.is_some_and(|at| at <= Instant::now()) {
-                        self.look_around().await;
+                        if let Some(error) = self.look_around().await {
+                            self.check_failed(&error);
+                        }
                     }
                     if self.check_at.is_some_and(|at| at <= Instant::now()) {
                         self.check_at = None;

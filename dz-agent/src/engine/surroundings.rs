@@ -48,11 +48,11 @@ impl Engine {
     }
 
     /// Looks at all interfaces and addresses and follows what changed.
-    pub(super) async fn look_around(&mut self) {
+    /// Returns what the kernel did not tell, if anything.
+    pub(super) async fn look_around(&mut self) -> Option<anyhow::Error> {
         self.look_around_at = None;
-        if let Err(error) = self.try_look_around().await {
-            warn!(%error, "interfaces and addresses not read; repeated");
-        }
+        let error = self.try_look_around().await.err()?;
+        Some(anyhow::Error::from(error).context("interfaces and addresses"))
     }
 
     async fn try_look_around(&mut self) -> Result<(), NetlinkError> {

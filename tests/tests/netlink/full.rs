@@ -15,7 +15,7 @@ use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
 use crate::NEEDS;
-use crate::scene::{freeze, refusal};
+use crate::scene::{freeze, logged, refusal};
 
 /// More than `dz_events` holds.
 const FLIPS: u32 = 15_000;
@@ -90,7 +90,7 @@ fn events(last: State) -> Result<()> {
         ensure!(status["events_lost"].as_u64() > Some(0), "{status}");
         anyhow::Ok(())
     })?;
-    ensure!(agent.process().log().contains("events lost"));
+    logged(&mut agent, "events lost")?;
     let shown = agent.cli(&["counters"])?;
     ensure!(shown.contains("agent_events_lost"), "{shown}");
     Ok(())

@@ -151,6 +151,14 @@ pub(crate) fn freeze(agent: &mut Agent) -> Result<()> {
     })
 }
 
+/// Waits until its log has these words: what the agent has written comes through a pipe.
+pub(crate) fn logged(agent: &mut Agent, words: &str) -> Result<()> {
+    let process = agent.process();
+    eventually(PATIENCE, &format!("in the log: {words}"), || {
+        process.log().contains(words).then_some(())
+    })
+}
+
 /// What a command that is to fail says.
 pub(crate) fn refusal(agent: &Agent, words: &[&str]) -> Result<String> {
     let output = agent.home().command(words)?;
