@@ -306,10 +306,10 @@ impl Engine {
                 () = sleep_until(wake) => {
                     self.tick();
                     self.retry_routes();
-                    if self.look_around_at.is_some_and(|at| at <= Instant::now()) {
-                        if let Some(error) = self.look_around().await {
-                            self.check_failed(&error);
-                        }
+                    if self.look_around_at.is_some_and(|at| at <= Instant::now())
+                        && let Some(error) = self.look_around().await
+                    {
+                        self.check_failed(&error);
                     }
                     if self.check_at.is_some_and(|at| at <= Instant::now()) {
                         self.check_at = None;
