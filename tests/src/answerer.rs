@@ -2,9 +2,10 @@
 //! peers for the price of one thread. It has no state machine; tests about the protocol want
 //! [`crate::udp_peer`].
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::{self, PipeReader, PipeWriter, pipe};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::Bound;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,9 @@ use crate::receive::Receive;
 use crate::tun::Tun;
 use crate::wait::monotonic_ns;
 
+/// In how many parts the peers send without being asked, one after the other.
+const PARTS: u32 = 64;
+
 /// The far ends; they and the device are gone after the drop.
 #[derive(Debug)]
 pub struct Answerer {
@@ -32,9 +36,8 @@ pub struct Answerer {
 }
 
 impl Answerer {
-    /// Answers what is sent into the device: every peer sends as often as `interval` says, and
-    /// detects with a multiplier of 3. `insist`: they answer AdminDown with Up, and send without
-    /// being asked, to sessions that have ended long ago, too.
+    /// Answers what is sent into the device, and sends once per `interval` without being asked. With
+    /// `insist` to sessions that have ended long ago, too, and AdminDown is answered with Up.
     ///
     /// # Errors
     /// No descriptors left.
@@ -46,7 +49,8 @@ impl Answerer {
             interval,
             insist,
             cut: Arc::clone(&cut),
-            known: HashMap::new(),
+            known: BTreeMap::new(),
+            last: None,
         };
         let thread = thread::spawn(move || {
             let _ = priority::raise(0);
@@ -79,14 +83,16 @@ struct Far {
     interval: Duration,
     insist: bool,
     cut: Arc<AtomicBool>,
-    /// The other ends of each peer's session: address and discriminator.
-    known: HashMap<SocketAddrV4, (SocketAddrV4, u32)>,
+    /// The other end of each peer's session: address and discriminator.
+    known: BTreeMap<SocketAddrV4, (SocketAddrV4, u32)>,
+    /// The peer that was the last to send without being asked.
+    last: Option<SocketAddrV4>,
 }
 
 impl Far {
     fn run(&mut self, stop: &PipeReader) {
-        let interval_ns = u64::try_from(self.interval.as_nanos()).unwrap_or(u64::MAX);
-        let mut due_ns = monotonic_ns() + interval_ns;
+        let part_ns = u64::try_from((self.interval / PARTS).as_nanos()).unwrap_or(u64::MAX);
+        let mut due_ns = monotonic_ns() + part_ns;
         loop {
             let wait = due_ns.saturating_sub(monotonic_ns());
             let wait = TimeSpec::from_duration(Duration::from_nanos(wait));
@@ -106,13 +112,23 @@ impl Far {
                 }
             }
             if monotonic_ns() >= due_ns {
-                due_ns += interval_ns;
-                if self.insist && !cut {
-                    for (peer, (host, discr)) in &self.known {
-                        self.send(*peer, *host, State::Up, *discr);
-                    }
-                }
+                due_ns += part_ns;
+                self.send_part(cut);
             }
+        }
+    }
+
+    /// The next ones send, or would if the wire were not cut.
+    fn send_part(&mut self, cut: bool) {
+        let part = self.known.len().div_ceil(PARTS as usize);
+        let from = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.known.range((from, Bound::Unbounded)).take(part);
+        self.last = None;
+        for (peer, (host, discr)) in next {
+            if !cut {
+                send(&self.tun, self.interval, *peer, *host, State::Up, *discr);
+            }
+            self.last = Some(*peer);
         }
     }
 
@@ -121,31 +137,42 @@ impl Far {
             return;
         };
         let state = match packet.state {
-            State::AdminDown if !self.insist => return,
+            State::AdminDown if !self.insist => {
+                self.known.remove(&asked.dst);
+                return;
+            }
             State::Down => State::Init,
             _ => State::Up,
         };
         self.known.insert(asked.dst, (asked.src, packet.my_discr));
-        self.send(asked.dst, asked.src, state, packet.my_discr);
+        let (tun, interval) = (&self.tun, self.interval);
+        send(tun, interval, asked.dst, asked.src, state, packet.my_discr);
     }
+}
 
-    fn send(&self, peer: SocketAddrV4, host: SocketAddrV4, state: State, your_discr: u32) {
-        let interval_us = u32::try_from(self.interval.as_micros()).unwrap_or(u32::MAX);
-        let packet = Packet {
-            state,
-            detect_mult: 3,
-            my_discr: u32::from(*peer.ip()),
-            your_discr,
-            desired_min_tx_us: interval_us,
-            required_min_rx_us: interval_us,
-            passive: false,
-            version: Version::new([1, 0, 0, 0]),
-            reserved_set: false,
-        };
-        let datagram = Datagram::new(peer, host, packet.encode());
-        // A device that is down at present loses packets, as a tunnel does.
-        let _ = self.tun.send(&datagram.build());
-    }
+fn send(
+    tun: &Tun,
+    interval: Duration,
+    peer: SocketAddrV4,
+    host: SocketAddrV4,
+    state: State,
+    your_discr: u32,
+) {
+    let interval_us = u32::try_from(interval.as_micros()).unwrap_or(u32::MAX);
+    let packet = Packet {
+        state,
+        detect_mult: 3,
+        my_discr: u32::from(*peer.ip()),
+        your_discr,
+        desired_min_tx_us: interval_us,
+        required_min_rx_us: interval_us,
+        passive: false,
+        version: Version::new([1, 0, 0, 0]),
+        reserved_set: false,
+    };
+    let datagram = Datagram::new(peer, host, packet.encode());
+    // A device that is down at present loses packets, as a tunnel does.
+    let _ = tun.send(&datagram.build());
 }
 
 /// The address of peer number `index` of a test with many: 10.32.0.0/16 and what follows.

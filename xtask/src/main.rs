@@ -1,6 +1,7 @@
-//! Build, demo, test and conformance commands: `cargo xtask --help`.
+//! Build, demo, test, bench and conformance commands: `cargo xtask --help`.
 
 mod apt;
+mod bench;
 mod build_ebpf;
 mod ci;
 mod conform;
@@ -20,7 +21,7 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
-    about = "Build, demo, test and conformance commands"
+    about = "Build, demo, test, bench and conformance commands"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -37,6 +38,8 @@ enum Command {
     },
     /// Runs all tests; installs what they need when root on Debian or Ubuntu
     Test(test_suite::Options),
+    /// Measures the agent as it is shipped, beside a baseline, against goals
+    Bench(bench::Options),
     /// Format, lints, the committed object, all tests
     Ci,
     /// Shows two agents on this machine: sessions come Up, survive a freeze, lose a link
@@ -67,6 +70,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::BuildEbpf { check: false } => build_ebpf::build(),
         Command::BuildEbpf { check: true } => build_ebpf::check().map(drop),
         Command::Test(options) => return test_suite::run(&options),
+        Command::Bench(options) => return bench::run(&options),
         Command::Ci => ci::run(),
         Command::Demo => return demo::run(),
         Command::Conform { files } => conform::run(&files),

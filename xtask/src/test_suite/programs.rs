@@ -131,6 +131,37 @@ fn build_binary(arguments: &[&str]) -> anyhow::Result<PathBuf> {
     Ok(agent.into())
 }
 
+/// What a bench needs, both without debug checks.
+pub(crate) struct Bench {
+    /// The agent's binary.
+    pub(crate) agent: PathBuf,
+    /// What measures it.
+    pub(crate) bench: PathBuf,
+}
+
+/// Builds the agent as it is shipped, and what measures it.
+///
+/// # Errors
+/// They do not compile.
+pub(crate) fn build_bench() -> anyhow::Result<Bench> {
+    let mut command = shell::cargo();
+    command.args(["build", "--release", "--package", "dz-agent"]);
+    command.args(["--package", END_TO_END, "--bin", "dz-agent"]);
+    command.args(["--bin", "dz-bench"]);
+    let built = artifacts(command)?;
+    let binary = |name: &str| {
+        let mut built = built.iter().filter(|artifact| artifact.target.is_bin());
+        let artifact = built.find(|artifact| artifact.target.name == name);
+        let executable = artifact.and_then(|artifact| artifact.executable.clone());
+        let executable = executable.with_context(|| format!("cargo built no {name}"))?;
+        anyhow::Ok(PathBuf::from(executable))
+    };
+    Ok(Bench {
+        agent: binary("dz-agent")?,
+        bench: binary("dz-bench")?,
+    })
+}
+
 /// The place of a program in a run of everything.
 fn rank(name: &str) -> usize {
     let group = name.rsplit(' ').next().unwrap_or(name);

@@ -1,0 +1,59 @@
+//! Measurements of the agent as its users run it, for `cargo xtask bench`: one JSON object per line
+//! on standard output, what is going on on standard error.
+//!
+//! `dz-bench --list` names the benches; `dz-bench NAME` runs one. `DZ_AGENT` is the agent to measure.
+
+mod bed;
+mod commits;
+mod row;
+mod times;
+mod transaction;
+mod wakeups;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+
+use row::Row;
+
+/// A bench.
+struct Bench {
+    name: &'static str,
+    /// One line, for people.
+    about: &'static str,
+    run: fn() -> anyhow::Result<Vec<Row>>,
+}
+
+/// Every bench.
+const ALL: &[Bench] = &[Bench {
+    name: "transaction",
+    about: "from a disconnect's commit to its route's end; whole batches; against bare netlink",
+    run: transaction::run,
+}];
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    let name = std::env::args().nth(1).context("which bench? see --list")?;
+    if name == "--list" {
+        for bench in ALL {
+            println!("{}\t{}", bench.name, bench.about);
+        }
+        return Ok(());
+    }
+    let Some(bench) = ALL.iter().find(|bench| bench.name == name) else {
+        bail!("there is no bench {name}: see --list");
+    };
+    for row in (bench.run)()? {
+        println!("{}", row.json());
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! Benches: builds the agent as it is shipped, measures it, and holds the figures against their
+//! goals. What measures is the program `dz-bench` of the test harness; every bench is listed there.
+
+mod row;
+mod table;
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, ensure};
+
+use crate::test_suite::{machine, programs};
+use crate::{apt, shell};
+use row::Row;
+
+/// What the benches need.
+const PROGRAMS: [&str; 1] = ["ip"];
+
+/// What to measure, and what to do with the figures.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Benches; all if none is named
+    names: Vec<String>,
+    /// Print the figures as JSON: an array of {name, value, unit, baseline, ratio, goal, met, …}
+    #[arg(long)]
+    json: bool,
+    /// Exit with 1 if a goal is not met, and name those that are not
+    #[arg(long)]
+    check: bool,
+}
+
+/// Runs them.
+///
+/// # Errors
+/// No privilege, something is missing, does not build or cannot be measured. A goal that is not met
+/// is no error but an exit code, and only with `--check`.
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    ensure!(
+        apt::is_root(),
+        "run benches as root: they make network namespaces and load kernel programs"
+    );
+    machine::require(&PROGRAMS)?;
+    let built = programs::build_bench()?;
+    let known = list(&built.bench)?;
+    let names: Vec<_> = known.iter().map(|(name, _)| name.as_str()).collect();
+    for name in &options.names {
+        ensure!(
+            names.contains(&name.as_str()),
+            "there is no bench {name}; there are: {}",
+            names.join(", ")
+        );
+    }
+    let wanted = |name: &str| options.names.is_empty() || options.names.iter().any(|n| n == name);
+    let mut rows = Vec::new();
+    for (name, about) in known.iter().filter(|(name, _)| wanted(name)) {
+        eprintln!("==== {name}: {about}");
+        let measured = measure(&built, name)?;
+        if !options.json {
+            table::print(name, &measured);
+        }
+        rows.extend(measured);
+    }
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+    }
+    let missed: Vec<_> = rows.iter().filter(|row| row.met == Some(false)).collect();
+    for row in &missed {
+        eprintln!("goal not met: {}", row.verdict());
+    }
+    if options.check && !missed.is_empty() {
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Names and one line about each.
+fn list(bench: &Path) -> anyhow::Result<Vec<(String, String)>> {
+    let text = shell::read(Command::new(bench).arg("--list"))?;
+    let lines = text.lines().filter_map(|line| line.split_once('\t'));
+    Ok(lines
+        .map(|(name, about)| (name.to_owned(), about.to_owned()))
+        .collect())
+}
+
+fn measure(built: &programs::Bench, name: &str) -> anyhow::Result<Vec<Row>> {
+    let agent: &OsStr = built.agent.as_ref();
+    let output = Command::new(&built.bench)
+        .arg(name)
+        .env("DZ_AGENT", agent)
+        .env("PATH", machine::path()?)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot start {}", built.bench.display()))?;
+    ensure!(output.status.success(), "bench {name}: {}", output.status);
+    let text = String::from_utf8(output.stdout).context("figures that are no text")?;
+    text.lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("not a figure: {line}")))
+        .collect()
+}

@@ -1,0 +1,37 @@
+//! One figure, as `dz-bench` writes it and `--json` prints it.
+
+use serde::{Deserialize, Serialize};
+
+/// A figure. `met` is about `goal`, the most that it should be.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) value: f64,
+    pub(crate) unit: String,
+    /// Something simpler, measured in the same minutes.
+    pub(crate) baseline: Option<f64>,
+    /// Of value to baseline.
+    pub(crate) ratio: Option<f64>,
+    pub(crate) goal: Option<f64>,
+    pub(crate) met: Option<bool>,
+    /// Lowest and highest of the repetitions, of which the value is the median.
+    pub(crate) spread: Option<[f64; 2]>,
+    /// The machine was too busy with other things to tell.
+    pub(crate) noisy: bool,
+}
+
+impl Row {
+    /// The figure beside its goal.
+    pub(crate) fn verdict(&self) -> String {
+        let Self {
+            name, value, unit, ..
+        } = self;
+        let goal = self.goal.unwrap_or(f64::NAN);
+        let noisy = if self.noisy {
+            " (the machine was too noisy to tell)"
+        } else {
+            ""
+        };
+        format!("{name}: {value:.0} {unit}, at most {goal:.0}{noisy}")
+    }
+}
