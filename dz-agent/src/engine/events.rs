@@ -58,7 +58,10 @@ impl Engine {
         }
         let route = route_key(&event.key);
         self.jobs.converging(route, event);
-        if event.from == State::Up || event.to == State::Up {
+        // AdminDown is our own doing, and whoever asked for it has seen to the route: once more would
+        // be a request to the kernel for nothing.
+        let ours = event.to == State::AdminDown;
+        if (event.from == State::Up || event.to == State::Up) && !ours {
             self.follow(route);
         }
     }
