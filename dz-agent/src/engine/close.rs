@@ -27,6 +27,8 @@ pub(super) struct Closing {
     failures: u32,
 }
 
+/// Sessions over an index that their interface no longer has.
+type Strays = HashMap<PeerKey, SessionKey>;
 type Reply = oneshot::Sender<Result<Vec<Disconnected>, Refusal>>;
 
 /// A disconnect that is waiting for its last step.
@@ -61,16 +63,16 @@ impl Engine {
             reply,
         };
         self.batches.insert(id, batch);
-        let strays = self.strays();
+        let mut strays = None;
         for key in keys {
-            self.disconnect_one(key, id, strays.get(&key).copied());
+            self.disconnect_one(key, id, &mut strays);
         }
         self.reply_if_done(id);
     }
 
     /// Sessions over an index that their interface no longer has, by peer: on their way out, and
     /// whoever disconnects the peer waits for that.
-    fn strays(&self) -> HashMap<PeerKey, SessionKey> {
+    fn strays(&self) -> Strays {
         let indices: HashMap<_, _> = self
             .interfaces
             .iter()
@@ -85,7 +87,8 @@ impl Engine {
             .collect()
     }
 
-    fn disconnect_one(&mut self, key: PeerKey, batch: u64, stray: Option<SessionKey>) {
+    /// `strays`: looked for once per request, and only if a peer has no session where it should.
+    fn disconnect_one(&mut self, key: PeerKey, batch: u64, strays: &mut Option<Strays>) {
         let Some(peer) = self.peers.get(&key).copied() else {
             let fault = format!("peer {}: not connected", Ipv4Addr::from(key.peer));
             self.finish_one(batch, Err(fault));
@@ -99,7 +102,10 @@ impl Engine {
         // there is none any more.
         let live = ifindex
             .and_then(|ifindex| self.owners.get(&RouteKey { ifindex, dst }).copied())
-            .or(stray);
+            .or_else(|| {
+                let strays = strays.get_or_insert_with(|| self.strays());
+                strays.get(&key).copied()
+            });
         let generation = live.and_then(|key| Some(self.sessions.get(&key)?.generation));
         let request = Request {
             op: OP_DISCONNECT,
