@@ -17,6 +17,7 @@ mod maps;
 mod mmap;
 mod pins;
 mod programs;
+mod sys;
 mod unpin;
 mod upgrade;
 

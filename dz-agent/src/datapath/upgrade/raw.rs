@@ -1,20 +1,20 @@
 //! Maps whose types are known at run time only, and what the kernel knows about them: the commands
 //! of bpf(2) that aya offers for types of compile time only, or not at all.
 
-use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
 use aya::maps::{MapData, MapType};
 use aya::util::nr_cpus;
+
+use crate::datapath::sys::{bpf, descriptor, open_pin};
 
 // From the kernel's `bpf.h`.
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const MAP_GET_NEXT_KEY: libc::c_int = 4;
-const OBJ_GET: libc::c_int = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BTF_GET_FD_BY_ID: libc::c_int = 19;
 /// `BPF_F_LOCK`: copy the value under its spin lock.
@@ -29,14 +29,6 @@ struct Element {
     /// Or the next key.
     value: u64,
     flags: u64,
-}
-
-/// The same for `BPF_OBJ_GET`.
-#[repr(C)]
-struct Get {
-    path: u64,
-    fd: u32,
-    flags: u32,
 }
 
 /// The same for `BPF_OBJ_GET_INFO_BY_FD`.
@@ -203,7 +195,8 @@ impl RawMap {
             value: value as u64,
             flags,
         };
-        bpf(command, &mut element).map(|_| ())
+        // SAFETY: every caller in this module passes keys and values of the map's sizes.
+        unsafe { bpf(command, &mut element) }.map(|_| ())
     }
 }
 
@@ -217,13 +210,7 @@ pub(in crate::datapath) fn abi_version(config: &Path) -> Option<u32> {
 /// The interface that a pinned link is attached to (0: to none any more) and the kernel id of the
 /// program in it. By hand, for aya's links do not show their interface.
 pub(super) fn link(pin: &Path) -> io::Result<(u32, u32)> {
-    let path = CString::new(pin.as_os_str().as_encoded_bytes())?;
-    let mut get = Get {
-        path: path.as_ptr() as u64,
-        fd: 0,
-        flags: 0,
-    };
-    let link = descriptor(OBJ_GET, &mut get)?;
+    let link = open_pin(pin)?;
     let info: LinkInfo = info(link.as_fd())?;
     Ok((info.ifindex, info.prog_id))
 }
@@ -231,7 +218,8 @@ pub(super) fn link(pin: &Path) -> io::Result<(u32, u32)> {
 /// BTF by its kernel id.
 fn btf(id: u32) -> io::Result<Vec<u8>> {
     // The id, the next id and flags.
-    let btf = descriptor(BTF_GET_FD_BY_ID, &mut [id, 0, 0])?;
+    // SAFETY: numbers, and no pointer.
+    let btf = unsafe { descriptor(BTF_GET_FD_BY_ID, &mut [id, 0, 0]) }?;
     let mut bytes = Vec::new();
     // Without a buffer the kernel says how long it is to be.
     for _ in 0..2 {
@@ -259,29 +247,12 @@ fn get_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
         len: size_of::<T>() as u32,
         info: &raw mut *info as u64,
     };
-    bpf(OBJ_GET_INFO_BY_FD, &mut request).map(|_| ())
+    // SAFETY: the kernel writes no more than the length given, and every caller in this module passes a
+    // struct of numbers, whatever they are.
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut request) }.map(|_| ())
 }
 
 fn number(fd: BorrowedFd<'_>) -> u32 {
     // An open descriptor is not negative.
     fd.as_raw_fd().cast_unsigned()
-}
-
-/// `attributes`: a prefix of `union bpf_attr`, without padding; what it points to is alive, and of the
-/// size that the kernel expects there.
-fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<i32> {
-    // SAFETY: as above; every caller in this module sees to it.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
-    match i32::try_from(result) {
-        Ok(result) if result >= 0 => Ok(result),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// The same for commands that return a descriptor.
-fn descriptor<T>(command: libc::c_int, attributes: &mut T) -> io::Result<OwnedFd> {
-    let fd = bpf(command, attributes)?;
-    // SAFETY: the call has just returned it, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
