@@ -108,16 +108,24 @@ impl Engine {
         let removed = stale.iter().filter(|key| !configured.contains_key(key));
         let (removed, changed) = (removed.count(), stale.len());
         if !stale.is_empty() {
-            // Nobody waits; what fails is logged and retried.
+            // Nobody waits: routes that are stuck are logged and retried by themselves.
             let (reply, _) = oneshot::channel();
-            self.disconnect_keys(stale, reply);
+            self.disconnect_keys(stale.clone(), reply);
+            // A refused commit is not, for then nothing has begun.
+            for key in stale.iter().filter(|key| self.peers.contains_key(key)) {
+                let address = Ipv4Addr::from(key.peer);
+                warn!(peer = %address, "not given up, the kernel refused; read the file again (SIGHUP)");
+            }
         }
         let mut added = 0;
         for (key, peer) in configured {
-            if self.peers.get(&key) == Some(&peer) {
+            let found = self.peers.get(&key);
+            // As it is already, or an earlier one could not be given up, which must not change under
+            // its session.
+            if found.is_some_and(|found| *found == peer || !same(found, &peer)) {
                 continue;
             }
-            let known = self.peers.contains_key(&key);
+            let known = found.is_some();
             if let Err(error) = self.want(key, peer) {
                 let address = Ipv4Addr::from(key.peer);
                 warn!(peer = %address, error = format!("{error:#}"), "peer not configured; read the file again (SIGHUP)");
