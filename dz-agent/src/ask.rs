@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::api::{
     Client, ConnectedJson, CountersJson, DisconnectRequest, DisconnectedJson, SessionsJson,
+    StatusJson,
 };
 use crate::batch::Batch;
 use crate::cli::{ConnectOptions, CountersOptions, DisconnectOptions, ShowOptions};
@@ -71,6 +72,19 @@ pub async fn disconnect(socket: &Path, options: &DisconnectOptions) -> Result<()
         text += "no sessions\n";
     }
     print(&text)
+}
+
+/// `status`.
+///
+/// # Errors
+/// As [`Client::get`].
+pub async fn status(socket: &Path, options: &ShowOptions) -> Result<(), Failure> {
+    let status: StatusJson = Client::new(socket).get("/v1/status").await?;
+    print(&if options.json {
+        json(&status)?
+    } else {
+        render::status(&status)
+    })
 }
 
 /// `sessions`.

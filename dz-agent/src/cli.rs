@@ -75,6 +75,8 @@ pub enum Action {
     Disconnect(DisconnectOptions),
     /// Remove what a dead agent has left: routes, programs, pins. What is not ours stays.
     Purge(PurgeOptions),
+    /// Show the agent and its interfaces, and why one of them is not served.
+    Status(ShowOptions),
     /// Show the sessions.
     Sessions(ShowOptions),
     /// Show the counters of the kernel programs.
@@ -203,7 +205,7 @@ pub struct PurgeOptions {
     pub dry_run: bool,
 }
 
-/// Options of `sessions`.
+/// Options of `sessions` and `status`.
 #[derive(Args, Debug)]
 pub struct ShowOptions {
     /// As the agent's API has it.

@@ -31,6 +31,7 @@ fn start(cli: &Cli) -> Result<(), Failure> {
             Action::Connect(options) => ask::connect(&cli.socket, options).await,
             Action::Disconnect(options) => ask::disconnect(&cli.socket, options).await,
             Action::Purge(options) => purge::purge(options).await,
+            Action::Status(options) => ask::status(&cli.socket, options).await,
             Action::Sessions(options) => ask::sessions(&cli.socket, options).await,
             Action::Counters(options) => ask::counters(&cli.socket, options).await,
         }

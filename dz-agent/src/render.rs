@@ -5,7 +5,61 @@ use std::time::Duration;
 
 use dz_common::counters::Counter;
 
-use crate::api::{CountersJson, ParkedJson, RouteJson, SessionJson, SessionsJson};
+use crate::api::{
+    CountersJson, InterfaceJson, ParkedJson, RouteJson, SessionJson, SessionsJson, StatusJson,
+};
+
+/// The agent in a few lines, then its interfaces, one per line.
+pub fn status(status: &StatusJson) -> String {
+    let uptime = Duration::from_secs(status.uptime_seconds);
+    let mut text = format!(
+        "dz-agent {}, pid {}, running for {}, UDP port {}\n",
+        status.version,
+        status.pid,
+        time(uptime),
+        status.port
+    );
+    let states: Vec<_> = status
+        .sessions
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(state, count)| format!("{count} {state}"))
+        .collect();
+    let states = if states.is_empty() {
+        "none".to_owned()
+    } else {
+        states.join(", ")
+    };
+    let (max, routes) = (status.max_sessions, status.routes_installed);
+    let _ = writeln!(
+        text,
+        "sessions: {states} (at most {max}); routes of ours: {routes}"
+    );
+    if let Some(error) = &status.check_error {
+        let _ = writeln!(
+            text,
+            "cannot read what the kernel has, and tries again: {error}"
+        );
+    }
+    let row = |interface: &InterfaceJson| {
+        let locals: Vec<_> = interface.locals.iter().map(ToString::to_string).collect();
+        [
+            interface.name.clone(),
+            interface
+                .ifindex
+                .map_or_else(|| "-".to_owned(), |ifindex| ifindex.to_string()),
+            interface.attach.clone().unwrap_or_else(|| "-".to_owned()),
+            dash(&locals.join(","), ""),
+            interface
+                .waiting
+                .clone()
+                .unwrap_or_else(|| "served".to_owned()),
+        ]
+    };
+    let header = ["INTERFACE", "INDEX", "ATTACHED", "ADDRESSES", "STATUS"];
+    text += &table(header, "lrlll", status.interfaces.iter().map(row));
+    text
+}
 
 /// The sessions, one per line, then the peers that have none.
 pub fn sessions(sessions: &SessionsJson) -> String {

@@ -83,6 +83,11 @@ impl Interface {
                     .unwrap_or_else(|| "not there".to_owned()),
             ),
             Some(present) if !present.up => Some("is down: bring it up".to_owned()),
+            Some(present) if present.locals.is_empty() => Some(format!(
+                "has no IPv4 address, and IPv6 does not serve: add one with `ip address add \
+                 ADDRESS dev {}`",
+                self.name
+            )),
             Some(_) => None,
         }
     }

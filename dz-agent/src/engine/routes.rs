@@ -171,6 +171,7 @@ impl Engine {
             }
         };
         let withdrawal = matches!(step, Step::Withdraw(_));
+        let elsewhere = self.held_elsewhere(&step);
         let result = match step {
             Step::Install(Ok(added)) => {
                 if added != Added::AlreadyThere {
@@ -183,6 +184,7 @@ impl Engine {
                 if deleted == Deleted::Deleted {
                     info!(interface, %dst, "route withdrawn");
                     count(|counts| counts.withdraws += 1);
+                    self.next_in_line(key);
                 }
                 Ok(true)
             }
@@ -224,7 +226,7 @@ impl Engine {
             Err(error) => {
                 job.failures = job.failures.saturating_add(1);
                 let pause = backoff(job.failures);
-                let text = error.to_string();
+                let text = elsewhere.unwrap_or_else(|| error.to_string());
                 if job.last_error.as_ref() == Some(&text) {
                     debug!(interface, %error, retry = ?pause, "route, again");
                 } else {
@@ -249,6 +251,46 @@ impl Engine {
         }
     }
 
+    /// What is in the way of an addition, if that is our own route on another interface: two
+    /// interfaces can lead to the same address, and the table has room for one of them.
+    fn held_elsewhere(&self, step: &Step) -> Option<String> {
+        let Step::Install(Err(error)) = step else {
+            return None;
+        };
+        let foreign = error.conflict()?;
+        let other = foreign
+            .ifindex
+            .filter(|_| foreign.protocol == self.options.route_protocol)
+            .and_then(|ifindex| self.interface_at(ifindex))?;
+        Some(format!(
+            "the route to it is by {} at present; this one takes its place when that goes",
+            other.name
+        ))
+    }
+
+    /// A route of ours is gone: one to the same address by another interface that could not be added
+    /// need not wait for its next try.
+    fn next_in_line(&mut self, gone: RouteKey) {
+        let waiting: Vec<_> = self
+            .ways_to(gone.dst)
+            .filter(|key| *key != gone && self.jobs.is_failing(*key))
+            .collect();
+        for key in waiting {
+            self.follow(key);
+        }
+    }
+
+    /// Where our sessions with an address are, by interface.
+    fn ways_to(&self, dst: Ipv4Addr) -> impl Iterator<Item = RouteKey> {
+        self.interfaces
+            .iter()
+            .filter_map(move |interface| {
+                let ifindex = interface.ifindex()?;
+                Some(RouteKey { ifindex, dst })
+            })
+            .filter(|key| self.owners.contains_key(key))
+    }
+
     /// Somebody else changed a route where ours are.
     pub(super) fn route_changed(&mut self, key: RouteKey, gone: bool, place: &Place) {
         if place.by == self.netlink.port() {
@@ -267,11 +309,7 @@ impl Engine {
 
     /// Somebody changed a route of theirs, which may have taken our route's place, or left it.
     pub(super) fn foreign_route_changed(&mut self, dst: Ipv4Addr, gone: bool, place: &Place) {
-        let keys = self.interfaces.iter().filter_map(|interface| {
-            let ifindex = interface.ifindex()?;
-            Some(RouteKey { ifindex, dst })
-        });
-        let keys: Vec<_> = keys.filter(|key| self.owners.contains_key(key)).collect();
+        let keys: Vec<_> = self.ways_to(dst).collect();
         for key in keys {
             if place.ours && gone && self.jobs.is_failing(key) {
                 self.follow(key);

@@ -43,6 +43,12 @@ pub enum Unsuitable {
     /// A tunnel without a fixed remote end: its frames start with the outer header.
     #[error("a tunnel without a remote address cannot be served; create it with `remote ADDRESS`")]
     NoRemote,
+    /// GRE whose outer header is IPv6.
+    #[error(
+        "a GRE tunnel over IPv6 (ip6gre) cannot be served; create it with `type gre` between IPv4 \
+         addresses"
+    )]
+    OverIpv6,
     /// Neither Ethernet nor a layer-3 device that we know.
     #[error(
         "its link layer (ARPHRD {arphrd}) is not supported; Ethernet, GRE over IPv4 and TUN are"
@@ -198,6 +204,7 @@ fn link(kind: LinkLayerType, gre_remote: Option<Ipv4Addr>) -> Result<Link, Unsui
         LinkLayerType::None => Ok(Link::Layer3),
         LinkLayerType::Ipgre if gre_remote.is_some() => Ok(Link::Layer3),
         LinkLayerType::Ipgre => Err(Unsuitable::NoRemote),
+        LinkLayerType::Ip6gre => Err(Unsuitable::OverIpv6),
         LinkLayerType::Loopback => Err(Unsuitable::Loopback),
         other => Err(Unsuitable::LinkLayer {
             arphrd: other.into(),
@@ -241,5 +248,7 @@ mod tests {
     fn other_link_layers_are_named() {
         let refused = link(LinkLayerType::Infiniband, None);
         assert_eq!(refused, Err(Unsuitable::LinkLayer { arphrd: 32 }));
+        let refused = link(LinkLayerType::Ip6gre, None);
+        assert_eq!(refused, Err(Unsuitable::OverIpv6));
     }
 }

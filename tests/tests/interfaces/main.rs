@@ -1,0 +1,21 @@
+//! Several interfaces in one agent, which share nothing, and interfaces that cannot be served, with
+//! the reason.
+
+mod apart;
+mod scene;
+mod shared;
+mod unserved;
+
+use std::process::ExitCode;
+
+use dz_tests::harness::{Requirement, run};
+
+/// What every test here needs.
+const NEEDS: [Requirement; 2] = [Requirement::Root, Requirement::Tun];
+
+fn main() -> ExitCode {
+    let mut tests = shared::tests();
+    tests.extend(apart::tests());
+    tests.extend(unserved::tests());
+    run(tests)
+}
