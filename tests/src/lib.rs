@@ -11,6 +11,7 @@ pub mod answerer;
 pub mod ask;
 pub mod attached;
 pub mod bed;
+pub mod bird;
 pub mod bpf;
 pub mod bpffs;
 pub mod bpftool;

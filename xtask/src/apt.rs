@@ -1,5 +1,6 @@
 //! Packages of Debian and Ubuntu: installed when we are root there, named elsewhere.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::Once;
 
@@ -43,6 +44,30 @@ pub(crate) fn install(packages: &[&str]) -> anyhow::Result<()> {
             .args(&missing),
     )
     .with_context(|| format!("cannot install the packages {}", missing.join(" ")))
+}
+
+/// Installs what a package file depends on, but not the package.
+///
+/// # Errors
+/// We are not root on Debian or Ubuntu, or the installation fails.
+pub(crate) fn satisfy(package: &Path) -> anyhow::Result<()> {
+    let depends = shell::read(
+        Command::new("dpkg-deb")
+            .arg("-f")
+            .arg(package)
+            .arg("Depends"),
+    )?;
+    let depends = depends.trim();
+    if !can_install() {
+        bail!("to be installed as root: {depends}");
+    }
+    update();
+    shell::run(
+        apt_get()
+            .args(["satisfy", "-y", "--no-install-recommends"])
+            .arg(depends),
+    )
+    .with_context(|| format!("cannot install {depends}"))
 }
 
 /// Fetches the package lists, once. Only warns when it fails: one dead source among several is no

@@ -11,14 +11,36 @@ use anyhow::Context;
 use crate::{apt, shell};
 
 /// Programs, and the Debian package that each is in.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("bpftool", "bpftool"),
     ("ip", "iproute2"),
     ("tcpdump", "tcpdump"),
     ("ethtool", "ethtool"),
     ("curl", "curl"),
     ("ping", "iputils-ping"),
+    ("iperf3", "iperf3"),
 ];
+
+/// Programs of a package that would start a daemon on this machine if it were installed: it is
+/// unpacked instead.
+struct Unpacked {
+    package: &'static str,
+    /// Paths inside of it.
+    programs: &'static [&'static str],
+    /// Whether they need libraries of other packages, which are installed.
+    libraries: bool,
+}
+
+const PROMTOOL: Unpacked = Unpacked {
+    package: "prometheus",
+    programs: &["usr/bin/promtool"],
+    libraries: false,
+};
+const BIRD: Unpacked = Unpacked {
+    package: "bird2",
+    programs: &["usr/sbin/bird", "usr/sbin/birdc"],
+    libraries: true,
+};
 
 /// Gets what is missing. What it cannot get it names; the tests that need it then say so.
 pub(crate) fn prepare() {
@@ -30,7 +52,8 @@ pub(crate) fn prepare() {
             warn(program, apt::install(&[package]));
         }
     }
-    warn("promtool", require_promtool());
+    warn("promtool", PROMTOOL.require());
+    warn("bird", BIRD.require());
 }
 
 /// Gets those of the programs that are missing.
@@ -54,10 +77,7 @@ pub(crate) fn require(names: &[&str]) -> anyhow::Result<()> {
 /// # Errors
 /// It cannot be had.
 pub(crate) fn require_promtool() -> anyhow::Result<()> {
-    if shell::find_program("promtool").is_none() && !tools().join("promtool").is_file() {
-        fetch_promtool()?;
-    }
-    Ok(())
+    PROMTOOL.require()
 }
 
 /// The path for test programs: ours, the system's, and what [`prepare`] has unpacked.
@@ -87,33 +107,46 @@ fn tools() -> PathBuf {
     shell::root().join("target/tools")
 }
 
-/// Unpacks promtool from Debian's package without installing it: that would start a Prometheus
-/// server on this machine.
-fn fetch_promtool() -> anyhow::Result<()> {
-    let folder = tools().join("prometheus");
-    fs::create_dir_all(&folder)?;
-    let download = || {
-        shell::run(
-            Command::new("apt-get")
-                .args(["-q", "download", "prometheus"])
-                .current_dir(&folder),
-        )
-    };
-    if apt::can_install() {
-        apt::update();
+impl Unpacked {
+    /// Gets the programs if one is missing.
+    fn require(&self) -> anyhow::Result<()> {
+        let missing = self.programs.iter().any(|path| {
+            let name = path.rsplit('/').next().unwrap_or(path);
+            shell::find_program(name).is_none() && !tools().join(name).is_file()
+        });
+        if missing { self.fetch() } else { Ok(()) }
     }
-    download().context("install promtool (package prometheus, on Debian and Ubuntu)")?;
-    let package = fs::read_dir(&folder)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .context("apt-get download left no package")?;
-    shell::run(
-        Command::new("dpkg-deb")
-            .arg("-x")
-            .arg(&package)
-            .arg(&folder),
-    )?;
-    fs::rename(folder.join("usr/bin/promtool"), tools().join("promtool"))?;
-    fs::remove_dir_all(&folder)?;
-    Ok(())
+
+    fn fetch(&self) -> anyhow::Result<()> {
+        let folder = tools().join(self.package);
+        fs::create_dir_all(&folder)?;
+        if apt::can_install() {
+            apt::update();
+        }
+        let download = shell::run(
+            Command::new("apt-get")
+                .args(["-q", "download", self.package])
+                .current_dir(&folder),
+        );
+        download.with_context(|| format!("get the package {} (Debian, Ubuntu)", self.package))?;
+        let package = fs::read_dir(&folder)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+            .context("apt-get download left no package")?;
+        if self.libraries {
+            apt::satisfy(&package)?;
+        }
+        shell::run(
+            Command::new("dpkg-deb")
+                .arg("-x")
+                .arg(&package)
+                .arg(&folder),
+        )?;
+        for path in self.programs {
+            let name = path.rsplit('/').next().unwrap_or(path);
+            fs::rename(folder.join(path), tools().join(name))?;
+        }
+        fs::remove_dir_all(&folder)?;
+        Ok(())
+    }
 }

@@ -1,0 +1,36 @@
+//! BIRD 2, unmodified, beside the agent on two hosts: it speaks BGP over the tunnel, and the agents
+//! follow what it learns. A route is as good as its session is alive, although BIRD knows nothing of
+//! that; its own view and its routes in the kernel's table never change because of us.
+//!
+//! Each test runs over a veth pair, and over GRE where the kernel has it.
+
+mod daemon;
+mod scene;
+
+use std::process::ExitCode;
+
+use dz_tests::harness::{Requirement, Test, run};
+
+use scene::Kind;
+
+type Run = fn(Kind) -> anyhow::Result<()>;
+
+fn main() -> ExitCode {
+    let all: [(&str, Run); 1] = [("daemon::alone", daemon::alone)];
+    let tests = Kind::ALL.into_iter().flat_map(|kind| {
+        all.into_iter().map(move |(name, run)| {
+            let name = format!("{}::{name}", kind.name());
+            Test::new(name, &needs(kind), move || run(kind))
+        })
+    });
+    run(tests.collect())
+}
+
+fn needs(kind: Kind) -> Vec<Requirement> {
+    let mut needs = vec![Requirement::Root];
+    needs.extend(["bird", "birdc", "ethtool"].map(Requirement::Tool));
+    if kind == Kind::Gre {
+        needs.push(Requirement::LinkKind("gre"));
+    }
+    needs
+}
