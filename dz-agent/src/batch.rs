@@ -14,7 +14,7 @@ use std::str::{FromStr, SplitWhitespace};
 use crate::address::{parse_host, parse_interface};
 use crate::api::PeerRequest;
 use crate::cli::{ConnectOptions, DisconnectOptions, interval, micros};
-use crate::command::{PeerSpec, Selector};
+use crate::command::{Named, PeerSpec, Selector};
 use crate::error::{ExitCode, FailWith, Failure};
 
 /// Longest batch, bytes. The agent's own limit, of the request, is the same.
@@ -73,8 +73,7 @@ impl Batch {
     /// The peers of a `disconnect`; options of a line other than its interface mean nothing there.
     ///
     /// # Errors
-    /// [`ExitCode::Usage`] with every line that cannot be read, or is about another interface than
-    /// the lines before.
+    /// [`ExitCode::Usage`] with every line that cannot be read.
     pub fn to_disconnect(options: &DisconnectOptions, path: &Path) -> Result<Self, Failure> {
         let request = |peer: &Ipv4Addr| PeerRequest {
             peer: peer.to_string(),
@@ -100,10 +99,6 @@ impl Batch {
                         .err()
                         .map(|fault| format!("peer {fault}")),
                     interface.and_then(|name| parse_interface(name).err()),
-                    peers
-                        .first()
-                        .filter(|first| first.request.interface.as_deref() != interface)
-                        .map(|_| "all lines must be about the same interface".to_owned()),
                 ]
                 .into_iter()
                 .flatten()
@@ -160,15 +155,13 @@ impl Batch {
 
     /// Which sessions a disconnect of them is about.
     pub fn selector(&self) -> Selector {
-        let first = self.peers.first();
-        Selector::Peers {
-            interface: first.and_then(|asked| asked.request.interface.clone()),
-            peers: self
-                .peers
-                .iter()
-                .filter_map(|asked| asked.request.peer.parse().ok())
-                .collect(),
-        }
+        let named = |asked: &Asked| {
+            Some(Named {
+                interface: asked.request.interface.clone(),
+                peer: asked.request.peer.parse().ok()?,
+            })
+        };
+        Selector::Peers(self.peers.iter().filter_map(named).collect())
     }
 
     /// The agent's faults, each with the lines that name its peer. The agent knows no lines: every

@@ -15,7 +15,7 @@ pub use values::MetricsListen;
 
 use crate::address::{parse_host, parse_interface};
 use crate::api::PeerRequest;
-use crate::command::Selector;
+use crate::command::{Named, Selector};
 use crate::error::{ExitCode, Failure};
 use crate::net::routes::DEFAULT_PROTOCOL;
 pub(crate) use values::{interval, micros};
@@ -167,10 +167,11 @@ impl DisconnectOptions {
         if self.all {
             Selector::All { interface }
         } else {
-            Selector::Peers {
-                interface,
-                peers: self.peers.clone(),
-            }
+            let named = |&peer: &Ipv4Addr| Named {
+                interface: interface.clone(),
+                peer,
+            };
+            Selector::Peers(self.peers.iter().map(named).collect())
         }
     }
 }

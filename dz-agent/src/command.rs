@@ -97,16 +97,20 @@ impl PeerSpec {
     }
 }
 
+/// A peer by its address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Named {
+    /// Only on this interface; without one on whichever has it.
+    pub interface: Option<String>,
+    /// The peer's address.
+    pub peer: Ipv4Addr,
+}
+
 /// Which sessions a disconnect is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selector {
-    /// These, on one interface or on whichever has them.
-    Peers {
-        /// Only on this interface.
-        interface: Option<String>,
-        /// The peers' addresses.
-        peers: Vec<Ipv4Addr>,
-    },
+    /// These.
+    Peers(Vec<Named>),
     /// All that the API connected.
     All {
         /// Only on this interface.

@@ -92,7 +92,7 @@ async fn answer(mut engine: mpsc::Receiver<Command>) {
             Command::Disconnect { selector, reply } => {
                 let peers = match selector {
                     Selector::All { .. } => vec![PEER],
-                    Selector::Peers { peers, .. } => peers,
+                    Selector::Peers(peers) => peers.into_iter().map(|named| named.peer).collect(),
                 };
                 let gone = |peer| Disconnected {
                     interface: "doublezero0".to_owned(),

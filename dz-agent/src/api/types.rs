@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{parse_host, parse_interface};
-use crate::command::{Connected, Disconnected, PeerSpec, Refusal, RefusalKind, Selector};
+use crate::command::{Connected, Disconnected, Named, PeerSpec, Refusal, RefusalKind, Selector};
 
 /// A peer to connect. What is left out is left to the agent.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -143,13 +143,14 @@ impl From<&PeerSpec> for PeerRequest {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct DisconnectRequest {
-    /// Their addresses.
+    /// Their addresses, each as `ADDRESS` or, on one interface only, as `ADDRESS%INTERFACE` (as
+    /// RFC 4007 §11 writes a zone).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<String>,
     /// All that the API connected.
     #[serde(default)]
     pub all: bool,
-    /// Only on this interface.
+    /// Only on this interface, for those that name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
 }
@@ -165,9 +166,19 @@ impl DisconnectRequest {
             faults.push(fault);
         }
         let mut peers = Vec::with_capacity(self.peers.len());
-        for peer in &self.peers {
+        for text in &self.peers {
+            let (peer, zone) = match text.split_once('%') {
+                Some((peer, zone)) => (peer, Some(zone)),
+                None => (text.as_str(), None),
+            };
+            if let Some(Err(fault)) = zone.map(parse_interface) {
+                faults.push(fault);
+            }
             match parse_host(peer) {
-                Ok(peer) => peers.push(peer),
+                Ok(peer) => peers.push(Named {
+                    interface: zone.map(str::to_owned).or_else(|| self.interface.clone()),
+                    peer,
+                }),
                 Err(fault) => faults.push(format!("peer {fault}")),
             }
         }
@@ -181,10 +192,7 @@ impl DisconnectRequest {
             (true, true) => Ok(Selector::All {
                 interface: self.interface,
             }),
-            (true, false) => Ok(Selector::Peers {
-                interface: self.interface,
-                peers,
-            }),
+            (true, false) => Ok(Selector::Peers(peers)),
         }
     }
 }
@@ -197,10 +205,15 @@ impl From<&Selector> for DisconnectRequest {
                 interface: interface.clone(),
                 ..Self::default()
             },
-            Selector::Peers { interface, peers } => Self {
-                peers: peers.iter().map(Ipv4Addr::to_string).collect(),
-                all: false,
-                interface: interface.clone(),
+            Selector::Peers(peers) => Self {
+                peers: peers
+                    .iter()
+                    .map(|Named { interface, peer }| match interface {
+                        Some(interface) => format!("{peer}%{interface}"),
+                        None => peer.to_string(),
+                    })
+                    .collect(),
+                ..Self::default()
             },
         }
     }

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::reconcile::{RouteKey, ifname, peer_key, route_key};
 use super::{Engine, Live, backoff};
-use crate::command::{Disconnected, Refusal, RefusalKind, Selector};
+use crate::command::{Disconnected, Named, Refusal, RefusalKind, Selector};
 use crate::datapath::MapError;
 use crate::net::routes::RouteError;
 
@@ -315,33 +315,31 @@ impl Engine {
     }
 
     fn select(&self, selector: &Selector) -> Result<Vec<PeerKey>, Refusal> {
-        let (interface, wanted) = match selector {
-            Selector::All { interface } => (interface, None),
-            Selector::Peers { interface, peers } => (interface, Some(peers)),
+        let on = |interface: &Option<String>, key: &PeerKey| {
+            interface.as_deref().is_none_or(|name| name == ifname(key))
         };
-        let here = |key: &PeerKey| interface.as_deref().is_none_or(|name| name == ifname(key));
+        let wanted = match selector {
+            Selector::Peers(wanted) => wanted,
+            Selector::All { interface } => {
+                let ours = |(key, peer): &(&PeerKey, &dz_common::map::Peer)| {
+                    on(interface, key) && peer.origin == Origin::Api
+                };
+                let ours = self.peers.iter().filter(ours);
+                return Ok(ours.map(|(key, _)| *key).collect());
+            }
+        };
         let mut keys = Vec::new();
         let mut faults = Vec::new();
-        let Some(wanted) = wanted else {
-            let ours = |(key, peer): &(&PeerKey, &dz_common::map::Peer)| {
-                here(key) && peer.origin == Origin::Api
-            };
-            return Ok(self
-                .peers
-                .iter()
-                .filter(ours)
-                .map(|(key, _)| *key)
-                .collect());
-        };
         // One pass over the peers, however many are wanted.
         let mut at: HashMap<[u8; 4], Vec<&PeerKey>> = HashMap::new();
-        for key in self.peers.keys().filter(|key| here(key)) {
+        for key in self.peers.keys() {
             at.entry(key.peer).or_default().push(key);
         }
         let mut named = HashSet::new();
-        for peer in wanted {
+        for Named { interface, peer } in wanted {
             let found = at.get(&peer.octets()).map_or(&[][..], Vec::as_slice);
-            match *found {
+            let found = found.iter().copied().filter(|key| on(interface, key));
+            match *found.collect::<Vec<_>>() {
                 [] => faults.push(format!("peer {peer}: not connected")),
                 [key] if self.peers.get(key).is_some_and(|p| p.origin != Origin::Api) => {
                     faults.push(self.not_by_request(*peer));

@@ -80,12 +80,8 @@ impl Engine {
     }
 
     fn undo(&mut self, written: &[PeerKey]) {
-        for key in written {
-            let (reply, _) = tokio::sync::oneshot::channel();
-            let interface = Some(ifname(key).to_owned());
-            let peers = vec![key.peer.into()];
-            self.disconnect(&crate::command::Selector::Peers { interface, peers }, reply);
-        }
+        let (reply, _) = tokio::sync::oneshot::channel();
+        self.disconnect_keys(written.to_vec(), reply);
     }
 
     /// Inserts the session of a peer, in Down, to be transmitted at once.

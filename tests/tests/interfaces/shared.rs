@@ -19,6 +19,7 @@ pub(super) fn tests() -> Vec<Test> {
         Test::new("shared::each_its_session", &NEEDS, each_its_session),
         Test::new("shared::one_route", &NEEDS, one_route),
         Test::new("shared::named_or_refused", &NEEDS, named_or_refused),
+        Test::new("shared::one_file", &NEEDS, one_file),
     ]
 }
 
@@ -133,5 +134,22 @@ fn named_or_refused() -> Result<()> {
     ensure!(shown == [Some(first.to_owned())], "{shown:?}");
     scene.agent.cli(&["disconnect", "--all"])?;
     ensure!(bed::entries(scene.agent.home())?.is_empty());
+    Ok(())
+}
+
+/// A batch is about as many interfaces as its lines name.
+fn one_file() -> Result<()> {
+    let scene = Scene::new("onefile")?;
+    let file: String = NAMES
+        .iter()
+        .map(|name| format!("{THERE} local {HERE} interface {name}\n"))
+        .collect();
+    for (verb, sessions) in [("connect", 2), ("disconnect", 0)] {
+        let words = [verb, "--file", "-"];
+        let output = scene.agent.home().command_reading(&words, &file)?;
+        ensure!(output.status.success(), "{output:?}");
+        let entries = bed::entries(scene.agent.home())?;
+        ensure!(entries.len() == sessions, "{verb}: {entries:?}");
+    }
     Ok(())
 }
