@@ -21,7 +21,7 @@ use crate::frame::{Datagram, Parsed, parse_udp};
 use crate::priority;
 use crate::receive::Receive;
 use crate::tun::Tun;
-use crate::wait::monotonic_ns;
+use crate::wait::{join, monotonic_ns};
 
 /// In how many parts the peers send without being asked, one after the other.
 const PARTS: u32 = 64;
@@ -73,7 +73,7 @@ impl Drop for Answerer {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+            join(thread);
         }
     }
 }

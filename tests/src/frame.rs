@@ -261,7 +261,7 @@ fn pseudo_header(src: SocketAddrV4, dst: SocketAddrV4, len: u16) -> [u8; 12] {
 
 /// RFC 1071, over pieces of which all but the last have an even length. Over data that contains its
 /// own right checksum the result is 0.
-fn internet_checksum(pieces: &[&[u8]]) -> u16 {
+pub(crate) fn internet_checksum(pieces: &[&[u8]]) -> u16 {
     let mut sum = 0u64;
     for piece in pieces {
         for pair in piece.chunks(2) {

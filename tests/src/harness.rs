@@ -12,6 +12,8 @@ use std::process::{Command, ExitCode};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
+use crate::tun::Kind;
+
 /// What a test needs from the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requirement {
@@ -19,7 +21,7 @@ pub enum Requirement {
     Root,
     /// A program on the path.
     Tool(&'static str),
-    /// /dev/net/tun.
+    /// What [`crate::tun::Tun`] is made of: /dev/net/tun, and GRE if the environment asks for it.
     Tun,
     /// A kind of link that this kernel can create, as `ip link add type` names it.
     LinkKind(&'static str),
@@ -160,9 +162,12 @@ impl Requirement {
                 let found = std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
                 (!found).then(|| format!("the program {name} is not installed"))
             }
-            Self::Tun => {
-                (!Path::new("/dev/net/tun").exists()).then(|| "no /dev/net/tun".to_owned())
-            }
+            Self::Tun => match Kind::wanted() {
+                _ if !Path::new("/dev/net/tun").exists() => Some("no /dev/net/tun".to_owned()),
+                Ok(Kind::Gre) => Self::LinkKind("gre").missing(),
+                // Something else is for the device to refuse: the test fails.
+                Ok(Kind::Tun) | Err(_) => None,
+            },
             Self::LinkKind(kind) => link_kind_missing(kind),
             Self::Kernel(major, minor) => {
                 let release = nix::sys::utsname::uname().map(|name| name.release().to_owned());

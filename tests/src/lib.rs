@@ -17,6 +17,7 @@ pub mod bpffs;
 pub mod bpftool;
 pub mod faults;
 pub mod frame;
+pub mod gre;
 pub mod harness;
 pub mod kernel;
 pub mod netns;

@@ -67,15 +67,15 @@ impl Netns {
     /// # Panics
     /// With `f`, or when the namespace cannot be entered.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
-        thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                setns(&self.file, CloneFlags::CLONE_NEWNET).expect("entering our own namespace");
-                f()
-            });
-            thread
-                .join()
-                .unwrap_or_else(|panic: Box<dyn Any + Send>| resume_unwind(panic))
-        })
+        run_in(&self.file, f)
+    }
+
+    /// Holds the namespace (not its name), for what has to be done there when the owner may be gone.
+    ///
+    /// # Errors
+    /// No descriptors left.
+    pub(crate) fn hold(&self) -> io::Result<File> {
+        self.file.try_clone()
     }
 
     /// Runs a future to its end inside the namespace, on a runtime of its own, which `f` runs in
@@ -147,6 +147,19 @@ impl Netns {
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
+}
+
+/// Runs `f` on a thread inside a namespace. A panic of `f` goes on in the caller.
+pub(crate) fn run_in<T: Send>(netns: &File, f: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            setns(netns, CloneFlags::CLONE_NEWNET).expect("entering our own namespace");
+            f()
+        });
+        thread
+            .join()
+            .unwrap_or_else(|panic: Box<dyn Any + Send>| resume_unwind(panic))
+    })
 }
 
 impl AsFd for Netns {

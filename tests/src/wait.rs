@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::io;
 use std::os::fd::AsFd;
+use std::panic::resume_unwind;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -31,6 +33,15 @@ pub(crate) fn readable(file: impl AsFd, timeout: Duration) -> io::Result<bool> {
         Ok(count) => Ok(count > 0),
         Err(Errno::EINTR) => Ok(false),
         Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Waits for a thread's end. Its panic goes on here, unless one is under way already.
+pub(crate) fn join(thread: JoinHandle<()>) {
+    if let Err(panic) = thread.join()
+        && !std::thread::panicking()
+    {
+        resume_unwind(panic);
     }
 }
 

@@ -14,7 +14,7 @@ use nix::sys::time::TimeSpec;
 use crate::priority;
 use crate::receive::Receive;
 use crate::tun::Tun;
-use crate::wait::monotonic_ns;
+use crate::wait::{join, monotonic_ns};
 
 /// Most packets that are remembered per wire; later ones only count.
 const RECORDS: usize = 100_000;
@@ -129,7 +129,7 @@ impl Drop for TunWire {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+            join(thread);
         }
     }
 }
