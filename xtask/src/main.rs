@@ -11,6 +11,7 @@ mod shell;
 mod test_suite;
 #[cfg(test)]
 mod tidy;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,6 +39,8 @@ enum Command {
     },
     /// Runs all tests; installs what they need when root on Debian or Ubuntu
     Test(test_suite::Options),
+    /// Runs the end-to-end tests in QEMU on Debian's kernels, with real GRE tunnels
+    Vm(vm::Options),
     /// Measures the agent as it is shipped, beside a baseline, against goals
     Bench(bench::Options),
     /// Format, lints, the committed object, all tests
@@ -70,6 +73,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::BuildEbpf { check: false } => build_ebpf::build(),
         Command::BuildEbpf { check: true } => build_ebpf::check().map(drop),
         Command::Test(options) => return test_suite::run(&options),
+        Command::Vm(options) => return vm::run(&options),
         Command::Bench(options) => return bench::run(&options),
         Command::Ci => ci::run(),
         Command::Demo => return demo::run(),

@@ -6,7 +6,7 @@
 
 pub(crate) mod machine;
 pub(crate) mod programs;
-mod report;
+pub(crate) mod report;
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
@@ -17,7 +17,7 @@ use anyhow::Context;
 
 use crate::{apt, shell};
 use programs::{Program, Programs};
-use report::Report;
+use report::{Report, Results};
 
 /// What to run, and what counts as success.
 #[derive(clap::Args)]
@@ -87,7 +87,7 @@ fn follow(program: &Program, command: &mut Command, report: &mut Report) -> anyh
         .stderr
         .take()
         .map(|pipe| thread::spawn(move || lines(pipe, |line| eprintln!("{line}"))));
-    let mut results = report.program(&program.name);
+    let mut results = Results::new(&program.name);
     if let Some(pipe) = child.stdout.take() {
         lines(pipe, |line| {
             println!("{line}");
@@ -98,7 +98,8 @@ fn follow(program: &Program, command: &mut Command, report: &mut Report) -> anyh
     if let Some(thread) = stderr {
         let _ = thread.join(); // it prints, and has nothing to say about the result
     }
-    results.end(status);
+    let ended = status.success().then_some(()).ok_or(status.to_string());
+    results.end(ended, report);
     Ok(())
 }
 

@@ -11,9 +11,10 @@ use anyhow::Context;
 use crate::{apt, shell};
 
 /// Programs, and the Debian package that each is in.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("bpftool", "bpftool"),
     ("ip", "iproute2"),
+    ("tc", "iproute2"),
     ("tcpdump", "tcpdump"),
     ("ethtool", "ethtool"),
     ("curl", "curl"),
@@ -41,6 +42,19 @@ const BIRD: Unpacked = Unpacked {
     programs: &["usr/sbin/bird", "usr/sbin/birdc"],
     libraries: true,
 };
+
+/// What tests start in a virtual machine, as far as it is here: promtool, which has a hundred
+/// megabytes and nothing to do with the kernel, is not among it.
+pub(crate) fn guest_programs() -> Vec<PathBuf> {
+    let names = PROGRAMS.iter().map(|(program, _)| *program);
+    names.chain(["bird", "birdc"]).filter_map(find).collect()
+}
+
+/// A program on the path, or one that [`prepare`] has unpacked.
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
+    let unpacked = || Some(tools().join(name)).filter(|file| file.is_file());
+    shell::find_program(name).or_else(unpacked)
+}
 
 /// Gets what is missing. What it cannot get it names; the tests that need it then say so.
 pub(crate) fn prepare() {
@@ -112,7 +126,7 @@ impl Unpacked {
     fn require(&self) -> anyhow::Result<()> {
         let missing = self.programs.iter().any(|path| {
             let name = path.rsplit('/').next().unwrap_or(path);
-            shell::find_program(name).is_none() && !tools().join(name).is_file()
+            find(name).is_none()
         });
         if missing { self.fetch() } else { Ok(()) }
     }

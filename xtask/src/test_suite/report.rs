@@ -1,6 +1,6 @@
 //! What the test programs' output says, summed up.
 
-use std::process::{ExitCode, ExitStatus};
+use std::process::ExitCode;
 
 /// What may be skipped even where skips are denied: package and file, test, reason. Only what no
 /// installation can change about a machine's kernel; it is still printed and counted.
@@ -24,10 +24,10 @@ pub(crate) struct Report {
 }
 
 /// The results of one program, while it runs.
-pub(crate) struct Results<'a> {
-    report: &'a mut Report,
-    program: &'a str,
+pub(crate) struct Results {
+    program: String,
     has_result: bool,
+    passed: usize,
     failed: Vec<String>,
     skipped: Vec<String>,
     /// By the `test result:` lines.
@@ -36,19 +36,6 @@ pub(crate) struct Results<'a> {
 }
 
 impl Report {
-    /// Starts with a program.
-    pub(crate) fn program<'a>(&'a mut self, program: &'a str) -> Results<'a> {
-        Results {
-            report: self,
-            program,
-            has_result: false,
-            failed: Vec::new(),
-            skipped: Vec::new(),
-            counted_failed: 0,
-            counted_ignored: 0,
-        }
-    }
-
     /// Prints the sums, with a plain line of them at the end, and says whether that is a success.
     pub(crate) fn print(&self, deny_skips: bool) -> ExitCode {
         println!();
@@ -103,12 +90,25 @@ impl Report {
     }
 }
 
-impl Results<'_> {
+impl Results {
+    /// Starts with a program.
+    pub(crate) fn new(program: &str) -> Self {
+        Self {
+            program: program.to_owned(),
+            has_result: false,
+            passed: 0,
+            failed: Vec::new(),
+            skipped: Vec::new(),
+            counted_failed: 0,
+            counted_ignored: 0,
+        }
+    }
+
     /// Reads one line of the program's standard output.
     pub(crate) fn line(&mut self, line: &str) {
         if let Some(sums) = line.strip_prefix("test result: ") {
             self.has_result = true;
-            self.report.passed += count(sums, "passed");
+            self.passed += count(sums, "passed");
             self.counted_failed += count(sums, "failed");
             self.counted_ignored += count(sums, "ignored");
         } else if let Some(skipped) = line.strip_prefix("SKIPPED ") {
@@ -121,31 +121,32 @@ impl Results<'_> {
         }
     }
 
-    /// Takes over the results when the program has ended.
-    pub(crate) fn end(mut self, status: ExitStatus) {
+    /// Adds the results when the program has ended: successfully, or how else.
+    pub(crate) fn end(mut self, ended: Result<(), String>, report: &mut Report) {
         // The counts are what is true; names are what could be read beside other output.
         self.failed.resize(
             self.counted_failed,
             "(a test whose name could not be read)".to_owned(),
         );
-        if !self.has_result {
-            self.failed
-                .push(format!("(ended without a result: {status})"));
-        } else if !status.success() && self.failed.is_empty() {
-            self.failed.push(format!("(no test failed, but {status})"));
+        match ended {
+            _ if !self.has_result => {
+                let how = ended.err().unwrap_or_else(|| "successfully".to_owned());
+                self.failed.push(format!("(ended without a result: {how})"));
+            }
+            Err(how) if self.failed.is_empty() => {
+                self.failed.push(format!("(no test failed, but {how})"));
+            }
+            _ => {}
         }
         let named = self.skipped.len();
         self.skipped.resize(
             self.counted_ignored.max(named),
             "(a test that gives no reason)".to_owned(),
         );
-        let with_program = |test: String| format!("{}: {test}", self.program);
-        self.report
-            .failed
-            .extend(self.failed.drain(..).map(with_program));
-        self.report
-            .skipped
-            .extend(self.skipped.drain(..).map(with_program));
+        let with_program = |test: &String| format!("{}: {test}", self.program);
+        report.passed += self.passed;
+        report.failed.extend(self.failed.iter().map(with_program));
+        report.skipped.extend(self.skipped.iter().map(with_program));
     }
 }
 
@@ -165,15 +166,16 @@ fn count(sums: &str, word: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::ExitStatusExt;
-
     use super::*;
 
     fn report(output: &str, code: i32) -> Report {
         let mut report = Report::default();
-        let mut results = report.program("incident");
+        let mut results = Results::new("incident");
         output.lines().for_each(|line| results.line(line));
-        results.end(ExitStatus::from_raw(code << 8));
+        let ended = (code == 0)
+            .then_some(())
+            .ok_or(format!("exit status {code}"));
+        results.end(ended, &mut report);
         report
     }
 

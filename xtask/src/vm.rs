@@ -1,0 +1,124 @@
+//! Tests on other kernels than this machine's: in QEMU, on Debian's cloud kernels.
+//!
+//! Whoever needs a machine takes a [`kernel`], puts programs into an archive ([`guest_files`],
+//! [`initramfs`]), and runs command lines in it ([`machine::outputs`]).
+
+pub(crate) mod guest;
+pub(crate) mod initramfs;
+pub(crate) mod kernel;
+pub(crate) mod machine;
+mod modules;
+mod suite;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, ensure};
+
+use crate::test_suite::machine as tools;
+use crate::test_suite::programs::Programs;
+use crate::test_suite::report::Report;
+use crate::{apt, shell};
+use initramfs::Archive;
+use kernel::Version;
+
+/// What machines need on this one: programs, and the Debian package that each is in.
+const PROGRAMS: [(&str, &str); 5] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("dash", "dash"),
+    ("xz", "xz-utils"),
+    ("strip", "binutils"),
+];
+
+/// Where and what to run.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only on this kernel
+    #[arg(long)]
+    kernel: Option<Version>,
+    /// Test files (`incident` for tests/tests/incident); all if none is named
+    groups: Vec<String>,
+    /// Arguments for every test program, such as a part of a test's name
+    #[arg(last = true)]
+    args: Vec<OsString>,
+}
+
+/// Runs tests in machines. A skipped test is a failure, unless that kernel cannot run it.
+///
+/// # Errors
+/// No kernel, no QEMU, a group that does not exist, or the tests do not build. Failing tests, and
+/// machines that die, are no error but an exit code.
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    prepare()?;
+    tools::prepare();
+    let kernels = options
+        .kernel
+        .map_or(Version::ALL.to_vec(), |one| vec![one]);
+    let kernels: Vec<_> = kernels
+        .into_iter()
+        .map(kernel::get)
+        .collect::<anyhow::Result<_>>()?;
+    let groups = match &options.groups[..] {
+        [] => vec![suite::PACKAGE.to_owned()],
+        groups => groups.to_vec(),
+    };
+    let programs = Programs::build(&groups)?;
+    let mut report = Report::default();
+    for kernel in &kernels {
+        suite::run(kernel, &programs, &options.args, &mut report)?;
+    }
+    Ok(report.print(true))
+}
+
+/// Gets what machines need.
+///
+/// # Errors
+/// It cannot be had.
+pub(crate) fn prepare() -> anyhow::Result<()> {
+    ensure!(
+        cfg!(target_arch = "x86_64"),
+        "machines boot kernels for x86-64, which QEMU would have to emulate here: run them there"
+    );
+    for (program, package) in PROGRAMS {
+        if shell::find_program(program).is_none() {
+            apt::install(&[package])?;
+        }
+    }
+    Ok(())
+}
+
+/// An archive with a shell, what a system has in `/etc`, and these programs of this machine on the
+/// guest's path.
+///
+/// # Errors
+/// A file cannot be read.
+pub(crate) fn guest_files(programs: &[PathBuf]) -> anyhow::Result<Archive> {
+    let mut files = Archive::new();
+    for folder in [
+        "/dev", "/proc", "/sys", "/run", "/tmp", "/root", "/var/tmp", "/var/lib",
+    ] {
+        files.folder(folder);
+    }
+    // Not busybox's shell, which prefers its own `ip` to the one on the path.
+    let dash = shell::find_program("dash").context("no dash")?;
+    files.program("/bin/sh", &dash)?;
+    for program in programs {
+        let name = program.file_name().context("not a program")?;
+        files.program(Path::new("/usr/bin").join(name), program)?;
+    }
+    let busybox = shell::find_program("busybox").context("no busybox")?;
+    files.program("/bin/busybox", &busybox)?;
+    for name in shell::read(Command::new(&busybox).arg("--list"))?.lines() {
+        files.link(format!("/bin/{name}"), "busybox");
+    }
+    files.file("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n");
+    files.file("/etc/group", b"root:x:0:\n");
+    files.file("/etc/hosts", b"127.0.0.1 localhost vm\n");
+    // Names of route protocols and tables, for `ip`.
+    for folder in ["/etc/iproute2", "/usr/share/iproute2"] {
+        files.copy_folder(Path::new(folder))?;
+    }
+    Ok(files)
+}

@@ -1,0 +1,163 @@
+//! The end-to-end tests, in a machine: their results are results like this machine's.
+
+use std::ffi::OsString;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+
+use super::guest::{Job, Stream};
+use super::guest_files;
+use super::initramfs::Archive;
+use super::kernel::Kernel;
+use super::machine::{self, Event, tail};
+use crate::test_suite::machine as tools;
+use crate::test_suite::programs::{Program, Programs};
+use crate::test_suite::report::{Report, Results};
+
+/// The package of these tests.
+pub(crate) const PACKAGE: &str = "dz-tests";
+/// For one program: what hangs is killed and has failed.
+const DEADLINE: Duration = Duration::from_secs(300);
+const AGENT: &str = "/agent/dz-agent";
+const AGENT_WITH_FAULTS: &str = "/agent/dz-agent-faults";
+/// The folder of the test programs, and their package's.
+const TESTS: &str = "/tests";
+
+/// Runs the test programs on a kernel and adds their results.
+///
+/// # Errors
+/// The machine cannot be made or started. One that dies is a failed test.
+pub(crate) fn run(
+    kernel: &Kernel,
+    programs: &Programs,
+    args: &[OsString],
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let tests: Vec<_> = programs
+        .tests
+        .iter()
+        .filter(|test| test.end_to_end)
+        .collect();
+    ensure!(
+        !tests.is_empty(),
+        "none of these groups runs in a machine: only those of {PACKAGE} do"
+    );
+    let jobs: Vec<_> = tests.iter().map(|test| job(test, args)).collect();
+    let names: Vec<_> = tests.iter().map(|test| name(kernel, test)).collect();
+    println!("\n######## Linux {}", kernel.release);
+    let start = Instant::now();
+    let mut follow = Follow {
+        names: &names,
+        report,
+        results: None,
+        ran: 0,
+        started: start,
+    };
+    let ended = machine::run(kernel, files(programs, &tests)?, &jobs, |event| {
+        follow.event(event)
+    })?;
+    follow.end(ended.cut_off.as_deref());
+    if !ended.console.trim().is_empty() {
+        println!(
+            "---- the kernel's log, its end ----\n{}",
+            tail(&ended.console, 60)
+        );
+    }
+    println!(
+        "######## Linux {}: {} s",
+        kernel.release,
+        start.elapsed().as_secs()
+    );
+    Ok(())
+}
+
+/// `6.1 gate` of `dz-tests gate`.
+fn name(kernel: &Kernel, test: &Program) -> String {
+    format!("{} {}", kernel.version.name(), group(test))
+}
+
+fn group(test: &Program) -> &str {
+    test.name.rsplit(' ').next().unwrap_or(&test.name)
+}
+
+fn job(test: &Program, args: &[OsString]) -> Job {
+    let mut job = Job::new(&format!("{TESTS}/{}", group(test)), DEADLINE)
+        .folder(TESTS)
+        .env("CARGO_MANIFEST_DIR", TESTS)
+        .env("DZ_AGENT", AGENT)
+        .env("DZ_AGENT_WITH_FAULTS", AGENT_WITH_FAULTS)
+        .arg("--test-threads=2");
+    for arg in args {
+        job = job.arg(arg.to_string_lossy());
+    }
+    job
+}
+
+fn files(programs: &Programs, tests: &[&Program]) -> anyhow::Result<Archive> {
+    let mut files = guest_files(&tools::guest_programs())?;
+    files.program(AGENT, &programs.agent)?;
+    files.program(AGENT_WITH_FAULTS, &programs.agent_with_faults)?;
+    for test in tests {
+        files.program(format!("{TESTS}/{}", group(test)), &test.executable)?;
+    }
+    Ok(files)
+}
+
+/// Turns what a machine says into results.
+struct Follow<'a> {
+    names: &'a [String],
+    report: &'a mut Report,
+    /// Of the program that runs.
+    results: Option<Results>,
+    /// How many programs have ended.
+    ran: usize,
+    started: Instant,
+}
+
+impl Follow<'_> {
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Begin(job) => {
+                println!("\n==== {}", self.names[job]);
+                self.results = Some(Results::new(&self.names[job]));
+                self.started = Instant::now();
+            }
+            Event::Text(Stream::Error, text) => eprintln!("{text}"),
+            Event::Text(Stream::Output, text) => {
+                println!("{text}");
+                if let Some(results) = &mut self.results {
+                    results.line(text);
+                }
+            }
+            Event::End(job, code) => {
+                println!(
+                    "{} ended after {} s",
+                    self.names[job],
+                    self.started.elapsed().as_secs()
+                );
+                let ended = match code {
+                    0 => Ok(()),
+                    137 => Err(format!("killed, as after {} s", DEADLINE.as_secs())),
+                    code => Err(format!("exit status {code}")),
+                };
+                if let Some(results) = self.results.take() {
+                    results.end(ended, self.report);
+                }
+                self.ran = job + 1;
+            }
+        }
+    }
+
+    /// A machine that is cut off fails the program that runs and those that have not.
+    fn end(mut self, cut_off: Option<&str>) {
+        let Some(why) = cut_off else { return };
+        println!("{why}");
+        if let Some(results) = self.results.take() {
+            results.end(Err(why.to_owned()), self.report);
+            self.ran += 1;
+        }
+        for name in &self.names[self.ran..] {
+            Results::new(name).end(Err(format!("did not run: {why}")), self.report);
+        }
+    }
+}
