@@ -4,23 +4,27 @@
 //! name. Empty lines and `#` comments are skipped. A batch is read to its end before anything is
 //! done with it, so that one refusal names every fault.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::str::{FromStr, SplitWhitespace};
+use std::str::SplitWhitespace;
+
+use ipnet::Ipv4Net;
 
 use crate::address::{parse_host, parse_interface};
 use crate::api::PeerRequest;
-use crate::cli::{ConnectOptions, DisconnectOptions, interval, micros};
+use crate::cli::{ConnectOptions, DisconnectOptions};
 use crate::command::{Named, PeerSpec, Selector};
 use crate::error::{ExitCode, FailWith, Failure};
+use crate::policy::{self, Override, Timing, once};
 
 /// Longest batch, bytes. The agent's own limit, of the request, is the same.
 const MAX_LEN: u64 = 8 << 20;
 /// What can follow a peer's address.
-const WORDS: &str = "local, interface, via, tx-interval, rx-interval, detect-mult or passive";
+const WORDS: &str =
+    "local, interface, via, tx-interval, rx-interval, detect-mult, passive or active";
 
 /// Peers as they were asked for.
 #[derive(Debug)]
@@ -113,26 +117,6 @@ impl Batch {
         Self::of(peers, faults, Some(path))
     }
 
-    /// The peers of a configuration file, each with its line. There may be none.
-    ///
-    /// # Errors
-    /// [`ExitCode::Usage`] with every line that cannot be read or makes no sense.
-    pub fn configured(path: &Path) -> Result<Vec<(usize, PeerSpec)>, Failure> {
-        let (lines, mut faults) = lines(&read(path)?);
-        let asked = |(line, request): (usize, PeerRequest)| Asked {
-            line: Some(line),
-            request,
-        };
-        let lines: Vec<_> = lines.into_iter().map(asked).collect();
-        faults.extend(senseless(&lines));
-        if !faults.is_empty() {
-            let text = format!("{}: {}", source(path), faults.join("; "));
-            return Err(Failure::new(ExitCode::Usage, text));
-        }
-        let spec = |asked: Asked| Some((asked.line?, asked.request.spec().ok()?));
-        Ok(lines.into_iter().filter_map(spec).collect())
-    }
-
     fn of(peers: Vec<Asked>, faults: Vec<String>, path: Option<&Path>) -> Result<Self, Failure> {
         let name = path.map_or_else(|| "peers".to_owned(), source);
         if !faults.is_empty() {
@@ -186,6 +170,54 @@ impl Batch {
     }
 }
 
+/// What the file of `run --peers` says.
+#[derive(Debug, Default)]
+pub struct PeersFile {
+    /// The peers, each with its line. There may be none.
+    pub peers: Vec<(usize, PeerSpec)>,
+    /// Destinations that never have a session.
+    pub excluded: Vec<Ipv4Net>,
+    /// Timers of some peers.
+    pub overrides: Vec<Override>,
+}
+
+impl PeersFile {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// [`ExitCode::Usage`] with every line that cannot be read or makes no sense.
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        let mut file = Self::default();
+        let (mut peers, mut faults) = (Vec::new(), Vec::new());
+        let mut overridden = HashSet::new();
+        for (line, read) in all_lines(&read(path)?) {
+            match read {
+                Ok(None) => {}
+                Ok(Some(Line::Peer(request))) => peers.push(Asked {
+                    line: Some(line),
+                    request: *request,
+                }),
+                Ok(Some(Line::Exclude(prefixes))) => file.excluded.extend(prefixes),
+                Ok(Some(Line::Override(rule))) => {
+                    if !overridden.insert(rule.prefix) {
+                        faults.push(at((line, format!("override {}: given twice", rule.prefix))));
+                    }
+                    file.overrides.push(rule);
+                }
+                Err(fault) => faults.push(at((line, fault))),
+            }
+        }
+        faults.extend(senseless(&peers));
+        if !faults.is_empty() {
+            let text = format!("{}: {}", source(path), faults.join("; "));
+            return Err(Failure::new(ExitCode::Usage, text));
+        }
+        let spec = |asked: Asked| Some((asked.line?, asked.request.spec().ok()?));
+        file.peers = peers.into_iter().filter_map(spec).collect();
+        Ok(file)
+    }
+}
+
 fn at((line, fault): (usize, String)) -> String {
     format!("line {line}: {fault}")
 }
@@ -235,23 +267,39 @@ fn senseless(lines: &[Asked]) -> Vec<String> {
     faults
 }
 
+/// What a line says.
+enum Line {
+    Peer(Box<PeerRequest>),
+    Exclude(Vec<Ipv4Net>),
+    Override(Override),
+}
+
 /// The peers of a text by line, and the faults of the lines that cannot be read.
 fn lines(text: &[u8]) -> (Vec<(usize, PeerRequest)>, Vec<String>) {
     let (mut peers, mut faults) = (Vec::new(), Vec::new());
-    for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
-        match str::from_utf8(line)
-            .map_err(|_| "is not UTF-8 text".to_owned())
-            .and_then(peer)
-        {
-            Ok(request) => peers.extend(request.map(|request| (number, request))),
+    for (number, line) in all_lines(text) {
+        match line {
+            Ok(None) => {}
+            Ok(Some(Line::Peer(request))) => peers.push((number, *request)),
+            Ok(Some(Line::Exclude(_) | Line::Override(_))) => {
+                let fault = "exclude and override are for the file of `run --peers`";
+                faults.push(at((number, fault.to_owned())));
+            }
             Err(fault) => faults.push(at((number, fault))),
         }
     }
     (peers, faults)
 }
 
-/// The peer of a line, if there is one in it.
-fn peer(line: &str) -> Result<Option<PeerRequest>, String> {
+fn all_lines(text: &[u8]) -> impl Iterator<Item = (usize, Result<Option<Line>, String>)> {
+    let lines = text.split(|byte| *byte == b'\n');
+    (1..).zip(lines.map(|line| {
+        let text = str::from_utf8(line).map_err(|_| "is not UTF-8 text".to_owned());
+        text.and_then(read_line)
+    }))
+}
+
+fn read_line(line: &str) -> Result<Option<Line>, String> {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') {
         return Ok(None);
@@ -259,55 +307,60 @@ fn peer(line: &str) -> Result<Option<PeerRequest>, String> {
     if line.starts_with('{') {
         let json = serde_json::from_str(line);
         // serde counts lines, too: in its own text there is only one.
-        return json.map(Some).map_err(|error| {
+        return json.map(Line::Peer).map(Some).map_err(|error| {
             error
                 .to_string()
                 .replacen("at line 1 column", "at column", 1)
         });
     }
-    let mut words = line.split_whitespace();
+    let said = line
+        .split_whitespace()
+        .take_while(|word| !word.starts_with('#'));
+    let mut words = said.clone();
+    match words.next() {
+        Some("exclude") => {
+            let prefixes: Vec<_> = words.map(policy::prefix).collect::<Result<_, _>>()?;
+            if prefixes.is_empty() {
+                return Err("exclude lacks its value".to_owned());
+            }
+            Ok(Some(Line::Exclude(prefixes)))
+        }
+        Some("override") => {
+            let rule = words.collect::<Vec<_>>().join(" ").parse()?;
+            Ok(Some(Line::Override(rule)))
+        }
+        _ => Ok(Some(Line::Peer(Box::new(peer(line.split_whitespace())?)))),
+    }
+}
+
+/// The peer of a line.
+fn peer(mut words: SplitWhitespace<'_>) -> Result<PeerRequest, String> {
     let mut request = PeerRequest {
         peer: words.next().unwrap_or_default().to_owned(),
         ..PeerRequest::default()
     };
+    let mut timing = Timing::default();
     while let Some(word) = words.next() {
         match word {
             comment if comment.starts_with('#') => break,
             "local" => once(&mut request.local, word, value(&mut words, word)?)?,
             "interface" => once(&mut request.interface, word, value(&mut words, word)?)?,
             "via" => once(&mut request.via, word, value(&mut words, word)?)?,
-            "tx-interval" => once(&mut request.tx_interval_us, word, time(&mut words, word)?)?,
-            "rx-interval" => once(&mut request.rx_interval_us, word, time(&mut words, word)?)?,
-            "detect-mult" => {
-                let text: String = value(&mut words, word)?;
-                let number = u8::from_str(&text);
-                let number = number.map_err(|_| format!("{word} {text}: must be 1 to 255"))?;
-                once(&mut request.detect_mult, word, number)?;
-            }
-            "passive" => once(&mut request.passive, word, true)?,
+            _ if timing.word(word, || value(&mut words, word))? => {}
             _ => return Err(format!("{word:?} is not {WORDS}")),
         }
     }
-    Ok(Some(request))
+    request.tx_interval_us = timing.tx_interval_us;
+    request.rx_interval_us = timing.rx_interval_us;
+    request.detect_mult = timing.detect_mult;
+    request.passive = timing.passive;
+    Ok(request)
 }
 
 fn value(words: &mut SplitWhitespace<'_>, name: &str) -> Result<String, String> {
     let word = words.next().filter(|word| !word.starts_with('#'));
     word.map(str::to_owned)
         .ok_or_else(|| format!("{name} lacks its value"))
-}
-
-fn time(words: &mut SplitWhitespace<'_>, name: &str) -> Result<u32, String> {
-    let text = value(words, name)?;
-    let time = interval(&text).map_err(|fault| format!("{name} {text}: {fault}"))?;
-    Ok(micros(time))
-}
-
-fn once<T>(field: &mut Option<T>, name: &str, value: T) -> Result<(), String> {
-    if field.replace(value).is_some() {
-        return Err(format!("{name} is given twice"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use dz_common::map::{Origin, Peer};
-use dz_common::session::{Mode, Timers};
+use dz_common::session::Timers;
 use tokio::sync::oneshot;
+
+use crate::policy::Timing;
 
 /// A peer as somebody asks for it. What is `None` is left to the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,23 +47,16 @@ impl PeerSpec {
 
     /// What is written for it, with the agent's timers where it has none of its own.
     pub fn peer(&self, defaults: &Timers) -> Peer {
-        let mut timers = *defaults;
-        if let Some(us) = self.tx_interval_us {
-            timers.desired_min_tx_us = timers.clamp(us);
-        }
-        if let Some(us) = self.rx_interval_us {
-            timers.required_min_rx_us = timers.clamp(us);
-        }
-        if let Some(detect_mult) = self.detect_mult {
-            timers.detect_mult = detect_mult;
-        }
-        if self.passive == Some(true) {
-            timers.mode = Mode::Passive;
-        }
+        let timing = Timing {
+            tx_interval_us: self.tx_interval_us,
+            rx_interval_us: self.rx_interval_us,
+            detect_mult: self.detect_mult,
+            passive: self.passive,
+        };
         Peer {
             local: self.local.octets(),
             via: self.via.map_or([0; 4], |via| via.octets()),
-            timers,
+            timers: timing.apply(*defaults),
             origin: Origin::Api,
             reserved: [0; 3],
         }

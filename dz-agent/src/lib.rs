@@ -14,12 +14,14 @@ pub mod error;
 mod faults;
 #[cfg(test)]
 mod fixture;
+pub mod follow;
 pub mod holder;
 pub mod identity;
 pub mod lock;
 pub mod logging;
 pub mod metrics;
 pub mod net;
+pub mod policy;
 pub mod port;
 pub mod purge;
 pub mod render;

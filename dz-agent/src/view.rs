@@ -129,6 +129,31 @@ pub enum RouteState {
     Unknown,
 }
 
+/// Why a followed route makes no peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PassedOver {
+    /// There are `--max-sessions` peers.
+    NoRoom,
+    /// Its destination is excluded.
+    Excluded,
+    /// It names no source address, and its interface has none for it.
+    NoSource,
+}
+
+impl PassedOver {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::NoRoom, Self::Excluded, Self::NoSource];
+
+    /// Name in JSON and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoRoom => "no_room",
+            Self::Excluded => "excluded",
+            Self::NoSource => "no_source",
+        }
+    }
+}
+
 /// One block of counters, summed over CPUs.
 #[derive(Clone, Debug)]
 pub struct BlockView {

@@ -9,10 +9,13 @@ use clap::{Args, ValueEnum};
 use dz_common::gate::Action;
 use dz_common::map::{MAX_GROUPS, SLOTS_PER_GROUP};
 use dz_common::session::{Mode, Timers};
+use ipnet::Ipv4Net;
 
 use super::values::{MetricsListen, grace, interval, micros, route_protocol};
 use crate::address::parse_interface;
 use crate::error::{ExitCode, Failure};
+use crate::follow::{Conditions, Follows};
+use crate::policy::{self, Overrides, Policy};
 
 /// Options of `run`.
 #[derive(Args, Clone, Debug)]
@@ -31,6 +34,22 @@ pub struct RunOptions {
     /// address is not there yet wait for it. Read again on SIGHUP.
     #[arg(long, env = "DZ_AGENT_PEERS", value_name = "PATH")]
     pub peers: Option<PathBuf>,
+    /// Peers are the /32 routes of another daemon that meet these conditions: proto=NAME (bgp, bird,
+    /// zebra, a number), table=NAME, or both with a comma between. proto alone looks in the main
+    /// table, table alone takes all but the kernel's routes and ours. May be given several times,
+    /// for alternatives.
+    #[arg(long, env = "DZ_AGENT_FOLLOW", value_name = "CONDITION")]
+    pub follow: Vec<Follows>,
+    /// Destinations that never have a session: an address or a prefix; may be given several times,
+    /// or with commas. Also as lines "exclude PREFIX" of the --peers file.
+    #[arg(long, env = "DZ_AGENT_EXCLUDE", value_name = "PREFIX", value_delimiter = ',',
+        value_parser = policy::prefix)]
+    pub exclude: Vec<Ipv4Net>,
+    /// Other timers for some peers: "PREFIX [tx-interval TIME] [rx-interval TIME] [detect-mult N]
+    /// [passive|active]"; may be given several times, or with ";". The longest prefix counts, unless
+    /// a peer says otherwise itself. Also as lines "override ..." of the --peers file.
+    #[arg(long = "override", env = "DZ_AGENT_OVERRIDE", value_name = "OVERRIDE")]
+    pub overrides: Vec<Overrides>,
     /// How to attach to the interface.
     #[arg(long, env = "DZ_AGENT_ATTACH", value_enum, default_value_t = Attach::Auto)]
     pub attach: Attach,
@@ -227,6 +246,12 @@ impl RunOptions {
                 ));
             }
         }
+        let mut policy = Policy::default();
+        for rule in self.overrides.iter().flat_map(|rules| &rules.0) {
+            if policy.set(*rule) {
+                return fail(format!("--override {}: given twice", rule.prefix));
+            }
+        }
         if self.backoff_cap < self.tx_interval {
             return fail(format!(
                 "--backoff-cap {} is below --tx-interval {}",
@@ -235,6 +260,27 @@ impl RunOptions {
             ));
         }
         Ok(())
+    }
+
+    /// What is followed.
+    ///
+    /// # Errors
+    /// [`ExitCode::Usage`] if that is our own routes.
+    pub fn conditions(&self) -> Result<Conditions, Failure> {
+        let conditions = Conditions::new(&self.follow, self.route_protocol);
+        conditions.map_err(|fault| Failure::new(ExitCode::Usage, fault))
+    }
+
+    /// What is excluded and overridden, apart from what the file of peers says.
+    pub fn policy(&self) -> Policy {
+        let mut policy = Policy::default();
+        self.exclude
+            .iter()
+            .for_each(|prefix| policy.exclude(*prefix));
+        for rule in self.overrides.iter().flat_map(|rules| &rules.0) {
+            policy.set(*rule);
+        }
+        policy
     }
 
     /// What a session is configured with unless its peer says otherwise.

@@ -67,8 +67,10 @@ impl Engine {
     async fn read_and_decide(&mut self) -> anyhow::Result<Decided> {
         let unread = self.refresh_interfaces().await;
         let unseen = self.look_around().await;
+        let unfollowed = self.read_followed().await;
         let routes = self.routes.list(None).await;
         self.peers = self.datapath.maps.reader().peers()?.into_iter().collect();
+        self.settle_all();
         let sessions = self.datapath.maps.reader().sessions()?;
         let gates = self.datapath.maps.reader().gates()?;
         self.forget_missing(&sessions);
@@ -88,7 +90,10 @@ impl Engine {
             // Sessions need not wait for a table that cannot be read.
             ops.retain(|op| !matches!(op, Op::Follow(_)));
         }
-        let failed = unread.or(unseen).or(routes.err().map(anyhow::Error::from));
+        let failed = unread
+            .or(unseen)
+            .or(unfollowed)
+            .or(routes.err().map(anyhow::Error::from));
         Ok((ops, failed))
     }
 

@@ -51,6 +51,8 @@ impl Engine {
                 return;
             }
         };
+        // A route may want the peer that a request does not want any more.
+        self.settle_soon(keys.iter().copied());
         self.disconnect_keys(keys, reply);
     }
 
@@ -226,10 +228,8 @@ impl Engine {
             self.shared.recorded.rx_versions.removed(&interface, &entry);
         }
         self.forget(&key);
-        if self.peer_of(route).is_some() {
-            // Wanted again, or still: by another address, say. Its place is free now.
-            self.check_soon();
-        }
+        // Wanted again, or still: by another address, say. Its place is free now.
+        self.room_came(route);
         for batch in closing.batches {
             let done = Disconnected {
                 interface: interface.clone(),
@@ -273,13 +273,24 @@ impl Engine {
     }
 
     /// Why a peer that the API did not connect is not disconnected by it, and what to do.
-    fn not_by_request(&self, peer: Ipv4Addr) -> String {
+    fn not_by_request(&self, peer: Ipv4Addr, origin: Origin) -> String {
+        if origin == Origin::Follow {
+            return format!(
+                "peer {peer}: followed: have its route withdrawn by whoever made it, or exclude the \
+                 destination (--exclude {peer})"
+            );
+        }
         let file = self.options.peers.as_deref();
         let file = file.map_or_else(
             || "the file of peers".into(),
             std::path::Path::to_string_lossy,
         );
         format!("peer {peer}: configured: remove its line from {file} and send SIGHUP")
+    }
+
+    fn origin_but_api(&self, key: &PeerKey) -> Option<Origin> {
+        let origin = self.peers.get(key)?.origin;
+        (origin != Origin::Api).then_some(origin)
     }
 
     fn finish_one(&mut self, batch: u64, result: Result<Disconnected, String>) {
@@ -341,8 +352,8 @@ impl Engine {
             let found = found.iter().copied().filter(|key| on(interface, key));
             match *found.collect::<Vec<_>>() {
                 [] => faults.push(format!("peer {peer}: not connected")),
-                [key] if self.peers.get(key).is_some_and(|p| p.origin != Origin::Api) => {
-                    faults.push(self.not_by_request(*peer));
+                [key] if let Some(origin) = self.origin_but_api(key) => {
+                    faults.push(self.not_by_request(*peer, origin));
                 }
                 [key] if !named.insert(*key) => faults.push(format!("peer {peer}: named twice")),
                 [key] => keys.push(*key),

@@ -1,35 +1,49 @@
 //! Peers of the configuration file: read at start and on SIGHUP, and then only what changed is
-//! touched. They come back after a reboot, which those of the API do not.
+//! touched. They come back after a reboot, which those of the API do not. The file also has lines about
+//! destinations whoever asks for them: `exclude` and `override`.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
-use std::path::Path;
 
-use anyhow::Context;
 use dz_common::map::{Origin, Peer, PeerKey};
-use tokio::sync::oneshot;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::Engine;
 use super::reconcile::peer_key;
-use crate::batch::Batch;
+use crate::batch::PeersFile;
 use crate::cli::RunOptions;
 use crate::error::{ExitCode, Failure};
+use crate::policy::Policy;
 
 /// What the file asks for.
 pub(super) type Configured = HashMap<PeerKey, Peer>;
 
-/// Reads the file; without one nothing is configured.
+/// Reads the file; without one nothing is configured. The policy is that of the options with the
+/// file's lines added; for one prefix the file's override counts.
 ///
 /// # Errors
 /// [`ExitCode::Usage`] with everything that is wrong with it.
-pub(super) fn read(options: &RunOptions) -> Result<Configured, Failure> {
-    let Some(path) = &options.peers else {
-        return Ok(Configured::new());
-    };
+pub(super) fn read(options: &RunOptions) -> Result<(Configured, Policy), Failure> {
+    let mut policy = options.policy();
     let mut configured = Configured::new();
+    let Some(path) = &options.peers else {
+        return Ok((configured, policy));
+    };
     let mut faults = Vec::new();
-    for (line, mut spec) in Batch::configured(path)? {
+    let file = PeersFile::read(path)?;
+    file.excluded
+        .iter()
+        .for_each(|prefix| policy.exclude(*prefix));
+    for rule in file.overrides {
+        policy.set(rule);
+    }
+    for (line, mut spec) in file.peers {
+        if let Some(prefix) = policy.excluded(spec.peer) {
+            faults.push(format!(
+                "line {line}: peer {}: excluded by {prefix}",
+                spec.peer
+            ));
+            continue;
+        }
         let interface = match (spec.interface.take(), options.interfaces.as_slice()) {
             (Some(name), served) if served.contains(&name) => name,
             (Some(name), _) => {
@@ -46,7 +60,7 @@ pub(super) fn read(options: &RunOptions) -> Result<Configured, Failure> {
         };
         let peer = Peer {
             origin: Origin::Config,
-            ..spec.peer(&options.timers())
+            ..spec.peer(&policy.timers(spec.peer, options.timers()))
         };
         if configured
             .insert(peer_key(&interface, spec.peer), peer)
@@ -67,7 +81,7 @@ pub(super) fn read(options: &RunOptions) -> Result<Configured, Failure> {
         ));
     }
     if faults.is_empty() {
-        return Ok(configured);
+        return Ok((configured, policy));
     }
     let text = format!("{}: {}", path.display(), faults.join("; "));
     Err(Failure::new(ExitCode::Usage, text))
@@ -86,71 +100,18 @@ impl Engine {
             info!("SIGHUP: there is no file of peers to read again (--peers)");
             return;
         };
-        match read(&self.options) {
-            Ok(configured) => self.configure(configured, &path),
-            Err(failure) => error!(%failure, "SIGHUP: nothing is changed"),
-        }
-    }
-
-    /// Makes the configured peers those of the file.
-    pub(super) fn configure(&mut self, configured: Configured, path: &Path) {
-        let wanted = configured.len();
-        let stale = |(key, peer): &(&PeerKey, &Peer)| match configured.get(*key) {
-            Some(wanted) => !same(wanted, peer),
-            None => peer.origin == Origin::Config,
+        let (configured, policy) = match read(&self.options) {
+            Ok(read) => read,
+            Err(failure) => {
+                error!(%failure, "SIGHUP: nothing is changed");
+                return;
+            }
         };
-        let stale: Vec<_> = self
-            .peers
-            .iter()
-            .filter(stale)
-            .map(|(key, _)| *key)
-            .collect();
-        let removed = stale.iter().filter(|key| !configured.contains_key(key));
-        let (removed, changed) = (removed.count(), stale.len());
-        if !stale.is_empty() {
-            // Nobody waits: routes that are stuck are logged and retried by themselves.
-            let (reply, _) = oneshot::channel();
-            self.disconnect_keys(stale.clone(), reply);
-            // A refused commit is not, for then nothing has begun.
-            for key in stale.iter().filter(|key| self.peers.contains_key(key)) {
-                let address = Ipv4Addr::from(key.peer);
-                warn!(peer = %address, "not given up, the kernel refused; read the file again (SIGHUP)");
-            }
-        }
-        let mut added = 0;
-        for (key, peer) in configured {
-            let found = self.peers.get(&key);
-            // As it is already, or an earlier one could not be given up, which must not change under
-            // its session.
-            if found.is_some_and(|found| *found == peer || !same(found, &peer)) {
-                continue;
-            }
-            let known = found.is_some();
-            if let Err(error) = self.want(key, peer) {
-                let address = Ipv4Addr::from(key.peer);
-                warn!(peer = %address, error = format!("{error:#}"), "peer not configured; read the file again (SIGHUP)");
-                continue;
-            }
-            added += usize::from(!known);
-        }
-        let changed = changed - removed;
-        info!(file = %path.display(), peers = wanted, added = added - changed.min(added), changed, removed, "peers configured");
-        self.check_soon();
-    }
-
-    /// Writes a peer; its session is opened by the next check, once the address is there and an
-    /// earlier session with the peer is closed.
-    fn want(&mut self, key: PeerKey, peer: Peer) -> anyhow::Result<()> {
-        let room = self.peers.len() < self.capacity() as usize;
-        anyhow::ensure!(
-            room || self.peers.contains_key(&key),
-            "no room for another peer: raise --max-sessions"
-        );
-        self.datapath
-            .maps
-            .set_peer(&key, &peer)
-            .context("dz_peers")?;
-        self.peers.insert(key, peer);
-        Ok(())
+        let peers = configured.len();
+        self.sources.configured = configured;
+        self.sources.policy = policy;
+        let settled = self.settle_all();
+        let (added, changed, removed) = (settled.added, settled.changed, settled.removed);
+        info!(file = %path.display(), peers, added, changed, removed, "peers configured");
     }
 }

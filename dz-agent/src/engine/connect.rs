@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use dz_common::map::{LocalKey, Peer, PeerKey, SessionEntry, SessionKey, bpf_spin_lock};
+use dz_common::map::{LocalKey, Origin, Peer, PeerKey, SessionEntry, SessionKey, bpf_spin_lock};
 use dz_common::session::{Mode, Session, Timers};
 use tracing::info;
 
@@ -156,7 +156,7 @@ impl Engine {
         );
         self.owners.insert(route_key(&session_key), session_key);
         self.clock.set(session_key, now_ns);
-        if peer.timers.mode == Mode::Passive {
+        if peer.timers.mode == Mode::Passive && peer.origin != Origin::Follow {
             self.follow(route_key(&session_key));
         }
         Ok(())
@@ -250,12 +250,26 @@ impl Engine {
             let text = format!("{} is not an address of {name}", spec.local);
             return Err(refuse(RefusalKind::NotFound, text));
         }
-        let peer = spec.peer(&self.options.timers());
+        let policy = &self.sources.policy;
+        if let Some(prefix) = policy.excluded(spec.peer) {
+            let text = format!("excluded by {prefix} (--exclude, or a line of the --peers file)");
+            return Err(refuse(RefusalKind::Conflict, text));
+        }
+        let peer = spec.peer(&policy.timers(spec.peer, self.options.timers()));
         let key = peer_key(name, spec.peer);
         let (route, dst) = (interface.ifindex(), spec.peer);
         let route = route.map(|ifindex| RouteKey { ifindex, dst });
         let closing = route.is_some_and(|route| self.owners.contains_key(&route));
         match self.peers.get(&key) {
+            Some(known) if known.origin == Origin::Follow => {
+                let text = format!(
+                    "followed already on {name}: a route of another daemon keeps its session; exclude \
+                     the destination (--exclude {}) to have none, override its timers (--override), \
+                     or configure it (--peers)",
+                    spec.peer
+                );
+                Err(refuse(RefusalKind::Conflict, text))
+            }
             Some(known) if same(known, &peer) => Ok(Checked {
                 key,
                 peer,

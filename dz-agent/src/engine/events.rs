@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
 
 use aya::maps::{MapData, RingBuf};
-use dz_common::map::Event;
+use dz_common::map::{Event, Origin};
 use dz_common::packet::State;
 use tracing::{info, warn};
 use zerocopy::TryFromBytes;
@@ -57,6 +57,13 @@ impl Engine {
             self.clock.set_earlier(event.key, now_ns());
         }
         let route = route_key(&event.key);
+        // Nothing becomes of the route of a followed peer: the gate has acted already.
+        if self
+            .peer_of(route)
+            .is_some_and(|peer| peer.origin == Origin::Follow)
+        {
+            return;
+        }
         self.jobs.converging(route, event);
         // AdminDown is our own doing, and whoever asked for it has seen to the route: once more would
         // be a request to the kernel for nothing.

@@ -74,6 +74,12 @@ impl Interface {
             .flat_map(|present| present.locals.iter().map(|address| address.local))
     }
 
+    /// Its addresses, in the kernel's order.
+    pub(super) fn addresses(&self) -> &[Address] {
+        let present = self.present.as_ref();
+        present.map_or(&[], |present| present.locals.as_slice())
+    }
+
     /// Why no session can run over it now.
     pub(super) fn unavailable(&self) -> Option<String> {
         match &self.present {

@@ -11,15 +11,19 @@ mod configured;
 mod connect;
 mod detours;
 mod events;
+mod followed;
 mod front;
 mod gate;
 mod inspect;
 mod interfaces;
+mod mirror;
+mod notices;
 mod reconcile;
 mod routes;
 mod run;
 mod shared;
 mod slots;
+mod sources;
 mod stop;
 mod surroundings;
 mod transmit;
@@ -43,11 +47,13 @@ use crate::net::routes::Routes;
 use clock::Clock;
 use close::Closing;
 use detours::Detours;
+use followed::Followed;
 use interfaces::{Blocks, Interface};
 use reconcile::RouteKey;
 use routes::RouteJobs;
 use shared::Shared;
 use slots::Slots;
+use sources::Sources;
 
 pub use inspect::Inspector;
 pub use run::run;
@@ -97,6 +103,9 @@ struct Engine {
     /// Sessions that wait for a next hop to be resolved.
     unresolved: HashMap<(u32, Ipv4Addr), Vec<SessionKey>>,
     lookups: FuturesUnordered<BoxFuture<'static, Neighbour>>,
+    /// What makes peers without a request.
+    sources: Sources,
+    followed: Followed,
     /// Ways around, for packets that must not go to a peer that is Down.
     detours: Detours,
     next_generation: u32,

@@ -8,6 +8,8 @@
 //! | AdminDown | withdrawn | left as it is |
 //! | disconnected | removed | removed, if it is ours |
 //!
+//! A followed peer has a route of its daemon; one of ours is removed, whatever its session says.
+//!
 //! A session has a gate before its peer's address from before it is inserted until right before it
 //! is deleted.
 
@@ -15,7 +17,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use dz_common::gate::is_passive;
-use dz_common::map::{Gate, GateKey, Peer, PeerKey, SessionEntry, SessionKey};
+use dz_common::map::{Gate, GateKey, Origin, Peer, PeerKey, SessionEntry, SessionKey};
 use dz_common::packet::State;
 use dz_common::session::Mode;
 
@@ -193,6 +195,9 @@ fn follow(
 
 /// What a session wants of its peer's route.
 pub(super) fn wanted_route(entry: &SessionEntry, peer: &Peer, ignore_peer_passive: bool) -> Wanted {
+    if peer.origin == Origin::Follow {
+        return Wanted::Absent; // it has one, which is not ours
+    }
     let session = &entry.session;
     let route = Route {
         dst: entry.key.peer.into(),

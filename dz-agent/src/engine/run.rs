@@ -3,24 +3,24 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
-use dz_common::map::Origin;
 use futures_util::StreamExt;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
-use super::configured::{self, Configured};
+use super::configured;
 use super::detours::Detours;
+use super::followed::Followed;
 use super::front::Front;
 use super::interfaces::{Blocks, Interface};
 use super::routes::RouteJobs;
 use super::shared::Shared;
 use super::slots::Slots;
+use super::sources::Sources;
 use super::stop::{Signals, Stop, remove_pins};
 use super::{Engine, FULL_CHECK, Inspector};
 use crate::cli::RunOptions;
@@ -33,7 +33,7 @@ use crate::lock::PinDirLock;
 use crate::logging::FloodLimit;
 use crate::metrics::Recorded;
 use crate::net::Netlink;
-use crate::net::monitor::{Event, Monitor};
+use crate::net::monitor::Monitor;
 use crate::net::routes::Routes;
 
 /// How often the agent says that it is alive and counts events.
@@ -42,6 +42,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const WITHDRAWAL: Duration = Duration::from_secs(10);
 /// Changes of links and addresses come in groups: look once for all of them.
 pub(super) const SETTLE: Duration = Duration::from_millis(5);
+/// How long a flood of notifications may keep what is due from being done.
+const LATEST: Duration = Duration::from_millis(20);
 /// Requests waiting for the engine. More wait in their connections.
 const COMMANDS: usize = 64;
 
@@ -51,7 +53,8 @@ const COMMANDS: usize = 64;
 /// What keeps it from starting, or what it could not take back when it stopped.
 pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Result<(), Failure> {
     options.check()?;
-    let configured = configured::read(&options)?;
+    let conditions = options.conditions()?;
+    let (configured, policy) = configured::read(&options)?;
     check_kernel(&options.pin_dir)?;
     let interfaces = options
         .interfaces
@@ -82,7 +85,8 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
         Datapath::load(&settings).inspect_err(|_| remove_pins(&options.pin_dir, fresh))?;
     let pin_dir = options.pin_dir.clone();
     let prepared = Prepared {
-        configured,
+        sources: Sources::new(configured, policy),
+        followed: Followed::new(conditions),
         identity,
         interfaces,
     };
@@ -97,7 +101,8 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
 
 /// What is ours before the kernel part is loaded.
 struct Prepared {
-    configured: Configured,
+    sources: Sources,
+    followed: Followed,
     identity: Identity,
     interfaces: Vec<Interface>,
 }
@@ -110,18 +115,15 @@ async fn serve(
     floods: FloodLimit,
     signals: &mut Signals,
 ) -> Result<Stop, Failure> {
-    let Prepared {
-        configured,
-        identity,
-        interfaces,
-    } = prepared;
     datapath.forward_logs()?;
     let mut monitor = Monitor::open().fail_with(ExitCode::Failure, || "netlink notifications")?;
+    if prepared.followed.is_on() {
+        monitor.tell_of_hosts();
+    }
     let recorded = Recorded::default();
     let shared = Arc::new(Shared::new(recorded.clone()));
-    let (mut engine, mut ring) =
-        Engine::new(options, datapath, identity, interfaces, shared, floods)?;
-    if let Err(failure) = engine.start(configured).await {
+    let (mut engine, mut ring) = Engine::new(options, datapath, prepared, shared, floods)?;
+    if let Err(failure) = engine.start().await {
         engine.detach_all();
         return Err(failure);
     }
@@ -151,8 +153,7 @@ impl Engine {
     fn new(
         options: RunOptions,
         mut datapath: Datapath,
-        identity: Identity,
-        interfaces: Vec<Interface>,
+        prepared: Prepared,
         shared: Arc<Shared>,
         floods: FloodLimit,
     ) -> Result<(Self, AsyncFd<RingBuf<MapData>>), Failure> {
@@ -189,10 +190,10 @@ impl Engine {
             ),
             options,
             datapath,
-            identity,
+            identity: prepared.identity,
             shared,
             floods,
-            interfaces,
+            interfaces: prepared.interfaces,
             peers: Default::default(),
             sessions: Default::default(),
             owners: Default::default(),
@@ -203,6 +204,8 @@ impl Engine {
             neighbours: Default::default(),
             unresolved: Default::default(),
             lookups: Default::default(),
+            sources: prepared.sources,
+            followed: prepared.followed,
             detours,
             next_generation,
             events_read: 0,
@@ -222,7 +225,7 @@ impl Engine {
     }
 
     /// Attaches to the interfaces that are there and goes on from what was found.
-    async fn start(&mut self, configured: Configured) -> Result<(), Failure> {
+    async fn start(&mut self) -> Result<(), Failure> {
         for index in 0..self.interfaces.len() {
             self.refresh_interface(index).await?;
             let interface = &self.interfaces[index];
@@ -237,13 +240,12 @@ impl Engine {
             self.datapath.load_all()?;
         }
         self.forget_stale_locals();
-        self.full_check().await;
-        // Also without a file: what an earlier agent had from one is not wanted any more.
-        let path = self.options.peers.clone().unwrap_or_default();
-        if !configured.is_empty() || self.peers.values().any(|p| p.origin == Origin::Config) {
-            self.configure(configured, &path);
-            self.full_check().await;
+        if let Some(file) = &self.options.peers {
+            let peers = self.sources.configured.len();
+            info!(file = %file.display(), peers, "peers configured");
         }
+        // Also what an earlier agent had from a file, or by following, and nobody wants any more.
+        self.full_check().await;
         self.tick();
         Ok(())
     }
@@ -301,27 +303,41 @@ impl Engine {
                 }
                 event = monitor.next() => {
                     self.changed(event.fail_with(ExitCode::Failure, || "netlink notifications")?);
+                    // What is due comes after what waits to be read, but not for ever.
+                    if wake + LATEST < Instant::now() {
+                        self.due().await;
+                    }
                 }
                 Some(command) = requests.recv() => self.command(command).await,
-                () = sleep_until(wake) => {
-                    self.tick();
-                    self.retry_routes();
-                    if self.look_around_at.is_some_and(|at| at <= Instant::now())
-                        && let Some(error) = self.look_around().await
-                    {
-                        self.check_failed(&error);
-                    }
-                    if self.check_at.is_some_and(|at| at <= Instant::now()) {
-                        self.check_at = None;
-                        self.full_check().await;
-                        self.tick();
-                    }
-                }
+                () = sleep_until(wake) => self.due().await,
                 _ = full_check.tick() => {
                     self.full_check().await;
                     self.tick();
                 }
             }
+        }
+    }
+
+    /// Does what the loop has woken up for.
+    async fn due(&mut self) {
+        self.tick();
+        self.retry_routes();
+        if self.look_around_at.is_some_and(|at| at <= Instant::now())
+            && let Some(error) = self.look_around().await
+        {
+            self.check_failed(&error);
+        }
+        if self.check_at.is_some_and(|at| at <= Instant::now()) {
+            self.check_at = None;
+            self.full_check().await;
+            self.tick();
+        }
+        if self
+            .sources
+            .settle_at()
+            .is_some_and(|at| at <= Instant::now())
+        {
+            self.settle_some();
         }
     }
 
@@ -341,62 +357,6 @@ impl Engine {
         }
     }
 
-    /// Something changed in the network namespace.
-    fn changed(&mut self, event: Event) {
-        self.around_changed(&event);
-        match event {
-            Event::Link { ifindex, name, .. } => {
-                let ours = |i: &Interface| i.name == name || i.ifindex() == Some(ifindex);
-                if self.interfaces.iter().any(ours) {
-                    self.check_soon();
-                }
-            }
-            Event::Address { ifindex, .. } => {
-                if self.interface_at(ifindex).is_some() {
-                    self.check_soon();
-                }
-            }
-            Event::Route {
-                dst,
-                prefix_len: 32,
-                ifindex,
-                protocol,
-                gone,
-                place,
-            } => {
-                let ours = protocol == self.options.route_protocol;
-                let ours = ifindex.filter(|ifindex| ours && self.interface_at(*ifindex).is_some());
-                match ours {
-                    Some(ifindex) => {
-                        self.route_changed(super::RouteKey { ifindex, dst }, gone, &place);
-                    }
-                    None => self.foreign_route_changed(dst, gone, &place),
-                }
-            }
-            Event::Route { .. } => {}
-            Event::Neighbour {
-                ifindex,
-                address,
-                mac,
-            } => {
-                self.neighbour_found((ifindex, address, mac));
-            }
-            Event::Overrun => {
-                warn!("netlink notifications lost: reading everything again");
-                self.shared.overruns.fetch_add(1, Ordering::Relaxed);
-                self.check_soon();
-            }
-        }
-    }
-
-    pub(super) fn check_soon(&mut self) {
-        self.check_by(Instant::now() + SETTLE);
-    }
-
-    pub(super) fn check_by(&mut self, at: Instant) {
-        self.check_at = Some(self.check_at.map_or(at, |before| before.min(at)));
-    }
-
     /// When the loop must wake up by itself.
     fn wake_at(&mut self) -> Instant {
         let next_ns = [self.clock.next_ns(), self.jobs.next_retry_ns()];
@@ -404,7 +364,8 @@ impl Engine {
         let in_ns =
             |at_ns: u64| Instant::now() + Duration::from_nanos(at_ns.saturating_sub(now_ns));
         let next = next_ns.into_iter().flatten().min().map(in_ns);
-        let next = [next, self.check_at, self.look_around_at]
+        let settle_at = self.sources.settle_at();
+        let next = [next, self.check_at, self.look_around_at, settle_at]
             .into_iter()
             .flatten()
             .min();
@@ -414,6 +375,9 @@ impl Engine {
     /// Takes everything back: sessions, routes, programs. The pins go last, by the caller.
     async fn withdraw(&mut self) -> Result<(), Failure> {
         info!(peers = self.peers.len(), "withdrawing everything");
+        // Nobody wants anything any more, and nothing is looked at.
+        self.sources = Sources::default();
+        (self.check_at, self.look_around_at) = (None, None);
         self.disconnect_all();
         let deadline = Instant::now() + WITHDRAWAL;
         while !self.closing.is_empty() {

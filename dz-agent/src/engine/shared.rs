@@ -6,9 +6,12 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use dz_common::map::PeerKey;
+
 use super::reconcile::RouteKey;
 use crate::metrics::Recorded;
-use crate::view::InterfaceView;
+use crate::net::hosts::HostRoute;
+use crate::view::{InterfaceView, PassedOver};
 
 /// Counts of what was done to routes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,6 +22,51 @@ pub(super) struct RouteCounts {
     pub(super) uninstall_failures: u64,
     /// Put back after somebody else had deleted or changed them.
     pub(super) repairs: u64,
+}
+
+/// The route that makes a followed peer, or that would if nothing stood against it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FollowedRoute {
+    /// Its `rtm_protocol`.
+    pub(super) protocol: u8,
+    pub(super) table: u32,
+    pub(super) metric: u32,
+    /// Why there is no peer.
+    pub(super) passed_over: Option<PassedOver>,
+}
+
+impl FollowedRoute {
+    pub(super) const fn of(route: &HostRoute) -> Self {
+        Self {
+            protocol: route.protocol,
+            table: route.table,
+            metric: route.metric,
+            passed_over: None,
+        }
+    }
+
+    pub(super) const fn passed_over(route: &HostRoute, why: PassedOver) -> Self {
+        Self {
+            passed_over: Some(why),
+            ..Self::of(route)
+        }
+    }
+}
+
+/// What became of followed peers since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct FollowChanges {
+    pub(super) appeared: u64,
+    pub(super) changed: u64,
+    pub(super) disappeared: u64,
+}
+
+impl FollowChanges {
+    pub(super) const fn add(&mut self, more: &Self) {
+        self.appeared += more.appeared;
+        self.changed += more.changed;
+        self.disappeared += more.disappeared;
+    }
 }
 
 /// Why a route is not what it should be.
@@ -45,6 +93,8 @@ pub(super) struct Shared {
     troubles: Mutex<HashMap<RouteKey, Trouble>>,
     interfaces: Mutex<Vec<InterfaceView>>,
     counts: Mutex<BTreeMap<(String, Ipv4Addr), RouteCounts>>,
+    follow: Mutex<HashMap<PeerKey, FollowedRoute>>,
+    follow_changes: Mutex<FollowChanges>,
 }
 
 impl Shared {
@@ -59,6 +109,8 @@ impl Shared {
             troubles: Mutex::default(),
             interfaces: Mutex::default(),
             counts: Mutex::default(),
+            follow: Mutex::default(),
+            follow_changes: Mutex::default(),
         }
     }
 
@@ -77,6 +129,15 @@ impl Shared {
 
     pub(super) fn counts(&self) -> MutexGuard<'_, BTreeMap<(String, Ipv4Addr), RouteCounts>> {
         lock(&self.counts)
+    }
+
+    /// The routes that are followed, by the peers that they make.
+    pub(super) fn follow(&self) -> MutexGuard<'_, HashMap<PeerKey, FollowedRoute>> {
+        lock(&self.follow)
+    }
+
+    pub(super) fn follow_changes(&self) -> MutexGuard<'_, FollowChanges> {
+        lock(&self.follow_changes)
     }
 
     /// Counts something done to a route of an interface and local address.

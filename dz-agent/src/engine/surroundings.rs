@@ -42,7 +42,7 @@ impl Engine {
                     self.detours.look_within(dst, prefix_len);
                 }
             }
-            Event::Neighbour { .. } => {}
+            Event::Neighbour { .. } | Event::Host(_) => {}
             Event::Overrun => self.detours.look_at_all(),
         }
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use dz_common::ingress::Link;
 use nix::errno::Errno;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
     InfoData, InfoGre, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
@@ -68,6 +68,10 @@ pub struct Address {
     pub prefix_len: u8,
     /// The other end, on a point-to-point interface that was given one.
     pub peer: Option<Ipv4Addr>,
+    /// Its `ifa_scope`: 0 for everywhere, 253 for this link, 254 for this host.
+    pub scope: u8,
+    /// Added after another one of the same prefix (`IFA_F_SECONDARY`).
+    pub secondary: bool,
 }
 
 impl fmt::Display for Address {
@@ -151,6 +155,8 @@ pub(crate) fn address(message: &AddressMessage) -> Option<Address> {
         local,
         prefix_len: message.header.prefix_len,
         peer,
+        scope: message.header.scope.into(),
+        secondary: message.header.flags.contains(AddressHeaderFlags::Secondary),
     })
 }
 

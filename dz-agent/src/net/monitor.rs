@@ -25,6 +25,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{Socket, protocols::NETLINK_ROUTE};
 use tokio::io::unix::AsyncFd;
 
+use super::hosts::{self, HostChange};
 use super::links::{self, Address};
 use super::neighbours;
 use super::routes::{Found, Route};
@@ -75,6 +76,9 @@ pub enum Event {
         /// What matters where a route of ours could be.
         place: Place,
     },
+    /// An IPv4 host route of any table but the kernel's own came, changed or went; only told if asked
+    /// for ([`Monitor::tell_of_hosts`]), and apart from [`Event::Route`].
+    Host(HostChange),
     /// An IPv4 neighbour of an Ethernet interface was resolved, or is not any more.
     Neighbour {
         /// Index of its interface.
@@ -111,6 +115,7 @@ pub struct Monitor {
     /// The kernel has said that it dropped something. Until the socket has been emptied it goes on
     /// dropping without saying so again (`NETLINK_S_CONGESTED`): only then is a state worth reading.
     draining: bool,
+    hosts: bool,
 }
 
 impl Monitor {
@@ -139,7 +144,13 @@ impl Monitor {
             buffer: vec![0; DATAGRAM].into_boxed_slice(),
             ready: VecDeque::new(),
             draining: false,
+            hosts: false,
         })
+    }
+
+    /// Yields [`Event::Host`], too.
+    pub const fn tell_of_hosts(&mut self) {
+        self.hosts = true;
     }
 
     /// Waits for the next event. Nothing is lost when the wait is abandoned.
@@ -164,7 +175,7 @@ impl Monitor {
                 Err(_would_block) => {}
                 Ok(Ok(_)) if self.draining => {}
                 Ok(Ok(len)) => match self.buffer.get(..len) {
-                    Some(datagram) => parse(datagram, &mut self.ready),
+                    Some(datagram) => parse(datagram, self.hosts, &mut self.ready),
                     None => return Ok(Event::Overrun),
                 },
                 Ok(Err(error)) => match error.raw_os_error().map(Errno::from_raw) {
@@ -184,7 +195,7 @@ fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
 }
 
 /// Takes a datagram apart. What cannot be read counts as lost.
-fn parse(mut datagram: &[u8], events: &mut VecDeque<Event>) {
+fn parse(mut datagram: &[u8], hosts: bool, events: &mut VecDeque<Event>) {
     while !datagram.is_empty() {
         let message = NetlinkBuffer::new_checked(datagram)
             .ok()
@@ -198,9 +209,21 @@ fn parse(mut datagram: &[u8], events: &mut VecDeque<Event>) {
             events.push_back(Event::Overrun);
             return;
         };
+        if hosts {
+            events.extend(host(&message));
+        }
         events.extend(event(message));
         datagram = &datagram[len..];
     }
+}
+
+fn host(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<Event> {
+    let (route, gone) = match &message.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => (route, false),
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route)) => (route, true),
+        _ => return None,
+    };
+    hosts::change(&message.header, route, gone).map(Event::Host)
 }
 
 fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Event> {
@@ -295,7 +318,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_counts_as_lost() {
         let mut events = VecDeque::new();
-        parse(&[7; 15], &mut events);
+        parse(&[7; 15], true, &mut events);
         assert_eq!(events, [Event::Overrun]);
     }
 

@@ -94,6 +94,8 @@ fn addresses_with_prefix_and_peer() -> Result<()> {
     netns.ip("address add 10.1.1.1 peer 10.1.1.2/32 dev v0")?;
     netns.ip("address add 10.9.9.9/32 dev v0")?;
     netns.ip("address add 10.8.8.8/24 dev v1")?;
+    netns.ip("address add 169.254.7.9/24 dev v0")?;
+    netns.ip("address add 169.254.7.10/24 dev v0")?;
     netns.ip("address add 2001:db8::1/64 dev v0")?;
     let mut found = addresses(&netns, netns.ifindex("v0")?)?;
     found.sort_by_key(|address| address.local);
@@ -103,16 +105,36 @@ fn addresses_with_prefix_and_peer() -> Result<()> {
             local: Ipv4Addr::new(10, 1, 1, 1),
             prefix_len: 32,
             peer,
+            scope: 0,
+            secondary: false,
         },
         Address {
             local: Ipv4Addr::new(10, 9, 9, 9),
             prefix_len: 32,
             peer: None,
+            scope: 0,
+            secondary: false,
         },
         Address {
             local: Ipv4Addr::new(169, 254, 7, 1),
             prefix_len: 31,
             peer: None,
+            scope: 253,
+            secondary: false,
+        },
+        Address {
+            local: Ipv4Addr::new(169, 254, 7, 9),
+            prefix_len: 24,
+            peer: None,
+            scope: 0,
+            secondary: false,
+        },
+        Address {
+            local: Ipv4Addr::new(169, 254, 7, 10),
+            prefix_len: 24,
+            peer: None,
+            scope: 0,
+            secondary: true,
         },
     ];
     ensure!(found == expected, "{found:?}");

@@ -45,6 +45,8 @@ fn links_addresses_and_routes() -> Result<()> {
             local,
             prefix_len: 31,
             peer: None,
+            scope: 0,
+            secondary: false,
         };
         netns.ip("address add 10.0.0.1/31 dev v0")?;
         let wanted = Event::Address {

@@ -1,0 +1,264 @@
+//! Follow mode: the host routes of other daemons that make peers. Their routes are never touched;
+//! what moves traffic off them is the gate.
+
+use std::net::Ipv4Addr;
+
+use dz_common::map::{Origin, Peer, PeerKey};
+use tracing::{debug, warn};
+
+use super::Engine;
+use super::interfaces::Interface;
+use super::mirror::Mirror;
+use super::reconcile::{RouteKey, ifname, peer_key};
+use crate::follow::Conditions;
+use crate::net::hosts::{self, HostChange, HostRoute, Path};
+use crate::net::links::Address;
+
+/// The followed routes.
+#[derive(Debug)]
+pub(super) struct Followed {
+    conditions: Conditions,
+    mirror: Mirror,
+    /// The mirror is what the kernel has, but for notifications on their way. Until then no followed
+    /// peer is made or given up: a table that could not be read is not an empty one.
+    known: bool,
+}
+
+/// What a destination's routes say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Says {
+    /// There is a peer.
+    Peer(Peer, HostRoute),
+    /// There is a route, but no address of ours that its packets would have.
+    NoSource(HostRoute),
+    /// There is no route.
+    Nothing,
+    /// The routes could not be read yet.
+    Unknown,
+}
+
+impl Followed {
+    pub(super) fn new(conditions: Conditions) -> Self {
+        Self {
+            // Nothing needs to be read.
+            known: conditions.is_empty(),
+            conditions,
+            mirror: Mirror::default(),
+        }
+    }
+
+    /// Whether any routes are followed at all.
+    pub(super) fn is_on(&self) -> bool {
+        !self.conditions.is_empty()
+    }
+
+    /// Notifications were lost: what is known is not what is there until it has been read again.
+    pub(super) fn doubt(&mut self) {
+        self.known = !self.is_on();
+    }
+
+    /// Every destination and interface that has a route.
+    pub(super) fn keys(&self) -> impl Iterator<Item = RouteKey> {
+        self.mirror.keys()
+    }
+}
+
+impl Engine {
+    /// A host route came, changed or went.
+    pub(super) fn host_route_changed(&mut self, change: &HostChange) {
+        let tracked = self.is_followed(&change.route);
+        for key in self.followed.mirror.apply(change, tracked) {
+            let Some(interface) = self.interface_at(key.ifindex) else {
+                continue;
+            };
+            let peer = peer_key(&interface.name, key.dst);
+            self.settle_soon([peer]);
+        }
+    }
+
+    fn is_followed(&self, route: &HostRoute) -> bool {
+        if !self.followed.conditions.matches(route) {
+            return false;
+        }
+        let dst = route.dst;
+        let Some(path) = route.path.filter(|_| route.tos == 0 && is_host(dst)) else {
+            debug!(%dst, table = route.table, protocol = route.protocol,
+                "route not followed: several next hops, not unicast, a tos, or no host's address");
+            return false;
+        };
+        self.interface_at(path.ifindex).is_some()
+    }
+
+    /// Reads the followed routes. Returns why that failed; then what was known is in doubt.
+    pub(super) async fn read_followed(&mut self) -> Option<anyhow::Error> {
+        if !self.followed.is_on() {
+            return None;
+        }
+        let mut routes = Vec::new();
+        let interfaces: Vec<_> = self
+            .interfaces
+            .iter()
+            .filter_map(Interface::ifindex)
+            .collect();
+        for ifindex in interfaces {
+            for follow in self.followed.conditions.dumps() {
+                match hosts::list(&self.netlink, ifindex, &follow).await {
+                    Ok(found) => routes.extend(found),
+                    Err(error) => {
+                        self.followed.known = false;
+                        let error = anyhow::Error::from(error);
+                        return Some(error.context(format!("followed routes ({follow})")));
+                    }
+                }
+            }
+        }
+        let followed = routes.into_iter().filter(|route| self.is_followed(route));
+        let (mirror, left_out) = Mirror::of(followed);
+        if left_out > 0 {
+            warn!(left_out, "more routes to follow than can be kept in mind");
+        }
+        self.followed.mirror = mirror;
+        self.followed.known = true;
+        None
+    }
+
+    /// What the followed routes say of a peer.
+    pub(super) fn followed_peer(&self, key: &PeerKey) -> Says {
+        if !self.followed.known {
+            return Says::Unknown;
+        }
+        let mut interfaces = self.interfaces.iter();
+        let Some(interface) = interfaces.find(|interface| interface.name == ifname(key)) else {
+            return Says::Nothing;
+        };
+        let Some(ifindex) = interface.ifindex() else {
+            return Says::Nothing;
+        };
+        let dst = Ipv4Addr::from(key.peer);
+        let best = self.followed.mirror.best(RouteKey { ifindex, dst });
+        let Some((route, path)) = best.and_then(|route| Some((*route, route.path?))) else {
+            return Says::Nothing;
+        };
+        let Some(local) = source(&path, interface.addresses()).filter(|local| *local != dst) else {
+            return Says::NoSource(route);
+        };
+        let peer = Peer {
+            local: local.octets(),
+            via: path
+                .via
+                .filter(|via| *via != dst)
+                .map_or([0; 4], |via| via.octets()),
+            timers: self.sources.policy.timers(dst, self.options.timers()),
+            origin: Origin::Follow,
+            reserved: [0; 3],
+        };
+        Says::Peer(peer, route)
+    }
+}
+
+/// Whether an address can be a peer's, as for those that are given by hand.
+fn is_host(dst: Ipv4Addr) -> bool {
+    !(dst.is_unspecified() || dst.is_multicast() || dst.is_broadcast() || dst.is_loopback())
+}
+
+/// The source address of what this host sends over a route: the one that the route names, else the
+/// one that the kernel chooses (`fib_info_update_nhc_saddr`, `inet_select_addr`): of the interface's
+/// primary addresses whose scope is no narrower than the route's, the first whose subnet the gateway
+/// is in, else the first. Where the interface has none the kernel goes on to other interfaces; such
+/// an address could not have a session here.
+fn source(path: &Path, addresses: &[Address]) -> Option<Ipv4Addr> {
+    if path.src.is_some() {
+        return path.src;
+    }
+    let eligible = |address: &&Address| !address.secondary && address.scope <= path.scope;
+    let mut addresses = addresses.iter().filter(eligible);
+    let beside = path
+        .via
+        .and_then(|via| addresses.clone().find(|a| is_in_subnet(a, via)));
+    beside
+        .or_else(|| addresses.next())
+        .map(|address| address.local)
+}
+
+/// `inet_ifa_match`: the subnet is that of the other end where one was given.
+fn is_in_subnet(address: &Address, other: Ipv4Addr) -> bool {
+    let ours = address.peer.unwrap_or(address.local);
+    let host_bits = u32::MAX.checked_shr(address.prefix_len.into()).unwrap_or(0);
+    (u32::from(ours) ^ u32::from(other)) & !host_bits == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNIVERSE: u8 = 0;
+    const LINK: u8 = 253;
+
+    fn address(local: [u8; 4], prefix_len: u8) -> Address {
+        Address {
+            local: local.into(),
+            prefix_len,
+            peer: None,
+            scope: UNIVERSE,
+            secondary: false,
+        }
+    }
+
+    fn path(via: Option<[u8; 4]>) -> Path {
+        Path {
+            ifindex: 7,
+            src: None,
+            via: via.map(Ipv4Addr::from),
+            scope: if via.is_some() { UNIVERSE } else { LINK },
+        }
+    }
+
+    #[test]
+    fn the_kernels_choice_of_a_source() {
+        let link = Address {
+            scope: LINK,
+            ..address([169, 254, 0, 0], 31)
+        };
+        let secondary = Address {
+            secondary: true,
+            ..address([10, 1, 0, 9], 24)
+        };
+        let far = Address {
+            peer: Some([10, 9, 0, 1].into()),
+            ..address([10, 2, 0, 1], 32)
+        };
+        let addresses = [
+            link,
+            secondary,
+            address([10, 0, 0, 1], 32),
+            address([10, 1, 0, 1], 24),
+            far,
+        ];
+        let chosen = |path: Path| source(&path, &addresses).map(|found| found.octets());
+        let named = Some(Ipv4Addr::new(192, 0, 2, 1));
+        assert_eq!(
+            chosen(Path {
+                src: named,
+                ..path(None)
+            }),
+            Some([192, 0, 2, 1])
+        );
+        assert_eq!(chosen(path(None)), Some([169, 254, 0, 0]), "the first");
+        assert_eq!(
+            chosen(path(Some([10, 1, 0, 2]))),
+            Some([10, 1, 0, 1]),
+            "the gateway's subnet"
+        );
+        assert_eq!(
+            chosen(path(Some([10, 9, 0, 1]))),
+            Some([10, 2, 0, 1]),
+            "the other end"
+        );
+        assert_eq!(
+            chosen(path(Some([10, 7, 0, 1]))),
+            Some([10, 0, 0, 1]),
+            "none has it: the first"
+        );
+        assert_eq!(source(&path(None), &[secondary]), None);
+    }
+}

@@ -1,0 +1,72 @@
+//! What netlink notifies us of, and what is to be looked at because of it.
+
+use std::sync::atomic::Ordering;
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::interfaces::Interface;
+use super::run::SETTLE;
+use super::{Engine, RouteKey};
+use crate::net::monitor::Event;
+
+impl Engine {
+    /// Something changed in the network namespace.
+    pub(super) fn changed(&mut self, event: Event) {
+        self.around_changed(&event);
+        match event {
+            Event::Link { ifindex, name, .. } => {
+                let ours = |i: &Interface| i.name == name || i.ifindex() == Some(ifindex);
+                if self.interfaces.iter().any(ours) {
+                    self.check_soon();
+                }
+            }
+            Event::Address { ifindex, gone, .. } => {
+                // A followed route may have had the address of any interface as its source.
+                if self.interface_at(ifindex).is_some() || gone && self.followed.is_on() {
+                    self.check_soon();
+                }
+            }
+            Event::Route {
+                dst,
+                prefix_len: 32,
+                ifindex,
+                protocol,
+                gone,
+                place,
+            } => {
+                let ours = protocol == self.options.route_protocol;
+                let ours = ifindex.filter(|ifindex| ours && self.interface_at(*ifindex).is_some());
+                match ours {
+                    Some(ifindex) => {
+                        self.route_changed(RouteKey { ifindex, dst }, gone, &place);
+                    }
+                    None => self.foreign_route_changed(dst, gone, &place),
+                }
+            }
+            Event::Route { .. } => {}
+            Event::Host(change) => self.host_route_changed(&change),
+            Event::Neighbour {
+                ifindex,
+                address,
+                mac,
+            } => {
+                self.neighbour_found((ifindex, address, mac));
+            }
+            Event::Overrun => {
+                warn!("netlink notifications lost: reading everything again");
+                self.shared.overruns.fetch_add(1, Ordering::Relaxed);
+                self.followed.doubt();
+                self.check_soon();
+            }
+        }
+    }
+
+    pub(super) fn check_soon(&mut self) {
+        self.check_by(Instant::now() + SETTLE);
+    }
+
+    pub(super) fn check_by(&mut self, at: Instant) {
+        self.check_at = Some(self.check_at.map_or(at, |before| before.min(at)));
+    }
+}

@@ -1,0 +1,320 @@
+//! Peers that nobody has to ask for: those of the configuration file and those that followed routes
+//! make. One engine for both: a source says what it wants of a peer, and only what differs from
+//! what is there is touched.
+//!
+//! For one interface and peer the file comes first, then a request through the API, then a route.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::Ipv4Addr;
+
+use anyhow::Context;
+use dz_common::map::{Origin, Peer, PeerKey};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::Engine;
+use super::configured::{Configured, same};
+use super::followed::Says;
+use super::reconcile::{RouteKey, ifname, peer_key};
+use super::run::SETTLE;
+use super::shared::{FollowChanges, FollowedRoute};
+use crate::policy::Policy;
+use crate::view::PassedOver;
+
+/// What the sources say, and what is to be looked at because of it.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    /// The peers of the file.
+    pub(super) configured: Configured,
+    /// What holds whoever wants a peer.
+    pub(super) policy: Policy,
+    /// Peers to be looked at.
+    dirty: HashSet<PeerKey>,
+    /// Wanted peers that there is no room for.
+    waiting: BTreeSet<PeerKey>,
+    /// Peers whose session may be opened by now.
+    to_open: HashSet<PeerKey>,
+    /// When to look.
+    settle_at: Option<Instant>,
+}
+
+impl Sources {
+    pub(super) fn new(configured: Configured, policy: Policy) -> Self {
+        Self {
+            configured,
+            policy,
+            ..Self::default()
+        }
+    }
+
+    /// When to look at what has changed.
+    pub(super) const fn settle_at(&self) -> Option<Instant> {
+        self.settle_at
+    }
+
+    fn soon(&mut self) {
+        self.settle_at
+            .get_or_insert_with(|| Instant::now() + SETTLE);
+    }
+}
+
+/// What should become of a peer.
+#[derive(Clone, Copy, Debug)]
+enum Wish {
+    /// It is to be just so.
+    Peer(Peer),
+    /// It is not to be.
+    Nobody,
+    /// It is as it is: a request's, or not known.
+    AsIs,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Settled {
+    pub(super) added: usize,
+    pub(super) changed: usize,
+    pub(super) removed: usize,
+}
+
+impl Engine {
+    /// Has peers looked at when what comes in a group with this has come, too.
+    pub(super) fn settle_soon(&mut self, keys: impl IntoIterator<Item = PeerKey>) {
+        self.sources.dirty.extend(keys);
+        self.sources.soon();
+    }
+
+    /// A session has gone: the one after it can be opened, or another one that waits for room.
+    pub(super) fn room_came(&mut self, route: RouteKey) {
+        let name = self.interface_at(route.ifindex).map(|i| i.name.clone());
+        let key = name.map(|name| peer_key(&name, route.dst));
+        if let Some(key) = key.filter(|key| self.peers.contains_key(key)) {
+            self.sources.to_open.insert(key);
+        }
+        if !(self.sources.to_open.is_empty() && self.sources.waiting.is_empty()) {
+            self.sources.soon();
+        }
+    }
+
+    /// Looks at what is to be looked at by now.
+    pub(super) fn settle_some(&mut self) {
+        self.sources.settle_at = None;
+        let dirty = std::mem::take(&mut self.sources.dirty);
+        self.settle(dirty);
+    }
+
+    /// Looks at every peer, there or wanted.
+    pub(super) fn settle_all(&mut self) -> Settled {
+        let followed = self.followed.keys().filter_map(|key| {
+            let interface = self.interface_at(key.ifindex)?;
+            Some(peer_key(&interface.name, key.dst))
+        });
+        let mut keys: HashSet<PeerKey> = followed.collect();
+        keys.extend(self.peers.keys());
+        keys.extend(self.sources.configured.keys());
+        keys.extend(&self.sources.waiting);
+        keys.extend(self.shared.follow().keys());
+        self.sources.dirty.clear();
+        self.settle(keys)
+    }
+
+    /// Makes peers what the sources want, and opens what can be opened.
+    fn settle(&mut self, keys: impl IntoIterator<Item = PeerKey>) -> Settled {
+        let mut settled = self.carry_wishes(keys);
+        // Whoever waits gets what room there is, in whatever order it came.
+        let room = self.room();
+        if room > 0 && !self.sources.waiting.is_empty() {
+            let next: Vec<_> = self.sources.waiting.iter().take(room).copied().collect();
+            settled.added += self.carry_wishes(next).added;
+        }
+        self.open_wanted();
+        settled
+    }
+
+    fn carry_wishes(&mut self, keys: impl IntoIterator<Item = PeerKey>) -> Settled {
+        let mut settled = Settled::default();
+        let mut changes = FollowChanges::default();
+        let (mut stale, mut wanted) = (Vec::new(), Vec::new());
+        for key in keys {
+            self.sources.waiting.remove(&key);
+            let found = self.peers.get(&key).copied();
+            match (self.wish(&key), found) {
+                (Wish::Nobody, Some(found)) => {
+                    settled.removed += 1;
+                    changes.disappeared += u64::from(found.origin == Origin::Follow);
+                    stale.push(key);
+                }
+                (Wish::Peer(peer), found) if found != Some(peer) => {
+                    let changed = found.is_some_and(|found| !same(&found, &peer));
+                    // An earlier session that is going already need not be given up.
+                    if changed && !self.is_closing(&key) {
+                        stale.push(key);
+                    }
+                    settled.changed += usize::from(changed);
+                    changes.changed += u64::from(changed && peer.origin == Origin::Follow);
+                    wanted.push((key, peer, found.is_some()));
+                }
+                (Wish::Nobody | Wish::AsIs | Wish::Peer(_), _) => {}
+            }
+        }
+        self.give_up(&stale);
+        // The file before routes, should there be too little room.
+        wanted.sort_unstable_by_key(|(key, peer, _)| (peer.origin == Origin::Follow, *key));
+        for (key, peer, known) in wanted {
+            if self.want(key, peer) && !known {
+                settled.added += 1;
+                changes.appeared += u64::from(peer.origin == Origin::Follow);
+            }
+        }
+        self.shared.follow_changes().add(&changes);
+        settled
+    }
+
+    /// What the sources want of a peer; who says so is shown.
+    fn wish(&self, key: &PeerKey) -> Wish {
+        let dst = Ipv4Addr::from(key.peer);
+        let says = self.followed_peer(key);
+        let mut shown = None;
+        let wish = if self.sources.policy.excluded(dst).is_some() {
+            if let Says::Peer(_, route) | Says::NoSource(route) = says {
+                shown = Some(FollowedRoute::passed_over(&route, PassedOver::Excluded));
+            }
+            Wish::Nobody
+        } else if let Some(peer) = self.sources.configured.get(key) {
+            Wish::Peer(*peer)
+        } else {
+            let origin = self.peers.get(key).map(|peer| peer.origin);
+            match says {
+                _ if origin == Some(Origin::Api) => Wish::AsIs,
+                Says::Unknown if origin == Some(Origin::Follow) => return Wish::AsIs,
+                Says::Peer(peer, route) => {
+                    shown = Some(FollowedRoute::of(&route));
+                    Wish::Peer(peer)
+                }
+                Says::NoSource(route) => {
+                    shown = Some(FollowedRoute::passed_over(&route, PassedOver::NoSource));
+                    Wish::Nobody
+                }
+                Says::Nothing | Says::Unknown => Wish::Nobody,
+            }
+        };
+        match shown {
+            Some(route) => self.shared.follow().insert(*key, route),
+            None => self.shared.follow().remove(key),
+        };
+        wish
+    }
+
+    /// Gives peers up; nobody waits for it. Routes that are stuck are logged and retried by
+    /// themselves.
+    fn give_up(&mut self, keys: &[PeerKey]) {
+        if keys.is_empty() {
+            return;
+        }
+        for key in keys {
+            let excluded = self.sources.policy.excluded(key.peer.into());
+            let origin = self.peers.get(key).map(|peer| peer.origin);
+            if let (Some(prefix), Some(Origin::Api)) = (excluded, origin) {
+                warn!(peer = %Ipv4Addr::from(key.peer), %prefix, "peer of a request given up: it is excluded now");
+            }
+        }
+        let (reply, _) = oneshot::channel();
+        self.disconnect_keys(keys.to_vec(), reply);
+        // A refused commit is not, for then nothing has begun.
+        for key in keys.iter().filter(|key| self.peers.contains_key(key)) {
+            warn!(peer = %Ipv4Addr::from(key.peer), "not given up, the kernel refused; tried again in some seconds");
+        }
+    }
+
+    /// Writes a peer; its session is opened when its address is there and an earlier session with
+    /// the peer is closed. Returns whether the peer is as wanted.
+    fn want(&mut self, key: PeerKey, peer: Peer) -> bool {
+        let address = Ipv4Addr::from(key.peer);
+        let found = self.peers.get(&key).copied();
+        if found.is_some_and(|found| !same(&found, &peer)) && !self.is_closing(&key) {
+            return false; // could not be given up, and must not change under its session
+        }
+        if found.is_none() && self.room() == 0 {
+            if self.sources.waiting.is_empty() {
+                warn!(peer = %address, "no room for this peer, and perhaps others: raise --max-sessions");
+            }
+            self.sources.waiting.insert(key);
+            if let Some(route) = self.shared.follow().get_mut(&key) {
+                route.passed_over = Some(PassedOver::NoRoom);
+            }
+            return false;
+        }
+        let written = self.datapath.maps.set_peer(&key, &peer);
+        if let Err(error) = written.context("dz_peers") {
+            warn!(peer = %address, error = format!("{error:#}"), "peer not written; tried again in some seconds");
+            return false;
+        }
+        self.peers.insert(key, peer);
+        if found.is_some_and(|found| same(&found, &peer)) {
+            // The session goes on. A route of ours is there for one who wants it, but not beside
+            // the one that is followed.
+            if let Some(ifindex) = self.ifindex_of(&key) {
+                let dst = address;
+                self.follow(RouteKey { ifindex, dst });
+            }
+        } else {
+            if peer.origin == Origin::Follow {
+                info!(interface = ifname(&key), local = %Ipv4Addr::from(peer.local), peer = %address, "followed");
+            }
+            self.sources.to_open.insert(key);
+        }
+        true
+    }
+
+    /// Opens sessions of peers that were waiting for an earlier session's end, or are new. The
+    /// others are parked, and the next full check looks at them again.
+    fn open_wanted(&mut self) {
+        if self.sources.to_open.is_empty() {
+            return;
+        }
+        for key in std::mem::take(&mut self.sources.to_open) {
+            let Some(peer) = self.peers.get(&key) else {
+                continue;
+            };
+            let local = Ipv4Addr::from(peer.local);
+            let interface = self.interfaces.iter().find(|i| i.name == ifname(&key));
+            let carries = interface
+                .is_some_and(|i| i.unavailable().is_none() && i.locals().any(|l| l == local));
+            if !carries || self.owner_of(&key).is_some() {
+                continue;
+            }
+            if self.slots.room() == 0 {
+                self.sources.to_open.insert(key);
+                continue;
+            }
+            if let Err(error) = self.open(&key) {
+                warn!(peer = %Ipv4Addr::from(key.peer), %error, "session not opened; retried");
+                self.check_soon();
+            }
+        }
+        self.tick();
+    }
+
+    fn room(&self) -> usize {
+        (self.capacity() as usize).saturating_sub(self.peers.len())
+    }
+
+    fn ifindex_of(&self, key: &PeerKey) -> Option<u32> {
+        let mut interfaces = self.interfaces.iter();
+        interfaces
+            .find(|interface| interface.name == ifname(key))?
+            .ifindex()
+    }
+
+    /// The session that a peer has, or an earlier one that is on its way out.
+    fn owner_of(&self, key: &PeerKey) -> Option<dz_common::map::SessionKey> {
+        let (ifindex, dst) = (self.ifindex_of(key)?, key.peer.into());
+        self.owners.get(&RouteKey { ifindex, dst }).copied()
+    }
+
+    fn is_closing(&self, key: &PeerKey) -> bool {
+        let owner = self.owner_of(key);
+        owner.is_some_and(|owner| self.closing.contains_key(&owner))
+    }
+}
