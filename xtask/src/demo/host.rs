@@ -100,6 +100,7 @@ impl Host {
     pub(super) fn start(&mut self, console: &mut Console) -> anyhow::Result<()> {
         let run = format!(
             "run --attach {} --tx-interval 300ms --rx-interval 300ms --backoff-cap 1s \
+             --follow proto=bgp \
              --pin-dir {} --state-dir {}",
             self.attach,
             self.pin_dir().display(),

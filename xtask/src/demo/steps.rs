@@ -1,5 +1,6 @@
 //! The steps, in their order. Each waits until what it claims is so, and then shows it.
 
+mod follow;
 mod gate;
 mod healthy;
 mod incident;
@@ -69,6 +70,10 @@ pub(super) const ALL: &[Step] = &[
     Step {
         title: "A comes back with another address",
         run: incident::another_address,
+    },
+    Step {
+        title: "Routes of another daemon are followed",
+        run: follow::bgp_routes,
     },
     Step {
         title: "The agents stop",
