@@ -1,10 +1,13 @@
 //! Measurements of the agent as its users run it, for `cargo xtask bench`: one JSON object per line
 //! on standard output, what is going on on standard error.
 //!
-//! `dz-bench --list` names the benches; `dz-bench NAME` runs one. `DZ_AGENT` is the agent to measure.
+//! `dz-bench --list` names the benches; `dz-bench NAME [PART]` runs one, or a part of it if it has
+//! parts. `DZ_AGENT` is the agent to measure.
 
 mod bed;
 mod commits;
+mod forwarding;
+mod path;
 mod row;
 mod times;
 mod transaction;
@@ -21,15 +24,23 @@ struct Bench {
     name: &'static str,
     /// One line, for people.
     about: &'static str,
-    run: fn() -> anyhow::Result<Vec<Row>>,
+    /// Gets the part, if one is asked for.
+    run: fn(Option<&str>) -> anyhow::Result<Vec<Row>>,
 }
 
 /// Every bench.
-const ALL: &[Bench] = &[Bench {
-    name: "transaction",
-    about: "from a disconnect's commit to its route's end; whole batches; against bare netlink",
-    run: transaction::run,
-}];
+const ALL: &[Bench] = &[
+    Bench {
+        name: "transaction",
+        about: "from a disconnect's commit to its route's end; whole batches; against bare netlink",
+        run: transaction::run,
+    },
+    Bench {
+        name: "forwarding",
+        about: "bulk data through the tunnel, with a thousand sessions and without the agent",
+        run: forwarding::run,
+    },
+];
 
 fn main() -> ExitCode {
     match run() {
@@ -52,7 +63,7 @@ fn run() -> anyhow::Result<()> {
     let Some(bench) = ALL.iter().find(|bench| bench.name == name) else {
         bail!("there is no bench {name}: see --list");
     };
-    for row in (bench.run)()? {
+    for row in (bench.run)(std::env::args().nth(2).as_deref())? {
         println!("{}", row.json());
     }
     Ok(())

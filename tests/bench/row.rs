@@ -2,6 +2,27 @@
 
 use serde_json::{Value, json};
 
+/// What a figure should be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Goal {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl Goal {
+    const fn number(self) -> f64 {
+        let (Self::AtMost(number) | Self::AtLeast(number)) = self;
+        number
+    }
+
+    fn met(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(most) => value <= most,
+            Self::AtLeast(least) => value >= least,
+        }
+    }
+}
+
 /// A figure, beside that of something simpler that was measured in the same minutes.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
@@ -9,12 +30,11 @@ pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) value: f64,
     pub(crate) unit: &'static str,
-    /// Lowest and highest of the repetitions; none where there was one.
+    /// Lowest and highest of the repetitions, or of what the value may be; none where there was one.
     pub(crate) spread: Option<[f64; 2]>,
     pub(crate) baseline: Option<f64>,
-    /// The most that it should be.
-    pub(crate) goal: Option<f64>,
-    /// The baseline, which does the same each time, took very different times.
+    pub(crate) goal: Option<Goal>,
+    /// What does the same each time took very different times: the machine was busy.
     pub(crate) noisy: bool,
 }
 
@@ -32,8 +52,9 @@ impl Row {
             "spread": self.spread,
             "baseline": self.baseline,
             "ratio": ratio,
-            "goal": self.goal,
-            "met": self.goal.map(|goal| self.value <= goal),
+            "goal": self.goal.map(Goal::number),
+            "goal_is_least": matches!(self.goal, Some(Goal::AtLeast(_))),
+            "met": self.goal.map(|goal| goal.met(self.value)),
             "noisy": self.noisy,
         })
     }

@@ -1,6 +1,7 @@
 //! Benches: builds the agent as it is shipped, measures it, and holds the figures against their
 //! goals. What measures is the program `dz-bench` of the test harness; every bench is listed there.
 
+mod machines;
 mod row;
 mod table;
 
@@ -15,7 +16,7 @@ use crate::{apt, shell};
 use row::Row;
 
 /// What the benches need.
-const PROGRAMS: [&str; 1] = ["ip"];
+const PROGRAMS: [&str; 3] = ["ip", "ethtool", "iperf3"];
 
 /// What to measure, and what to do with the figures.
 #[derive(clap::Args)]
@@ -28,6 +29,9 @@ pub(crate) struct Options {
     /// Exit with 1 if a goal is not met, and name those that are not
     #[arg(long)]
     check: bool,
+    /// Only on this machine, not in virtual ones
+    #[arg(long)]
+    no_vm: bool,
 }
 
 /// Runs them.
@@ -55,7 +59,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let mut rows = Vec::new();
     for (name, about) in known.iter().filter(|(name, _)| wanted(name)) {
         eprintln!("==== {name}: {about}");
-        let measured = measure(&built, name)?;
+        let mut measured = measure(&built, name)?;
+        if machines::has_part(name) && !options.no_vm {
+            measured.extend(machines::measure(&built, &PROGRAMS)?);
+        }
         if !options.json {
             table::print(name, &measured);
         }
@@ -95,6 +102,11 @@ fn measure(built: &programs::Bench, name: &str) -> anyhow::Result<Vec<Row>> {
         .with_context(|| format!("cannot start {}", built.bench.display()))?;
     ensure!(output.status.success(), "bench {name}: {}", output.status);
     let text = String::from_utf8(output.stdout).context("figures that are no text")?;
+    rows(&text)
+}
+
+/// The figures of one run.
+fn rows(text: &str) -> anyhow::Result<Vec<Row>> {
     text.lines()
         .map(|line| serde_json::from_str(line).with_context(|| format!("not a figure: {line}")))
         .collect()

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A figure. `met` is about `goal`, the most that it should be.
+/// A figure. `met` is about `goal`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Row {
     pub(crate) name: String,
@@ -13,8 +13,10 @@ pub(crate) struct Row {
     /// Of value to baseline.
     pub(crate) ratio: Option<f64>,
     pub(crate) goal: Option<f64>,
+    /// Whether that is the least that it should be, and not the most.
+    pub(crate) goal_is_least: bool,
     pub(crate) met: Option<bool>,
-    /// Lowest and highest of the repetitions, of which the value is the median.
+    /// Lowest and highest of the repetitions, of which the value is the median, or of what it may be.
     pub(crate) spread: Option<[f64; 2]>,
     /// The machine was too busy with other things to tell.
     pub(crate) noisy: bool,
@@ -32,6 +34,24 @@ impl Row {
         } else {
             ""
         };
-        format!("{name}: {value:.0} {unit}, at most {goal:.0}{noisy}")
+        let bound = if self.goal_is_least {
+            "at least"
+        } else {
+            "at most"
+        };
+        format!(
+            "{name}: {} {unit}, {bound} {}{noisy}",
+            number(*value),
+            number(goal)
+        )
+    }
+}
+
+/// For people: what is below a hundred with a decimal.
+pub(super) fn number(value: f64) -> String {
+    if value.abs() < 100.0 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.0}")
     }
 }

@@ -97,7 +97,6 @@ pub(crate) fn run(
 ///
 /// # Errors
 /// The machine cannot be started, or dies; a program fails.
-#[expect(dead_code, reason = "for benches, the first of which is being written")]
 pub(crate) fn outputs(
     kernel: &Kernel,
     files: Archive,

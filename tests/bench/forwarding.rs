@@ -1,0 +1,118 @@
+//! Bulk data through the tunnel (TCP, `iperf3`) with and without the agent, which keeps a thousand
+//! sessions Up, the receiver's among them: the gate and the ingress program look at every packet.
+//!
+//! Runs with and without alternate, and each ratio is of two runs of the same half minute. That of
+//! all is the median; its spread is the interval that has the true median in it in 19 of 20 cases,
+//! by rank alone. Where the goal lies inside of that interval, the machine was too noisy to tell.
+
+use anyhow::ensure;
+
+use crate::path::{Direction, Kind, Path, Setting};
+use crate::row::{Goal, Row};
+use crate::times::Times;
+
+/// What the agent is to leave of the throughput, %.
+const GOAL: f64 = 97.0;
+
+/// Pairs of runs.
+const fn rounds(kind: Kind) -> usize {
+    match kind {
+        Kind::VethTc | Kind::VethXdp => 12,
+        // In emulation, mostly, where nothing is quick.
+        Kind::Gre => 6,
+    }
+}
+
+pub(crate) fn run(part: Option<&str>) -> anyhow::Result<Vec<Row>> {
+    let all = [Kind::VethTc, Kind::VethXdp, Kind::Gre];
+    let wanted = |kind: &Kind| part.is_none_or(|part| part == kind.name());
+    ensure!(all.iter().any(wanted), "no part {part:?}");
+    let mut rows = Vec::new();
+    for kind in all.into_iter().filter(wanted) {
+        if let Some(reason) = kind.missing() {
+            eprintln!("{}: skipped: {reason}", kind.name());
+            continue;
+        }
+        let mut path = Path::new(kind)?;
+        rows.extend(compare(&mut path, kind, Setting::Bare)?);
+        if kind == Kind::VethXdp {
+            // Any XDP program takes a veth pair's segmentation offload away.
+            rows.extend(compare(&mut path, kind, Setting::EmptyXdp)?);
+        }
+    }
+    Ok(rows)
+}
+
+/// The agent beside something simpler.
+fn compare(path: &mut Path, kind: Kind, baseline: Setting) -> anyhow::Result<Vec<Row>> {
+    let what = match baseline {
+        Setting::Bare | Setting::Agent => kind.name().to_owned(),
+        Setting::EmptyXdp => format!("{}_over_empty", kind.name()),
+    };
+    let rounds = rounds(kind);
+    eprintln!("{what}: {rounds} pairs of runs in each direction");
+    let mut measured = [Measured::default(), Measured::default()];
+    for round in 0..rounds {
+        let mut order = [baseline, Setting::Agent];
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for setting in order {
+            path.set(setting)?;
+            for (direction, measured) in Direction::ALL.iter().zip(&mut measured) {
+                let rate = path.measure(*direction)?;
+                if setting == Setting::Agent {
+                    measured.agent.push(rate);
+                } else {
+                    measured.baseline.push(rate);
+                }
+            }
+        }
+    }
+    // A veth pair without its offloads is not what anybody runs.
+    let goal = (kind, baseline) != (Kind::VethXdp, Setting::Bare);
+    let goal = goal.then_some(Goal::AtLeast(GOAL));
+    let rows = Direction::ALL.iter().zip(measured);
+    Ok(rows
+        .flat_map(|(direction, measured)| {
+            measured.rows(&format!("{what}/{}", direction.name()), goal)
+        })
+        .collect())
+}
+
+/// bit/s of each round.
+#[derive(Default)]
+struct Measured {
+    baseline: Vec<f64>,
+    agent: Vec<f64>,
+}
+
+impl Measured {
+    fn rows(&self, name: &str, goal: Option<Goal>) -> [Row; 2] {
+        let rates = |rates: &[f64]| Times::of(rates.iter().map(|rate| rate / 1e6));
+        let (agent, baseline) = (rates(&self.agent), rates(&self.baseline));
+        let pairs = self.agent.iter().zip(&self.baseline);
+        let ratios = Times::of(pairs.map(|(agent, baseline)| 100.0 * agent / baseline));
+        let [low, high] = ratios.median_interval();
+        [
+            Row {
+                name: format!("{name}/throughput"),
+                value: agent.median(),
+                unit: "Mbit/s",
+                spread: Some(agent.spread()),
+                baseline: Some(baseline.median()),
+                goal: None,
+                noisy: false,
+            },
+            Row {
+                name: format!("{name}/share"),
+                value: ratios.median(),
+                unit: "%",
+                spread: Some([low, high]),
+                baseline: None,
+                goal,
+                noisy: low < GOAL && GOAL <= high,
+            },
+        ]
+    }
+}
