@@ -4,9 +4,11 @@
 //! It has one neighbour, announces host routes, and writes those that it learns into the kernel's
 //! table with the source address that they are to have.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::Ipv4Addr;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -67,18 +69,17 @@ impl Bird {
         Ok(bird)
     }
 
-    /// What it answers to a command of `birdc`.
+    /// What it answers to a command, as `birdc` would print it.
     ///
     /// # Errors
     /// It does not answer, or refuses.
     pub fn ask(&self, command: &str) -> anyhow::Result<String> {
-        let mut birdc = Command::new("birdc");
-        birdc.arg("-s").arg(self.folder.path().join("bird.ctl"));
-        let output = birdc.args(command.split_whitespace()).output();
-        let output = output.context("running birdc")?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(output.status.success(), "birdc {command}: {said}");
-        Ok(said)
+        let socket = UnixStream::connect(self.folder.path().join("bird.ctl"))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let mut lines = BufReader::new(&socket);
+        reply(&mut lines).context("its greeting")?;
+        (&socket).write_all(format!("{command}\n").as_bytes())?;
+        reply(&mut lines).with_context(|| format!("`{command}`"))
     }
 
     /// Waits until the session with its neighbour is established.
@@ -205,7 +206,43 @@ impl Speaker {
     }
 }
 
+/// One reply: lines of `CODE-text`, whose code is left out where it is the last line's, and at last
+/// `CODE text`. Codes from 8000 on are refusals.
+fn reply(lines: &mut impl BufRead) -> anyhow::Result<String> {
+    let mut text = String::new();
+    loop {
+        let mut line = String::new();
+        ensure!(lines.read_line(&mut line)? > 0, "cut off: {text}");
+        if let Some(more) = line.strip_prefix(' ') {
+            text += more;
+            continue;
+        }
+        let (code, said) = line.split_at_checked(5).context("a line without a code")?;
+        text += said;
+        if code.ends_with(' ') {
+            ensure!(code < "8000", "{text}");
+            return Ok(text);
+        }
+    }
+}
+
 /// What it calls the source of an announced address.
 fn name(number: usize) -> String {
     format!("route{number}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_end_with_a_code_and_a_space() {
+        let mut lines =
+            "1007-Table master4:\n 10.1.0.2/32\n1008-\tType: static\n0000 \n".as_bytes();
+        let text = reply(&mut lines).expect("a reply");
+        assert_eq!(text, "Table master4:\n10.1.0.2/32\n\tType: static\n\n");
+        let refused = reply(&mut "8003 route9: no such protocol\n".as_bytes());
+        assert!(refused.expect_err("refused").to_string().contains("route9"));
+        assert!(reply(&mut "1007-Table master4:\n".as_bytes()).is_err());
+    }
 }

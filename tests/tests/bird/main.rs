@@ -4,8 +4,14 @@
 //!
 //! Each test runs over a veth pair, and over GRE where the kernel has it.
 
+mod beside;
 mod daemon;
+mod flapping;
+
+mod follow;
 mod scene;
+mod sessions;
+mod traffic;
 
 use std::process::ExitCode;
 
@@ -16,7 +22,16 @@ use scene::Kind;
 type Run = fn(Kind) -> anyhow::Result<()>;
 
 fn main() -> ExitCode {
-    let all: [(&str, Run); 1] = [("daemon::alone", daemon::alone)];
+    let all: [(&str, Run); 8] = [
+        ("daemon::alone", daemon::alone),
+        ("follow::stopped", follow::stopped),
+        ("follow::crashed", follow::crashed),
+        ("follow::withdrawn", follow::withdrawn),
+        ("follow::daemon_ended", follow::daemon_ended),
+        ("follow::daemon_killed", follow::daemon_killed),
+        ("flapping::by_bird", flapping::by_bird),
+        ("flapping::by_netlink", flapping::by_netlink),
+    ];
     let tests = Kind::ALL.into_iter().flat_map(|kind| {
         all.into_iter().map(move |(name, run)| {
             let name = format!("{}::{name}", kind.name());
@@ -28,7 +43,7 @@ fn main() -> ExitCode {
 
 fn needs(kind: Kind) -> Vec<Requirement> {
     let mut needs = vec![Requirement::Root];
-    needs.extend(["bird", "birdc", "ethtool"].map(Requirement::Tool));
+    needs.extend(["bird", "ethtool"].map(Requirement::Tool));
     if kind == Kind::Gre {
         needs.push(Requirement::LinkKind("gre"));
     }

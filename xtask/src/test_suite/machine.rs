@@ -39,7 +39,7 @@ const PROMTOOL: Unpacked = Unpacked {
 };
 const BIRD: Unpacked = Unpacked {
     package: "bird2",
-    programs: &["usr/sbin/bird", "usr/sbin/birdc"],
+    programs: &["usr/sbin/bird"],
     libraries: true,
 };
 
@@ -47,7 +47,7 @@ const BIRD: Unpacked = Unpacked {
 /// megabytes and nothing to do with the kernel, is not among it.
 pub(crate) fn guest_programs() -> Vec<PathBuf> {
     let names = PROGRAMS.iter().map(|(program, _)| *program);
-    names.chain(["bird", "birdc"]).filter_map(find).collect()
+    names.chain(["bird"]).filter_map(find).collect()
 }
 
 /// A program on the path, or one that [`prepare`] has unpacked.
