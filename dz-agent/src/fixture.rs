@@ -4,18 +4,24 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use dz_common::counters::Counters;
-use dz_common::map::{SessionEntry, SessionKey, bpf_spin_lock};
+use dz_common::map::{Origin, SessionEntry, SessionKey, bpf_spin_lock};
 use dz_common::packet::{State, Version};
 use dz_common::session::{DownReason, Mode, Session, Timers};
 
 use crate::view::{
-    AgentView, BlockView, Detour, Inspect, InterfaceView, RouteState, RouteTotals, SessionView,
-    Snapshot,
+    AgentView, BlockView, Detour, FollowChanges, Inspect, InterfaceView, PassedOver, RouteState,
+    RouteTotals, SessionView, Snapshot,
 };
 
 /// Now, in the snapshots below.
 pub(crate) const NOW_NS: u64 = 100_000_000_000;
 pub(crate) const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+
+const FOLLOWED: RouteState = RouteState::Followed {
+    protocol: 12,
+    table: 254,
+    metric: 32,
+};
 
 /// Shows always the same.
 #[derive(Clone, Debug)]
@@ -69,6 +75,11 @@ fn view(entry: SessionEntry, route: RouteState) -> SessionView {
     SessionView {
         interface: "doublezero0".to_owned(),
         entry,
+        origin: Some(match route {
+            RouteState::Foreign { .. } => Origin::Config,
+            RouteState::Followed { .. } => Origin::Follow,
+            _ => Origin::Api,
+        }),
         via: None,
         route,
         detour: match route {
@@ -114,7 +125,9 @@ pub(crate) fn snapshot() -> Snapshot {
         sessions: vec![
             view(up([10, 0, 0, 2]), present),
             view(entry([10, 0, 0, 3]), RouteState::Foreign { protocol: 186 }),
+            view(entry([10, 0, 0, 4]), FOLLOWED),
         ],
+        passed_over: vec![(PassedOver::NoRoom, 2), (PassedOver::Excluded, 0)],
         blocks: vec![
             BlockView {
                 interface: None,
@@ -147,6 +160,11 @@ pub(crate) fn snapshot() -> Snapshot {
             events_lost: 0,
             notification_overruns: 0,
             checks_failed: 0,
+            follow_changes: FollowChanges {
+                appeared: 5,
+                changed: 1,
+                disappeared: 4,
+            },
             check_error: None,
             started_at: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             pid: 42,

@@ -8,6 +8,7 @@ use dz_common::counters::Counter;
 use crate::api::{
     CountersJson, InterfaceJson, ParkedJson, RouteJson, SessionJson, SessionsJson, StatusJson,
 };
+use crate::follow::MAIN_TABLE;
 
 /// The agent in a few lines, then its interfaces, one per line.
 pub fn status(status: &StatusJson) -> String {
@@ -63,10 +64,10 @@ pub fn status(status: &StatusJson) -> String {
 
 /// The sessions, one per line, then the peers that have none.
 pub fn sessions(sessions: &SessionsJson) -> String {
-    if sessions.sessions.is_empty() && sessions.parked.is_empty() {
-        return "no sessions\n".to_owned();
-    }
     let mut text = String::new();
+    if sessions.sessions.is_empty() && sessions.parked.is_empty() {
+        text += "no sessions\n";
+    }
     if !sessions.sessions.is_empty() {
         text += &live(sessions);
     }
@@ -83,10 +84,20 @@ pub fn sessions(sessions: &SessionsJson) -> String {
     if !sessions.parked.is_empty() {
         let row = |parked: &ParkedJson| {
             let (local, peer) = (parked.local.to_string(), parked.peer.to_string());
-            [parked.interface.clone(), local, peer, parked.reason.clone()]
+            let (origin, reason) = (parked.origin.clone(), parked.reason.clone());
+            [parked.interface.clone(), local, peer, origin, reason]
         };
-        let header = ["INTERFACE", "LOCAL", "PEER", "PARKED"];
-        text += &table(header, "llll", sessions.parked.iter().map(row));
+        let header = ["INTERFACE", "LOCAL", "PEER", "ORIGIN", "PARKED"];
+        text += &table(header, "lllll", sessions.parked.iter().map(row));
+    }
+    for (why, count) in &sessions.passed_over {
+        let why = match why.as_str() {
+            "no_room" => "no room: raise --max-sessions",
+            "excluded" => "their destinations are excluded",
+            "no_source" => "neither they nor their interface have an address of ours for them",
+            other => other,
+        };
+        let _ = writeln!(text, "followed routes without a session: {count} ({why})");
     }
     text
 }
@@ -96,6 +107,7 @@ fn live(sessions: &SessionsJson) -> String {
         "INTERFACE",
         "LOCAL",
         "PEER",
+        "ORIGIN",
         "STATE",
         "SINCE",
         "LAST DOWN",
@@ -110,17 +122,18 @@ fn live(sessions: &SessionsJson) -> String {
     ];
     table(
         header,
-        "llllrllllrrrrr",
+        "lllllrllllrrrrr",
         sessions.sessions.iter().map(session),
     )
 }
 
-fn session(session: &SessionJson) -> [String; 14] {
+fn session(session: &SessionJson) -> [String; 15] {
     let receipt = session.last_receipt_ago_us.map(Duration::from_micros);
     [
         session.interface.clone(),
         session.local.to_string(),
         session.peer.to_string(),
+        session.origin.clone().unwrap_or_else(|| "-".to_owned()),
         session.state.clone(),
         time(Duration::try_from_secs_f64(session.state_for_seconds).unwrap_or_default()),
         dash(&session.last_down_reason, "none"),
@@ -215,6 +228,21 @@ fn route(route: &RouteJson) -> String {
     match route {
         RouteJson::Present { via: Some(via), .. } => format!("present via {via}"),
         RouteJson::Present { via: None, .. } => "present".to_owned(),
+        RouteJson::Followed {
+            name,
+            table,
+            metric,
+            ..
+        } => {
+            let mut text = name.clone();
+            if *table != MAIN_TABLE {
+                let _ = write!(text, " table {table}");
+            }
+            if *metric != 0 {
+                let _ = write!(text, " metric {metric}");
+            }
+            text
+        }
         RouteJson::Absent => "absent".to_owned(),
         RouteJson::Foreign { protocol } => format!("foreign (proto {protocol})"),
         RouteJson::Unknown => "unknown".to_owned(),
@@ -280,9 +308,11 @@ mod tests {
     fn sessions_line_up() {
         let text = sessions(&SessionsJson::from(&fixture::snapshot()));
         let expected = "\
-INTERFACE    LOCAL     PEER      STATE  SINCE  LAST DOWN  ROUTE                MODE            DETOUR  DETECT  RECEIVED  SENT  ANSWERED  LAST RECEIPT
-doublezero0  10.0.0.1  10.0.0.2  up     1m00s  timeout    present              passive (peer)  eth0      3.0s      1000   990       900     250ms ago
-doublezero0  10.0.0.1  10.0.0.3  down    5.0s  -          foreign (proto 186)  active          -         3.0s         0     0         0         never
+INTERFACE    LOCAL     PEER      ORIGIN  STATE  SINCE  LAST DOWN  ROUTE                MODE            DETOUR  DETECT  RECEIVED  SENT  ANSWERED  LAST RECEIPT
+doublezero0  10.0.0.1  10.0.0.2  api     up     1m00s  timeout    present              passive (peer)  eth0      3.0s      1000   990       900     250ms ago
+doublezero0  10.0.0.1  10.0.0.3  config  down    5.0s  -          foreign (proto 186)  active          -         3.0s         0     0         0         never
+doublezero0  10.0.0.1  10.0.0.4  follow  down    5.0s  -          bird metric 32       active          -         3.0s         0     0         0         never
+followed routes without a session: 2 (no room: raise --max-sessions)
 ";
         assert_eq!(text, expected);
     }
@@ -313,6 +343,7 @@ doublezero0  10.0.0.1  10.0.0.3  down    5.0s  -          foreign (proto 186)  a
             sessions(&SessionsJson {
                 sessions: Vec::new(),
                 parked: Vec::new(),
+                passed_over: Default::default(),
             }),
             "no sessions\n"
         );
@@ -325,15 +356,17 @@ doublezero0  10.0.0.1  10.0.0.3  down    5.0s  -          foreign (proto 186)  a
             interface: "doublezero0".to_owned(),
             local: [10, 0, 0, 1].into(),
             peer: [10, 0, 0, 2].into(),
+            origin: "api".to_owned(),
             reason: "10.0.0.1 is not an address of doublezero0".to_owned(),
         };
         let text = sessions(&SessionsJson {
             sessions: Vec::new(),
             parked: vec![parked],
+            passed_over: Default::default(),
         });
         assert_eq!(text.lines().count(), 2, "{text}");
         assert!(
-            text.ends_with("10.0.0.2  10.0.0.1 is not an address of doublezero0\n"),
+            text.ends_with("10.0.0.2  api     10.0.0.1 is not an address of doublezero0\n"),
             "{text}"
         );
     }

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::SystemTime;
 
 use dz_common::counters::Counters;
-use dz_common::map::SessionEntry;
+use dz_common::map::{Origin, SessionEntry};
 
 /// Reads everything there is to show.
 pub trait Inspect: Send + Sync + 'static {
@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub blocks: Vec<BlockView>,
     /// What was done to routes, and how many there are.
     pub routes: Vec<RouteTotals>,
+    /// Followed routes without a peer, by the reason.
+    pub passed_over: Vec<(PassedOver, u64)>,
     /// The agent itself.
     pub agent: AgentView,
 }
@@ -56,6 +58,8 @@ pub struct SessionView {
     pub interface: String,
     /// The map entry. Its key has the addresses.
     pub entry: SessionEntry,
+    /// Who wants it; none if nobody does, and it is being given up.
+    pub origin: Option<Origin>,
     /// Gateway of the route.
     pub via: Option<Ipv4Addr>,
     /// The peer's route as the kernel has it.
@@ -104,6 +108,8 @@ pub struct ParkedView {
     pub local: Ipv4Addr,
     /// The peer's address.
     pub peer: Ipv4Addr,
+    /// Who wants it.
+    pub origin: Origin,
     /// Why, for people.
     pub reason: String,
 }
@@ -118,6 +124,15 @@ pub enum RouteState {
         /// Its preferred source.
         src: Option<Ipv4Addr>,
     },
+    /// The peer is a followed one, and this is its route.
+    Followed {
+        /// Its `rtm_protocol`.
+        protocol: u8,
+        /// Its table.
+        table: u32,
+        /// Its metric.
+        metric: u32,
+    },
     /// Not there.
     Absent,
     /// The same destination, but of somebody else.
@@ -127,6 +142,34 @@ pub enum RouteState {
     },
     /// Not known: the table could not be read.
     Unknown,
+}
+
+/// What became of followed peers since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FollowChanges {
+    /// Routes that became peers.
+    pub appeared: u64,
+    /// Peers whose route changed its source or gateway, or whose timers changed.
+    pub changed: u64,
+    /// Peers given up with their route.
+    pub disappeared: u64,
+}
+
+impl FollowChanges {
+    pub(crate) const fn add(&mut self, more: &Self) {
+        self.appeared += more.appeared;
+        self.changed += more.changed;
+        self.disappeared += more.disappeared;
+    }
+}
+
+/// Name of an origin in JSON and metrics.
+pub const fn origin_name(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Api => "api",
+        Origin::Config => "config",
+        Origin::Follow => "follow",
+    }
 }
 
 /// Why a followed route makes no peer.
@@ -199,6 +242,8 @@ pub struct AgentView {
     pub notification_overruns: u64,
     /// Full checks that could not read everything.
     pub checks_failed: u64,
+    /// What became of followed peers since the start.
+    pub follow_changes: FollowChanges,
     /// What the last full check could not read, for people.
     pub check_error: Option<String>,
     /// When this process started.

@@ -10,9 +10,10 @@ use dz_common::packet::State;
 use dz_common::session::{Mode, NS_PER_US};
 use serde::{Deserialize, Serialize};
 
+use crate::follow::protocol_name;
 use crate::view::{
     AgentView, BlockView, Detour, InterfaceView, ParkedView, RouteState, RouteTotals, SessionView,
-    Snapshot, VERSION,
+    Snapshot, VERSION, origin_name,
 };
 
 /// Reply to `GET /v1/sessions`.
@@ -22,6 +23,10 @@ pub struct SessionsJson {
     pub sessions: Vec<SessionJson>,
     /// Peers without a session at present, by interface, local address, peer.
     pub parked: Vec<ParkedJson>,
+    /// Followed routes that make no peer, by the reason: `no_room`, `excluded`, `no_source` (neither
+    /// the route nor its interface has an address of ours for it).
+    #[serde(default)]
+    pub passed_over: BTreeMap<String, u64>,
 }
 
 /// A peer without a session: nothing is sent to it, and no route of ours leads there.
@@ -33,6 +38,9 @@ pub struct ParkedJson {
     pub local: Ipv4Addr,
     /// The peer's address.
     pub peer: Ipv4Addr,
+    /// Who wants it: `api`, `config` or `follow`.
+    #[serde(default)]
+    pub origin: String,
     /// Why.
     pub reason: String,
 }
@@ -43,6 +51,7 @@ impl From<&ParkedView> for ParkedJson {
             interface: parked.interface.clone(),
             local: parked.local,
             peer: parked.peer,
+            origin: origin_name(parked.origin).to_owned(),
             reason: parked.reason.clone(),
         }
     }
@@ -57,6 +66,9 @@ pub struct SessionJson {
     pub local: Ipv4Addr,
     /// The peer's address.
     pub peer: Ipv4Addr,
+    /// Who wants it: `api`, `config` or `follow`; none if nobody does, and it is being given up.
+    #[serde(default)]
+    pub origin: Option<String>,
     /// `admin_down`, `down`, `init` or `up`.
     pub state: String,
     /// Time in this state.
@@ -128,6 +140,17 @@ pub enum RouteJson {
         /// Its preferred source.
         src: Option<Ipv4Addr>,
     },
+    /// The peer is a followed one: its route, of another daemon.
+    Followed {
+        /// Its `rtm_protocol`.
+        protocol: u8,
+        /// iproute2's name for that, or the number.
+        name: String,
+        /// Its table.
+        table: u32,
+        /// Its metric.
+        metric: u32,
+    },
     /// Not there.
     Absent,
     /// The same destination, but of somebody else.
@@ -143,6 +166,16 @@ impl From<RouteState> for RouteJson {
     fn from(route: RouteState) -> Self {
         match route {
             RouteState::Present { via, src } => Self::Present { via, src },
+            RouteState::Followed {
+                protocol,
+                table,
+                metric,
+            } => Self::Followed {
+                protocol,
+                name: protocol_name(protocol),
+                table,
+                metric,
+            },
             RouteState::Absent => Self::Absent,
             RouteState::Foreign { protocol } => Self::Foreign { protocol },
             RouteState::Unknown => Self::Unknown,
@@ -170,6 +203,7 @@ impl SessionJson {
             interface: view.interface.clone(),
             local: view.local(),
             peer: view.peer(),
+            origin: view.origin.map(origin_name).map(str::to_owned),
             state: session.state.name().to_owned(),
             state_for_seconds: std::time::Duration::from_nanos(state_for).as_secs_f64(),
             last_down_reason: session.last_down_reason.name().to_owned(),
@@ -212,7 +246,15 @@ impl From<&Snapshot> for SessionsJson {
             .sort_by(|a, b| (&a.interface, a.local, a.peer).cmp(&(&b.interface, b.local, b.peer)));
         let mut parked: Vec<_> = snapshot.parked.iter().map(ParkedJson::from).collect();
         parked.sort();
-        Self { sessions, parked }
+        let passed_over = snapshot.passed_over.iter();
+        let passed_over = passed_over.filter(|(_, count)| *count > 0);
+        Self {
+            sessions,
+            parked,
+            passed_over: passed_over
+                .map(|(why, count)| (why.name().to_owned(), *count))
+                .collect(),
+        }
     }
 }
 

@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context;
-use dz_common::map::SessionEntry;
+use dz_common::map::{Origin, SessionEntry};
 use dz_common::packet::State;
 use tokio::sync::OnceCell;
 
 use super::reconcile::{RouteKey, gate_key, ifname, peer_key, route_key};
-use super::shared::Shared;
+use super::shared::{FollowedRoute, Shared};
 use crate::cli::{PeerPassive, RunOptions};
 use crate::datapath::{MapReader, now_ns};
 use crate::net::Netlink;
 use crate::net::routes::{Route, Routes};
 use crate::view::{
-    AgentView, BlockView, Detour, Inspect, InterfaceView, ParkedView, RouteState, RouteTotals,
-    SessionView, Snapshot,
+    AgentView, BlockView, Detour, Inspect, InterfaceView, ParkedView, PassedOver, RouteState,
+    RouteTotals, SessionView, Snapshot,
 };
 
 /// Reads everything there is to show.
@@ -79,7 +79,12 @@ impl Inspector {
                 .map(Ipv4Addr::from);
             let trouble = troubles.remove(&route_key(&entry.key));
             let conflict = trouble.as_ref().and_then(|trouble| trouble.conflict);
+            let origin = peer.map(|peer| peer.origin);
             let route = match routes.get(&route_key(&entry.key)) {
+                _ if origin == Some(Origin::Follow) => {
+                    let key = peer_key(&interface, entry.key.peer.into());
+                    followed_route(self.shared.follow().get(&key))
+                }
                 Some(route) => RouteState::Present {
                     via: route.via,
                     src: route.src,
@@ -93,6 +98,7 @@ impl Inspector {
             sessions.push(SessionView {
                 interface,
                 entry,
+                origin,
                 via,
                 route,
                 detour: self.detour(&entry),
@@ -132,10 +138,22 @@ impl Inspector {
                     interface: ifname(&key).to_owned(),
                     local,
                     peer: key.peer.into(),
+                    origin: peer.origin,
                     reason: why_parked(interfaces, ifname(&key), local),
                 }
             })
             .collect())
+    }
+
+    fn passed_over(&self) -> Vec<(PassedOver, u64)> {
+        let follow = self.shared.follow();
+        let count = |why| {
+            let routes = follow
+                .values()
+                .filter(|route| route.passed_over == Some(why));
+            (why, routes.count() as u64)
+        };
+        PassedOver::ALL.map(count).into()
     }
 
     fn blocks(&self, names: &HashMap<u32, String>) -> anyhow::Result<Vec<BlockView>> {
@@ -254,12 +272,14 @@ impl Inspect for Inspector {
             interfaces,
             sessions,
             parked,
+            passed_over: self.passed_over(),
             blocks,
             agent: AgentView {
                 heartbeat_age_ns: taken_at_ns.saturating_sub(beat_ns),
                 events_lost: self.shared.events_lost.load(Ordering::Relaxed),
                 notification_overruns: self.shared.overruns.load(Ordering::Relaxed),
                 checks_failed: self.shared.checks_failed.load(Ordering::Relaxed),
+                follow_changes: *self.shared.follow_changes(),
                 check_error: self.shared.check_error().clone(),
                 started_at: self.shared.started_at,
                 pid: std::process::id(),
@@ -293,6 +313,15 @@ async fn absent(table: &Routes, entry: &SessionEntry) -> RouteState {
         },
         Err(_) => RouteState::Unknown,
     }
+}
+
+/// The route of a followed peer. The engine writes the peer first, and then what it is by.
+fn followed_route(route: Option<&FollowedRoute>) -> RouteState {
+    route.map_or(RouteState::Unknown, |route| RouteState::Followed {
+        protocol: route.protocol,
+        table: route.table,
+        metric: route.metric,
+    })
 }
 
 fn name_of(names: &HashMap<u32, String>, ifindex: u32) -> String {

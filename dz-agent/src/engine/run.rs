@@ -42,8 +42,10 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const WITHDRAWAL: Duration = Duration::from_secs(10);
 /// Changes of links and addresses come in groups: look once for all of them.
 pub(super) const SETTLE: Duration = Duration::from_millis(5);
-/// How long a flood of notifications may keep what is due from being done.
-const LATEST: Duration = Duration::from_millis(20);
+/// How long a flood of notifications may keep our clock waiting.
+const TICK_LATEST: Duration = Duration::from_millis(20);
+/// How long it may keep everything else waiting that is due.
+const LATEST: Duration = Duration::from_secs(1);
 /// Requests waiting for the engine. More wait in their connections.
 const COMMANDS: usize = 64;
 
@@ -303,10 +305,7 @@ impl Engine {
                 }
                 event = monitor.next() => {
                     self.changed(event.fail_with(ExitCode::Failure, || "netlink notifications")?);
-                    // What is due comes after what waits to be read, but not for ever.
-                    if wake + LATEST < Instant::now() {
-                        self.due().await;
-                    }
+                    self.late(Instant::now().saturating_duration_since(wake)).await;
                 }
                 Some(command) = requests.recv() => self.command(command).await,
                 () = sleep_until(wake) => self.due().await,
@@ -315,6 +314,16 @@ impl Engine {
                     self.tick();
                 }
             }
+        }
+    }
+
+    /// What is due comes after the notifications that wait to be read: between a route's end and its
+    /// coming back there may be some hundred others. But neither waits for ever.
+    async fn late(&mut self, late: Duration) {
+        if late > LATEST {
+            self.due().await;
+        } else if late > TICK_LATEST {
+            self.tick();
         }
     }
 

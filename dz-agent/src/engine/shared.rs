@@ -11,7 +11,7 @@ use dz_common::map::PeerKey;
 use super::reconcile::RouteKey;
 use crate::metrics::Recorded;
 use crate::net::hosts::HostRoute;
-use crate::view::{InterfaceView, PassedOver};
+use crate::view::{FollowChanges, InterfaceView, PassedOver};
 
 /// Counts of what was done to routes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,22 +50,6 @@ impl FollowedRoute {
             passed_over: Some(why),
             ..Self::of(route)
         }
-    }
-}
-
-/// What became of followed peers since the start.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct FollowChanges {
-    pub(super) appeared: u64,
-    pub(super) changed: u64,
-    pub(super) disappeared: u64,
-}
-
-impl FollowChanges {
-    pub(super) const fn add(&mut self, more: &Self) {
-        self.appeared += more.appeared;
-        self.changed += more.changed;
-        self.disappeared += more.disappeared;
     }
 }
 

@@ -18,9 +18,9 @@ use super::configured::{Configured, same};
 use super::followed::Says;
 use super::reconcile::{RouteKey, ifname, peer_key};
 use super::run::SETTLE;
-use super::shared::{FollowChanges, FollowedRoute};
+use super::shared::FollowedRoute;
 use crate::policy::Policy;
-use crate::view::PassedOver;
+use crate::view::{FollowChanges, PassedOver};
 
 /// What the sources say, and what is to be looked at because of it.
 #[derive(Debug, Default)]

@@ -53,7 +53,7 @@ fn values_are_those_of_the_snapshot() {
         )
     };
     assert_eq!(of("sessions", "state=\"up\""), 1.0);
-    assert_eq!(of("sessions", "state=\"down\""), 1.0);
+    assert_eq!(of("sessions", "state=\"down\""), 2.0);
     assert_eq!(of("sessions", "state=\"admin_down\""), 0.0);
     let up_down = "state_from=\"up\",state_to=\"down\"";
     assert_eq!(
@@ -98,6 +98,15 @@ fn values_are_those_of_the_snapshot() {
         of("peer_session_detect_time_seconds", "peer_ip=\"10.0.0.2\""),
         3.0
     );
+    let other = |series: &str| value(&text, &format!("doublezero_liveness_{series}"));
+    for origin in ["api", "config", "follow"] {
+        assert_eq!(other(&format!("peers{{origin=\"{origin}\"}}")), 1.0);
+    }
+    assert_eq!(
+        other("followed_routes_passed_over{reason=\"no_room\"}"),
+        2.0
+    );
+    assert_eq!(other("follow_changes_total{change=\"appeared\"}"), 5.0);
     let common = "doublezero_liveness_exits_total{iface=\"\",local_ip=\"\",exit=\"pass_not_udp\"}";
     assert_eq!(value(&text, common), 11.0);
     assert_eq!(value(&text, "doublezero_liveness_installed_map_size"), 1.0);

@@ -2,7 +2,13 @@
 //! that daemon's, byte for byte.
 
 mod appear;
+mod choice;
+mod policy;
+mod precedence;
+mod room;
 mod scene;
+mod silent;
+mod storm;
 
 use std::process::ExitCode;
 
@@ -12,5 +18,12 @@ use dz_tests::harness::{Requirement, run};
 const NEEDS: [Requirement; 2] = [Requirement::Root, Requirement::Tun];
 
 fn main() -> ExitCode {
-    run(appear::tests())
+    let mut tests = appear::tests();
+    tests.extend(choice::tests());
+    tests.extend(policy::tests());
+    tests.extend(precedence::tests());
+    tests.extend(room::tests());
+    tests.extend(silent::tests());
+    tests.extend(storm::tests());
+    run(tests)
 }

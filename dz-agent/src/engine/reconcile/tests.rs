@@ -104,6 +104,28 @@ fn gate() -> Gate {
     }
 }
 
+#[test]
+fn a_followed_peer_has_no_route_of_ours() {
+    let mut world = World::settled();
+    for peer in world.peers.values_mut() {
+        peer.origin = Origin::Follow;
+    }
+    assert_eq!(world.decide(), [Op::Follow(ROUTE)], "one is left over");
+    for state in State::ALL
+        .into_iter()
+        .filter(|state| *state != State::AdminDown)
+    {
+        let mut entry = entry(state);
+        for mode in [Mode::Active, Mode::Passive] {
+            entry.session.timers.mode = mode;
+            let peer = world.peers[&peer_key("dz0", PEER)];
+            assert_eq!(wanted_route(&entry, &peer, false), Wanted::Absent);
+        }
+    }
+    world.routes.clear();
+    assert_eq!(world.decide(), []);
+}
+
 const ROUTE: RouteKey = RouteKey {
     ifindex: IFINDEX,
     dst: PEER,
