@@ -150,7 +150,7 @@ fn not_followed() -> Result<()> {
         ),
         format!("add {third} dev {INTERFACE} proto bgp tos 0x10"),
         format!("add 10.9.1.0/31 dev {INTERFACE} proto bgp"),
-        format!("add 10.9.2.1 dev lo proto bgp"),
+        "add 10.9.2.1 dev lo proto bgp".to_owned(),
         format!("add 224.0.0.5 dev {INTERFACE} proto bgp"),
         format!("add 10.9.2.2 dev {INTERFACE} proto kernel"),
     ] {
