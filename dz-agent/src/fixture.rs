@@ -118,6 +118,7 @@ pub(crate) fn snapshot() -> Snapshot {
             name: "doublezero0".to_owned(),
             ifindex: Some(7),
             attach: Some("tc".to_owned()),
+            tc: Some("tcx".to_owned()),
             locals: vec![LOCAL],
             waiting: None,
         }],

@@ -50,6 +50,7 @@ pub fn status(status: &StatusJson) -> String {
                 .ifindex
                 .map_or_else(|| "-".to_owned(), |ifindex| ifindex.to_string()),
             interface.attach.clone().unwrap_or_else(|| "-".to_owned()),
+            interface.tc.clone().unwrap_or_else(|| "-".to_owned()),
             dash(&locals.join(","), ""),
             interface
                 .waiting
@@ -57,8 +58,15 @@ pub fn status(status: &StatusJson) -> String {
                 .unwrap_or_else(|| "served".to_owned()),
         ]
     };
-    let header = ["INTERFACE", "INDEX", "ATTACHED", "ADDRESSES", "STATUS"];
-    text += &table(header, "lrlll", status.interfaces.iter().map(row));
+    let header = [
+        "INTERFACE",
+        "INDEX",
+        "ATTACHED",
+        "TC",
+        "ADDRESSES",
+        "STATUS",
+    ];
+    text += &table(header, "lrllll", status.interfaces.iter().map(row));
     text
 }
 

@@ -45,6 +45,8 @@ pub struct InterfaceView {
     pub ifindex: Option<u32>,
     /// How the programs are attached: `tc`, `xdp` or `xdp-generic`; none while they are not.
     pub attach: Option<String>,
+    /// By what TC runs the gate, and the other program if it is TC's: `tcx` or `clsact`.
+    pub tc: Option<String>,
     /// Its IPv4 addresses.
     pub locals: Vec<Ipv4Addr>,
     /// Why it is not served at present, for people.

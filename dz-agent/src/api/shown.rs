@@ -404,6 +404,10 @@ pub struct InterfaceJson {
     pub ifindex: Option<u32>,
     /// How the programs are attached: `tc`, `xdp` or `xdp-generic`; none while they are not.
     pub attach: Option<String>,
+    /// By what TC runs the gate, and the other program if it is TC's: `tcx` (Linux 6.6 and newer) or
+    /// `clsact`; none while they are not.
+    #[serde(default)]
+    pub tc: Option<String>,
     /// Its addresses.
     pub locals: Vec<Ipv4Addr>,
     /// Why it is not served at present.
@@ -416,6 +420,7 @@ impl From<&InterfaceView> for InterfaceJson {
             name,
             ifindex,
             attach,
+            tc,
             locals,
             waiting,
         } = view.clone();
@@ -423,6 +428,7 @@ impl From<&InterfaceView> for InterfaceJson {
             name,
             ifindex,
             attach,
+            tc,
             locals,
             waiting,
         }

@@ -90,6 +90,15 @@ impl Hold {
 }
 
 impl Attachment {
+    /// By what TC runs the programs: `tcx`, or `clsact` below Linux 6.6. The gate is always TC's.
+    #[must_use]
+    pub const fn tc(&self) -> &'static str {
+        match self.gate {
+            Hold::Pin(_) => "tcx",
+            Hold::Filter(..) => "clsact",
+        }
+    }
+
     /// Takes the programs off the interface.
     ///
     /// # Errors

@@ -106,6 +106,10 @@ impl Interface {
                 .present
                 .as_ref()
                 .map(|present| present.attachment.mode.to_string()),
+            tc: self
+                .present
+                .as_ref()
+                .map(|present| present.attachment.tc().to_owned()),
             locals: self.locals().collect(),
             waiting: self.unavailable(),
         }
