@@ -1,5 +1,7 @@
 //! Which interfaces have our filters of the clsact qdisc on them: those of an agent below Linux 6.6.
 
+use std::thread;
+
 use aya::programs::TcAttachType;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkMessage;
@@ -18,12 +20,16 @@ use dz_common::ingress::Link;
 pub struct Filter {
     /// Name of the interface.
     pub interface: String,
+    /// Index of the interface.
+    pub ifindex: u32,
     /// The gate is at egress, everything else at ingress.
     pub egress: bool,
+    /// Kernel id of its program.
+    pub program: u32,
 }
 
 impl Filter {
-    const fn hook(&self) -> TcAttachType {
+    pub(super) const fn hook(&self) -> TcAttachType {
         if self.egress {
             TcAttachType::Egress
         } else {
@@ -48,13 +54,38 @@ pub async fn list(netlink: &Netlink) -> Result<Vec<Filter>, NetlinkError> {
             continue;
         };
         for (minor, egress) in [(TcHandle::MIN_INGRESS, false), (TcHandle::MIN_EGRESS, true)] {
-            if has_ours(netlink, index, minor).await? {
-                let interface = interface.name.clone();
-                found.push(Filter { interface, egress });
+            if let Some(program) = program_of_ours(netlink, index, minor).await? {
+                found.push(Filter {
+                    interface: interface.name.clone(),
+                    ifindex: interface.ifindex,
+                    egress,
+                    program,
+                });
             }
         }
     }
     Ok(found)
+}
+
+/// The same for those who are in the middle of something: the caller's thread waits.
+///
+/// # Errors
+/// The kernel could not be asked.
+pub(super) fn list_at_once() -> Result<Vec<Filter>, String> {
+    let list = || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        runtime.block_on(async {
+            let netlink = Netlink::open().map_err(|error| error.to_string())?;
+            list(&netlink).await.map_err(|error| error.to_string())
+        })
+    };
+    // A runtime does not start on the thread of another one.
+    let listed = thread::scope(|scope| scope.spawn(list).join());
+    let listed = listed.unwrap_or_else(|_| Err("the thread has died".to_owned()));
+    listed.map_err(|error| format!("reading the filters of the interfaces: {error}"))
 }
 
 /// Takes filters away that [`list`] has found, and lists those that are still there. Only those: in
@@ -72,7 +103,11 @@ pub async fn detach(netlink: &Netlink, filters: &[Filter]) -> Result<Vec<Filter>
     list(netlink).await
 }
 
-async fn has_ours(netlink: &Netlink, index: i32, minor: u16) -> Result<bool, NetlinkError> {
+async fn program_of_ours(
+    netlink: &Netlink,
+    index: i32,
+    minor: u16,
+) -> Result<Option<u32>, NetlinkError> {
     let mut message = TcMessage::default();
     message.header.index = index;
     message.header.parent = TcHandle {
@@ -80,31 +115,45 @@ async fn has_ours(netlink: &Netlink, index: i32, minor: u16) -> Result<bool, Net
         minor,
     };
     let keep = |message| match message {
-        RouteNetlinkMessage::NewTrafficFilter(message) => is_ours(&message).then_some(()),
+        RouteNetlinkMessage::NewTrafficFilter(message) => program(&message),
         _ => None,
     };
     let request = RouteNetlinkMessage::GetTrafficFilter(message);
     match netlink.dump(request, keep).await {
-        Ok(found) => Ok(!found.is_empty()),
+        Ok(found) => Ok(found.first().copied()),
         // No qdisc that could have filters, or gone meanwhile.
-        Err(error) if error.errno().is_some() => Ok(false),
+        Err(error) if error.errno().is_some() => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// In our place, and one of our programs: the place alone could be somebody else's.
-fn is_ours(message: &TcMessage) -> bool {
+/// Id of the program if the filter is in our place, and the program one of ours: the place alone could be
+/// somebody else's.
+fn program(message: &TcMessage) -> Option<u32> {
     let TcHeader { handle, info, .. } = message.header;
     // The priority is the upper half; below is the protocol.
     let place = (info >> 16, handle.major, handle.minor);
+    if place != (u32::from(clsact::PRIORITY), 0, 1) {
+        return None;
+    }
     let links = [Link::Layer3, Link::Ethernet];
     let ours = [links.map(ingress_name), links.map(gate_name)].concat();
-    place == (u32::from(clsact::PRIORITY), 0, 1)
-        && message.attributes.iter().any(|attribute| match attribute {
-            TcAttribute::Options(options) => options.iter().any(|option| {
-                matches!(option, TcOption::Bpf(TcFilterBpfOption::ProgName(name))
-                    if ours.contains(&name.as_str()))
-            }),
-            _ => false,
-        })
+    let options = message
+        .attributes
+        .iter()
+        .filter_map(|attribute| match attribute {
+            TcAttribute::Options(options) => Some(options),
+            _ => None,
+        });
+    let (mut id, mut named) = (None, false);
+    for option in options.flatten() {
+        match option {
+            TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => {
+                named = ours.contains(&name.as_str())
+            }
+            TcOption::Bpf(TcFilterBpfOption::ProgId(found)) => id = Some(*found),
+            _ => {}
+        }
+    }
+    id.filter(|_| named)
 }

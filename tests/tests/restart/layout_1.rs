@@ -10,11 +10,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::links::FdLink;
-use aya::programs::tc::TcAttachOptions;
+use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle, qdisc_add_clsact};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use dz_tests::agent::Home;
 use dz_tests::bpf::test_run;
+use dz_tests::harness::Requirement;
 use dz_tests::netns::Netns;
 use dz_tests::wait::monotonic_ns;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -137,13 +138,36 @@ pub(crate) fn leave(home: &Home, netns: &Netns, served: &[Served]) -> Result<()>
         }
         let program: &mut SchedClassifier =
             ebpf.program_mut("dz_tc_l3").context("gone")?.try_into()?;
+        attach(program, pins, netns, served.interface)?;
+    }
+    Ok(())
+}
+
+/// By a pinned TCX link, or below Linux 6.6 by a filter, which stays by itself.
+fn attach(
+    program: &mut SchedClassifier,
+    pins: &Path,
+    netns: &Netns,
+    interface: &str,
+) -> Result<()> {
+    let hook = TcAttachType::Ingress;
+    if Requirement::Kernel(6, 6).missing().is_none() {
         let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-        let interface = served.interface;
-        let attached =
-            netns.run(|| program.attach_with_options(interface, TcAttachType::Ingress, options));
+        let attached = netns.run(|| program.attach_with_options(interface, hook, options));
         let link = FdLink::try_from(program.take_link(attached?)?)?;
         link.pin(pins.join(format!("link_tc_{interface}")))?;
+        return Ok(());
     }
+    let options = TcAttachOptions::Netlink(NlOptions {
+        priority: 44_880,
+        handle: TcHandle::new(0, 1),
+        classid: None,
+    });
+    let attached = netns.run(|| {
+        qdisc_add_clsact(interface)?;
+        program.attach_with_options(interface, hook, options)
+    });
+    std::mem::forget(program.take_link(attached?)?);
     Ok(())
 }
 

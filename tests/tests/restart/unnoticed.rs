@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use dz_tests::agent::{Agent, Home};
 use dz_tests::bpftool;
-use dz_tests::harness::Test;
+use dz_tests::harness::{Requirement, Test};
 use nix::sys::signal::Signal;
 
 use crate::NEEDS;
@@ -26,13 +26,13 @@ fn restart(stop: impl FnOnce(Agent) -> Result<Home>) -> Result<()> {
     let agent = crowd.start(Home::new()?)?;
     crowd.connect(&agent)?;
     let witness = Witness::new(&crowd, seen(agent.home())?)?;
-    let before = attached(agent.home())?;
+    let before = attached(&crowd, agent.home())?;
     let home = stop(agent)?;
     // While nobody is there, and then with the next one.
     witness.until_answered(3)?;
     let agent = crowd.start(home)?;
     witness.until_heard(agent.home(), 5)?;
-    let after = attached(agent.home())?;
+    let after = attached(&crowd, agent.home())?;
     ensure!(after.link == before.link, "another link: {after:?}");
     ensure!(after.program != before.program, "the same old program");
     println!("{before:?}, then {after:?}");
@@ -63,20 +63,33 @@ fn again_and_again() -> Result<()> {
     Ok(())
 }
 
-/// Kernel ids of a link and of the program in it.
+/// Kernel ids of a link and of the program in it. Below Linux 6.6 there is a filter and no link.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Attached {
-    pub(crate) link: u64,
+    pub(crate) link: Option<u64>,
     pub(crate) program: u64,
 }
 
-/// What the pinned ingress link holds.
-pub(crate) fn attached(home: &Home) -> Result<Attached> {
+/// What is at ingress: in the pinned link, or in the filter.
+pub(crate) fn attached(crowd: &Crowd, home: &Home) -> Result<Attached> {
+    if Requirement::Kernel(6, 6).missing().is_some() {
+        let line = format!("tc filter show dev {} ingress", crowd.interface);
+        let shown = crowd.bed.here.command(&line)?;
+        let words: Vec<_> = shown.split_whitespace().collect();
+        let mut ids = words.windows(2).filter(|words| words[0] == "id");
+        let (id, more) = (ids.next().with_context(|| shown.clone())?, ids.next());
+        ensure!(more.is_none(), "more than one: {shown}");
+        let program = id[1].parse()?;
+        return Ok(Attached {
+            link: None,
+            program,
+        });
+    }
     let pin = home.pin_dir().join("link_tc_doublezero0");
     let shown = bpftool::json(&["link", "show", "pinned", &pin.to_string_lossy()])?;
     let id = |name: &str| shown[name].as_u64().with_context(|| format!("{shown}"));
     Ok(Attached {
-        link: id("id")?,
+        link: Some(id("id")?),
         program: id("prog_id")?,
     })
 }

@@ -91,7 +91,7 @@ fn from_layout_1() -> Result<()> {
     let home = Home::new()?;
     earlier(&[&crowd], &home)?;
     let witness = Witness::new(&crowd, layout_1::seen(&home)?)?;
-    let (link, maps) = (attached(&home)?, maps(&home)?);
+    let (link, maps) = (attached(&crowd, &home)?, maps(&home)?);
     let answered = counted(&home)?;
     let mut agent = crowd.start(home)?;
     for line in agent.process().log().lines() {
@@ -100,7 +100,7 @@ fn from_layout_1() -> Result<()> {
         }
     }
     let home = agent.home();
-    let now = attached(home)?;
+    let now = attached(&crowd, home)?;
     ensure!(
         now.link == link.link && now.program != link.program,
         "{now:?}"
@@ -160,12 +160,12 @@ fn refused(spoil: impl FnOnce(&Home) -> Result<()>, why: &str) -> Result<()> {
     let home = Home::new()?;
     earlier(&[&crowd], &home)?;
     spoil(&home)?;
-    let (link, maps, pins) = (attached(&home)?, maps(&home)?, pins(&home)?);
+    let (link, maps, pins) = (attached(&crowd, &home)?, maps(&home)?, pins(&home)?);
     let mut agent = Agent::spawn_in(home, &crowd.bed.here, &["--interface", INTERFACE])?;
     let status = agent.process().wait()?;
     let home = agent.crash()?;
     ensure!(status.code() == Some(1), "{status}");
-    ensure!(attached(&home)? == link, "another program");
+    ensure!(attached(&crowd, &home)? == link, "another program");
     ensure!(self::maps(&home)? == maps && self::pins(&home)? == pins);
     ensure!(crowd.routes()? == usize::from(PEERS));
     let said = agent_run(&home, &crowd)?;

@@ -130,16 +130,19 @@ impl<'a> Witness<'a> {
     }
 }
 
-/// How many IPv4 packets the stack has handed to a protocol: those that no program took before. Our
-/// end of the bed receives nothing but liveness packets.
+/// How many datagrams have come to the stack's UDP: those that no program took before. Our end of the bed
+/// receives nothing but liveness packets.
 fn delivered(netns: &Netns) -> Result<u64> {
     let table = netns.run(|| fs::read_to_string("/proc/thread-self/net/snmp"))?;
-    let mut lines = table.lines().filter(|line| line.starts_with("Ip:"));
+    let mut lines = table.lines().filter(|line| line.starts_with("Udp:"));
     let (names, values) = (lines.next(), lines.next());
-    let (names, values) = names.zip(values).context("no Ip: in /proc/net/snmp")?;
-    let mut columns = names.split_whitespace().zip(values.split_whitespace());
-    let column = columns.find(|(name, _)| *name == "InDelivers");
-    Ok(column.context("no InDelivers")?.1.parse()?)
+    let (names, values) = names.zip(values).context("no Udp: in /proc/net/snmp")?;
+    let columns = names.split_whitespace().zip(values.split_whitespace());
+    let columns: HashMap<_, _> = columns.collect();
+    ["InDatagrams", "NoPorts", "InErrors"]
+        .into_iter()
+        .map(|name| Ok(columns.get(name).context(name)?.parse::<u64>()?))
+        .sum()
 }
 
 /// Everything that happens to routes in a namespace.

@@ -1,7 +1,8 @@
 //! Taking over the maps of an earlier layout, without a gap.
 //!
-//! The old kernel part serves until its programs are replaced in their links. Each step leaves a state
-//! from which the next start goes on; the folder's name says how far it was:
+//! The old kernel part serves until its programs are replaced in their links (below Linux 6.6 TC has
+//! filters instead). Each step leaves a state from which the next start goes on; the folder's name says
+//! how far it was:
 //!
 //! | step | a crash right after it leaves | the next start |
 //! |---|---|---|
@@ -25,6 +26,7 @@
 mod btf;
 mod convert;
 mod copy;
+mod held;
 mod raw;
 
 use std::fs;
@@ -33,18 +35,19 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::loaded_programs;
 use aya::programs::tc::SchedClassifierLink;
 use aya::programs::xdp::XdpLink;
 use dz_common::map::{ABI_VERSION, name};
 use tracing::{info, warn};
 
 use super::attach::LinkFailure;
-use super::kernel::kernel_at_least;
+use super::clsact;
+use super::filters::Filter;
 use super::load::{Datapath, MAPS, Settings, load_classifier, load_xdp};
 use super::pins::Pin;
 use crate::error::{ExitCode, FailWith, Failure};
 use copy::Copier;
+use held::{Held, Place, held};
 use raw::RawMap;
 pub(super) use raw::abi_version;
 
@@ -54,16 +57,6 @@ const NEW: &str = "takeover_new";
 const SWAP: &str = "takeover_swap";
 /// Holds what all links have been given.
 const MOVE: &str = "takeover_move";
-
-/// A link of the old kernel part whose device is still there.
-struct Held {
-    pin: Pin,
-    ifindex: u32,
-    /// Name of the program in it.
-    program: String,
-    /// Kernel ids of the maps that the program uses.
-    maps: Vec<u32>,
-}
 
 /// Makes pinned maps of an earlier layout ones of ours, with what is in them, and puts our programs in
 /// the place of those that use them. Finishes what an agent has begun that died meanwhile. Without maps,
@@ -80,7 +73,7 @@ pub fn take_over(settings: &Settings) -> Result<(), Failure> {
     }
     if pin_dir.join(SWAP).exists() {
         let staged = map_ids(&pin_dir.join(SWAP))?;
-        let links = links(pin_dir).map_err(|fault| refusal(pin_dir, &fault))?;
+        let links = held(pin_dir).map_err(|fault| refusal(pin_dir, &fault))?;
         if links.iter().any(|link| link.uses(&staged)) {
             info!(pin_dir = %pin_dir.display(), "going on with a takeover that was cut short");
             let taken = swap_rest(settings, &staged).map_err(|fault| refusal(pin_dir, &fault));
@@ -99,7 +92,7 @@ pub fn take_over(settings: &Settings) -> Result<(), Failure> {
             // Unless a link has been given a new program, there is nothing to go on from.
             for folder in [NEW, SWAP] {
                 let staged = map_ids(&pin_dir.join(folder)).unwrap_or_default();
-                let links = links(pin_dir).unwrap_or_default();
+                let links = held(pin_dir).unwrap_or_default();
                 if !links.iter().any(|link| link.uses(&staged)) {
                     let _ = remove(&pin_dir.join(folder));
                 }
@@ -119,9 +112,6 @@ pub fn unfinished(pin_dir: &Path) -> Vec<PathBuf> {
 fn prepare(settings: &Settings) -> Result<Datapath, String> {
     let pin_dir = &settings.pin_dir;
     let start = Instant::now();
-    if !kernel_at_least(6, 6) && !links(pin_dir)?.iter().all(|link| link.program == "dz_xdp") {
-        return Err("programs can be replaced from Linux 6.6 on".to_owned());
-    }
     let deadlines = RawMap::from_pin(&pin_dir.join(name::DEADLINES));
     let deadlines = deadlines.map_err(|error| format!("{}: {error}", name::DEADLINES))?;
     let staging = pin_dir.join(NEW);
@@ -135,7 +125,7 @@ fn prepare(settings: &Settings) -> Result<Datapath, String> {
     .map_err(|failure| failure.to_string())?;
     step();
     // The verifier takes its time, and the copy is the better the younger it is.
-    for link in links(pin_dir)? {
+    for link in held(pin_dir)? {
         datapath.make_ready(&link.program)?;
     }
     let copier = Copier::new(pin_dir, &staging)?;
@@ -161,14 +151,14 @@ fn swap_rest(settings: &Settings, staged: &[u32]) -> Result<(), String> {
         ..settings.clone()
     })
     .map_err(|failure| failure.to_string())?;
-    let links = links(pin_dir)?;
+    let links = held(pin_dir)?;
     for link in &links {
         datapath.make_ready(&link.program)?;
     }
     // Which maps an interface's packets change is decided by its ingress program.
     let old: Vec<_> = links
         .iter()
-        .filter(|link| matches!(link.pin, Pin::Link { .. }) && !link.uses(staged))
+        .filter(|link| link.is_ingress() && !link.uses(staged))
         .map(|link| link.ifindex)
         .collect();
     let slots = datapath.slots();
@@ -184,11 +174,15 @@ fn swap(
     pin_dir: &Path,
     wanted: impl Fn(&Held) -> bool,
 ) -> Result<(), String> {
-    let mut links: Vec<_> = links(pin_dir)?.into_iter().filter(wanted).collect();
-    links.sort_by_key(|link| matches!(link.pin, Pin::Link { .. }));
+    let mut links: Vec<_> = held(pin_dir)?.into_iter().filter(wanted).collect();
+    links.sort_by_key(|link| link.is_ingress());
     for link in links {
-        let swapped = datapath.swap_program(&link.program, &link.pin.path(pin_dir));
-        swapped.map_err(|error| format!("{}: {}", link.pin.path(pin_dir).display(), error.0))?;
+        let program = &link.program;
+        let swapped = match &link.place {
+            Place::Pin(pin) => datapath.swap_program(program, &pin.path(pin_dir)),
+            Place::Filter(filter) => datapath.swap_filter(program, filter),
+        };
+        swapped.map_err(|error| format!("{program} of interface {}: {}", link.ifindex, error.0))?;
         step();
     }
     rename(&pin_dir.join(SWAP), &pin_dir.join(MOVE))?;
@@ -243,40 +237,11 @@ impl Datapath {
         }
         Ok(())
     }
-}
 
-impl Held {
-    fn uses(&self, maps: &[u32]) -> bool {
-        self.maps.iter().any(|map| maps.contains(map))
+    fn swap_filter(&mut self, program: &str, filter: &Filter) -> Result<(), LinkFailure> {
+        let program = load_classifier(&mut self.ebpf, program)?;
+        Ok(clsact::attach(program, &filter.interface, filter.hook())?)
     }
-}
-
-/// The links that still hold a program on a device. A pinned link outlives its device; one that has
-/// done so is of no interest here, and is seen to when the interface is attached to.
-fn links(pin_dir: &Path) -> Result<Vec<Held>, String> {
-    let mut held = Vec::new();
-    for pin in Pin::list(pin_dir).map_err(|error| error.to_string())? {
-        if matches!(pin, Pin::Map(_)) {
-            continue;
-        }
-        let path = pin.path(pin_dir);
-        let failed = |error: &dyn std::error::Error| format!("{}: {error}", path.display());
-        let (ifindex, id) = raw::link(&path).map_err(|error| failed(&error))?;
-        if ifindex == 0 {
-            continue;
-        }
-        let mut programs = loaded_programs().filter_map(Result::ok);
-        let program = programs.find(|program| program.id() == id);
-        let program = program.ok_or_else(|| format!("{}: no program {id}", path.display()))?;
-        let maps = program.map_ids().map_err(|error| failed(&error))?;
-        held.push(Held {
-            pin,
-            ifindex,
-            program: program.name_as_str().unwrap_or_default().to_owned(),
-            maps: maps.unwrap_or_default(),
-        });
-    }
-    Ok(held)
 }
 
 /// Kernel ids of the maps pinned in a folder.

@@ -1,0 +1,92 @@
+//! What holds the programs of the old kernel part on their devices: pinned links, and below Linux 6.6
+//! TC's filters, which belong to the device and are found there.
+
+use std::path::Path;
+
+use aya::programs::loaded_programs;
+
+use super::super::filters::{self, Filter};
+use super::super::kernel::kernel_at_least;
+use super::super::pins::Pin;
+use super::{MOVE, NEW, SWAP, map_ids, raw};
+
+/// One of them, whose device is still there.
+pub(super) struct Held {
+    pub(super) place: Place,
+    pub(super) ifindex: u32,
+    /// Name of the program in it.
+    pub(super) program: String,
+    /// Kernel ids of the maps that the program uses.
+    maps: Vec<u32>,
+}
+
+/// Where the program is to be replaced.
+pub(super) enum Place {
+    Pin(Pin),
+    Filter(Filter),
+}
+
+impl Held {
+    pub(super) fn uses(&self, maps: &[u32]) -> bool {
+        self.maps.iter().any(|map| maps.contains(map))
+    }
+
+    /// Not the gate.
+    pub(super) const fn is_ingress(&self) -> bool {
+        match &self.place {
+            Place::Pin(pin) => matches!(pin, Pin::Link { .. }),
+            Place::Filter(filter) => !filter.egress,
+        }
+    }
+}
+
+/// Those that still hold a program on a device. A pinned link outlives its device; one that has
+/// done so is of no interest here, and is seen to when the interface is attached to. A filter whose
+/// program uses none of our maps is another agent's.
+pub(super) fn held(pin_dir: &Path) -> Result<Vec<Held>, String> {
+    let mut held = Vec::new();
+    for pin in Pin::list(pin_dir).map_err(|error| error.to_string())? {
+        if matches!(pin, Pin::Map(_)) {
+            continue;
+        }
+        let path = pin.path(pin_dir);
+        let (ifindex, id) =
+            raw::link(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        if ifindex != 0 {
+            held.push(of(Place::Pin(pin), ifindex, id)?);
+        }
+    }
+    if !kernel_at_least(6, 6) {
+        let mut ours = Vec::new();
+        for folder in [
+            pin_dir.to_owned(),
+            pin_dir.join(NEW),
+            pin_dir.join(SWAP),
+            pin_dir.join(MOVE),
+        ] {
+            ours.extend(map_ids(&folder).map_err(|failure| failure.to_string())?);
+        }
+        for filter in filters::list_at_once()? {
+            let (ifindex, id) = (filter.ifindex, filter.program);
+            let found = of(Place::Filter(filter), ifindex, id)?;
+            if found.uses(&ours) {
+                held.push(found);
+            }
+        }
+    }
+    Ok(held)
+}
+
+fn of(place: Place, ifindex: u32, id: u32) -> Result<Held, String> {
+    let mut programs = loaded_programs().filter_map(Result::ok);
+    let program = programs.find(|program| program.id() == id);
+    let program = program.ok_or_else(|| format!("no program {id} any more"))?;
+    let maps = program.map_ids();
+    let maps = maps.map_err(|error| format!("maps of program {id}: {error}"))?;
+    Ok(Held {
+        place,
+        ifindex,
+        program: program.name_as_str().unwrap_or_default().to_owned(),
+        maps: maps.unwrap_or_default(),
+    })
+}
