@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use crate::harness::Requirement;
 use crate::netns::Netns;
 use crate::wait::eventually;
 
@@ -33,21 +34,24 @@ struct ProgQuery {
     revision: u64,
 }
 
-/// How many programs a device carries: TCX of both directions, and XDP.
+/// How many programs a device carries: TC's of both directions, and XDP.
 ///
 /// # Errors
-/// There is no such device, or the kernel refuses (TCX came with 6.6).
+/// There is no such device, or the kernel refuses.
 pub fn programs(netns: &Netns, name: &str) -> anyhow::Result<u32> {
     let ifindex = netns.ifindex(name)?;
-    let tcx = netns.run(|| Ok(tcx(ifindex, BPF_TCX_INGRESS)? + tcx(ifindex, BPF_TCX_EGRESS)?));
-    let tcx = tcx
-        .map_err(|error: io::Error| error)
-        .context("BPF_PROG_QUERY")?;
+    let tc = if Requirement::Kernel(6, 6).missing().is_none() {
+        let tcx = netns.run(|| Ok(tcx(ifindex, BPF_TCX_INGRESS)? + tcx(ifindex, BPF_TCX_EGRESS)?));
+        tcx.map_err(|error: io::Error| error)
+            .context("BPF_PROG_QUERY")?
+    } else {
+        clsact(netns, name)?
+    };
     let shown = netns.ip(&format!("-o link show {name}"))?;
     let xdp = shown
         .split_whitespace()
         .any(|word| word.starts_with("prog/xdp"));
-    Ok(tcx + u32::from(xdp))
+    Ok(tc + u32::from(xdp))
 }
 
 /// Waits until a device carries so many: the kernel takes a program off only a grace period after the
@@ -61,6 +65,17 @@ pub fn until(netns: &Netns, name: &str, programs: u32) -> anyhow::Result<()> {
         anyhow::ensure!(found == programs, "{found} on {name}, not {programs}");
         anyhow::Ok(())
     })
+}
+
+/// Below Linux 6.6: the filters that run a program, one line each with its id.
+fn clsact(netns: &Netns, name: &str) -> anyhow::Result<u32> {
+    let mut programs = 0;
+    for hook in ["ingress", "egress"] {
+        let shown = netns.command(&format!("tc filter show dev {name} {hook}"))?;
+        let runs = |line: &&str| line.contains(" direct-action ") && line.contains(" id ");
+        programs += u32::try_from(shown.lines().filter(runs).count())?;
+    }
+    Ok(programs)
 }
 
 fn tcx(ifindex: u32, attach_type: u32) -> io::Result<u32> {

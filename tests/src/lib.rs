@@ -20,6 +20,7 @@ pub mod frame;
 pub mod gre;
 pub mod harness;
 pub mod kernel;
+pub mod machine;
 pub mod netns;
 pub mod pinned;
 pub mod priority;

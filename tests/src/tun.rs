@@ -188,7 +188,8 @@ fn gre(netns: &Netns, name: &str) -> anyhow::Result<(File, Tunnel)> {
     let file = device(netns, &below, UNDERLAY_MTU)?;
     let Ends { local, remote } = ends;
     netns.ip(&format!("address add {local}/31 dev {below}"))?;
-    netns.ip(&format!("link set {below} up"))?;
+    // A tunnel has no queue of its own: a burst of a thousand sessions must fit into this one.
+    netns.ip(&format!("link set {below} txqueuelen 10000 up"))?;
     let ttl = gre::TTL;
     netns.ip(&format!(
         "link add {name} type gre local {local} remote {remote} ttl {ttl}"

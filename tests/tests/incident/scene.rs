@@ -161,17 +161,29 @@ impl Scene {
         Ok(())
     }
 
+    /// How many transmissions have failed.
+    pub(crate) fn failures(&self) -> Result<u64> {
+        let shown = self.agent.json(&["counters", "--json"])?;
+        let blocks = shown["blocks"].as_array().context("no blocks")?;
+        let mut failures = 0;
+        for block in blocks {
+            for name in FAILURES {
+                failures += block["counters"][name].as_u64().context("no counter")?;
+            }
+        }
+        Ok(failures)
+    }
+
     /// No transmission has failed since the agent started, and nothing was logged of the kind that
     /// the incident filled the log with.
     pub(crate) fn nothing_failed(&mut self) -> Result<()> {
-        let shown = self.agent.json(&["counters", "--json"])?;
-        let blocks = shown["blocks"].as_array().context("no blocks")?;
-        for block in blocks {
-            for name in FAILURES {
-                let count = block["counters"][name].as_u64().context("no counter")?;
-                ensure!(count == 0, "{name}: {count} in {block}");
-            }
-        }
+        self.nothing_failed_after(0)
+    }
+
+    /// The same after so many failures.
+    pub(crate) fn nothing_failed_after(&mut self, failures: u64) -> Result<()> {
+        let now = self.failures()?;
+        ensure!(now == failures, "{failures} failures, then {now}");
         let log = self.agent.process().log();
         if let Some(line) = log.lines().find(|line| line.contains("unreachable")) {
             bail!("{line}");
