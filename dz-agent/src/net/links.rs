@@ -173,7 +173,7 @@ pub(crate) fn interface(message: &LinkMessage) -> Interface {
         mac: None,
         link: Err(Unsuitable::Loopback),
     };
-    let mut remote = None;
+    let mut tunnel = None;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
@@ -185,7 +185,7 @@ pub(crate) fn interface(message: &LinkMessage) -> Interface {
                 for info in infos {
                     match info {
                         LinkInfo::Kind(kind) => interface.kind = kind.to_string(),
-                        LinkInfo::Data(InfoData::GreTun(data)) => remote = gre_remote(data),
+                        LinkInfo::Data(InfoData::GreTun(data)) => tunnel = Some(gre_remote(data)),
                         _ => {}
                     }
                 }
@@ -193,7 +193,7 @@ pub(crate) fn interface(message: &LinkMessage) -> Interface {
             _ => {}
         }
     }
-    interface.link = link(header.link_layer_type, remote);
+    interface.link = link(header.link_layer_type, tunnel);
     interface
 }
 
@@ -204,15 +204,19 @@ fn gre_remote(data: &[InfoGre]) -> Option<Ipv4Addr> {
     })
 }
 
-fn link(kind: LinkLayerType, gre_remote: Option<Ipv4Addr>) -> Result<Link, Unsuitable> {
-    match kind {
-        LinkLayerType::Ether => Ok(Link::Ethernet),
-        LinkLayerType::None => Ok(Link::Layer3),
-        LinkLayerType::Ipgre if gre_remote.is_some() => Ok(Link::Layer3),
-        LinkLayerType::Ipgre => Err(Unsuitable::NoRemote),
-        LinkLayerType::Ip6gre => Err(Unsuitable::OverIpv6),
-        LinkLayerType::Loopback => Err(Unsuitable::Loopback),
-        other => Err(Unsuitable::LinkLayer {
+/// `gre`: for a GRE tunnel, the remote end that it is bound to, if any.
+fn link(kind: LinkLayerType, gre: Option<Option<Ipv4Addr>>) -> Result<Link, Unsuitable> {
+    match (kind, gre) {
+        (LinkLayerType::Ether, _) => Ok(Link::Ethernet),
+        // The kernel gives one whose remote end is said per packet (`external`) the link layer of
+        // TUN: see `ipgre_netlink_parms`.
+        (LinkLayerType::Ipgre, None | Some(None)) | (LinkLayerType::None, Some(None)) => {
+            Err(Unsuitable::NoRemote)
+        }
+        (LinkLayerType::None | LinkLayerType::Ipgre, _) => Ok(Link::Layer3),
+        (LinkLayerType::Ip6gre, _) => Err(Unsuitable::OverIpv6),
+        (LinkLayerType::Loopback, _) => Err(Unsuitable::Loopback),
+        (other, _) => Err(Unsuitable::LinkLayer {
             arphrd: other.into(),
         }),
     }
@@ -224,9 +228,9 @@ mod tests {
 
     use super::*;
 
-    fn gre(data: Vec<InfoGre>) -> Result<Link, Unsuitable> {
+    fn gre(kind: LinkLayerType, data: Vec<InfoGre>) -> Result<Link, Unsuitable> {
         let mut message = LinkMessage::default();
-        message.header.link_layer_type = LinkLayerType::Ipgre;
+        message.header.link_layer_type = kind;
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::GreTun),
             LinkInfo::Data(InfoData::GreTun(data)),
@@ -240,14 +244,13 @@ mod tests {
     fn gre_needs_a_remote_end() {
         let local = InfoGre::Local(Ipv4Addr::new(192, 0, 2, 1));
         let remote = InfoGre::Remote(Ipv4Addr::new(192, 0, 2, 2));
-        assert_eq!(gre(vec![local.clone(), remote]), Ok(Link::Layer3));
+        let ipgre = |data| gre(LinkLayerType::Ipgre, data);
+        assert_eq!(ipgre(vec![local.clone(), remote]), Ok(Link::Layer3));
         let any = InfoGre::Remote(Ipv4Addr::UNSPECIFIED);
-        assert_eq!(gre(vec![local.clone(), any]), Err(Unsuitable::NoRemote));
-        assert_eq!(gre(vec![local]), Err(Unsuitable::NoRemote));
-        assert_eq!(
-            gre(vec![InfoGre::CollectMetadata]),
-            Err(Unsuitable::NoRemote)
-        );
+        assert_eq!(ipgre(vec![local.clone(), any]), Err(Unsuitable::NoRemote));
+        assert_eq!(ipgre(vec![local]), Err(Unsuitable::NoRemote));
+        let external = gre(LinkLayerType::None, vec![InfoGre::CollectMetadata]);
+        assert_eq!(external, Err(Unsuitable::NoRemote));
     }
 
     #[test]
