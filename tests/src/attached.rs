@@ -34,13 +34,19 @@ struct ProgQuery {
     revision: u64,
 }
 
+/// Whether programs are attached by TCX, which came with 6.6, and not as filters of the clsact qdisc,
+/// which have no links that could be pinned.
+pub fn by_tcx() -> bool {
+    Requirement::Kernel(6, 6).missing().is_none()
+}
+
 /// How many programs a device carries: TC's of both directions, and XDP.
 ///
 /// # Errors
 /// There is no such device, or the kernel refuses.
 pub fn programs(netns: &Netns, name: &str) -> anyhow::Result<u32> {
     let ifindex = netns.ifindex(name)?;
-    let tc = if Requirement::Kernel(6, 6).missing().is_none() {
+    let tc = if by_tcx() {
         let tcx = netns.run(|| Ok(tcx(ifindex, BPF_TCX_INGRESS)? + tcx(ifindex, BPF_TCX_EGRESS)?));
         tcx.map_err(|error: io::Error| error)
             .context("BPF_PROG_QUERY")?

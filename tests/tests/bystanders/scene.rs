@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aya::maps::Array;
 use dz_tests::agent::{Agent, Home};
+use dz_tests::attached;
 use dz_tests::bed::{Bed, INTERFACE, PATIENCE, THERE};
 use dz_tests::bpf::{NEXT, Tcx, attach_tcx, load_classifier};
 use dz_tests::netns::Netns;
@@ -121,8 +122,11 @@ impl Scene {
         self.tcx()
     }
 
-    /// A program of somebody else's behind those that are there.
+    /// A program of somebody else's behind those that are there, where the kernel has TCX.
     pub(crate) fn tcx(&mut self) -> Result<()> {
+        if !attached::by_tcx() {
+            return Ok(());
+        }
         let program = load_classifier(&NEXT)?;
         let bed = self.bed.as_ref().context("no interface")?;
         let ifindex = bed.here.ifindex(INTERFACE)?;
