@@ -1,6 +1,7 @@
 //! What the agent learns about an interface.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use dz_agent::net::Netlink;
@@ -8,6 +9,10 @@ use dz_agent::net::links::{self, Address, Interface, Unsuitable};
 use dz_common::ingress::Link;
 use dz_tests::harness::{Requirement::LinkKind, Requirement::Root, Requirement::Tun, Test};
 use dz_tests::netns::Netns;
+use dz_tests::wait::eventually;
+
+/// For what the kernel does soon, on a machine that may be busy.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn by_name(netns: &Netns, name: &str) -> Result<Interface> {
     let found =
@@ -35,10 +40,17 @@ fn an_ethernet_interface() -> Result<()> {
     };
     ensure!(v0 == expected, "{v0:?}");
     netns.ip("link set v0 up")?;
-    let v0 = by_name(&netns, "v0")?;
-    ensure!(v0.up && !v0.running, "its other end is down: {v0:?}");
+    // The kernel says what becomes of a carrier a moment later (`linkwatch_event`).
+    let until = |running: bool| {
+        eventually(PATIENCE, "the carrier", || {
+            let v0 = by_name(&netns, "v0")?;
+            ensure!(v0.up && v0.running == running, "running {running}: {v0:?}");
+            Ok(v0)
+        })
+    };
+    let v0 = until(false)?;
     netns.ip("link set v1 up")?;
-    ensure!(by_name(&netns, "v0")?.running);
+    until(true)?;
     let again = netns
         .block_on(|| async { anyhow::Ok(links::by_index(&Netlink::open()?, v0.ifindex).await?) })?;
     ensure!(again == Some(by_name(&netns, "v0")?), "{again:?}");
