@@ -43,7 +43,7 @@ enum Command {
     Vm(vm::Options),
     /// Measures the agent as it is shipped, beside a baseline, against goals
     Bench(bench::Options),
-    /// Format, lints, the committed object, all tests
+    /// Format, lints, the committed object, all tests, also in virtual machines
     Ci,
     /// Shows two agents on this machine: sessions come Up, survive a freeze, lose a link
     Demo,

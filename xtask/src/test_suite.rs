@@ -15,7 +15,7 @@ use std::thread;
 
 use anyhow::Context;
 
-use crate::{apt, shell};
+use crate::{apt, shell, vm};
 use programs::{Program, Programs};
 use report::{Report, Results};
 
@@ -28,6 +28,9 @@ pub(crate) struct Options {
     /// groups that are named
     #[arg(long)]
     deny_skips: bool,
+    /// Then the end-to-end tests in virtual machines, as `cargo xtask vm`
+    #[arg(long)]
+    vm: bool,
     /// Arguments for every test program, such as a part of a test's name
     #[arg(last = true)]
     args: Vec<OsString>,
@@ -39,6 +42,12 @@ pub(crate) struct Options {
 /// A group that does not exist, or the tests do not build. Failing tests are no error but an
 /// exit code.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    // First, for what cannot be had is to be known at once.
+    let kernels = if options.vm {
+        vm::kernels(None)?
+    } else {
+        Vec::new()
+    };
     machine::prepare();
     let programs = Programs::build(&options.groups)?;
     let mut report = Report::default();
@@ -67,6 +76,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         }
         follow(&program, &mut command, &mut report)?;
     }
+    vm::run_on(&kernels, &programs, &options.args, &mut report)?;
     if !apt::is_root() {
         println!("\nNOT ROOT: tests that need namespaces, netlink or BPF did not run.");
     }

@@ -8,6 +8,7 @@ pub(crate) mod initramfs;
 pub(crate) mod kernel;
 pub(crate) mod machine;
 mod modules;
+mod ports;
 mod suite;
 
 use std::ffi::OsString;
@@ -21,7 +22,7 @@ use crate::test_suite::programs::Programs;
 use crate::test_suite::report::Report;
 use crate::{apt, shell};
 use initramfs::Archive;
-use kernel::Version;
+use kernel::{Kernel, Version};
 
 /// What machines need on this one: programs, and the Debian package that each is in.
 const PROGRAMS: [(&str, &str); 5] = [
@@ -51,25 +52,43 @@ pub(crate) struct Options {
 /// No kernel, no QEMU, a group that does not exist, or the tests do not build. Failing tests, and
 /// machines that die, are no error but an exit code.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    prepare()?;
+    let kernels = kernels(options.kernel)?;
     tools::prepare();
-    let kernels = options
-        .kernel
-        .map_or(Version::ALL.to_vec(), |one| vec![one]);
-    let kernels: Vec<_> = kernels
-        .into_iter()
-        .map(kernel::get)
-        .collect::<anyhow::Result<_>>()?;
     let groups = match &options.groups[..] {
         [] => vec![suite::PACKAGE.to_owned()],
         groups => groups.to_vec(),
     };
     let programs = Programs::build(&groups)?;
     let mut report = Report::default();
-    for kernel in &kernels {
-        suite::run(kernel, &programs, &options.args, &mut report)?;
-    }
+    run_on(&kernels, &programs, &options.args, &mut report)?;
     Ok(report.print(true))
+}
+
+/// The kernels to run on, all if none is named, and what machines need.
+///
+/// # Errors
+/// One of them cannot be had.
+pub(crate) fn kernels(only: Option<Version>) -> anyhow::Result<Vec<Kernel>> {
+    prepare()?;
+    let versions = Version::ALL.into_iter();
+    let wanted = versions.filter(|version| only.is_none_or(|only| only == *version));
+    wanted.map(kernel::get).collect()
+}
+
+/// Runs the end-to-end tests among these on each of the kernels.
+///
+/// # Errors
+/// A machine cannot be started.
+pub(crate) fn run_on(
+    kernels: &[Kernel],
+    programs: &Programs,
+    args: &[OsString],
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    for kernel in kernels {
+        suite::run(kernel, programs, args, report)?;
+    }
+    Ok(())
 }
 
 /// Gets what machines need.

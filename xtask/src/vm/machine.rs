@@ -2,20 +2,19 @@
 //! other, and hands out what they print while they run.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use super::guest::{self, Job, Line, Stream};
+use super::guest::{self, Job, Stream};
 use super::initramfs::Archive;
 use super::kernel::Kernel;
 use super::modules;
+pub(crate) use super::ports::{Ended, Event};
+use super::ports::{Port, State, listen};
 use crate::shell;
 
 /// What is loaded into every guest: the ports for results, and the kinds of links that tests make.
@@ -36,24 +35,6 @@ const MODULES: [&str; 12] = [
 const MEMORY_MB: u32 = 2048;
 /// For boot and power-off.
 const BOOT: Duration = Duration::from_secs(60);
-
-/// What a machine says while it runs.
-pub(crate) enum Event<'a> {
-    /// A program starts; its number.
-    Begin(usize),
-    /// One line of what it prints.
-    Text(Stream, &'a str),
-    /// It has ended with this exit code; 137 if it was killed after its deadline.
-    End(usize, i32),
-}
-
-/// How a machine ended.
-pub(crate) struct Ended {
-    /// Why not every program has run to its end, if so.
-    pub(crate) cut_off: Option<String>,
-    /// The kernel's log.
-    pub(crate) console: String,
-}
 
 /// Boots a machine with these files, runs the programs, and calls `each` for what happens.
 ///
@@ -137,25 +118,6 @@ pub(crate) fn tail(text: &str, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Port {
-    Console,
-    Output,
-    Error,
-}
-
-impl Port {
-    const ALL: [Self; 3] = [Self::Console, Self::Output, Self::Error];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Console => "console",
-            Self::Output => "output",
-            Self::Error => "error",
-        }
-    }
-}
-
 /// Killed and reaped in any case.
 struct Machine(Child);
 
@@ -163,29 +125,6 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-/// Sends what comes in at a port, line by line, to `lines`, until the machine closes it.
-fn listen(folder: &Path, port: Port, lines: Sender<(Port, String)>) -> anyhow::Result<()> {
-    let listener = UnixListener::bind(folder.join(port.name()))?;
-    thread::spawn(move || {
-        if let Ok((stream, _)) = listener.accept() {
-            read_lines(stream, |line| lines.send((port, line)).is_ok());
-        }
-    });
-    Ok(())
-}
-
-fn read_lines(stream: impl Read, mut each: impl FnMut(String) -> bool) {
-    let mut reader = BufReader::new(stream);
-    let mut line = Vec::new();
-    while reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
-        let text = String::from_utf8_lossy(&line);
-        if !each(text.trim_end_matches(['\n', '\r']).to_owned()) {
-            return;
-        }
-        line.clear();
     }
 }
 
@@ -259,91 +198,6 @@ fn follow(
         }
         if Instant::now() > end {
             return Ok(true);
-        }
-    }
-}
-
-/// What is known about the programs so far.
-#[derive(Default)]
-struct State {
-    console: String,
-    /// The program whose standard output is read.
-    running: usize,
-    /// The program whose standard error is read.
-    erring: usize,
-    /// A program that has ended by its standard output, and its exit code, while its standard error
-    /// is still read: the ports are not read in step.
-    ending: Option<(usize, i32)>,
-    /// What has come meanwhile.
-    waiting: Vec<String>,
-    finished: usize,
-    done: bool,
-}
-
-impl State {
-    fn line(&mut self, port: Port, text: &str, mark: &str, each: &mut impl FnMut(Event<'_>)) {
-        match port {
-            Port::Console => {
-                self.console += text;
-                self.console.push('\n');
-            }
-            Port::Output if self.ending.is_some() => self.waiting.push(text.to_owned()),
-            Port::Output => self.output(text, mark, each),
-            Port::Error => self.error(text, mark, each),
-        }
-        let Some((job, code)) = self.ending.filter(|(job, _)| *job < self.erring) else {
-            return;
-        };
-        self.ending = None;
-        self.finished = job + 1;
-        each(Event::End(job, code));
-        for text in std::mem::take(&mut self.waiting) {
-            self.line(Port::Output, &text, mark, each);
-        }
-    }
-
-    fn output(&mut self, text: &str, mark: &str, each: &mut impl FnMut(Event<'_>)) {
-        match guest::line(text, mark) {
-            Line::Text(text) => each(Event::Text(Stream::Output, text)),
-            Line::Begin(job) => {
-                self.running = job;
-                each(Event::Begin(job));
-            }
-            Line::End(job, code, before) => {
-                if !before.is_empty() {
-                    each(Event::Text(Stream::Output, before));
-                }
-                self.ending = Some((job, code));
-            }
-            Line::Done => self.done = true,
-        }
-    }
-
-    fn error(&mut self, text: &str, mark: &str, each: &mut impl FnMut(Event<'_>)) {
-        let (text, next) = match guest::line(text, mark) {
-            Line::End(job, _, before) => (before, job + 1),
-            _ => (text, self.erring),
-        };
-        if !text.is_empty() {
-            each(Event::Text(Stream::Error, text));
-        }
-        self.erring = next;
-    }
-
-    fn end(self, jobs: usize, late: Option<Duration>, status: ExitStatus) -> Ended {
-        let cut_off = if self.done && self.finished == jobs {
-            None
-        } else if let Some(limit) = late {
-            Some(format!(
-                "the machine was stopped after {} s",
-                limit.as_secs()
-            ))
-        } else {
-            Some(format!("the machine died ({status})"))
-        };
-        Ended {
-            cut_off,
-            console: self.console,
         }
     }
 }
