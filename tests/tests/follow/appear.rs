@@ -73,6 +73,10 @@ fn agents() -> Result<()> {
     scene = scene.again(Agent::crash, &FOLLOW)?;
     scene.until_up(&both)?;
     ensure!(scene.table()? == routes, "routes have changed");
+    // Nor does purge touch them.
+    scene = scene.purged(&FOLLOW)?;
+    scene.until_up(&both)?;
+    ensure!(scene.table()? == routes, "routes have changed");
     // SIGTERM gives everything up, but what is not ours.
     let home = scene.agent.end(Signal::SIGTERM)?;
     let table = scene.bed.here.ip("-d route show table all")?;

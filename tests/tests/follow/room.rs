@@ -53,6 +53,7 @@ fn comes_when_there_is_some() -> Result<()> {
         )
     };
     until(&scene, ROOM, 5)?;
+    scene.logged("no room")?;
     let warnings = |scene: &mut Scene| {
         let log = scene.agent.process().log();
         log.lines().filter(|line| line.contains("no room")).count()

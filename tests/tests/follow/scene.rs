@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use dz_agent::datapath::MapReader;
 use dz_common::map::{Origin, Peer, PeerKey, SessionEntry};
 use dz_common::packet::State;
-use dz_tests::agent::{Agent, Home};
+use dz_tests::agent::{Agent, Home, program};
 use dz_tests::bed::{self, Bed, HERE, INTERFACE, PATIENCE};
 use dz_tests::udp_peer::{Rules, UdpPeer, UdpPeerConfig};
 use dz_tests::wait::eventually;
@@ -170,6 +171,18 @@ impl Scene {
     ) -> Result<Self> {
         let Self { bed, agent, peers } = self;
         let agent = Agent::start_in(home(agent)?, &bed.here, &words(arguments))?;
+        Ok(Self { bed, agent, peers })
+    }
+
+    /// The same after a crash and a `purge`.
+    pub(crate) fn purged(self, arguments: &[&str]) -> Result<Self> {
+        let Self { bed, agent, peers } = self;
+        let home = agent.crash()?;
+        let mut command = Command::new(program()?);
+        command.args(["purge", "--interface", INTERFACE, "--pin-dir"]);
+        let output = bed.here.output(command.arg(home.pin_dir()))?;
+        ensure!(output.status.success(), "{output:?}");
+        let agent = Agent::start_in(home, &bed.here, &words(arguments))?;
         Ok(Self { bed, agent, peers })
     }
 
