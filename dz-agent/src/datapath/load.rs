@@ -12,6 +12,7 @@ use dz_common::counters::Counter;
 use dz_common::gate::Action;
 use dz_common::map::{ABI_VERSION, Config, SLOTS_PER_GROUP, name};
 use dz_common::packet::Version;
+use nix::sys::signal::{SigSet, SigmaskHow};
 use tracing::info;
 
 use super::kernel::kernel_at_least;
@@ -255,6 +256,18 @@ fn our_version() -> Version {
     ])
 }
 
+/// Keeps signals from this thread meanwhile: the verifier gives up with EAGAIN when one is pending
+/// (`do_check`), and SIGHUP during a start must not be its end. They wait.
+fn undisturbed<T>(load: impl FnOnce() -> T) -> T {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let loaded = load();
+    if let Ok(before) = before {
+        // It was in force a moment ago.
+        let _ = before.thread_set_mask();
+    }
+    loaded
+}
+
 /// A classifier, loaded now if it is not yet.
 pub(super) fn load_classifier<'a>(
     ebpf: &'a mut Ebpf,
@@ -262,9 +275,7 @@ pub(super) fn load_classifier<'a>(
 ) -> Result<&'a mut SchedClassifier, Failure> {
     let program = classifier(ebpf, name)?;
     if program.fd().is_err() {
-        program
-            .load()
-            .map_err(|error| refused_program(name, &error))?;
+        undisturbed(|| program.load()).map_err(|error| refused_program(name, &error))?;
     }
     Ok(program)
 }
@@ -273,9 +284,7 @@ pub(super) fn load_classifier<'a>(
 pub(super) fn load_xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, Failure> {
     let program = xdp(ebpf)?;
     if program.fd().is_err() {
-        program
-            .load()
-            .map_err(|error| refused_program("dz_xdp", &error))?;
+        undisturbed(|| program.load()).map_err(|error| refused_program("dz_xdp", &error))?;
     }
     Ok(program)
 }

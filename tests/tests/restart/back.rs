@@ -6,10 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use dz_common::packet::State;
 use dz_common::session::DownReason;
-use dz_tests::agent::Home;
-use dz_tests::bed::{self, Bed, HERE, THERE};
+use dz_tests::agent::{Agent, Home};
+use dz_tests::bed::{self, Bed, HERE, INTERFACE, PATIENCE, THERE};
 use dz_tests::harness::Test;
 use dz_tests::udp_peer::Rules;
+use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
 use crate::NEEDS;
@@ -23,6 +24,7 @@ pub(super) fn tests() -> Vec<Test> {
         Test::new("back::without_the_secret", &NEEDS, || after_sigterm(true)),
         Test::new("back::deployed_peer_restarted", &NEEDS, deployed_peer),
         Test::new("back::nothing_left_of_ours", &NEEDS, nothing_left),
+        Test::new("back::hangups_while_starting", &NEEDS, hangups),
     ]
 }
 
@@ -99,4 +101,29 @@ fn nothing_left() -> Result<()> {
     ensure!(theirs.session.peer_discr == before.local_discr);
     bed::until_route(&bed.here, THERE, true)?;
     Ok(())
+}
+
+/// SIGHUP after SIGHUP, while the verifier looks at programs: it starts all the same.
+fn hangups() -> Result<()> {
+    let bed = Bed::new("hangups", Duration::ZERO)?;
+    let arguments = ["--interface", INTERFACE, "--metrics-listen=off"];
+    let mut agent = Agent::spawn_in(Home::new()?, &bed.here, &arguments)?;
+    // Before that it would die of the signal, as it should.
+    let status = format!("/proc/{}/status", agent.process().pid());
+    eventually(PATIENCE, "a handler of SIGHUP", || {
+        let status = fs::read_to_string(&status).ok()?;
+        let caught = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigCgt:"))?;
+        let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
+        (caught & 1 == 1).then_some(())
+    })?;
+    eventually(PATIENCE, "an agent that has started", || {
+        if let Some(status) = agent.process().ended()? {
+            return Ok(Err(anyhow::anyhow!("ended with {status}")));
+        }
+        agent.process().signal(Signal::SIGHUP)?;
+        ensure!(agent.process().log().contains("ready"), "not yet");
+        anyhow::Ok(Ok(()))
+    })?
 }
