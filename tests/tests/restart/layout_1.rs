@@ -45,7 +45,6 @@ pub(crate) const STATE_UP: u8 = 3;
 const BLOCK: u32 = 1;
 /// Longer than any test.
 const GRACE_NS: u64 = 3_600_000_000_000;
-const INTERVAL_US: u32 = crate::crowd::INTERVAL_MS * 1_000;
 
 macro_rules! layout {
     ($(struct $name:ident { $($field:ident: $type:ty,)+ })+) => { $(
@@ -92,16 +91,19 @@ const _: () = {
 
 type Sessions = HashMap<MapData, [u8; 12], [u8; 192]>;
 
-const TIMERS: Timers = Timers {
-    desired_min_tx_us: INTERVAL_US,
-    required_min_rx_us: INTERVAL_US,
-    floor_us: 50_000,
-    ceiling_us: 3_000_000,
-    backoff_cap_us: 5_000_000,
-    detect_mult: 3,
-    mode: 1,
-    reserved: [0; 2],
-};
+fn timers() -> Timers {
+    let interval_us = crate::crowd::interval_ms() * 1_000;
+    Timers {
+        desired_min_tx_us: interval_us,
+        required_min_rx_us: interval_us,
+        floor_us: 50_000,
+        ceiling_us: 3_000_000,
+        backoff_cap_us: 5_000_000,
+        detect_mult: 3,
+        mode: 1,
+        reserved: [0; 2],
+    }
+}
 
 /// An interface with an address of ours, and peers behind it.
 pub(crate) struct Served {
@@ -290,7 +292,7 @@ fn session(
         next_tx_ns: now_ns,
         since_ns: now_ns,
         tx_gaps_us: [u32::MAX; 2],
-        timers: TIMERS,
+        timers: timers(),
         local_discr: 0x1000_0000 + slot,
         backoff: 1,
         state: STATE_DOWN,
@@ -327,7 +329,7 @@ fn peer_value(local: [u8; 4]) -> [u8; 36] {
     bytes(&Peer {
         local,
         via: [0; 4],
-        timers: TIMERS,
+        timers: timers(),
         origin: 0,
         reserved: [0; 3],
     })
