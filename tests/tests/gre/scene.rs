@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
 use dz_agent::datapath::MapReader;
-use dz_common::counters::{Counter, Counters};
+use dz_common::counters::Counter;
 use dz_common::map::SessionEntry;
 use dz_common::packet::State;
 use dz_common::session::Timers;
@@ -236,14 +236,11 @@ pub(crate) fn until_up(agent: &Agent, netns: &Netns, pairs: &[Pair]) -> Result<(
     result
 }
 
-/// What has been counted, whatever the address.
+/// What has been counted, whatever the address, also if it is gone now.
 pub(crate) fn count(home: &Home, counter: Counter) -> Result<u64> {
     let maps = MapReader::from_pins(home.pin_dir())?;
-    let mut sum: Counters = maps.counters(0)?;
-    for (_, block) in maps.locals()? {
-        sum.add(&maps.counters(block)?);
-    }
-    Ok(sum.get(counter))
+    let blocks = (0..).map_while(|block| maps.counters(block).ok());
+    Ok(blocks.map(|counters| counters.get(counter)).sum())
 }
 
 /// Transmissions that have failed.

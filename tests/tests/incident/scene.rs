@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use dz_agent::datapath::MapReader;
+use dz_common::counters::{Counter, Counters};
 use dz_common::packet::{Packet, State};
 use dz_tests::agent::Agent;
 use dz_tests::bed::{self, Bed, INTERFACE, PATIENCE};
@@ -30,7 +31,11 @@ pub(crate) const PEERS: [Ipv4Addr; 5] = [
 pub(crate) const FAREWELLS: usize = 3;
 const INTERVAL_MS: u32 = 100;
 /// What counts transmissions that failed.
-const FAILURES: [&str; 3] = ["tx_failed", "tx_no_neighbour", "rx_answer_failed"];
+const FAILURES: [Counter; 3] = [
+    Counter::TxFailed,
+    Counter::TxNoNeighbour,
+    Counter::RxAnswerFailed,
+];
 
 /// The scene.
 pub(crate) struct Scene {
@@ -161,17 +166,12 @@ impl Scene {
         Ok(())
     }
 
-    /// How many transmissions have failed.
+    /// How many transmissions have failed, those from addresses included that are gone now.
     pub(crate) fn failures(&self) -> Result<u64> {
-        let shown = self.agent.json(&["counters", "--json"])?;
-        let blocks = shown["blocks"].as_array().context("no blocks")?;
-        let mut failures = 0;
-        for block in blocks {
-            for name in FAILURES {
-                failures += block["counters"][name].as_u64().context("no counter")?;
-            }
-        }
-        Ok(failures)
+        let maps = MapReader::from_pins(self.agent.home().pin_dir())?;
+        let blocks = (0..).map_while(|block| maps.counters(block).ok());
+        let of = |counters: Counters| FAILURES.map(|failure| counters.get(failure));
+        Ok(blocks.flat_map(of).sum())
     }
 
     /// No transmission has failed since the agent started, and nothing was logged of the kind that
