@@ -4,10 +4,14 @@
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
+use aya::maps::MapData;
+use aya::programs::loaded_programs;
+use aya::sys::{Stats, enable_stats};
 use dz_agent::datapath::MapReader;
+use dz_common::map::name;
 use dz_common::packet::State;
 use dz_tests::agent::{Agent, Home, Process};
 use dz_tests::bed::{HERE, INTERFACE, THERE};
@@ -86,6 +90,14 @@ impl Direction {
             Self::In => "in",
         }
     }
+}
+
+/// What the agent's programs take of a run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share {
+    /// Of one processor's time.
+    pub(crate) percent: f64,
+    pub(crate) per_packet_ns: f64,
 }
 
 enum Attached {
@@ -182,6 +194,44 @@ impl Path {
             ensure!(up == SESSIONS, "only {up} sessions are Up under load");
         }
         Ok(measured)
+    }
+
+    /// The same once more with the kernel's own clock on the agent's programs: what they took of the
+    /// run, %, and of each packet, ns.
+    pub(crate) fn programs(&self, direction: Direction) -> anyhow::Result<Share> {
+        let _timed = enable_stats(Stats::RunTime)?;
+        let before = self.timed()?;
+        let begun = Instant::now();
+        self.measure(direction)?;
+        let took = begun.elapsed();
+        let after = self.timed()?;
+        let in_programs = after.0.saturating_sub(before.0).as_nanos() as f64;
+        Ok(Share {
+            percent: 100.0 * in_programs / took.as_nanos() as f64,
+            per_packet_ns: in_programs / after.1.saturating_sub(before.1).max(1) as f64,
+        })
+    }
+
+    /// How long the agent's programs have run, and how often.
+    fn timed(&self) -> anyhow::Result<(Duration, u64)> {
+        let Attached::Agent(serving) = &self.attached else {
+            bail!("no agent");
+        };
+        let pins = serving.agent.home().pin_dir();
+        let sessions = MapData::from_pin(pins.join(name::SESSIONS))?.info()?.id();
+        let (mut time, mut count) = (Duration::ZERO, 0);
+        for program in loaded_programs() {
+            // One of somebody else's may go while they are listed.
+            let Ok(program) = program else { continue };
+            if program
+                .map_ids()?
+                .is_some_and(|ids| ids.contains(&sessions))
+            {
+                time += program.run_time();
+                count += program.run_count();
+            }
+        }
+        Ok((time, count))
     }
 
     /// None if the server does not listen yet: it does so anew for each run.

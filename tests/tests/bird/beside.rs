@@ -35,16 +35,24 @@ pub(crate) struct Bystanders {
 }
 
 impl Beside {
-    /// Starts the agents first: routes are followed as they appear. Waits until all are there.
+    /// With agents as [`Host::agent`] has them.
     pub(crate) fn new(kind: Kind, addresses: usize) -> Result<Self> {
+        Self::with(kind, addresses, |host| host.agent(Home::new()?))
+    }
+
+    /// Starts the agents first: routes are followed as they appear. Waits until all are there.
+    pub(crate) fn with(
+        kind: Kind,
+        addresses: usize,
+        agent: impl Fn(&Host) -> Result<Agent>,
+    ) -> Result<Self> {
         let hosts = Rc::new(Hosts::new(kind, u16::try_from(addresses)?)?);
         let (here, there) = (&hosts.here, &hosts.there);
         let logs = [
             RouteLog::start(&here.netns)?,
             RouteLog::start(&there.netns)?,
         ];
-        let agent = here.agent(Home::new()?)?;
-        let far_agent = there.agent(Home::new()?)?;
+        let (agent, far_agent) = (agent(here)?, agent(there)?);
         let bird = here.bird(there)?;
         let far_bird = there.bird(here)?;
         bird.until_established()?;
@@ -130,26 +138,19 @@ impl Beside {
 }
 
 impl Host {
-    /// An agent that follows BIRD's routes, in a home where another one may have lived.
+    /// An agent that follows BIRD's routes, in a home where another one may have lived. Detection is
+    /// slow: while one agent starts, the other one alone keeps the sessions, on a busy machine.
     pub(crate) fn agent(&self, home: Home) -> Result<Agent> {
-        self.follower(home, "proto=bird")
+        self.follower(home, "proto=bird", 10)
     }
 
-    /// An agent that follows these routes. Detection is slow: while one agent starts, the other one
-    /// alone keeps the sessions, on a busy machine.
-    pub(crate) fn follower(&self, home: Home, condition: &str) -> Result<Agent> {
+    /// An agent that follows these routes, with so many intervals of 300 ms to detection.
+    pub(crate) fn follower(&self, home: Home, condition: &str, detect: u8) -> Result<Agent> {
+        let detect = detect.to_string();
         let mut arguments = vec!["--interface", INTERFACE, "--follow", condition];
-        arguments.extend([
-            "--attach",
-            "tc",
-            "--metrics-listen=off",
-            "--max-sessions=128",
-        ]);
-        arguments.extend([
-            "--tx-interval=300ms",
-            "--rx-interval=300ms",
-            "--detect-mult=10",
-        ]);
+        arguments.extend(["--attach", "tc", "--metrics-listen=off"]);
+        arguments.extend(["--max-sessions=128", "--detect-mult", &detect]);
+        arguments.extend(["--tx-interval=300ms", "--rx-interval=300ms"]);
         Agent::start_in(home, &self.netns, &arguments)
     }
 }
