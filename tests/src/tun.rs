@@ -13,16 +13,21 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use nix::errno::Errno;
 
 use crate::gre::{self, Ends};
 use crate::netns::{Netns, run_in};
 use crate::receive::Receive;
+use crate::wait::eventually;
 
 /// As a GRE tunnel over an MTU of 1500 has it.
 pub const MTU: u32 = 1476;
 const UNDERLAY_MTU: u32 = 1500;
+/// How long a device's name may stay taken after its end.
+const HELD: Duration = Duration::from_secs(10);
 /// Longer than any packet.
 const PACKET: usize = 2048;
 
@@ -238,7 +243,14 @@ fn open(name: &str) -> anyhow::Result<File> {
         .open("/dev/net/tun")
         .context("opening /dev/net/tun")?;
     let pointer = std::ptr::from_ref(&request) as libc::c_ulong;
-    // SAFETY: the request is a valid `ifreq`, which the kernel reads and writes during the call.
-    unsafe { tun_set_iff(file.as_raw_fd(), pointer) }?;
+    // A process that another test is starting holds a copy of every descriptor between its fork and
+    // its exec, also of the one that was the device until a moment ago.
+    eventually(HELD, &format!("the name {name}, free"), || {
+        // SAFETY: the request is a valid `ifreq`, which the kernel reads and writes during the call.
+        match unsafe { tun_set_iff(file.as_raw_fd(), pointer) } {
+            Err(Errno::EBUSY) => None,
+            ended => Some(ended),
+        }
+    })??;
     Ok(file)
 }
