@@ -143,8 +143,12 @@ impl Session {
             return 0;
         }
         let recent_us = self.tx_gaps_us[0] as u64 + self.tx_gaps_us[1] as u64;
-        let third_last = self.last_tx_ns.saturating_sub(recent_us * NS_PER_US);
-        let uncrowded = third_last + self.tx_interval_ns();
+        let recent_ns = recent_us * NS_PER_US;
+        let uncrowded = if recent_ns < self.last_tx_ns {
+            self.last_tx_ns - recent_ns + self.tx_interval_ns()
+        } else {
+            0 // before the clock began: there was none
+        };
         let paced = self.last_tx_ns + self.pace_ns();
         if news && self.burst_left != 0 || uncrowded > paced {
             uncrowded
@@ -156,7 +160,12 @@ impl Session {
     /// Accounts for a transmission.
     #[inline(always)]
     fn note(&mut self, now_ns: u64) {
-        let gap_ns = now_ns.saturating_sub(self.last_tx_ns);
+        // The clock begins with the machine, which is no transmission: it may have been a moment ago.
+        let gap_ns = if self.last_tx_ns == 0 {
+            u64::MAX
+        } else {
+            now_ns.saturating_sub(self.last_tx_ns)
+        };
         if gap_ns >= BURST as u64 * self.tx_interval_ns() {
             self.burst_left = BURST;
         } else if self.announce == 0 {

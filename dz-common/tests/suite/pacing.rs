@@ -71,6 +71,17 @@ fn state_flips_inside_one_interval_cause_at_most_three_transmissions() {
 }
 
 #[test]
+fn a_machine_that_has_just_started_tells_its_states_at_once() {
+    for_seeds(200, |rng| {
+        let mut node = Node::new(FAST, OURS, Habit::Answering, MS, rng);
+        let (first, _) = node.tick(MS);
+        assert!(first.is_some(), "the first packet");
+        let answer = node.receive(&packet(State::Init, OURS), 2 * MS);
+        assert_eq!(answer.map(|answer| answer.state), Some(State::Up));
+    });
+}
+
+#[test]
 fn a_peer_that_never_stops_flipping_gets_no_more_than_the_steady_rate() {
     for_seeds(50, |rng| {
         let mut node = Node::new(FAST, OURS, Habit::Answering, START_NS, rng);
