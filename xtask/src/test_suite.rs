@@ -29,7 +29,7 @@ pub(crate) struct Options {
     #[arg(long)]
     deny_skips: bool,
     /// Then the end-to-end tests in virtual machines, as `cargo xtask vm`
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["groups", "args"])]
     vm: bool,
     /// Arguments for every test program, such as a part of a test's name
     #[arg(last = true)]
@@ -76,7 +76,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         }
         follow(&program, &mut command, &mut report)?;
     }
-    vm::run_on(&kernels, &programs, &options.args, &mut report)?;
+    vm::run_on(&kernels, &programs, &mut report)?;
     if !apt::is_root() {
         println!("\nNOT ROOT: tests that need namespaces, netlink or BPF did not run.");
     }

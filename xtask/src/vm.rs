@@ -6,6 +6,7 @@
 pub(crate) mod guest;
 pub(crate) mod initramfs;
 pub(crate) mod kernel;
+mod left_out;
 pub(crate) mod machine;
 mod modules;
 mod ports;
@@ -23,6 +24,7 @@ use crate::test_suite::report::Report;
 use crate::{apt, shell};
 use initramfs::Archive;
 use kernel::{Kernel, Version};
+use suite::Wanted;
 
 /// What machines need on this one: programs, and the Debian package that each is in.
 const PROGRAMS: [(&str, &str); 5] = [
@@ -60,7 +62,15 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     };
     let programs = Programs::build(&groups)?;
     let mut report = Report::default();
-    run_on(&kernels, &programs, &options.args, &mut report)?;
+    let wanted = if options.groups.is_empty() && options.args.is_empty() {
+        Wanted::WhatApplies
+    } else {
+        let args = &options.args;
+        Wanted::Groups { args }
+    };
+    for kernel in &kernels {
+        suite::run(kernel, &programs, &wanted, &mut report)?;
+    }
     Ok(report.print(true))
 }
 
@@ -75,18 +85,17 @@ pub(crate) fn kernels(only: Option<Version>) -> anyhow::Result<Vec<Kernel>> {
     wanted.map(kernel::get).collect()
 }
 
-/// Runs the end-to-end tests among these on each of the kernels.
+/// Runs those of the end-to-end tests that apply on each of the kernels.
 ///
 /// # Errors
 /// A machine cannot be started.
 pub(crate) fn run_on(
     kernels: &[Kernel],
     programs: &Programs,
-    args: &[OsString],
     report: &mut Report,
 ) -> anyhow::Result<()> {
     for kernel in kernels {
-        suite::run(kernel, programs, args, report)?;
+        suite::run(kernel, programs, &Wanted::WhatApplies, report)?;
     }
     Ok(())
 }

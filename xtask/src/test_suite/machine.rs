@@ -47,7 +47,10 @@ const BIRD: Unpacked = Unpacked {
 /// megabytes and nothing to do with the kernel, is not among it.
 pub(crate) fn guest_programs() -> Vec<PathBuf> {
     let names = PROGRAMS.iter().map(|(program, _)| *program);
-    names.chain(["bird"]).filter_map(find).collect()
+    names
+        .chain(["bird", "setpriv", "setarch"])
+        .filter_map(find)
+        .collect()
 }
 
 /// A program on the path, or one that [`prepare`] has unpacked.

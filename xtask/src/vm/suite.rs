@@ -1,7 +1,6 @@
 //! The end-to-end tests, in a machine: their results are results like this machine's.
 
 use std::ffi::OsString;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -10,8 +9,8 @@ use super::guest::{Job, Stream};
 use super::guest_files;
 use super::initramfs::Archive;
 use super::kernel::Kernel;
+use super::left_out::{self, LeftOut};
 use super::machine::{self, Event, tail};
-use crate::shell;
 use crate::test_suite::machine as tools;
 use crate::test_suite::programs::{Program, Programs};
 use crate::test_suite::report::{Report, Results};
@@ -28,49 +27,29 @@ const TESTS: &str = "/tests";
 /// How many frames `differential` generates: a tenth of what it does outside of machines.
 const FRAMES: &str = "12000";
 
-/// Tests that do not run in machines.
-#[derive(Clone, Copy)]
-struct LeftOut {
-    group: &'static str,
-    /// The beginning of their names.
-    tests: &'static str,
-    why: &'static str,
+/// What to run.
+pub(crate) enum Wanted<'a> {
+    /// Everything but what is [`left_out`].
+    WhatApplies,
+    /// What was asked for, with these arguments.
+    Groups {
+        /// For every test program.
+        args: &'a [OsString],
+    },
 }
 
-const fn left_out_of(group: &'static str, tests: &'static str, why: &'static str) -> LeftOut {
-    LeftOut { group, tests, why }
-}
+impl Wanted<'_> {
+    fn args(&self) -> &[OsString] {
+        match self {
+            Self::WhatApplies => &[],
+            Self::Groups { args } => args,
+        }
+    }
 
-/// What does not run in machines: where nothing about it depends on the kernel's version, and an
-/// emulated processor would take minutes.
-const LEFT_OUT: [LeftOut; 10] = [
-    left_out_of("sessions", "readings::", "promtool has a hundred megabytes"),
-    left_out_of("sessions", "batches::ten_thousand", "ten thousand peers"),
-    left_out_of(
-        "crash",
-        "storm::",
-        "200 rounds; the steps one by one do run",
-    ),
-    left_out_of(
-        "observer",
-        "stir::",
-        "1,000 peers, 80 rounds; the observer's own tests do run",
-    ),
-    left_out_of("netlink", "full::", "15,000 changes of state"),
-    left_out_of("netlink", "overrun::", "60,000 routes"),
-    left_out_of("gate", "cost::", "a measurement"),
-    left_out_of(
-        "detection",
-        "detection::an_idle_group_wakes_up",
-        "counts what a processor does in microseconds",
-    ),
-    left_out_of(
-        "restart",
-        "unnoticed::again_and_again",
-        "ten takeovers; one does run",
-    ),
-    left_out_of("net", "routes::many_in_flight", "thousands of routes"),
-];
+    fn includes(&self, test: &Program) -> bool {
+        test.end_to_end && (matches!(self, Self::Groups { .. }) || !left_out::is_whole(group(test)))
+    }
+}
 
 /// Runs the test programs on a kernel and adds their results.
 ///
@@ -79,25 +58,23 @@ const LEFT_OUT: [LeftOut; 10] = [
 pub(crate) fn run(
     kernel: &Kernel,
     programs: &Programs,
-    args: &[OsString],
+    wanted: &Wanted<'_>,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let tests: Vec<_> = programs
-        .tests
-        .iter()
-        .filter(|test| test.end_to_end)
-        .collect();
+    let tests = programs.tests.iter();
+    let tests: Vec<_> = tests.filter(|test| wanted.includes(test)).collect();
     ensure!(
         !tests.is_empty(),
         "none of these groups runs in a machine: only those of {PACKAGE} do"
     );
-    let left_out = tests.iter().map(|test| left_out(test, args));
-    let left_out = left_out.collect::<anyhow::Result<Vec<_>>>()?;
-    let jobs: Vec<_> = tests
-        .iter()
-        .zip(&left_out)
-        .map(|(test, left_out)| job(test, left_out, args))
-        .collect();
+    let mut jobs = Vec::new();
+    for test in &tests {
+        let left_out = match wanted {
+            Wanted::WhatApplies => left_out::of(group(test), test)?,
+            Wanted::Groups { .. } => Vec::new(),
+        };
+        jobs.push(job(test, &left_out, wanted.args()));
+    }
     let names: Vec<_> = tests.iter().map(|test| name(kernel, test)).collect();
     println!("\n######## Linux {}", kernel.release);
     let start = Instant::now();
@@ -136,24 +113,6 @@ fn group(test: &Program) -> &str {
     test.name.rsplit(' ').next().unwrap_or(&test.name)
 }
 
-/// What of a program does not run. Everything runs where names are asked for.
-fn left_out(test: &Program, args: &[OsString]) -> anyhow::Result<Vec<LeftOut>> {
-    let of_group = LEFT_OUT
-        .iter()
-        .filter(|left_out| left_out.group == group(test));
-    let of_group: Vec<_> = of_group.filter(|_| args.is_empty()).copied().collect();
-    if !of_group.is_empty() {
-        let list = shell::read(Command::new(&test.executable).arg("--list"))?;
-        for LeftOut { group, tests, .. } in &of_group {
-            ensure!(
-                list.contains(tests),
-                "{group} has no test {tests} that could be left out"
-            );
-        }
-    }
-    Ok(of_group)
-}
-
 fn job(test: &Program, left_out: &[LeftOut], args: &[OsString]) -> Job {
     let mut job = Job::new(&format!("{TESTS}/{}", group(test)), DEADLINE)
         .folder(TESTS)
@@ -163,8 +122,7 @@ fn job(test: &Program, left_out: &[LeftOut], args: &[OsString]) -> Job {
         .env("DZ_TEST_TUNNEL", "gre")
         .env("DZ_COUNT", FRAMES)
         .arg("--test-threads=2");
-    for LeftOut { group, tests, why } in left_out {
-        println!("LEFT OUT in machines: {group}: {tests}…: {why}");
+    for LeftOut { tests, .. } in left_out {
         job = job.arg("--skip").arg(*tests);
     }
     for arg in args {
