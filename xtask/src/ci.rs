@@ -1,4 +1,4 @@
-//! What continuous integration runs: format, lints, the committed object, all tests.
+//! What continuous integration runs: format, lints, the committed object, all tests, some of them on other kernels.
 
 use std::path::Path;
 use std::time::Instant;
@@ -31,10 +31,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
     step("tests", || test(object))
 }
 
-/// The README's command, on the object that was built here if it could not be compared.
+/// The README's commands, in one: on this kernel and in machines, on the object that was built here if it could not be compared.
 fn test(object: Option<&Path>) -> anyhow::Result<()> {
     let mut command = shell::cargo();
-    command.args(["xtask", "test", "--deny-skips"]);
+    command.args(["xtask", "test", "--deny-skips", "--vm"]);
     if let Some(object) = object {
         command.env("DZ_EBPF_OBJECT", object);
     }

@@ -28,7 +28,7 @@ pub(crate) struct Options {
     /// groups that are named
     #[arg(long)]
     deny_skips: bool,
-    /// Then the end-to-end tests in virtual machines, as `cargo xtask vm`
+    /// Then end-to-end tests in virtual machines, as `cargo xtask vm --quick`
     #[arg(long, conflicts_with_all = ["groups", "args"])]
     vm: bool,
     /// Arguments for every test program, such as a part of a test's name

@@ -17,11 +17,13 @@ pub(crate) use super::ports::{Ended, Event};
 use super::ports::{Port, State, listen};
 use crate::shell;
 
+const COMMAND_LINE: &str = "console=ttyS0 panic=-1 oops=panic quiet";
 /// What is loaded into every guest: the ports for results, and the kinds of links that tests make.
-const MODULES: [&str; 12] = [
+const MODULES: [&str; 13] = [
     "virtio_pci",
     "virtio_console",
     "ip_gre",
+    "ip6_gre",
     "tun",
     "veth",
     "dummy",
@@ -139,7 +141,8 @@ fn start(kernel: &Kernel, folder: &Path) -> anyhow::Result<Child> {
         .arg("-kernel")
         .arg(&kernel.image)
         .args(["-initrd", "initramfs"])
-        .args(["-append", "console=ttyS0 panic=-1 oops=panic quiet"])
+        // Nobody attacks it, and an emulated processor has nothing to protect.
+        .args(["-append", &format!("{COMMAND_LINE} mitigations=off")])
         .args(["-device", "virtio-serial-pci"]);
     for port in Port::ALL {
         let name = port.name();

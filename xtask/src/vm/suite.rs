@@ -11,6 +11,7 @@ use super::initramfs::Archive;
 use super::kernel::Kernel;
 use super::left_out::{self, LeftOut};
 use super::machine::{self, Event, tail};
+use super::quick;
 use crate::test_suite::machine as tools;
 use crate::test_suite::programs::{Program, Programs};
 use crate::test_suite::report::{Report, Results};
@@ -31,6 +32,8 @@ const FRAMES: &str = "12000";
 pub(crate) enum Wanted<'a> {
     /// Everything but what is [`left_out`].
     WhatApplies,
+    /// What is worth its time where that is short.
+    Quick,
     /// What was asked for, with these arguments.
     Groups {
         /// For every test program.
@@ -39,15 +42,24 @@ pub(crate) enum Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    fn args(&self) -> &[OsString] {
+    fn args(&self, test: &Program) -> Vec<OsString> {
         match self {
-            Self::WhatApplies => &[],
-            Self::Groups { args } => args,
+            Self::WhatApplies => Vec::new(),
+            Self::Quick => {
+                let part = quick::part_of(group(test)).filter(|part| !part.is_empty());
+                part.map(OsString::from).into_iter().collect()
+            }
+            Self::Groups { args } => args.to_vec(),
         }
     }
 
     fn includes(&self, test: &Program) -> bool {
-        test.end_to_end && (matches!(self, Self::Groups { .. }) || !left_out::is_whole(group(test)))
+        let wanted = match self {
+            Self::WhatApplies => !left_out::is_whole(group(test)),
+            Self::Quick => quick::part_of(group(test)).is_some(),
+            Self::Groups { .. } => true,
+        };
+        test.end_to_end && wanted
     }
 }
 
@@ -71,9 +83,9 @@ pub(crate) fn run(
     for test in &tests {
         let left_out = match wanted {
             Wanted::WhatApplies => left_out::of(group(test), test)?,
-            Wanted::Groups { .. } => Vec::new(),
+            Wanted::Quick | Wanted::Groups { .. } => Vec::new(),
         };
-        jobs.push(job(test, &left_out, wanted.args()));
+        jobs.push(job(test, &left_out, &wanted.args(test)));
     }
     let names: Vec<_> = tests.iter().map(|test| name(kernel, test)).collect();
     println!("\n######## Linux {}", kernel.release);
