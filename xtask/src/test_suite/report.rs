@@ -154,7 +154,7 @@ fn is_expected(skipped: &str) -> bool {
     let on_this_machine = !program.starts_with(|c: char| c.is_ascii_digit());
     let lacks = |kind: &&str| reason == format!("this kernel cannot create links of kind {kind}");
     let too_old = reason.starts_with("kernel ") && reason.contains(" is older than ");
-    too_old || (on_this_machine && RARE_LINKS.iter().any(|kind| lacks(&kind)))
+    too_old || (on_this_machine && RARE_LINKS.iter().any(lacks))
 }
 
 /// The number before a word, as in `ok. 5 passed; 0 failed`.
