@@ -104,6 +104,8 @@ pub(crate) struct Model {
     doubts: BTreeMap<Ipv4Addr, Option<Wanted>>,
     /// Peers whose disconnect was answered, until they are connected again.
     pub(crate) gone: BTreeSet<Ipv4Addr>,
+    /// Since the last look the agent was told to take everything back.
+    withdrawing: bool,
 }
 
 impl Model {
@@ -142,6 +144,7 @@ impl Model {
     pub(crate) fn withdrawn(&mut self) {
         let peers = self.peers.keys().map(|peer| (*peer, None));
         self.doubts.extend(peers);
+        self.withdrawing = true;
     }
 
     /// Whether it may be that there is no peer at all.
@@ -160,7 +163,13 @@ impl Model {
             ensure!(peer.origin == Origin::Api, "{key:?}: {peer:?}");
             present.insert(Ipv4Addr::from(key.peer), Wanted::of(peer));
         }
+        let withdrawing = std::mem::take(&mut self.withdrawing);
         for (peer, after) in std::mem::take(&mut self.doubts) {
+            // Its connect may have been carried out before all was taken back: then its session is
+            // on its way out once more.
+            if withdrawing && after.is_some() {
+                self.gone.remove(&peer);
+            }
             let now = present.get(&peer).copied();
             if now == after {
                 match after {
