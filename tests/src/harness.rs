@@ -186,9 +186,12 @@ fn link_kind_missing(kind: &str) -> Option<String> {
         let netns = crate::netns::Netns::new("probe")?;
         let mut command = Command::new("ip");
         command.args(["link", "add", "probe0", "type", kind]);
-        if kind == "gre" {
-            command.args(["local", "192.0.2.1", "remote", "192.0.2.2"]);
-        }
+        // Without ends of its own it would be the same as the kernel's fallback device.
+        match kind {
+            "gre" => command.args(["local", "192.0.2.1", "remote", "192.0.2.2"]),
+            "ip6gre" => command.args(["local", "2001:db8::1", "remote", "2001:db8::2"]),
+            _ => &mut command,
+        };
         Ok(netns.output(&mut command)?.status.success())
     };
     match attempt() {
