@@ -4,11 +4,10 @@ use std::net::Ipv4Addr;
 
 use nix::errno::Errno;
 use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_REPLACE, NetlinkHeader};
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
-};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::host_route::{self, NextHop};
 use super::{Netlink, NetlinkError};
 use crate::follow::Follow;
 
@@ -78,41 +77,21 @@ pub(super) fn change(
 
 fn parse(message: &RouteMessage) -> Option<HostRoute> {
     let header = &message.header;
-    if header.address_family != AddressFamily::Inet || header.destination_prefix_length != 32 {
-        return None;
-    }
-    let mut table = u32::from(header.table);
-    let (mut dst, mut src, mut via, mut ifindex) = (None, None, None, None);
-    let (mut metric, mut plain) = (0, header.kind == RouteType::Unicast);
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Table(id) => table = *id,
-            RouteAttribute::Destination(RouteAddress::Inet(addr)) => dst = Some(*addr),
-            RouteAttribute::PrefSource(RouteAddress::Inet(addr)) => src = Some(*addr),
-            RouteAttribute::Gateway(RouteAddress::Inet(addr)) => via = Some(*addr),
-            RouteAttribute::Oif(index) => ifindex = Some(*index),
-            RouteAttribute::Priority(value) => metric = *value,
-            // A next hop object of one next hop (FRR makes them) is also shown in full.
-            RouteAttribute::MultiPath(_) | RouteAttribute::Encap(_) | RouteAttribute::Via(_) => {
-                plain = false;
-            }
-            _ => {}
-        }
-    }
-    let dst = dst.filter(|_| table != LOCAL_TABLE)?;
+    let read = host_route::read(message).filter(|read| read.table != LOCAL_TABLE)?;
     let path = |ifindex| Path {
         ifindex,
-        src,
-        via,
+        src: read.src,
+        via: read.via,
         scope: header.scope.into(),
     };
+    let ifindex = read.ifindex.filter(|_| read.next_hop != NextHop::Other);
     Some(HostRoute {
-        dst,
-        table,
-        metric,
+        dst: read.dst,
+        table: read.table,
+        metric: read.metric,
         tos: header.tos,
         protocol: header.protocol.into(),
-        path: ifindex.filter(|_| plain).map(path),
+        path: ifindex.map(path),
     })
 }
 

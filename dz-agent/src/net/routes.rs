@@ -22,6 +22,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::host_route::{self, NextHop};
 use super::{Netlink, NetlinkError};
 
 /// `rtm_protocol` of our routes, unless configured otherwise. Not assigned in the kernel's
@@ -408,42 +409,23 @@ impl Found {
 
     pub(super) fn parse(message: &RouteMessage) -> Option<Self> {
         let header = &message.header;
-        let mut table = u32::from(header.table);
-        let (mut dst, mut src, mut via, mut ifindex) = (None, None, None, None);
-        let (mut metric, mut plain) = (0, true);
-        for attribute in &message.attributes {
-            match attribute {
-                RouteAttribute::Table(id) => table = *id,
-                RouteAttribute::Destination(RouteAddress::Inet(addr)) => dst = Some(*addr),
-                RouteAttribute::PrefSource(RouteAddress::Inet(addr)) => src = Some(*addr),
-                RouteAttribute::Gateway(RouteAddress::Inet(addr)) => via = Some(*addr),
-                RouteAttribute::Oif(index) => ifindex = Some(*index),
-                RouteAttribute::Priority(value) => metric = *value,
-                RouteAttribute::MultiPath(_)
-                | RouteAttribute::NhId(_)
-                | RouteAttribute::Encap(_)
-                | RouteAttribute::Via(_) => plain = false,
-                _ => {}
-            }
-        }
+        let read = host_route::read(message)?;
         // Only tos 0 meets ours in the table.
-        let host_route = header.destination_prefix_length == 32 && header.tos == 0;
-        if !host_route || table != u32::from(RouteHeader::RT_TABLE_MAIN) {
+        if header.tos != 0 || read.table != u32::from(RouteHeader::RT_TABLE_MAIN) {
             return None;
         }
-        let dst = dst?;
-        let plain = plain && metric == 0 && header.kind == RouteType::Unicast;
-        let route = ifindex.filter(|_| plain).map(|ifindex| Route {
-            dst,
+        let plain = read.next_hop == NextHop::Plain && read.metric == 0;
+        let route = read.ifindex.filter(|_| plain).map(|ifindex| Route {
+            dst: read.dst,
             ifindex,
-            src,
-            via,
+            src: read.src,
+            via: read.via,
         });
         Some(Self {
-            dst,
+            dst: read.dst,
             protocol: header.protocol.into(),
-            metric,
-            ifindex,
+            metric: read.metric,
+            ifindex: read.ifindex,
             route,
         })
     }
