@@ -1,25 +1,23 @@
 //! The agent as its users run it: a process with a command line.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use dz_agent::api::Client;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::bpffs;
 use crate::faults::{self, Faults};
 use crate::netns::Netns;
+use crate::process::Process;
 use crate::program::program_with_faults;
 use crate::wait::eventually;
-use crate::{bpffs, harness};
 
 pub use crate::program::program;
 
@@ -285,108 +283,4 @@ impl Agent {
 fn said(output: &Output) -> anyhow::Error {
     let text = String::from_utf8_lossy(&output.stderr);
     anyhow!("{}: {}", output.status, text.trim())
-}
-
-/// A child whose output is collected. Killed on drop; the output is shown if the test fails.
-#[derive(Debug)]
-pub struct Process {
-    child: Child,
-    title: String,
-    log: Arc<Mutex<String>>,
-    readers: Vec<JoinHandle<()>>,
-}
-
-impl Process {
-    /// Starts it inside the namespace.
-    ///
-    /// # Errors
-    /// The program cannot be started.
-    pub fn spawn(netns: &Netns, command: &mut Command, title: String) -> anyhow::Result<Self> {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = netns
-            .spawn(command)
-            .with_context(|| format!("starting {command:?}"))?;
-        let log = Arc::new(Mutex::new(String::new()));
-        let mut readers = Vec::new();
-        if let Some(output) = child.stdout.take() {
-            readers.push(collect(output, &log));
-        }
-        if let Some(output) = child.stderr.take() {
-            readers.push(collect(output, &log));
-        }
-        Ok(Self {
-            child,
-            title,
-            log,
-            readers,
-        })
-    }
-
-    /// What it has printed so far, both streams.
-    pub fn log(&self) -> String {
-        self.log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Sends it a signal.
-    ///
-    /// # Errors
-    /// It has ended and been waited for.
-    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        let pid = Pid::from_raw(self.child.id().cast_signed());
-        kill(pid, signal).with_context(|| format!("{signal} to {}", self.title))
-    }
-
-    /// How it has ended, if it has.
-    ///
-    /// # Errors
-    /// It cannot be waited for.
-    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
-        Ok(self.child.try_wait()?)
-    }
-
-    /// Waits until it ends.
-    ///
-    /// # Errors
-    /// It does not end in time.
-    pub fn wait(&mut self) -> anyhow::Result<ExitStatus> {
-        let child = &mut self.child;
-        eventually(PATIENCE, &format!("end of {}", self.title), || {
-            child.try_wait().ok().flatten()
-        })
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        for reader in self.readers.drain(..) {
-            let _ = reader.join();
-        }
-        harness::note(&self.title, &self.log());
-    }
-}
-
-fn collect(output: impl Read + Send + 'static, log: &Arc<Mutex<String>>) -> JoinHandle<()> {
-    let log = Arc::clone(log);
-    thread::spawn(move || {
-        let mut output = BufReader::new(output);
-        let mut line = Vec::new();
-        while output.read_until(b'\n', &mut line).is_ok_and(|len| len > 0) {
-            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-            log.push_str(&String::from_utf8_lossy(&line));
-            line.clear();
-        }
-    })
 }

@@ -16,9 +16,9 @@ use anyhow::{Context, ensure};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::agent::Process;
 use crate::bed::{INTERFACE, PATIENCE};
 use crate::netns::Netns;
+use crate::process::Process;
 use crate::wait::eventually;
 
 /// `rtm_protocol` of its routes (`RTPROT_BIRD`).

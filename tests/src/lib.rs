@@ -24,6 +24,7 @@ pub mod machine;
 pub mod netns;
 pub mod pinned;
 pub mod priority;
+pub mod process;
 pub mod program;
 pub mod raw;
 pub mod receive;

@@ -6,12 +6,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use dz_tests::agent::{Agent, Process};
+use dz_tests::agent::Agent;
 use dz_tests::bpftool;
 use dz_tests::frame::{self, Datagram, ETHERTYPE_IPV4, UdpChecksum, parse_udp};
 use dz_tests::harness::Requirement::{Root, Tool, Tun as TunDevice};
 use dz_tests::harness::{Outcome, Test};
 use dz_tests::netns::Netns;
+use dz_tests::process::Process;
 use dz_tests::raw::RawSocket;
 use dz_tests::receive::Receive;
 use dz_tests::tun::Tun;
@@ -222,12 +223,9 @@ fn a_child_is_inside_and_its_words_are_kept() -> Result<()> {
         ensure!(log.contains("v0@v1") && log.contains("complaint"), "{log}");
         anyhow::Ok(())
     })?;
-    child.signal(Signal::SIGSTOP)?;
-    let stat = format!("/proc/{}/stat", child.pid());
-    let stopped = || std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "));
-    eventually(PATIENCE, "a stopped child", || stopped().then_some(()))?;
+    child.freeze()?;
     holds(Duration::from_millis(50), "stopped", || {
-        stopped().then_some(())
+        child.is_stopped().then_some(())
     })?;
     ensure!(child.ended()?.is_none());
     let pid = child.pid();

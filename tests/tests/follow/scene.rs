@@ -79,12 +79,7 @@ impl Scene {
 
     /// Does something while the agent stands still.
     pub(crate) fn frozen(mut self, meanwhile: impl FnOnce(&Self) -> Result<()>) -> Result<Self> {
-        self.agent.process().signal(Signal::SIGSTOP)?;
-        let stat = format!("/proc/{}/stat", self.agent.process().pid());
-        eventually(PATIENCE, "a stopped agent", || {
-            let stat = fs::read_to_string(&stat).ok()?;
-            stat.contains(") T ").then_some(())
-        })?;
+        self.agent.process().freeze()?;
         let done = meanwhile(&self);
         self.agent.process().signal(Signal::SIGCONT)?;
         done.map(|()| self)

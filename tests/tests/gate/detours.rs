@@ -157,7 +157,7 @@ fn no_loop() -> Result<()> {
     until_detour(&hosts, &maps, 0)?;
     one(&hosts, &agent, Counter::GateNoDetour)?;
 
-    agent.process().signal(Signal::SIGSTOP)?;
+    agent.process().freeze()?;
     let pinned = MapData::from_pin(agent.home().pin_dir().join(name::GATE))?;
     let mut gates: HashMap<_, [u8; size_of::<GateKey>()], [u8; size_of::<Gate>()]> =
         HashMap::try_from(Map::from_map_data(pinned)?)?;

@@ -144,7 +144,7 @@ pub(crate) fn all(kind: Kind) -> Result<()> {
     until_detour(&hosts, &maps, hosts.here.ifindex(UNDER)?)?;
     until_confined(&maps, HERE, true)?;
     until_confined(&maps, UNDER_HERE, false)?;
-    agent.process().signal(Signal::SIGSTOP)?;
+    agent.process().freeze()?;
     let mut writer = Writer::open(agent.home().pin_dir())?;
     let entry = entry(&maps)?;
 

@@ -138,13 +138,7 @@ fn by_session<'a>(seen: impl IntoIterator<Item = &'a Seen>) -> BTreeMap<Pair, us
 
 /// Stops the agent's process where it is; its sessions stay Up.
 fn freeze(agent: &mut Agent) -> Result<()> {
-    let process = agent.process();
-    process.signal(Signal::SIGSTOP)?;
-    let stat = format!("/proc/{}/stat", process.pid());
-    eventually(PATIENCE, "a stopped agent", || {
-        let stat = std::fs::read_to_string(&stat).ok()?;
-        stat.contains(") T ").then_some(())
-    })?;
+    agent.process().freeze()?;
     let entries = bed::entries(agent.home())?;
     ensure!(entries.iter().all(|entry| entry.session.state == State::Up));
     Ok(())

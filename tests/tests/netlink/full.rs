@@ -15,7 +15,7 @@ use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
 use crate::NEEDS;
-use crate::scene::{freeze, logged, refusal};
+use crate::scene::{logged, refusal};
 
 /// More than `dz_events` holds.
 const FLIPS: u32 = 15_000;
@@ -65,7 +65,7 @@ fn events(last: State) -> Result<()> {
     // From Down, Init that echoes our discriminator leads Up.
     tun.send(first)?;
     bed::until_route(&netns, THERE, last != State::Up)?;
-    freeze(&mut agent)?;
+    agent.process().freeze()?;
     for _ in 0..FLIPS {
         tun.send(last_packet)?;
         tun.send(first)?;

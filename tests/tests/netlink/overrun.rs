@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::NEEDS;
-use crate::scene::{Scene, freeze, logged};
+use crate::scene::{Scene, logged};
 
 /// More notifications than the socket's buffer holds.
 const CHANGES: u32 = 60_000;
@@ -42,7 +42,7 @@ fn notifications() -> Result<()> {
             Ipv4Addr::from(0xac10_0000 + i)
         )?;
     }
-    freeze(&mut scene.agent)?;
+    scene.agent.process().freeze()?;
     let path = batch.path().display().to_string();
     scene.bed.here.ip(&format!("-batch {path}"))?;
     // Nobody will be told of this one.

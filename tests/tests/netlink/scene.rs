@@ -9,7 +9,6 @@ use dz_tests::bed::{self, Bed, INTERFACE, PATIENCE, THERE};
 use dz_tests::faults::Faults;
 use dz_tests::udp_peer::{Rules, UdpPeer};
 use dz_tests::wait::eventually;
-use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::INTERVAL_MS;
@@ -138,17 +137,6 @@ impl Scene {
             .ip(&format!("link set {INTERFACE} mtu {mtu}"))?;
         Ok(())
     }
-}
-
-/// Stops a process where it is.
-pub(crate) fn freeze(agent: &mut Agent) -> Result<()> {
-    let process = agent.process();
-    process.signal(Signal::SIGSTOP)?;
-    let stat = format!("/proc/{}/stat", process.pid());
-    eventually(PATIENCE, "a stopped agent", || {
-        let stat = std::fs::read_to_string(&stat).ok()?;
-        stat.contains(") T ").then_some(())
-    })
 }
 
 /// Waits until its log has these words: what the agent has written comes through a pipe.

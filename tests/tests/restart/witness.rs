@@ -7,9 +7,10 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use dz_common::map::SessionEntry;
 use dz_common::packet::State;
-use dz_tests::agent::{Home, Process};
+use dz_tests::agent::Home;
 use dz_tests::bed;
 use dz_tests::netns::Netns;
+use dz_tests::process::Process;
 use dz_tests::udp_peer::{Change, Snapshot};
 use dz_tests::wait::eventually;
 

@@ -5,12 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use dz_common::packet::State;
 use dz_common::session::DownReason;
-use dz_tests::agent::Agent;
-use dz_tests::bed::{self, Bed, HERE, PATIENCE, THERE};
+use dz_tests::bed::{self, Bed, HERE, THERE};
 use dz_tests::bpftool;
 use dz_tests::harness::{Requirement, Test};
 use dz_tests::udp_peer::Rules;
-use dz_tests::wait::{eventually, holds};
+use dz_tests::wait::holds;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -35,7 +34,7 @@ fn stays_up() -> Result<()> {
     let peer = bed.peer(Rules::Deployed, INTERVAL_MS)?;
     bed::peer_until(&peer, State::Up)?;
     let ours = bed::until(agent.home(), State::Up)?;
-    freeze(&mut agent)?;
+    agent.process().freeze()?;
     let theirs = || peer.session(HERE).context("no session");
     let before = theirs()?;
     holds(FROZEN, "no transition at the peer", || {
@@ -68,7 +67,7 @@ fn goes_down_in_time() -> Result<()> {
     bed::connect(&agent)?;
     let peer = bed.peer(Rules::Deployed, INTERVAL_MS)?;
     bed::until_route(&bed.here, THERE, true)?;
-    freeze(&mut agent)?;
+    agent.process().freeze()?;
     peer.silence();
     let down = bed::until(agent.home(), State::Down)?.session;
     let dumped = bpftool::dump(&agent.home().pin_dir().join("dz_sessions"))?;
@@ -105,14 +104,4 @@ fn goes_down_in_time() -> Result<()> {
 /// bpftool writes numbers beyond 53 bits as text.
 fn number(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
-}
-
-fn freeze(agent: &mut Agent) -> Result<()> {
-    let process = agent.process();
-    process.signal(Signal::SIGSTOP)?;
-    let stat = format!("/proc/{}/stat", process.pid());
-    eventually(PATIENCE, "a stopped agent", || {
-        let stat = std::fs::read_to_string(&stat).ok()?;
-        stat.contains(") T ").then_some(())
-    })
 }
