@@ -333,6 +333,19 @@ impl Transition {
     }
 }
 
+/// What a valid packet did to its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// What the session made of it.
+    pub receipt: Receipt,
+    /// Another discriminator became ours.
+    pub adopted: bool,
+    /// The state changed, as `transition` says; it says nothing otherwise.
+    pub changed: bool,
+    /// How the state changed.
+    pub transition: Transition,
+}
+
 /// What a valid packet led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -349,9 +362,8 @@ pub struct Outcome {
 }
 
 impl SessionEntry {
-    /// Everything a valid packet does to its session, to be called under the lock. `attended`: the
-    /// agent's heartbeat is recent, so answering is allowed.
-    #[inline(always)]
+    /// Everything a valid packet does to its session: [`Self::take`], then [`Self::reply`].
+    /// `attended`: the agent's heartbeat is recent, so answering is allowed.
     pub fn receive(
         &mut self,
         packet: &Packet,
@@ -359,54 +371,78 @@ impl SessionEntry {
         now_ns: u64,
         attended: bool,
     ) -> Outcome {
+        let taken = self.take(packet, now_ns);
+        let exit = self.reply(taken.receipt, taken.changed, attended, now_ns);
+        let answered = matches!(exit, Counter::RxAnswered);
+        Outcome {
+            exit,
+            stale_down: matches!(taken.receipt, Receipt::StaleDown),
+            adopted: taken.adopted,
+            transition: taken.changed.then_some(taken.transition),
+            answer: answered.then(|| self.session.packet(config.version)),
+        }
+    }
+
+    /// Steps the session by a valid packet, to be called under the lock.
+    #[inline(always)]
+    pub fn take(&mut self, packet: &Packet, now_ns: u64) -> Taken {
         let before = self.session.state;
         let discr = self.session.local_discr;
         let converging_ns = self.session.first_rx_ns;
         self.received += 1;
         let receipt = self.session.receive(packet, now_ns);
-        let transition = self.transition(before, converging_ns, now_ns);
-        let mut outcome = Outcome {
-            exit: Counter::RxUnattended,
-            stale_down: matches!(receipt, Receipt::StaleDown),
+        Taken {
+            receipt,
             adopted: self.session.local_discr != discr,
-            transition,
-            answer: None,
-        };
-        outcome.exit = match receipt {
-            Receipt::AdminDown => Counter::DropAdminDown,
-            Receipt::WrongDiscriminator => Counter::DropWrongDiscriminator,
-            Receipt::RemoteAdmin => Counter::RxRemoteAdmin,
-            _ if !attended => Counter::RxUnattended,
-            _ => {
-                let random = self.draw();
-                match self.session.answer(transition.is_some(), now_ns, random) {
-                    Answer::Paced => Counter::RxPaced,
-                    Answer::BurstSpent => Counter::RxBurstSpent,
-                    Answer::Send => {
-                        self.answered += 1;
-                        outcome.answer = Some(self.session.packet(config.version));
-                        Counter::RxAnswered
-                    }
-                }
+            changed: self.session.state != before,
+            transition: self.transition(before, converging_ns, now_ns),
+        }
+    }
+
+    /// Decides on the answer to a packet that was taken, to be called under the lock. Returns the way
+    /// out; if it is [`Counter::RxAnswered`], [`Session::packet`] is to be transmitted.
+    #[inline(always)]
+    pub fn reply(
+        &mut self,
+        receipt: Receipt,
+        changed: bool,
+        attended: bool,
+        now_ns: u64,
+    ) -> Counter {
+        match receipt {
+            Receipt::AdminDown => return Counter::DropAdminDown,
+            Receipt::WrongDiscriminator => return Counter::DropWrongDiscriminator,
+            Receipt::RemoteAdmin => return Counter::RxRemoteAdmin,
+            Receipt::RemoteDown | Receipt::StaleDown | Receipt::Accepted => {}
+        }
+        if !attended {
+            return Counter::RxUnattended;
+        }
+        let random = self.draw();
+        match self.session.answer(changed, now_ns, random) {
+            Answer::Paced => Counter::RxPaced,
+            Answer::BurstSpent => Counter::RxBurstSpent,
+            Answer::Send => {
+                self.answered += 1;
+                Counter::RxAnswered
             }
-        };
-        outcome
+        }
     }
 
     /// Takes the session Down if its deadline has passed, to be called under the lock.
     #[inline(always)]
     pub fn expire(&mut self, now_ns: u64) -> Option<Transition> {
         let before = self.session.state;
-        self.session.expire(now_ns);
-        self.transition(before, 0, now_ns)
+        let expired = self.session.expire(now_ns);
+        expired.then(|| self.transition(before, 0, now_ns))
     }
 
     /// Puts the session in AdminDown, to be called under the lock.
     #[inline(always)]
     pub fn admin_down(&mut self, now_ns: u64) -> Option<Transition> {
         let before = self.session.state;
-        self.session.admin_down(now_ns);
-        self.transition(before, 0, now_ns)
+        let entered = self.session.admin_down(now_ns);
+        entered.then(|| self.transition(before, 0, now_ns))
     }
 
     /// What the session should be scanned for, as [`Deadline::deadline_ns`].
@@ -431,11 +467,8 @@ impl SessionEntry {
     }
 
     #[inline(always)]
-    fn transition(&self, before: State, converging_ns: u64, now_ns: u64) -> Option<Transition> {
+    fn transition(&self, before: State, converging_ns: u64, now_ns: u64) -> Transition {
         let session = &self.session;
-        if session.state == before {
-            return None;
-        }
         let since_ns = match (session.state, session.down_reason) {
             (State::Up, _) if converging_ns != 0 => converging_ns,
             (State::Down, DownReason::Timeout) => {
@@ -444,12 +477,12 @@ impl SessionEntry {
             }
             _ => now_ns,
         };
-        Some(Transition {
+        Transition {
             from: before,
             to: session.state,
             reason: session.down_reason,
             since_ns,
             sequence: session.transitions,
-        })
+        }
     }
 }

@@ -219,6 +219,7 @@ pub struct Session {
 }
 
 /// What a received packet did.
+#[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receipt {
     /// Rule 1: we are AdminDown.

@@ -29,7 +29,7 @@ use crate::frame::Linear;
 use crate::maps::{CONFINED, GATE, SESSIONS};
 use crate::receive;
 use crate::session::identity;
-use crate::tc::linear;
+use crate::skb::linear;
 
 /// What `skb->tc_index` says of a packet that a gate has diverted. It stays with the packet on its
 /// way through this host, and nothing else has used the field since the kernel lost `tcindex` and

@@ -23,8 +23,10 @@ mod gate;
 mod maps;
 mod receive;
 mod session;
+mod skb;
 mod tc;
 mod transmit;
+mod verifier;
 mod xdp;
 
 /// No code path leads here: the panic handler exists because the compiler asks for one. A call to

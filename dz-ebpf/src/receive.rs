@@ -3,13 +3,15 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use dz_common::counters::Counter;
 use dz_common::ingress::Flow;
-use dz_common::map::{Config, LocalKey, Outcome, SessionEntry, SessionKey};
+use dz_common::map::{Config, LocalKey, SessionEntry, SessionKey, Taken, Transition};
 use dz_common::packet::Packet;
+use dz_common::session::Receipt;
 
 use crate::count::{NO_BLOCK, count, transition};
 use crate::detect;
 use crate::maps::{CONFIG, HEARTBEAT, LOCALS, SESSIONS};
 use crate::session::{Locked, identity};
+use crate::verifier::forget;
 
 /// What is to become of a frame that is not answered.
 #[derive(Clone, Copy)]
@@ -91,27 +93,30 @@ pub fn handle(work: &mut Work) -> u32 {
         return 0;
     };
     session.last_seen_ns = now_ns;
-    let outcome = session.receive(&work.packet, work.config, now_ns, attended);
+    let taken = session.take(&work.packet, now_ns);
+    let taken = forgotten(&taken, now_ns);
+    let exit = session.reply(taken.receipt, taken.changed, attended, now_ns);
+    let exit = forget(exit, now_ns);
+    let answered = matches!(exit, Counter::RxAnswered);
+    let reserved_set = work.packet.reserved_set;
+    if answered {
+        work.packet = session.session.packet(work.config.version);
+    }
     let generation = session.generation;
     let deadline_ns = session.scan_deadline_ns();
     detect::store(deadline, deadline_ns);
     drop(session);
 
     detect::arm(slot, deadline_ns, now_ns);
-    note(block, &outcome, work.packet.reserved_set);
-    if let Some(change) = &outcome.transition {
-        transition(block, &change.event(work.key, generation, now_ns));
+    note(block, &taken, reserved_set);
+    if taken.changed {
+        let event = taken.transition.event(work.key, generation, now_ns);
+        transition(block, &event);
     }
-    match outcome.answer {
-        Some(packet) => {
-            work.packet = packet;
-            1
-        }
-        None => {
-            count(block, outcome.exit);
-            0
-        }
+    if !answered {
+        count(block, exit);
     }
+    u32::from(answered)
 }
 
 /// Counts the end of an answer.
@@ -127,16 +132,34 @@ pub fn answered(block: u32, sent: bool) {
     );
 }
 
+/// The same, with the verifier knowing no more of it than if it had come from a map.
+#[inline(always)]
+fn forgotten(taken: &Taken, now_ns: u64) -> Taken {
+    let change = &taken.transition;
+    Taken {
+        receipt: forget(taken.receipt, now_ns),
+        adopted: forget(taken.adopted, now_ns),
+        changed: forget(taken.changed, now_ns),
+        transition: Transition {
+            from: forget(change.from, now_ns),
+            to: forget(change.to, now_ns),
+            reason: forget(change.reason, now_ns),
+            since_ns: forget(change.since_ns, now_ns),
+            sequence: change.sequence,
+        },
+    }
+}
+
 /// Counts what happened on the way.
 #[inline(always)]
-fn note(block: u32, outcome: &Outcome, reserved_set: bool) {
+fn note(block: u32, taken: &Taken, reserved_set: bool) {
     if reserved_set {
         count(block, Counter::ReservedSet);
     }
-    if outcome.stale_down {
+    if matches!(taken.receipt, Receipt::StaleDown) {
         count(block, Counter::StaleDown);
     }
-    if outcome.adopted {
+    if taken.adopted {
         count(block, Counter::DiscriminatorAdopted);
     }
 }

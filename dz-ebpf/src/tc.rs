@@ -3,11 +3,9 @@
 //! `TC_ACT_UNSPEC` (on TCX the same value means "next") hands a packet to whatever program comes
 //! after ours, where `TC_ACT_OK` would end the chain.
 
-use core::arch::asm;
-
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{
-    bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes,
 };
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -21,6 +19,7 @@ use crate::count::count;
 use crate::frame::Linear;
 use crate::receive::{self, Verdict, Work};
 use crate::session::identity;
+use crate::skb::{check, frame_len, linear, opaque, store, swap_ethernet};
 
 /// `PACKET_HOST`: the frame's destination is this host.
 const PACKET_HOST: u32 = 0;
@@ -171,11 +170,7 @@ fn rewrite(skb: *mut __sk_buff, work: &Work, at: usize) -> Result<(), i64> {
     );
     store(skb, at, buffer)?;
     if at == ETHERNET_LEN {
-        let mut addresses = [0_u8; 12];
-        // SAFETY: the buffer is as long as said.
-        check(unsafe { bpf_skb_load_bytes(skb.cast(), 0, (&raw mut addresses).cast(), 12) })?;
-        let [a, b, c, d, e, f, g, h, i, j, k, l] = addresses;
-        store(skb, 0, &[g, h, i, j, k, l, a, b, c, d, e, f])?;
+        swap_ethernet(skb)?;
     }
     Ok(())
 }
@@ -206,42 +201,4 @@ fn is_partial(skb: *mut __sk_buff, ip_offset: usize) -> Result<bool, i64> {
         ))?;
     }
     Ok(u16::from_ne_bytes(before) == u16::from_ne_bytes(after))
-}
-
-/// Overwrites part of the packet. The helper un-shares a cloned packet first; writing through a
-/// packet pointer would have the verifier add that to the path of every foreign packet.
-#[inline(always)]
-pub fn store<const N: usize>(
-    skb: *mut __sk_buff,
-    offset: usize,
-    bytes: &[u8; N],
-) -> Result<(), i64> {
-    // SAFETY: the buffer is as long as said.
-    check(unsafe { bpf_skb_store_bytes(skb, offset as u32, bytes.as_ptr().cast(), N as u32, 0) })
-}
-
-/// Hides from the compiler what a reference points to. It would otherwise keep a buffer that is
-/// written byte by byte in as many spilled registers, which the stack has no room for.
-#[inline(always)]
-pub fn opaque<T>(value: &mut T) -> &mut T {
-    let mut pointer = &raw mut *value;
-    // SAFETY: a register moved onto itself.
-    unsafe { asm!("{0} = {0}", inout(reg) pointer) }
-    // SAFETY: what came in, exclusively borrowed.
-    unsafe { &mut *pointer }
-}
-
-#[inline(always)]
-pub fn check(result: i64) -> Result<(), i64> {
-    if result == 0 { Ok(()) } else { Err(result) }
-}
-
-#[inline(always)]
-pub fn linear(ctx: &TcContext) -> Linear {
-    Linear::new(ctx.data(), ctx.data_end(), frame_len(ctx))
-}
-
-#[inline(always)]
-fn frame_len(ctx: &TcContext) -> usize {
-    ctx.len() as usize
 }

@@ -22,7 +22,7 @@ use crate::count::{NO_BLOCK, count};
 use crate::maps::{DUE, SESSIONS};
 use crate::receive;
 use crate::session::{Locked, identity};
-use crate::tc::{check, opaque, store};
+use crate::skb::{check, opaque, store};
 
 /// Runs over the first `cb[0]` entries of `dz_due`. The packet given is overwritten; it must be as
 /// long as a frame with a liveness packet and say EtherType IPv4, for the kernel takes the

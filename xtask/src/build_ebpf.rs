@@ -1,7 +1,8 @@
-//! The committed BPF object: building it, recording what it was built from, comparing it.
+//! The committed BPF objects, the agent's and that of the benches: building them, recording what they
+//! were built from, comparing them.
 //!
-//! Users build the agent with plain stable cargo, so the object lies in the tree. It is the same
-//! byte for byte wherever it is built with the recorded toolchain.
+//! Users build the agent with plain stable cargo, so the objects lie in the tree. They are the same
+//! byte for byte wherever they are built with the recorded toolchain.
 
 pub(crate) mod rustc_wrapper;
 mod toolchain;
@@ -16,8 +17,10 @@ use crate::shell;
 use toolchain::Toolchain;
 
 const TARGET: &str = "bpfel-unknown-none";
+/// The benches' object, which is no part of the agent, relative to the workspace.
+const BENCH_OBJECT: &str = "dz-ebpf/object/dz-bench.o";
 
-/// How the committed object compares with one built here.
+/// How the committed objects compare with those built here.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Comparison {
     /// The same toolchain made the same bytes.
@@ -26,38 +29,68 @@ pub(crate) enum Comparison {
     OtherToolchain(PathBuf),
 }
 
-/// Builds the object and its record into the tree.
+/// An object: a binary of dz-ebpf, stripped.
+struct Object {
+    /// Name of the binary.
+    binary: &'static str,
+    /// Where it lies in the tree.
+    committed: &'static str,
+    /// Its digest's name in the record.
+    digest: &'static str,
+}
+
+const OBJECTS: [Object; 2] = [
+    Object {
+        binary: "dz-ebpf",
+        committed: OBJECT,
+        digest: "object_sha256",
+    },
+    Object {
+        binary: "dz-bench",
+        committed: BENCH_OBJECT,
+        digest: "bench_object_sha256",
+    },
+];
+
+/// Builds the objects and their record into the tree.
 ///
 /// # Errors
 /// The toolchain is incomplete, the programs do not compile, or a file cannot be written.
 pub(crate) fn build() -> anyhow::Result<()> {
     let toolchain = Toolchain::find()?;
-    let object = fs::read(compile(&toolchain)?)?;
-    write_if_changed(OBJECT, &object)?;
-    write_if_changed(RECORD, describe(&toolchain, &object)?.as_bytes())?;
-    println!(
-        "{OBJECT}: {} bytes, SHA-256 {}",
-        object.len(),
-        record::sha256(&object)
-    );
-    Ok(())
+    let built = compile(&toolchain)?;
+    for (object, built) in OBJECTS.iter().zip(&built) {
+        let bytes = fs::read(built)?;
+        write_if_changed(object.committed, &bytes)?;
+        println!(
+            "{}: {} bytes, SHA-256 {}",
+            object.committed,
+            bytes.len(),
+            record::sha256(&bytes)
+        );
+    }
+    write_if_changed(RECORD, describe(&toolchain)?.as_bytes())
 }
 
-/// Compares the committed object with its record, the sources, and one built here.
+/// Compares the committed objects with their record, the sources, and those built here.
 ///
 /// # Errors
-/// The object is stale, or the recorded toolchain makes another one of these sources, or as
+/// An object is stale, or the recorded toolchain makes another one of these sources, or as
 /// [`build`].
 pub(crate) fn check() -> anyhow::Result<Comparison> {
     let recorded = fs::read_to_string(shell::root().join(RECORD)).context(RECORD)?;
-    let committed = fs::read(shell::root().join(OBJECT)).context(OBJECT)?;
     let field = |key| record::field(&recorded, key);
     let sources = record::sources_sha256(shell::root())?;
     ensure!(field("sources_sha256") == Some(&sources), STALE);
-    ensure!(
-        field("object_sha256") == Some(&record::sha256(&committed)),
-        "{OBJECT} is not the object that {RECORD} records: run `cargo xtask build-ebpf`"
-    );
+    for Object {
+        committed, digest, ..
+    } in &OBJECTS
+    {
+        ensure!(
+            field(digest) == Some(&record::sha256(&read(committed)?)),
+            "{committed} is not the object that {RECORD} records: run `cargo xtask build-ebpf`"
+        );
+    }
     let toolchain = Toolchain::find()?;
     let built = compile(&toolchain)?;
     let others: Vec<String> = toolchain
@@ -70,29 +103,37 @@ pub(crate) fn check() -> anyhow::Result<Comparison> {
         })
         .collect();
     if !others.is_empty() {
+        let [object, _] = built;
         println!(
             "{OBJECT} was built with another toolchain: {}",
             others.join("; ")
         );
         println!(
             "not compared; run the test suite on the object built here: DZ_EBPF_OBJECT={}",
-            built.display()
+            object.display()
         );
-        return Ok(Comparison::OtherToolchain(built));
+        return Ok(Comparison::OtherToolchain(object));
     }
-    if fs::read(&built)? != committed {
-        bail!(
-            "{OBJECT} is not what the recorded toolchain makes of these sources: compare it with \
-             {}, or run `cargo xtask build-ebpf`",
-            built.display()
-        );
+    for (Object { committed, .. }, built) in OBJECTS.iter().zip(&built) {
+        if fs::read(built)? != read(committed)? {
+            bail!(
+                "{committed} is not what the recorded toolchain makes of these sources: compare it \
+                 with {}, or run `cargo xtask build-ebpf`",
+                built.display()
+            );
+        }
+        println!("{committed}: rebuilt, the same byte for byte");
     }
-    println!("{OBJECT}: rebuilt, the same byte for byte");
     Ok(Comparison::Identical)
 }
 
-/// Compiles and strips; returns where the result lies.
-fn compile(toolchain: &Toolchain) -> anyhow::Result<PathBuf> {
+/// A file of the tree.
+fn read(name: &str) -> anyhow::Result<Vec<u8>> {
+    fs::read(shell::root().join(name)).with_context(|| name.to_owned())
+}
+
+/// Compiles and strips; returns where the results lie, in the order of [`OBJECTS`].
+fn compile(toolchain: &Toolchain) -> anyhow::Result<[PathBuf; 2]> {
     let folder = shell::root().join("dz-ebpf");
     // First, so that each registry has its folder (named after its host) when paths are remapped.
     shell::run(
@@ -112,10 +153,13 @@ fn compile(toolchain: &Toolchain) -> anyhow::Result<PathBuf> {
             .env(rustc_wrapper::MARKER, "1")
             .current_dir(&folder),
     )?;
-    let built = folder.join("target").join(TARGET).join("release/dz-ebpf");
-    let stripped = folder.join("target/dz-ebpf.o");
-    toolchain.strip(&built, &stripped)?;
-    ensure_nothing_of_this_machine(&stripped)?;
+    let target = folder.join("target");
+    let stripped = OBJECTS.map(|object| target.join(object.binary).with_extension("o"));
+    for (object, stripped) in OBJECTS.iter().zip(&stripped) {
+        let built = target.join(TARGET).join("release").join(object.binary);
+        toolchain.strip(&built, stripped)?;
+        ensure_nothing_of_this_machine(stripped)?;
+    }
     Ok(stripped)
 }
 
@@ -165,13 +209,14 @@ fn ensure_nothing_of_this_machine(object: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn describe(toolchain: &Toolchain, object: &[u8]) -> anyhow::Result<String> {
+/// The record of what lies in the tree now.
+fn describe(toolchain: &Toolchain) -> anyhow::Result<String> {
     let mut text =
         "# Written by `cargo xtask build-ebpf`, checked by dz-agent/build.rs.\n".to_owned();
-    let digests = [
-        ("sources_sha256", record::sources_sha256(shell::root())?),
-        ("object_sha256", record::sha256(object)),
-    ];
+    let mut digests = vec![("sources_sha256", record::sources_sha256(shell::root())?)];
+    for object in OBJECTS {
+        digests.push((object.digest, record::sha256(&read(object.committed)?)));
+    }
     for (key, value) in toolchain.versions.iter().chain(&digests) {
         text.push_str(&format!("{key} = \"{value}\"\n"));
     }

@@ -11,12 +11,13 @@ use sha2::{Digest, Sha256};
 
 /// The committed object, relative to the workspace.
 pub(crate) const OBJECT: &str = "dz-ebpf/object/dz-ebpf.o";
-/// Its record, relative to the workspace.
+/// The record of both, relative to the workspace.
 pub(crate) const RECORD: &str = "dz-ebpf/object/dz-ebpf.toml";
-/// What the object is built from: files and folders, relative to the workspace.
-pub(crate) const SOURCES: [&str; 5] = [
+/// What they are built from: files and folders, relative to the workspace.
+pub(crate) const SOURCES: [&str; 6] = [
     "dz-common/Cargo.toml",
     "dz-common/src",
+    "dz-ebpf/bench",
     "dz-ebpf/Cargo.lock",
     "dz-ebpf/Cargo.toml",
     "dz-ebpf/src",

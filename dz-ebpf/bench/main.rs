@@ -1,0 +1,141 @@
+//! The kernel programs of the benches: a far end that costs so little that it is not what is
+//! measured. No part of the product.
+//!
+//! | program | type | what it does |
+//! |---|---|---|
+//! | `respond_l3`, `respond_eth` | SCHED_CLS, ingress | be every peer that is asked, and Up as soon as can be |
+//! | `respond_xdp` | XDP | the same before the stack |
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)] // aya-ebpf needs it too; hence RUSTC_BOOTSTRAP or nightly
+
+#[allow(dead_code)] // the product's, which does more
+#[path = "../src/frame.rs"]
+mod frame;
+#[path = "../src/skb.rs"]
+mod skb;
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::bpf_redirect;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
+use dz_common::LIVENESS_PORT;
+use dz_common::headers::{self, DATAGRAM_LEN, ETHERNET_LEN, UdpChecksum};
+use dz_common::ingress::{self, Flow, Frame, Link};
+use dz_common::packet::{Packet, State, Version};
+use frame::Linear;
+
+/// Whoever we are, we are known by this discriminator.
+const DISCRIMINATOR: u32 = 0x0dd_ba11;
+
+/// No code path leads here, as in the product's programs.
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// As the product's.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// On a device whose packets start with the IPv4 header.
+#[classifier]
+pub fn respond_l3(ctx: TcContext) -> i32 {
+    respond(&ctx, Link::Layer3)
+}
+
+/// On a device whose packets start with an Ethernet header.
+#[classifier]
+pub fn respond_eth(ctx: TcContext) -> i32 {
+    respond(&ctx, Link::Ethernet)
+}
+
+#[inline(always)]
+fn respond(ctx: &TcContext, link: Link) -> i32 {
+    let Some((flow, answer)) = asked(&skb::linear(ctx), link) else {
+        return TC_ACT_UNSPEC;
+    };
+    let Some(answer) = answer else {
+        return TC_ACT_SHOT;
+    };
+    let mut datagram = [0; DATAGRAM_LEN];
+    let datagram = skb::opaque(&mut datagram);
+    write(datagram, &flow, &answer);
+    let skb = ctx.skb.skb;
+    let mut done = skb::store(skb, link.ip_offset(), datagram);
+    if let (Link::Ethernet, Ok(())) = (link, done) {
+        done = skb::swap_ethernet(skb);
+    }
+    if done.is_err() {
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: the kernel's own context, and a helper that looks at its arguments only.
+    unsafe { bpf_redirect((*skb).ifindex, 0) as i32 }
+}
+
+/// On an Ethernet device, before the stack.
+#[xdp]
+pub fn respond_xdp(ctx: XdpContext) -> u32 {
+    let (data, data_end) = (ctx.data(), ctx.data_end());
+    let frame = Linear::new(data, data_end, data_end - data);
+    let Some((flow, answer)) = asked(&frame, Link::Ethernet) else {
+        return XDP_PASS;
+    };
+    let (Some(answer), Some(ethernet), Some(datagram)) =
+        (answer, frame.at::<12>(0), frame.at(ETHERNET_LEN))
+    else {
+        return XDP_DROP;
+    };
+    // SAFETY: both lie within the frame and do not overlap; no other reference is alive.
+    unsafe {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = *ethernet;
+        *ethernet = [g, h, i, j, k, l, a, b, c, d, e, f];
+        write(&mut *datagram, &flow, &answer);
+    }
+    XDP_TX
+}
+
+/// What a frame asks for, if it is a liveness packet, and the answer if there is one.
+#[inline(always)]
+fn asked(frame: &Linear, link: Link) -> Option<(Flow, Option<Packet>)> {
+    let flow = ingress::classify(frame, link, LIVENESS_PORT).ok()?;
+    // Our agents send nothing longer.
+    let ours = frame.frame_len() == link.frame_len();
+    let received = ingress::decode(frame, link, &flow).ok().filter(|_| ours);
+    Some((flow, received.and_then(|received| reply(&received.packet))))
+}
+
+/// Agrees to everything.
+#[inline(always)]
+fn reply(packet: &Packet) -> Option<Packet> {
+    let state = match packet.state {
+        State::AdminDown => return None,
+        State::Down => State::Init,
+        State::Init | State::Up => State::Up,
+    };
+    Some(Packet {
+        state,
+        detect_mult: packet.detect_mult,
+        my_discr: DISCRIMINATOR,
+        your_discr: packet.my_discr,
+        desired_min_tx_us: packet.desired_min_tx_us,
+        required_min_rx_us: packet.required_min_rx_us,
+        passive: true,
+        version: Version::new([0; 4]),
+        reserved_set: false,
+    })
+}
+
+#[inline(always)]
+fn write(datagram: &mut [u8; DATAGRAM_LEN], flow: &Flow, answer: &Packet) {
+    headers::write(
+        datagram,
+        &flow.dst,
+        &flow.src,
+        LIVENESS_PORT,
+        answer,
+        UdpChecksum::Full,
+    );
+}
