@@ -7,6 +7,7 @@ use aya::maps::MapType;
 use aya::programs::ProgramType;
 use aya::sys::{is_map_supported, is_program_supported};
 
+use super::sys::undisturbed;
 use crate::error::{ExitCode, Failure};
 
 /// Oldest kernel served: Debian 12's.
@@ -21,6 +22,11 @@ const CAPABILITIES: [(u32, &str); 3] =
 /// [`ExitCode::Privilege`] or [`ExitCode::Kernel`], naming everything that is missing.
 pub fn check_kernel(pin_dir: &Path) -> Result<(), Failure> {
     check_privileges()?;
+    undisturbed(check_programs_and_maps)?;
+    ensure_bpffs(pin_dir)
+}
+
+fn check_programs_and_maps() -> Result<(), Failure> {
     let release = release()?;
     if version(&release).is_none_or(|version| version < OLDEST) {
         let (major, minor) = OLDEST;
@@ -58,7 +64,9 @@ pub fn check_kernel(pin_dir: &Path) -> Result<(), Failure> {
             ),
         ));
     }
-    ensure_bpffs(pin_dir)
+    // It asks once, when it is first needed.
+    aya::features();
+    Ok(())
 }
 
 fn check_privileges() -> Result<(), Failure> {

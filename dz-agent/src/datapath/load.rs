@@ -12,12 +12,12 @@ use dz_common::counters::Counter;
 use dz_common::gate::Action;
 use dz_common::map::{ABI_VERSION, Config, SLOTS_PER_GROUP, name};
 use dz_common::packet::Version;
-use nix::sys::signal::{SigSet, SigmaskHow};
 use tracing::info;
 
 use super::kernel::kernel_at_least;
 use super::maps::{MapReader, Maps};
 use super::programs::Runner;
+use super::sys::undisturbed;
 use super::upgrade::abi_version;
 use super::{now_ns, readable};
 use crate::error::{ExitCode, FailWith, Failure};
@@ -132,7 +132,7 @@ impl Datapath {
     }
 
     /// Loads every ingress program, to be sure that the kernel takes them when an interface comes
-    /// that needs one. The verifier takes some tenths of a second for each, so those that are
+    /// that needs one. The verifier takes some hundredths of a second for each, so those that are
     /// needed at once are loaded by [`Datapath::attach`], and the others only for this.
     ///
     /// # Errors
@@ -254,18 +254,6 @@ fn our_version() -> Version {
         number(env!("CARGO_PKG_VERSION_PATCH")),
         channel,
     ])
-}
-
-/// Keeps signals from this thread meanwhile: the verifier gives up with EAGAIN when one is pending
-/// (`do_check`), and SIGHUP during a start must not be its end. They wait.
-fn undisturbed<T>(load: impl FnOnce() -> T) -> T {
-    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
-    let loaded = load();
-    if let Ok(before) = before {
-        // It was in force a moment ago.
-        let _ = before.thread_set_mask();
-    }
-    loaded
 }
 
 /// A classifier, loaded now if it is not yet.

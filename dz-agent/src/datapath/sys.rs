@@ -1,4 +1,4 @@
-//! bpf(2), for the commands that aya does not offer.
+//! bpf(2): the commands that aya does not offer, and what its callers have to know.
 
 use std::ffi::CString;
 use std::io;
@@ -6,8 +6,23 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use nix::sys::signal::{SigSet, SigmaskHow};
+
 /// `BPF_OBJ_GET` (include/uapi/linux/bpf.h).
 const OBJ_GET: libc::c_int = 7;
+
+/// Keeps signals from this thread while programs are loaded, also those by which aya finds out what
+/// the kernel can: the verifier gives up with EAGAIN when a signal is pending (`do_check`), and SIGHUP
+/// during a start must not be its end. They wait.
+pub(super) fn undisturbed<T>(load: impl FnOnce() -> T) -> T {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let loaded = load();
+    if let Ok(before) = before {
+        // It was in force a moment ago.
+        let _ = before.thread_set_mask();
+    }
+    loaded
+}
 
 /// One command.
 ///
