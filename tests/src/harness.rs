@@ -185,9 +185,14 @@ fn link_kind_missing(kind: &str) -> Option<String> {
     let attempt = || -> anyhow::Result<bool> {
         let netns = crate::netns::Netns::new("probe")?;
         let mut command = Command::new("ip");
-        command.args(["link", "add", "probe0", "type", kind]);
+        command.args(["link", "add", "probe0"]);
+        if kind == "vlan" {
+            command.args(["link", "lo"]);
+        }
+        command.args(["type", kind]);
         // Without ends of its own it would be the same as the kernel's fallback device.
         match kind {
+            "vlan" => command.args(["id", "7"]),
             "gre" => command.args(["local", "192.0.2.1", "remote", "192.0.2.2"]),
             "ip6gre" => command.args(["local", "2001:db8::1", "remote", "2001:db8::2"]),
             _ => &mut command,

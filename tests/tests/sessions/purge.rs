@@ -78,8 +78,13 @@ fn after_a_crash() -> Result<()> {
     let dry = said(&purge(&bed, &home, &["--dry-run"])?)?;
     let route = format!("route {THERE}/32 dev {INTERFACE}\n");
     ensure!(dry.contains(&format!("would remove {route}")), "{dry}");
+    // As links whose pins go, or as filters of the device.
+    let (gate, program) = match attached::by_tcx() {
+        true => ("", "tc"),
+        false => (" (tc filter)", "tc filter"),
+    };
     ensure!(
-        dry.contains(&format!("would remove gate on {INTERFACE}\n")),
+        dry.contains(&format!("would remove gate on {INTERFACE}{gate}\n")),
         "{dry}"
     );
     ensure!(!dry.contains("pin directory"), "{dry}");
@@ -91,7 +96,7 @@ fn after_a_crash() -> Result<()> {
     ensure!(done.contains("found 1 sessions, 1 peers\n"), "{done}");
     ensure!(done.contains("removed map dz_sessions\n"), "{done}");
     ensure!(
-        done.contains(&format!("removed program on {INTERFACE} (tc)\n")),
+        done.contains(&format!("removed program on {INTERFACE} ({program})\n")),
         "{done}"
     );
     ensure!(bed::route_to(&bed.here, THERE)?.is_empty());

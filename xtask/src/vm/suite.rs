@@ -19,7 +19,7 @@ use crate::test_suite::report::{Report, Results};
 /// The package of these tests.
 pub(crate) const PACKAGE: &str = "dz-tests";
 /// For one program: what hangs is killed and has failed.
-const DEADLINE: Duration = Duration::from_secs(300);
+const DEADLINE: Duration = Duration::from_secs(600);
 const AGENT: &str = "/agent/dz-agent";
 const AGENT_WITH_FAULTS: &str = "/agent/dz-agent-faults";
 /// The folder of the test programs, and their package's.

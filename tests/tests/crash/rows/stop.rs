@@ -58,6 +58,10 @@ fn programs_gone() -> Result<()> {
             fs::remove_file(file.path())?;
         }
     }
+    if !attached::by_tcx() {
+        let filters = format!("tc qdisc delete dev {INTERFACE} clsact");
+        stage.bed.here.command(&filters)?;
+    }
     attached::until(&stage.bed.here, INTERFACE, 0)?;
     let mut started = stage.start()?;
     attached::until(&started.bed.here, INTERFACE, 2)?;
