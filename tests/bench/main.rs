@@ -6,6 +6,7 @@
 
 mod bed;
 mod commits;
+mod flows;
 mod forwarding;
 mod path;
 mod row;

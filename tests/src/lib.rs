@@ -28,6 +28,7 @@ pub mod process;
 pub mod program;
 pub mod raw;
 pub mod receive;
+pub mod responder;
 pub mod rng;
 pub mod route_log;
 pub mod rtnl;
