@@ -187,7 +187,8 @@ fn link_kind_missing(kind: &str) -> Option<String> {
         let mut command = Command::new("ip");
         command.args(["link", "add", "probe0"]);
         if kind == "vlan" {
-            command.args(["link", "lo"]);
+            netns.ip("link add probe1 type veth peer name probe2")?;
+            command.args(["link", "probe1"]);
         }
         command.args(["type", kind]);
         // Without ends of its own it would be the same as the kernel's fallback device.

@@ -40,9 +40,7 @@ pub(crate) fn sub_interface(bed: &Bed) -> Result<()> {
     bed.netns.ip(&format!("link set {name} up"))?;
     let peer = session::up(bed, PEER_OF_SUB)?;
     let socket = Arc::new(bed.netns.run(|| bind_on(&name))?);
-    let mut case = tagged(bed, &peer, ETHERTYPE_VLAN);
-    // The frame is the sub-interface's now, which the sockets above the programs do not watch.
-    case.fate = Fate::Dropped;
+    let case = tagged(bed, &peer, ETHERTYPE_VLAN);
     let payload = bed.liveness(&peer).build();
     case::run(bed, &[case.delivered(&socket, &payload)])?;
     bed.netns.ip(&format!("link delete {name}"))?;

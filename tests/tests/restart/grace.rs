@@ -72,7 +72,8 @@ fn over() -> Result<()> {
         bed::peer_until(peer, State::Up)?;
         bed::until_route(&bed.here, address, true)?;
         let ours = session(agent.home(), address)?.session;
-        ensure!(ours.state == State::Up && ours.ups == 2, "{ours:?}");
+        // More often than twice where a start takes a busy machine longer than 300 ms.
+        ensure!(ours.state == State::Up && ours.ups >= 2, "{ours:?}");
     }
     Ok(())
 }
