@@ -1,8 +1,11 @@
-//! The kernel programs of the benches: a far end that costs so little that it is not what is
-//! measured. No part of the product.
+//! The kernel programs of the benches: what the product is compared with, and a far end that costs so
+//! little that it is not what is measured. No part of the product.
 //!
 //! | program | type | what it does |
 //! |---|---|---|
+//! | `empty_tc`, `empty_xdp` | SCHED_CLS, XDP | nothing |
+//! | `reflect_l3`, `reflect_eth` | SCHED_CLS | send each packet back, addresses swapped, whatever it is |
+//! | `reflect_xdp` | XDP | the same before the stack |
 //! | `respond_l3`, `respond_eth` | SCHED_CLS, ingress | be every peer that is asked, and Up as soon as can be |
 //! | `respond_xdp` | XDP | the same before the stack |
 #![no_std]
@@ -26,6 +29,8 @@ use dz_common::ingress::{self, Flow, Frame, Link};
 use dz_common::packet::{Packet, State, Version};
 use frame::Linear;
 
+/// Of source and destination in the IPv4 header.
+const IPV4_ADDRESSES: usize = 12;
 /// Whoever we are, we are known by this discriminator.
 const DISCRIMINATOR: u32 = 0x0dd_ba11;
 
@@ -39,6 +44,77 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// The least that TC can run.
+#[classifier]
+pub fn empty_tc(_ctx: TcContext) -> i32 {
+    TC_ACT_UNSPEC
+}
+
+/// The least that XDP can run.
+#[xdp]
+pub fn empty_xdp(_ctx: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+/// On a device whose packets start with the IPv4 header.
+#[classifier]
+pub fn reflect_l3(ctx: TcContext) -> i32 {
+    reflect(&ctx, Link::Layer3)
+}
+
+/// On a device whose packets start with an Ethernet header.
+#[classifier]
+pub fn reflect_eth(ctx: TcContext) -> i32 {
+    reflect(&ctx, Link::Ethernet)
+}
+
+#[inline(always)]
+fn reflect(ctx: &TcContext, link: Link) -> i32 {
+    if !swap(&skb::linear(ctx), link) {
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: the kernel's own context, and a helper that looks at its arguments only.
+    unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 }
+}
+
+/// On an Ethernet device, before the stack.
+#[xdp]
+pub fn reflect_xdp(ctx: XdpContext) -> u32 {
+    let (data, data_end) = (ctx.data(), ctx.data_end());
+    if swap(
+        &Linear::new(data, data_end, data_end - data),
+        Link::Ethernet,
+    ) {
+        XDP_TX
+    } else {
+        XDP_DROP
+    }
+}
+
+/// Swaps the addresses of both headers; the checksums stay right.
+#[inline(always)]
+fn swap(frame: &Linear, link: Link) -> bool {
+    let Some(ip) = frame.at::<8>(link.ip_offset() + IPV4_ADDRESSES) else {
+        return false;
+    };
+    // SAFETY: within the frame, and no other reference is alive.
+    unsafe {
+        let [a, b, c, d, e, f, g, h] = *ip;
+        *ip = [e, f, g, h, a, b, c, d];
+    }
+    if let Link::Ethernet = link {
+        let Some(ethernet) = frame.at::<12>(0) else {
+            return false;
+        };
+        // SAFETY: as above.
+        unsafe {
+            let [a, b, c, d, e, f, g, h, i, j, k, l] = *ethernet;
+            *ethernet = [g, h, i, j, k, l, a, b, c, d, e, f];
+        }
+    }
+    true
+}
 
 /// On a device whose packets start with the IPv4 header.
 #[classifier]

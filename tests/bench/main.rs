@@ -8,6 +8,7 @@ mod bed;
 mod commits;
 mod flows;
 mod forwarding;
+mod packets;
 mod path;
 mod row;
 mod times;
@@ -31,6 +32,16 @@ struct Bench {
 
 /// Every bench.
 const ALL: &[Bench] = &[
+    Bench {
+        name: "passthrough",
+        about: "a packet that is not ours, at each hook, beside a program that does nothing",
+        run: packets::passthrough,
+    },
+    Bench {
+        name: "answer",
+        about: "a liveness packet and its answer, beside a bare reflector",
+        run: packets::answer,
+    },
     Bench {
         name: "transaction",
         about: "from a disconnect's commit to its route's end; whole batches; against bare netlink",

@@ -12,7 +12,8 @@ use dz_agent::datapath::{MAPS, MapReader, OBJECT};
 use dz_common::control::{OP_START_GROUP, REQUEST_OFFSET, Request};
 use dz_common::counters::{Counter, Counters};
 use dz_common::map::{
-    Config, Deadline, Event, Group, LocalKey, SLOTS_PER_GROUP, SessionEntry, SessionKey, name,
+    Config, Deadline, Event, Gate, GateKey, Group, LocalKey, SLOTS_PER_GROUP, SessionEntry,
+    SessionKey, name,
 };
 use zerocopy::{IntoBytes, TryFromBytes};
 
@@ -36,9 +37,12 @@ pub struct Kernel {
     locals: HashMap<MapData, [u8; size_of::<LocalKey>()], u32>,
     groups: Array<MapData, [u8; size_of::<Group>()]>,
     events: RingBuf<MapData>,
+    gates: HashMap<MapData, [u8; size_of::<GateKey>()], [u8; size_of::<Gate>()]>,
     xdp: ProgramFd,
     ethernet: ProgramFd,
     layer3: ProgramFd,
+    gate: ProgramFd,
+    control: ProgramFd,
     // They hold programs and maps.
     _ebpf: Ebpf,
     _pins: bpffs::Directory,
@@ -51,6 +55,16 @@ impl Kernel {
     /// # Errors
     /// No privilege, or the verifier refuses a program.
     pub fn load(label: &str, sessions: u32) -> anyhow::Result<Self> {
+        let kernel = Self::without_timer(label, sessions)?;
+        start_timer(kernel.control.as_fd())?;
+        Ok(kernel)
+    }
+
+    /// The same without the timer: nobody looks at deadlines.
+    ///
+    /// # Errors
+    /// As [`Kernel::load`].
+    pub fn without_timer(label: &str, sessions: u32) -> anyhow::Result<Self> {
         let pins = bpffs::Directory::new(label)?;
         let mut loader = EbpfLoader::new();
         for name in MAPS {
@@ -68,7 +82,7 @@ impl Kernel {
             let data = MapData::from_pin(pins.path().join(name))?;
             Ok(Map::from_map_data(data)?)
         };
-        let kernel = Self {
+        Ok(Self {
             reader: MapReader::from_pins(pins.path())?,
             sessions: HashMap::try_from(open(name::SESSIONS)?)?,
             deadlines: Array::try_from(open(name::DEADLINES)?)?,
@@ -77,14 +91,15 @@ impl Kernel {
             locals: HashMap::try_from(open(name::LOCALS)?)?,
             groups: Array::try_from(open(name::GROUPS)?)?,
             events: RingBuf::try_from(open(name::EVENTS)?)?,
+            gates: HashMap::try_from(open(name::GATE)?)?,
             xdp: xdp(&mut ebpf)?,
             ethernet,
             layer3,
+            gate: classifier(&mut ebpf, "dz_gate_eth")?,
+            control,
             _ebpf: ebpf,
             _pins: pins,
-        };
-        start_timer(control.as_fd())?;
-        Ok(kernel)
+        })
     }
 
     /// Replaces the configuration.
@@ -202,6 +217,21 @@ impl Kernel {
     /// `dz_tc_l3`.
     pub fn layer3(&self) -> BorrowedFd<'_> {
         self.layer3.as_fd()
+    }
+
+    /// `dz_gate_eth`.
+    pub fn gate(&self) -> BorrowedFd<'_> {
+        self.gate.as_fd()
+    }
+
+    /// Puts a gate before a destination.
+    ///
+    /// # Errors
+    /// As `bpf(2)`.
+    pub fn set_gate(&mut self, key: &GateKey, gate: &Gate) -> anyhow::Result<()> {
+        let key: [u8; size_of::<GateKey>()] = zerocopy::transmute!(*key);
+        let gate: [u8; size_of::<Gate>()] = zerocopy::transmute!(*gate);
+        Ok(self.gates.insert(key, gate, 0)?)
     }
 
     /// A block of counters, summed over CPUs.

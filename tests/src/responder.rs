@@ -8,7 +8,8 @@ use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
 use crate::harness::Requirement;
 use crate::netns::Netns;
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../dz-ebpf/object/dz-bench.o");
+/// The kernel programs of the benches; `dz-ebpf/bench` says what they are.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../dz-ebpf/object/dz-bench.o");
 
 /// Which of the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

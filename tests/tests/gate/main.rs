@@ -1,7 +1,6 @@
 //! The gate: what leaves for a peer that is not Up goes where the policy says, and not one packet
 //! into the tunnel, whatever the agent does meanwhile.
 
-mod cost;
 mod detours;
 mod flips;
 mod flows;
@@ -10,7 +9,7 @@ mod verdicts;
 
 use std::process::ExitCode;
 
-use dz_tests::harness::{Requirement, Test, run};
+use dz_tests::harness::{Test, run};
 
 use scene::{Kind, NEEDS};
 
@@ -23,10 +22,5 @@ fn main() -> ExitCode {
     tests.extend(flows::tests());
     tests.extend(flips::tests());
     tests.extend(detours::tests());
-    tests.push(Test::new(
-        "cost::printed",
-        &[Requirement::Root],
-        cost::printed,
-    ));
     run(tests)
 }

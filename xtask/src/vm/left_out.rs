@@ -22,7 +22,7 @@ const fn left_out(group: &'static str, tests: &'static str, why: &'static str) -
 
 /// All of them: an emulated processor would take minutes, and nothing about them depends on the
 /// version of the kernel or on the kind of interface.
-const LEFT_OUT: [LeftOut; 14] = [
+const LEFT_OUT: [LeftOut; 13] = [
     left_out("sessions", "readings::", "promtool has 100 megabytes"),
     left_out("sessions", "batches::ten_thousand", "10,000 peers"),
     left_out("sessions", "many::", "100 peers"),
@@ -33,7 +33,6 @@ const LEFT_OUT: [LeftOut; 14] = [
     left_out("crash", "rows::p", "between agent and routes"),
     left_out("observer", "", "1,000 peers"),
     left_out("netlink", "", "the agent's part of netlink"),
-    left_out("gate", "cost::", "a measurement"),
     left_out(
         "detection",
         "detection::an_idle_group_wakes_up",
