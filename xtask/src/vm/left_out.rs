@@ -22,17 +22,22 @@ const fn left_out(group: &'static str, tests: &'static str, why: &'static str) -
 
 /// All of them: an emulated processor would take minutes, and nothing about them depends on the
 /// version of the kernel or on the kind of interface.
-const LEFT_OUT: [LeftOut; 13] = [
+const LEFT_OUT: [LeftOut; 10] = [
     left_out("sessions", "readings::", "promtool has 100 megabytes"),
     left_out("sessions", "batches::ten_thousand", "10,000 peers"),
     left_out("sessions", "many::", "100 peers"),
     left_out("crash", "storm::", "200 rounds"),
-    left_out("crash", "rows::c", "between agent and maps"),
-    left_out("crash", "rows::r", "between agent and routes"),
-    left_out("crash", "rows::d", "between agent, maps and routes"),
-    left_out("crash", "rows::p", "between agent and routes"),
     left_out("observer", "", "1,000 peers"),
-    left_out("netlink", "", "the agent's part of netlink"),
+    left_out(
+        "netlink",
+        "full::events",
+        "20,000 changes of a state, each logged",
+    ),
+    left_out(
+        "netlink",
+        "overrun::dumps_interrupted",
+        "counts tries that the clock makes",
+    ),
     left_out(
         "detection",
         "detection::an_idle_group_wakes_up",
