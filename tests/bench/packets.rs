@@ -187,7 +187,7 @@ fn compare(
             order.reverse();
         }
         for (program, times) in order {
-            times.push(test_run_time(program, &frame, REPEAT)?);
+            times.push(f64::from(test_run_time(program, &frame, REPEAT)?));
         }
     }
     let pairs = || ours.iter().zip(&theirs);
