@@ -317,9 +317,8 @@ impl Host {
             _ => {
                 let peers: Vec<_> = World::addresses().collect();
                 let peer = peers[rng.index(peers.len())];
-                let route = self.world.foreign_route(peer, rng.next());
-                self.log(format!("foreign route {route}"));
-                self.world.foreign(route)?;
+                let done = self.world.foreign(peer, rng.next())?;
+                self.log(format!("somebody else's {done}"));
             }
         }
         Ok(())

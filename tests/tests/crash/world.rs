@@ -58,7 +58,9 @@ pub(crate) struct World {
     pub(crate) refused: BTreeSet<(Ipv4Addr, Ipv4Addr)>,
     held: BTreeSet<Ipv4Addr>,
     up: bool,
-    foreign: BTreeSet<String>,
+    /// Where other people's routes are, address and metric or table, and by what device: the
+    /// kernel has room for one in each place.
+    foreign: BTreeMap<String, &'static str>,
     _other: Tun,
 }
 
@@ -101,7 +103,7 @@ impl World {
             refused: BTreeSet::new(),
             held: LOCALS.into(),
             up: true,
-            foreign: BTreeSet::new(),
+            foreign: BTreeMap::new(),
             _other: other,
         };
         world.create_interface()?;
@@ -213,36 +215,30 @@ impl World {
         Ok(())
     }
 
-    /// Adds somebody else's route, or removes one.
-    pub(crate) fn foreign(&mut self, route: String) -> Result<()> {
-        let here = &self.here;
-        if self.foreign.contains(&route) {
-            here.ip(&format!("route delete {route} proto {FOREIGN}"))?;
-            self.foreign.remove(&route);
-        } else {
-            here.ip(&format!("route add {route} proto {FOREIGN}"))?;
-            self.foreign.insert(route);
-        }
-        Ok(())
-    }
-
-    /// A route of somebody else's to an address: another metric, or another table.
-    pub(crate) fn foreign_route(&self, address: Ipv4Addr, draw: u64) -> String {
-        let dev = if draw & 1 == 0 || !self.has_interface() || !self.up {
-            OTHER
-        } else {
-            INTERFACE
+    /// Adds somebody else's route to an address, in another table or with another metric than ours;
+    /// where one is, it is removed. Says what was done.
+    pub(crate) fn foreign(&mut self, address: Ipv4Addr, draw: u64) -> Result<String> {
+        let place = match draw >> 1 & 1 {
+            0 => format!("{address} metric {}", 5 + (draw >> 2) % 3),
+            _ => format!("{address} table {}", 77 + (draw >> 2) % 2),
         };
-        match draw >> 1 & 1 {
-            0 => format!("{address} dev {dev} metric {}", 5 + (draw >> 2) % 3),
-            _ => format!("{address} dev {dev} table {}", 77 + (draw >> 2) % 2),
-        }
+        let (word, dev) = match self.foreign.remove(&place) {
+            Some(dev) => ("delete", dev),
+            None => {
+                let ours = draw & 1 == 1 && self.has_interface() && self.up;
+                let dev = if ours { INTERFACE } else { OTHER };
+                self.foreign.insert(place.clone(), dev);
+                ("add", dev)
+            }
+        };
+        let line = format!("route {word} {place} dev {dev} proto {FOREIGN}");
+        self.here.ip(&line)?;
+        Ok(line)
     }
 
     /// The kernel takes the routes of an interface with it.
     fn forget_foreign_on_interface(&mut self) {
-        let gone = format!(" dev {INTERFACE} ");
-        self.foreign.retain(|route| !route.contains(&gone));
+        self.foreign.retain(|_, dev| *dev != INTERFACE);
     }
 
     /// How many routes of other people there should be, and how many there are.

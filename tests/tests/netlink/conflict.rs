@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use dz_common::packet::State;
-use dz_tests::bed::{self, HERE, INTERFACE, PATIENCE, THERE};
+use dz_tests::bed::{self, INTERFACE, PATIENCE, THERE};
 use dz_tests::harness::Test;
 use dz_tests::wait::eventually;
 
@@ -38,14 +38,11 @@ fn until_conflict(scene: &Scene, protocol: u64) -> Result<()> {
 }
 
 fn before_ours() -> Result<()> {
-    let mut scene = Scene::connected("foreign")?;
-    scene.peer.admin_down(HERE);
-    bed::until(scene.agent.home(), State::Down)?;
-    scene.bed.here.ip(&format!(
-        "route replace {THERE}/32 dev {INTERFACE} proto static"
-    ))?;
+    let mut scene = Scene::connected("foreign", |bed, _| {
+        let route = format!("route add {THERE}/32 dev {INTERFACE} proto static");
+        bed.here.ip(&route).map(|_| ())
+    })?;
     let before = theirs(&scene)?;
-    scene.peer.admin_up(HERE);
     bed::until(scene.agent.home(), State::Up)?;
     until_conflict(&scene, 4)?;
     scene.until_total("install_failures", 6)?;

@@ -27,8 +27,9 @@ pub(super) fn tests() -> Vec<Test> {
 }
 
 fn add() -> Result<()> {
-    let mut scene = Scene::connected("add")?;
-    scene.faults()?.refuse_add(Errno::ENOMEM)?;
+    let mut scene = Scene::connected("add", |_, agent| {
+        agent.home().faults()?.refuse_add(Errno::ENOMEM)
+    })?;
     bed::until(scene.agent.home(), State::Up)?;
     scene.until_total("install_failures", SEVERAL)?;
     scene.until_error("adding route 169.254.7.1/32")?;

@@ -20,18 +20,23 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// Connected, and nobody there yet.
-    pub(crate) fn connected(label: &str) -> Result<Self> {
+    /// Connected, and then a peer that answers; what is to be in its way is arranged before it is
+    /// there, for a session can be Up as soon as it is.
+    pub(crate) fn connected(
+        label: &str,
+        arrange: impl FnOnce(&Bed, &Agent) -> Result<()>,
+    ) -> Result<Self> {
         let bed = Bed::new(label, Duration::ZERO)?;
         let agent = bed.agent_with_faults(INTERVAL_MS)?;
         bed::connect(&agent)?;
+        arrange(&bed, &agent)?;
         let peer = bed.peer(Rules::Deployed, INTERVAL_MS)?;
         Ok(Self { bed, agent, peer })
     }
 
     /// Up, the route in place.
     pub(crate) fn up(label: &str) -> Result<Self> {
-        let scene = Self::connected(label)?;
+        let scene = Self::connected(label, |_, _| Ok(()))?;
         scene.until_up()?;
         Ok(scene)
     }
