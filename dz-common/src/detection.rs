@@ -12,7 +12,8 @@
 //! | if it was later before: start the timer, look again | lower the next firing to the earliest left |
 //! | | start the timer for the next firing, look again |
 //!
-//! Either the scan sees the slot's deadline, or the receipt sees a next firing that the scan has
+//! A deadline that is only put off, with a next firing in time for it, needs none of the last three.
+//! Otherwise either the scan sees the slot's deadline, or the receipt sees a next firing that the scan has
 //! reset already and lowers it. "Look again": whoever started the timer for a firing that is no
 //! longer the earliest starts it again; so the last start is for the earliest. How two
 //! receipts and a scan can interleave is walked through in `tests/detection.rs`.
@@ -40,11 +41,17 @@ pub trait GroupTimer {
     fn start(&self, delay_ns: u64) -> bool;
 }
 
-/// Makes sure that the timer fires by `deadline_ns`, which has just been stored into a slot. Returns
-/// false if the timer could not be started.
+/// Makes sure that the timer fires by `deadline_ns`, which has just been stored into a slot in place of
+/// `before_ns`. Returns false if the timer could not be started.
 #[inline(always)]
-pub fn stored<T: GroupTimer>(timer: &T, deadline_ns: u64, now_ns: u64) -> bool {
+pub fn stored<T: GroupTimer>(timer: &T, before_ns: u64, deadline_ns: u64, now_ns: u64) -> bool {
     if deadline_ns == NEVER_NS {
+        return true;
+    }
+    // What nearly every packet does is to put a deadline off. Whoever stored the one before makes sure
+    // of a scan by then, which finds this one, or that one and comes back by then: so nothing depends
+    // on what is ordered before what. If they have failed to, there is no next firing.
+    if before_ns <= deadline_ns && timer.next_ns() <= deadline_ns {
         return true;
     }
     timer.barrier();
@@ -60,7 +67,7 @@ pub fn stored<T: GroupTimer>(timer: &T, deadline_ns: u64, now_ns: u64) -> bool {
 #[inline(always)]
 pub fn begin<T: GroupTimer>(timer: &T, now_ns: u64) -> bool {
     timer.exchange_next(NEVER_NS);
-    stored(timer, now_ns, now_ns)
+    stored(timer, NEVER_NS, now_ns, now_ns)
 }
 
 /// To be called before the first slot is read.

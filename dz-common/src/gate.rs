@@ -8,6 +8,7 @@ use crate::ingress::{Frame, Link};
 use crate::map::Config;
 use crate::packet::State;
 use crate::session::{Mode, Session};
+use crate::unaligned::{be16, word};
 
 /// What is done with packets for a peer that is not Up.
 #[repr(u8)]
@@ -97,7 +98,7 @@ pub const fn wanted_len(link: Link) -> usize {
 pub fn addresses<F: Frame + ?Sized>(frame: &F, link: Link) -> Option<([u8; 4], [u8; 4])> {
     if let Link::Ethernet = link {
         let ethertype = frame.read::<2>(ETHERNET_LEN - 2)?;
-        if u16::from_be_bytes(*ethertype) != ETHERTYPE_IPV4 {
+        if be16(ethertype) != ETHERTYPE_IPV4 {
             return None;
         }
     }
@@ -105,8 +106,8 @@ pub fn addresses<F: Frame + ?Sized>(frame: &F, link: Link) -> Option<([u8; 4], [
     if header[0] >> 4 != 4 {
         return None;
     }
-    let [.., a, b, c, d, e, f, g, h] = *header;
-    Some(([a, b, c, d], [e, f, g, h]))
+    let (src, dst) = (word::<3, _>(header), word::<4, _>(header));
+    Some((src.to_ne_bytes(), dst.to_ne_bytes()))
 }
 
 /// Whether a packet that leaves is a liveness packet: UDP to `port` (host order), not a fragment,
@@ -117,10 +118,11 @@ pub fn is_liveness<F: Frame + ?Sized>(frame: &F, link: Link, port: u16) -> bool 
     let Some(header) = frame.read::<IPV4_LEN>(at) else {
         return false;
     };
-    let fragment = u16::from_be_bytes([header[6], header[7]]) & FRAGMENT_MASK;
-    if header[0] != PLAIN_HEADER || header[9] != IPPROTO_UDP || fragment != 0 {
+    let [_, _, fragment @ ..] = word::<1, _>(header).to_ne_bytes();
+    let whole = u16::from_be_bytes(fragment) & FRAGMENT_MASK == 0;
+    if header[0] != PLAIN_HEADER || header[9] != IPPROTO_UDP || !whole {
         return false;
     }
     let destination_port = frame.read::<2>(at + IPV4_LEN + 2);
-    destination_port.is_some_and(|bytes| u16::from_be_bytes(*bytes) == port)
+    destination_port.is_some_and(|bytes| be16(bytes) == port)
 }

@@ -5,6 +5,7 @@
 
 use crate::checksum::{self, IPPROTO_UDP};
 use crate::packet::{PACKET_LEN, Packet};
+use crate::unaligned;
 
 /// IPv4 header without options.
 pub const IPV4_LEN: usize = 20;
@@ -14,13 +15,19 @@ pub const UDP_LEN: usize = 8;
 pub const ETHERNET_LEN: usize = 14;
 /// IPv4 packet with one liveness packet in it.
 pub const DATAGRAM_LEN: usize = IPV4_LEN + UDP_LEN + PACKET_LEN;
+/// The same in 32-bit words.
+pub const DATAGRAM_WORDS: usize = DATAGRAM_LEN / 4;
 /// EtherType of IPv4, host order.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 
 const UDP_TOTAL: u16 = (UDP_LEN + PACKET_LEN) as u16;
-const IP_TOTAL: [u8; 2] = (DATAGRAM_LEN as u16).to_be_bytes();
-const VERSION_IHL_TOS: [u8; 2] = [0x45, 0];
-const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
+/// Version 4, five words of header, no type of service, and the length of the whole.
+const VERSION_AND_LENGTH: u32 = {
+    let [high, low] = (DATAGRAM_LEN as u16).to_be_bytes();
+    word([0x45, 0, high, low])
+};
+/// No identification, DF, no offset.
+const FRAGMENT: u32 = word([0, 0, 0x40, 0]);
 const TTL: u8 = 64;
 
 /// What to put into the UDP checksum field.
@@ -34,7 +41,6 @@ pub enum UdpChecksum {
 }
 
 /// Writes a complete IPv4 packet that carries `packet` from `src` to `dst`; `port` in host order.
-/// Every byte of `d` is written: into a frame in place, or into a buffer on a small stack.
 #[inline(always)]
 pub fn write(
     d: &mut [u8; DATAGRAM_LEN],
@@ -44,43 +50,71 @@ pub fn write(
     packet: &Packet,
     udp_checksum: UdpChecksum,
 ) {
-    [d[0], d[1]] = VERSION_IHL_TOS;
-    [d[2], d[3]] = IP_TOTAL;
-    [d[4], d[5]] = [0; 2];
-    [d[6], d[7]] = DONT_FRAGMENT;
-    [d[8], d[9]] = [TTL, IPPROTO_UDP];
-    // The constant words of the header, then the addresses.
-    let words =
-        word(VERSION_IHL_TOS) + word(IP_TOTAL) + word(DONT_FRAGMENT) + word([TTL, IPPROTO_UDP]);
-    let sum = !checksum::fold(checksum::add(checksum::add(words, src), dst));
-    [d[10], d[11]] = sum.to_ne_bytes();
-    [d[12], d[13], d[14], d[15]] = *src;
-    [d[16], d[17], d[18], d[19]] = *dst;
+    let words = datagram(src, dst, port, packet, udp_checksum);
+    let (chunks, _) = d.as_chunks_mut();
+    for (chunk, word) in chunks.iter_mut().zip(&words) {
+        unaligned::store_u32(chunk, *word);
+    }
+}
 
-    let [port_high, port_low] = port.to_be_bytes();
-    [d[20], d[21]] = [port_high, port_low];
-    [d[22], d[23]] = [port_high, port_low];
-    [d[24], d[25]] = UDP_TOTAL.to_be_bytes();
-    let pseudo = checksum::pseudo_header(src, dst, UDP_TOTAL);
-    let (_, payload) = d.split_at_mut(IPV4_LEN + UDP_LEN);
-    let Some(payload) = payload.first_chunk_mut() else {
-        return;
-    };
-    packet.encode_into(payload);
+/// The same as 32-bit words in memory order: to a kernel program every access to memory costs the
+/// same, of whatever width.
+#[inline(always)]
+pub fn datagram(
+    src: &[u8; 4],
+    dst: &[u8; 4],
+    port: u16,
+    packet: &Packet,
+    udp_checksum: UdpChecksum,
+) -> [u32; DATAGRAM_WORDS] {
+    let (src, dst) = (u32::from_ne_bytes(*src), u32::from_ne_bytes(*dst));
+    let addresses = src as u64 + dst as u64;
+    let constant =
+        VERSION_AND_LENGTH as u64 + FRAGMENT as u64 + word([TTL, IPPROTO_UDP, 0, 0]) as u64;
+    let [a, b] = (!checksum::fold(addresses + constant)).to_ne_bytes();
+
+    let pseudo = addresses + word([0, IPPROTO_UDP, 0, 0]) as u64 + UDP_TOTAL.to_be() as u64;
+    let payload = packet.words();
     let udp = match udp_checksum {
         UdpChecksum::Partial => checksum::fold(pseudo),
         UdpChecksum::Full => {
-            let header = 2 * port.to_be() as u32 + UDP_TOTAL.to_be() as u32;
-            match !checksum::fold(checksum::add(pseudo + header, payload)) {
+            let mut sum = pseudo + 2 * port.to_be() as u64 + UDP_TOTAL.to_be() as u64;
+            let mut i = 0;
+            while i < payload.len() {
+                sum += payload[i] as u64;
+                i += 1;
+            }
+            match !checksum::fold(sum) {
                 0 => 0xffff, // RFC 768: 0 would mean "no checksum"
                 sum => sum,
             }
         }
     };
-    [d[26], d[27]] = udp.to_ne_bytes();
+    let [c, d] = udp.to_ne_bytes();
+    let [length_high, length_low] = UDP_TOTAL.to_be_bytes();
+    let [p0, p1, p2, p3, p4, p5, p6] = payload;
+    [
+        VERSION_AND_LENGTH,
+        FRAGMENT,
+        word([TTL, IPPROTO_UDP, a, b]),
+        src,
+        dst,
+        port.to_be() as u32 * 0x1_0001, // both ports
+        word([length_high, length_low, c, d]),
+        p0,
+        p1,
+        p2,
+        p3,
+        p4,
+        p5,
+        p6,
+        0,
+        0,
+        0,
+    ]
 }
 
 #[inline(always)]
-const fn word(bytes: [u8; 2]) -> u32 {
-    u16::from_ne_bytes(bytes) as u32
+const fn word(bytes: [u8; 4]) -> u32 {
+    u32::from_ne_bytes(bytes)
 }

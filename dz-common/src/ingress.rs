@@ -9,6 +9,7 @@ use crate::checksum::{self, IPPROTO_UDP};
 use crate::counters::Counter;
 use crate::headers::{ETHERNET_LEN, ETHERTYPE_IPV4, IPV4_LEN, UDP_LEN};
 use crate::packet::{PACKET_LEN, Packet};
+use crate::unaligned::{be16, word};
 
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
@@ -91,14 +92,15 @@ pub fn classify<F: Frame + ?Sized>(frame: &F, link: Link, port: u16) -> Result<F
         }
     }
     let ip = frame.read::<IPV4_LEN>(at).ok_or(Counter::PassTruncated)?;
-    let version_ihl = ip[0];
+    let [version_ihl, _, length @ ..] = word::<0, _>(ip).to_ne_bytes();
     if version_ihl >> 4 != 4 {
         return Err(match link {
             Link::Layer3 => Counter::PassNotIpv4,
             Link::Ethernet => Counter::PassIpHeader,
         });
     }
-    if ip[9] != IPPROTO_UDP {
+    let [_, protocol, ..] = word::<2, _>(ip).to_ne_bytes();
+    if protocol != IPPROTO_UDP {
         return Err(Counter::PassNotUdp);
     }
     if version_ihl != 0x45 {
@@ -108,7 +110,8 @@ pub fn classify<F: Frame + ?Sized>(frame: &F, link: Link, port: u16) -> Result<F
             Counter::PassIpHeader
         });
     }
-    if be16(&[ip[6], ip[7]]) & FRAGMENT_MASK != 0 {
+    let [_, _, fragment @ ..] = word::<1, _>(ip).to_ne_bytes();
+    if u16::from_be_bytes(fragment) & FRAGMENT_MASK != 0 {
         return Err(Counter::PassFragment);
     }
     let dst_port = frame
@@ -125,7 +128,7 @@ pub fn classify<F: Frame + ?Sized>(frame: &F, link: Link, port: u16) -> Result<F
             return Err(Counter::PassNotHost);
         }
     }
-    let total_len = be16(&[ip[2], ip[3]]) as usize;
+    let total_len = u16::from_be_bytes(length) as usize;
     if total_len < IPV4_LEN + UDP_LEN || checksum::fold(checksum::add(0, ip)) != 0xffff {
         return Err(Counter::PassIpHeader);
     }
@@ -133,8 +136,8 @@ pub fn classify<F: Frame + ?Sized>(frame: &F, link: Link, port: u16) -> Result<F
         return Err(Counter::PassTruncated);
     }
     Ok(Flow {
-        src: [ip[12], ip[13], ip[14], ip[15]],
-        dst: [ip[16], ip[17], ip[18], ip[19]],
+        src: word::<3, _>(ip).to_ne_bytes(),
+        dst: word::<4, _>(ip).to_ne_bytes(),
         ip_payload_len: (total_len - IPV4_LEN) as u16,
     })
 }
@@ -150,7 +153,8 @@ pub fn classify<F: Frame + ?Sized>(frame: &F, link: Link, port: u16) -> Result<F
 pub fn decode<F: Frame + ?Sized>(frame: &F, link: Link, flow: &Flow) -> Result<Received, Counter> {
     let at = link.ip_offset() + IPV4_LEN;
     let udp = frame.read::<UDP_LEN>(at).ok_or(Counter::Fault)?;
-    let udp_len = be16(&[udp[4], udp[5]]);
+    let [length_high, length_low, checksum @ ..] = word::<1, _>(udp).to_ne_bytes();
+    let udp_len = u16::from_be_bytes([length_high, length_low]);
     if udp_len < UDP_LEN as u16 || udp_len > flow.ip_payload_len {
         return Err(Counter::DropUdpLength);
     }
@@ -160,7 +164,7 @@ pub fn decode<F: Frame + ?Sized>(frame: &F, link: Link, flow: &Flow) -> Result<R
     let payload = frame
         .read::<PACKET_LEN>(at + UDP_LEN)
         .ok_or(Counter::Fault)?;
-    let field = u16::from_ne_bytes([udp[6], udp[7]]);
+    let field = u16::from_ne_bytes(checksum);
     let pseudo = checksum::pseudo_header(&flow.src, &flow.dst, udp_len);
     let maybe_partial = field == checksum::fold(pseudo);
     if field != 0 && !maybe_partial && udp_len == (UDP_LEN + PACKET_LEN) as u16 {
@@ -176,11 +180,6 @@ pub fn decode<F: Frame + ?Sized>(frame: &F, link: Link, flow: &Flow) -> Result<R
         }),
         Err(reject) => Err(Counter::rejected(reject)),
     }
-}
-
-#[inline(always)]
-const fn be16(bytes: &[u8; 2]) -> u16 {
-    u16::from_be_bytes(*bytes)
 }
 
 /// A frame in ordinary memory.

@@ -7,6 +7,7 @@
 //! intervals are microseconds as on the wire (`_us`), addresses are `[u8; 4]` in network order,
 //! everything else in map values is in host byte order.
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod checksum;
 pub mod control;
@@ -19,6 +20,7 @@ pub mod map;
 pub mod pacing;
 pub mod packet;
 pub mod session;
+pub mod unaligned;
 
 /// UDP port of the liveness protocol.
 pub const LIVENESS_PORT: u16 = 44880;

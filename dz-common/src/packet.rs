@@ -3,6 +3,8 @@
 //! Network byte order, UDP payload. Drawn from BFD (RFC 5880 §4.1) with its own layout; what is
 //! stricter than the deployed client is marked *ours*.
 
+use crate::unaligned::word;
+
 /// Bytes of a liveness packet; a longer UDP payload is read by its first 40 bytes.
 pub const PACKET_LEN: usize = 40;
 
@@ -10,6 +12,8 @@ const VERSION: u8 = 1;
 const FLAG_PASSIVE: u8 = 1 << 0;
 /// First reserved byte: sent as zero, ignored on receipt.
 const RESERVED: usize = 25;
+/// 32-bit words up to there.
+pub(crate) const WORDS: usize = RESERVED.div_ceil(4);
 
 /// Session state, RFC 5880 §4.1 `Sta` numbering.
 #[repr(u8)]
@@ -158,35 +162,33 @@ impl Packet {
     /// As [`Packet::decode`], but never [`Reject::Short`].
     #[inline(always)]
     pub fn decode_exact(b: &[u8; PACKET_LEN]) -> Result<Self, Reject> {
-        if b[0] >> 5 != VERSION {
+        let [version_diag, state_flags, detect_mult, length] = word::<0, _>(b).to_ne_bytes();
+        if version_diag >> 5 != VERSION {
             return Err(Reject::Version);
         }
-        if b[3] != PACKET_LEN as u8 {
+        if length != PACKET_LEN as u8 {
             return Err(Reject::Length);
         }
-        if b[2] == 0 {
+        if detect_mult == 0 {
             return Err(Reject::ZeroMultiplier);
         }
-        let my_discr = u32_at::<4>(b);
+        let my_discr = u32::from_be(word::<1, _>(b));
         if my_discr == 0 {
             return Err(Reject::ZeroDiscriminator);
         }
-        let mut reserved = 0;
-        let mut i = RESERVED;
-        while i < PACKET_LEN {
-            reserved |= b[i];
-            i += 1;
-        }
+        let [flags, major, minor, patch] = word::<5, _>(b).to_ne_bytes();
+        let [channel, reserved @ ..] = word::<6, _>(b).to_ne_bytes();
+        let more = word::<7, _>(b) | word::<8, _>(b) | word::<9, _>(b);
         Ok(Self {
-            state: State::from_bits(b[1] >> 6),
-            detect_mult: b[2],
+            state: State::from_bits(state_flags >> 6),
+            detect_mult,
             my_discr,
-            your_discr: u32_at::<8>(b),
-            desired_min_tx_us: u32_at::<12>(b),
-            required_min_rx_us: u32_at::<16>(b),
-            passive: b[20] & FLAG_PASSIVE != 0,
-            version: Version::new([b[21], b[22], b[23], b[24]]),
-            reserved_set: reserved != 0,
+            your_discr: u32::from_be(word::<2, _>(b)),
+            desired_min_tx_us: u32::from_be(word::<3, _>(b)),
+            required_min_rx_us: u32::from_be(word::<4, _>(b)),
+            passive: flags & FLAG_PASSIVE != 0,
+            version: Version::new([major, minor, patch, channel]),
+            reserved_set: more != 0 || reserved != [0; 3],
         })
     }
 
@@ -194,38 +196,31 @@ impl Packet {
     #[inline(always)]
     pub fn encode(&self) -> [u8; PACKET_LEN] {
         let mut bytes = [0; PACKET_LEN];
-        self.encode_into(&mut bytes);
+        let (chunks, _) = bytes.as_chunks_mut();
+        for (chunk, word) in chunks.iter_mut().zip(self.words()) {
+            *chunk = word.to_ne_bytes();
+        }
         bytes
     }
 
-    /// Encodes the packet into `b`, every byte of it.
+    /// The packet as 32-bit words in memory order, up to the last that is not all zero.
     #[inline(always)]
-    pub fn encode_into(&self, b: &mut [u8; PACKET_LEN]) {
-        b[0] = VERSION << 5;
-        b[1] = (self.state as u8) << 6;
-        b[2] = self.detect_mult;
-        b[3] = PACKET_LEN as u8;
-        put_u32::<4>(b, self.my_discr);
-        put_u32::<8>(b, self.your_discr);
-        put_u32::<12>(b, self.desired_min_tx_us);
-        put_u32::<16>(b, self.required_min_rx_us);
-        b[20] = if self.passive { FLAG_PASSIVE } else { 0 };
-        [b[21], b[22], b[23], b[24]] = self.version.number;
-        let mut i = RESERVED;
-        while i < PACKET_LEN {
-            b[i] = 0;
-            i += 1;
-        }
+    pub(crate) const fn words(&self) -> [u32; WORDS] {
+        let [major, minor, patch, channel] = self.version.number;
+        let flags = if self.passive { FLAG_PASSIVE } else { 0 };
+        [
+            u32::from_ne_bytes([
+                VERSION << 5,
+                (self.state as u8) << 6,
+                self.detect_mult,
+                PACKET_LEN as u8,
+            ]),
+            self.my_discr.to_be(),
+            self.your_discr.to_be(),
+            self.desired_min_tx_us.to_be(),
+            self.required_min_rx_us.to_be(),
+            u32::from_ne_bytes([flags, major, minor, patch]),
+            u32::from_ne_bytes([channel, 0, 0, 0]),
+        ]
     }
-}
-
-// Constant offsets keep every index provably in bounds: no panic path in the BPF object.
-#[inline(always)]
-const fn u32_at<const AT: usize>(b: &[u8; PACKET_LEN]) -> u32 {
-    u32::from_be_bytes([b[AT], b[AT + 1], b[AT + 2], b[AT + 3]])
-}
-
-#[inline(always)]
-fn put_u32<const AT: usize>(b: &mut [u8; PACKET_LEN], value: u32) {
-    [b[AT], b[AT + 1], b[AT + 2], b[AT + 3]] = value.to_be_bytes();
 }

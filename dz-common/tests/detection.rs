@@ -33,8 +33,10 @@ impl Group {
 
     /// What a packet does.
     fn receive(&self, slot: usize, deadline_ns: u64) {
+        // Under the session's lock in the kernel.
+        let before_ns = self.slots[slot].load(Relaxed);
         self.slots[slot].store(deadline_ns, Relaxed);
-        assert!(stored(self, deadline_ns, 0));
+        assert!(stored(self, before_ns, deadline_ns, 0));
     }
 
     /// What the timer's callback does, nothing being due.
@@ -159,6 +161,52 @@ fn two_receipts_and_a_scan() {
         group.receive(0, 50 * MS);
         scanning.join().expect("scan");
         other.join().expect("receipt");
+        group.assert_armed();
+    });
+}
+
+/// What a packet of a session that is Up does: without a barrier.
+#[test]
+fn a_deadline_put_off_while_the_scan_looks() {
+    in_every_order(None, || {
+        let group = Group::armed(50 * MS);
+        let scanning = {
+            let group = Arc::clone(&group);
+            thread::spawn(move || group.scan())
+        };
+        group.receive(1, 100 * MS);
+        scanning.join().expect("scan");
+        group.assert_armed();
+    });
+}
+
+#[test]
+fn one_put_off_beside_a_new_one_and_a_scan() {
+    in_every_order(Some(3), || {
+        let group = Group::armed(50 * MS);
+        let scanning = {
+            let group = Arc::clone(&group);
+            thread::spawn(move || group.scan())
+        };
+        let other = {
+            let group = Arc::clone(&group);
+            thread::spawn(move || group.receive(0, 80 * MS))
+        };
+        group.receive(1, 100 * MS);
+        scanning.join().expect("scan");
+        other.join().expect("receipt");
+        group.assert_armed();
+    });
+}
+
+/// The timer could not be started when the deadline was set.
+#[test]
+fn one_put_off_without_a_timer() {
+    in_every_order(None, || {
+        let group = Group::armed(50 * MS);
+        group.next_ns.store(NEVER_NS, SeqCst);
+        group.armed_ns.store(NEVER_NS, SeqCst);
+        group.receive(1, 100 * MS);
         group.assert_armed();
     });
 }

@@ -8,13 +8,17 @@
 //! | `reflect_xdp` | XDP | the same before the stack |
 //! | `respond_l3`, `respond_eth` | SCHED_CLS, ingress | be every peer that is asked, and Up as soon as can be |
 //! | `respond_xdp` | XDP | the same before the stack |
+//! | `respond_bfd` | SCHED_CLS, ingress | be every neighbour that BFD itself asks |
+//! | `generate` | SCHED_CLS, run by the bench | send packets that the bench has made |
+//! | `sink_eth` | SCHED_CLS, ingress | let liveness packets end here |
 #![no_std]
 #![no_main]
-#![feature(asm_experimental_arch)] // aya-ebpf needs it too; hence RUSTC_BOOTSTRAP or nightly
 
+mod bfd;
 #[allow(dead_code)] // the product's, which does more
 #[path = "../src/frame.rs"]
 mod frame;
+mod generate;
 #[path = "../src/skb.rs"]
 mod skb;
 
@@ -24,10 +28,11 @@ use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use dz_common::LIVENESS_PORT;
-use dz_common::headers::{self, DATAGRAM_LEN, ETHERNET_LEN, UdpChecksum};
+use dz_common::headers::{self, ETHERNET_LEN, UdpChecksum};
 use dz_common::ingress::{self, Flow, Frame, Link};
 use dz_common::packet::{Packet, State, Version};
 use frame::Linear;
+use skb::Outgoing;
 
 /// Of source and destination in the IPv4 header.
 const IPV4_ADDRESSES: usize = 12;
@@ -136,15 +141,24 @@ fn respond(ctx: &TcContext, link: Link) -> i32 {
     let Some(answer) = answer else {
         return TC_ACT_SHOT;
     };
-    let mut datagram = [0; DATAGRAM_LEN];
-    let datagram = skb::opaque(&mut datagram);
-    write(datagram, &flow, &answer);
     let skb = ctx.skb.skb;
-    let mut done = skb::store(skb, link.ip_offset(), datagram);
-    if let (Link::Ethernet, Ok(())) = (link, done) {
-        done = skb::swap_ethernet(skb);
-    }
-    if done.is_err() {
+    let (destination, source) = match link {
+        Link::Layer3 => ([0; 6], [0; 6]),
+        Link::Ethernet => {
+            let Some(addresses) = skb::linear(ctx).at::<12>(0) else {
+                return TC_ACT_SHOT;
+            };
+            // SAFETY: within the packet, and nothing writes to it meanwhile.
+            let [a, b, c, d, e, f, g, h, i, j, k, l] = unsafe { *addresses };
+            ([g, h, i, j, k, l], [a, b, c, d, e, f])
+        }
+    };
+    let full = UdpChecksum::Full;
+    let datagram = headers::datagram(&flow.dst, &flow.src, LIVENESS_PORT, &answer, full);
+    if Outgoing::new(destination, source, datagram)
+        .store(skb, link)
+        .is_err()
+    {
         return TC_ACT_SHOT;
     }
     // SAFETY: the kernel's own context, and a helper that looks at its arguments only.
@@ -168,7 +182,14 @@ pub fn respond_xdp(ctx: XdpContext) -> u32 {
     unsafe {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = *ethernet;
         *ethernet = [g, h, i, j, k, l, a, b, c, d, e, f];
-        write(&mut *datagram, &flow, &answer);
+        headers::write(
+            &mut *datagram,
+            &flow.dst,
+            &flow.src,
+            LIVENESS_PORT,
+            &answer,
+            UdpChecksum::Full,
+        );
     }
     XDP_TX
 }
@@ -202,16 +223,4 @@ fn reply(packet: &Packet) -> Option<Packet> {
         version: Version::new([0; 4]),
         reserved_set: false,
     })
-}
-
-#[inline(always)]
-fn write(datagram: &mut [u8; DATAGRAM_LEN], flow: &Flow, answer: &Packet) {
-    headers::write(
-        datagram,
-        &flow.dst,
-        &flow.src,
-        LIVENESS_PORT,
-        answer,
-        UdpChecksum::Full,
-    );
 }

@@ -90,18 +90,18 @@ impl GroupTimer for Timer {
     }
 }
 
-/// Makes sure that the group's timer fires by `deadline_ns`, which has been stored before.
+/// Makes sure that the group's timer fires by `deadline_ns`, which has been stored into the slot with
+/// this index in place of `before_ns`.
 #[inline(always)]
-pub fn arm(slot: u32, deadline_ns: u64, now_ns: u64) {
-    let (Some(deadline), Some(group)) =
-        (self::slot(slot), GROUPS.get_ptr_mut(slot / SLOTS_PER_GROUP))
-    else {
+pub fn arm(index: u32, slot: *mut Deadline, (before_ns, deadline_ns): (u64, u64), now_ns: u64) {
+    let Some(group) = GROUPS.get_ptr_mut(index / SLOTS_PER_GROUP) else {
         return;
     };
     // The barrier works on the session's own slot, for the group belongs to many CPUs.
     // SAFETY: a live map value.
-    let at_hand = unsafe { &raw mut (*deadline).deadline_ns };
-    if !detection::stored(&Timer { group, at_hand }, deadline_ns, now_ns) {
+    let at_hand = unsafe { &raw mut (*slot).deadline_ns };
+    let timer = Timer { group, at_hand };
+    if !detection::stored(&timer, before_ns, deadline_ns, now_ns) {
         count(NO_BLOCK, Counter::TimerFailed);
     }
 }

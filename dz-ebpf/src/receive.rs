@@ -77,7 +77,7 @@ pub fn find(config: &Config, key: &SessionKey) -> Result<*mut SessionEntry, Verd
 
 /// Runs a datagram through its session: everything but rewriting the frame. Returns whether
 /// `work.packet` is to be sent as the answer; if not, the exit has been counted.
-#[inline(never)]
+#[inline(always)]
 pub fn handle(work: &mut Work) -> u32 {
     let block = work.block;
     let (slot, _) = identity(work.entry);
@@ -93,6 +93,7 @@ pub fn handle(work: &mut Work) -> u32 {
         return 0;
     };
     session.last_seen_ns = now_ns;
+    let before_ns = session.scan_deadline_ns();
     let taken = session.take(&work.packet, now_ns);
     let taken = forgotten(&taken, now_ns);
     let exit = session.reply(taken.receipt, taken.changed, attended, now_ns);
@@ -107,7 +108,7 @@ pub fn handle(work: &mut Work) -> u32 {
     detect::store(deadline, deadline_ns);
     drop(session);
 
-    detect::arm(slot, deadline_ns, now_ns);
+    detect::arm(slot, deadline, (before_ns, deadline_ns), now_ns);
     note(block, &taken, reserved_set);
     if taken.changed {
         let event = taken.transition.event(work.key, generation, now_ns);

@@ -1,44 +1,52 @@
 //! Access to a socket buffer's packet.
 
-use core::arch::asm;
-
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_skb_store_bytes};
+use aya_ebpf::helpers::bpf_skb_store_bytes;
 use aya_ebpf::programs::TcContext;
+
+use dz_common::headers::{DATAGRAM_WORDS, ETHERNET_LEN, ETHERTYPE_IPV4};
+use dz_common::ingress::Link;
 
 use crate::frame::Linear;
 
-/// Overwrites part of the packet. The helper un-shares a cloned packet first; writing through a
-/// packet pointer would have the verifier add that to the path of every foreign packet.
-#[inline(always)]
-pub fn store<const N: usize>(
-    skb: *mut __sk_buff,
-    offset: usize,
-    bytes: &[u8; N],
-) -> Result<(), i64> {
-    // SAFETY: the buffer is as long as said.
-    check(unsafe { bpf_skb_store_bytes(skb, offset as u32, bytes.as_ptr().cast(), N as u32, 0) })
+/// A frame with a liveness packet, made on the stack and stored into a packet as a whole. On the
+/// stack every access must be aligned: hence words, and two bytes before the Ethernet header.
+#[repr(C, align(8))]
+pub struct Outgoing {
+    ethernet: [u32; ETHERNET_WORDS],
+    datagram: [u32; DATAGRAM_WORDS],
 }
 
-/// Swaps the Ethernet addresses.
-#[inline(always)]
-pub fn swap_ethernet(skb: *mut __sk_buff) -> Result<(), i64> {
-    let mut addresses = [0_u8; 12];
-    // SAFETY: the buffer is as long as said.
-    check(unsafe { bpf_skb_load_bytes(skb.cast(), 0, (&raw mut addresses).cast(), 12) })?;
-    let [a, b, c, d, e, f, g, h, i, j, k, l] = addresses;
-    store(skb, 0, &[g, h, i, j, k, l, a, b, c, d, e, f])
-}
+/// Those of the Ethernet header and the two bytes before it.
+const ETHERNET_WORDS: usize = 4;
+const PADDING: usize = 4 * ETHERNET_WORDS - ETHERNET_LEN;
 
-/// Hides from the compiler what a reference points to. It would otherwise keep a buffer that is
-/// written byte by byte in as many spilled registers, which the stack has no room for.
-#[inline(always)]
-pub fn opaque<T>(value: &mut T) -> &mut T {
-    let mut pointer = &raw mut *value;
-    // SAFETY: a register moved onto itself.
-    unsafe { asm!("{0} = {0}", inout(reg) pointer) }
-    // SAFETY: what came in, exclusively borrowed.
-    unsafe { &mut *pointer }
+impl Outgoing {
+    /// The addresses mean nothing where the device has no Ethernet headers.
+    #[inline(always)]
+    pub fn new(destination: [u8; 6], source: [u8; 6], datagram: [u32; DATAGRAM_WORDS]) -> Self {
+        let [a, b, c, d, e, f] = destination;
+        let [g, h, i, j, k, l] = source;
+        let [m, n] = ETHERTYPE_IPV4.to_be_bytes();
+        let ethernet =
+            [[0, 0, a, b], [c, d, e, f], [g, h, i, j], [k, l, m, n]].map(u32::from_ne_bytes);
+        Self { ethernet, datagram }
+    }
+
+    /// Overwrites the beginning of a packet. The helper un-shares a cloned packet first; writing
+    /// through a packet pointer would have the verifier add that to the path of every foreign packet.
+    #[inline(always)]
+    pub fn store(&self, skb: *mut __sk_buff, link: Link) -> Result<(), i64> {
+        let skip = match link {
+            Link::Layer3 => size_of_val(&self.ethernet),
+            Link::Ethernet => PADDING,
+        };
+        // SAFETY: from there on there are as many bytes: the fields leave no gap.
+        check(unsafe {
+            let from = (&raw const *self).byte_add(skip);
+            bpf_skb_store_bytes(skb, 0, from.cast(), link.frame_len() as u32, 0)
+        })
+    }
 }
 
 /// What a helper returns, as a result.

@@ -11,7 +11,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use dz_common::counters::Counter;
-use dz_common::headers::{self, DATAGRAM_LEN, ETHERNET_LEN, IPV4_LEN, UdpChecksum};
+use dz_common::headers::{self, IPV4_LEN, UdpChecksum};
 use dz_common::ingress::{self, Flow, Link};
 use dz_common::map::Config;
 
@@ -19,11 +19,12 @@ use crate::count::count;
 use crate::frame::Linear;
 use crate::receive::{self, Verdict, Work};
 use crate::session::identity;
-use crate::skb::{check, frame_len, linear, opaque, store, swap_ethernet};
+use crate::skb::{Outgoing, check, frame_len, linear};
 
 /// `PACKET_HOST`: the frame's destination is this host.
 const PACKET_HOST: u32 = 0;
 const UDP_CHECKSUM_OFFSET: usize = 6;
+const EFAULT: i64 = 14;
 
 /// Ingress of a device whose packets start with the IPv4 header.
 #[classifier]
@@ -73,7 +74,7 @@ fn ingress(ctx: &TcContext, link: Link) -> i32 {
     if receive::handle(&mut work) == 0 {
         return TC_ACT_SHOT;
     }
-    let error = answer(skb, &work, link.ip_offset() as u32);
+    let error = answer(skb, &work, link as u32);
     receive::answered(block, error == 0);
     if error != 0 {
         complain(ctx, &key.peer, error);
@@ -137,42 +138,48 @@ fn complain(ctx: &TcContext, peer: &[u8; 4], error: i64) {
 
 /// Turns the packet into its answer, in place. Returns 0, or the error of the helper that failed.
 #[inline(never)]
-fn answer(skb: *mut __sk_buff, work: &Work, ip_offset: u32) -> i64 {
-    match rewrite(skb, work, ip_offset as usize) {
+fn answer(skb: *mut __sk_buff, work: &Work, link: u32) -> i64 {
+    let link = if link == Link::Layer3 as u32 {
+        Link::Layer3
+    } else {
+        Link::Ethernet
+    };
+    match rewrite(skb, work, link) {
         Ok(()) => 0,
         Err(error) => error,
     }
 }
 
 #[inline(always)]
-fn rewrite(skb: *mut __sk_buff, work: &Work, at: usize) -> Result<(), i64> {
-    let wanted = at + DATAGRAM_LEN;
+fn rewrite(skb: *mut __sk_buff, work: &Work, link: Link) -> Result<(), i64> {
     // SAFETY: the kernel's own context.
-    if unsafe { (*skb).len } as usize != wanted {
+    if unsafe { (*skb).len } as usize != link.frame_len() {
         // SAFETY: the kernel's own context.
-        check(unsafe { bpf_skb_change_tail(skb, wanted as u32, 0) })?;
+        check(unsafe { bpf_skb_change_tail(skb, link.frame_len() as u32, 0) })?;
     }
-    let checksum = if work.maybe_partial && is_partial(skb, at)? {
+    let checksum = if work.maybe_partial && is_partial(skb, link.ip_offset())? {
         UdpChecksum::Partial
     } else {
         UdpChecksum::Full
     };
-    let mut datagram = [0; DATAGRAM_LEN];
     let (local, peer) = (&work.key.local, &work.key.peer);
-    let buffer = opaque(&mut datagram);
-    headers::write(
-        buffer,
-        local,
-        peer,
-        work.config.port,
-        &work.packet,
-        checksum,
-    );
-    store(skb, at, buffer)?;
-    if at == ETHERNET_LEN {
-        swap_ethernet(skb)?;
-    }
-    Ok(())
+    let datagram = headers::datagram(local, peer, work.config.port, &work.packet, checksum);
+    let (destination, source) = match link {
+        Link::Layer3 => ([0; 6], [0; 6]),
+        Link::Ethernet => turned(skb)?,
+    };
+    Outgoing::new(destination, source, datagram).store(skb, link)
+}
+
+/// The addresses of an Ethernet header for the way back.
+#[inline(always)]
+fn turned(skb: *mut __sk_buff) -> Result<([u8; 6], [u8; 6]), i64> {
+    let ctx = TcContext::new(skb);
+    // Readable, for the whole frame was: unless the kernel has moved it when it was cut to length.
+    let addresses = linear(&ctx).at::<12>(0).ok_or(-EFAULT)?;
+    // SAFETY: within the packet, and nothing writes to it meanwhile.
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = unsafe { *addresses };
+    Ok(([g, h, i, j, k, l], [a, b, c, d, e, f]))
 }
 
 /// Whether the packet is `CHECKSUM_PARTIAL`, given that its UDP checksum field looks like it.

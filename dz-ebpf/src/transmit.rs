@@ -13,7 +13,8 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use dz_common::counters::Counter;
-use dz_common::headers::{self, DATAGRAM_LEN, ETHERNET_LEN, ETHERTYPE_IPV4, UdpChecksum};
+use dz_common::headers::{self, UdpChecksum};
+use dz_common::ingress::Link;
 use dz_common::map::{Config, DUE_ETHERNET, DUE_FORCE, Due, MAX_DUE, SessionEntry};
 use dz_common::pacing::Tick;
 use dz_common::packet::Packet;
@@ -22,7 +23,7 @@ use crate::count::{NO_BLOCK, count};
 use crate::maps::{DUE, SESSIONS};
 use crate::receive;
 use crate::session::{Locked, identity};
-use crate::skb::{check, opaque, store};
+use crate::skb::{Outgoing, check};
 
 /// Runs over the first `cb[0]` entries of `dz_due`. The packet given is overwritten; it must be as
 /// long as a frame with a liveness packet and say EtherType IPv4, for the kernel takes the
@@ -137,21 +138,15 @@ fn decide(
 /// Ethernet header, which a layer-3 device strips.
 #[inline(always)]
 fn send(skb: *mut __sk_buff, config: &Config, due: &Due, packet: &Packet) -> Result<(), i64> {
-    let mut datagram = [0; DATAGRAM_LEN];
-    let datagram = opaque(&mut datagram);
-    headers::write(
-        datagram,
+    let datagram = headers::datagram(
         &due.key.local,
         &due.key.peer,
         config.port,
         packet,
         UdpChecksum::Full,
     );
-    let [g, h, i, j, k, l] = due.destination;
-    let [a, b, c, d, e, f] = due.source;
-    let [m, n] = ETHERTYPE_IPV4.to_be_bytes();
-    store(skb, 0, &[g, h, i, j, k, l, a, b, c, d, e, f, m, n])?;
-    store(skb, ETHERNET_LEN, datagram)?;
+    let frame = Outgoing::new(due.destination, due.source, datagram);
+    frame.store(skb, Link::Ethernet)?;
     // SAFETY: a helper that looks at its arguments only.
     check(unsafe { bpf_clone_redirect(skb, due.key.ifindex, 0) })
 }

@@ -74,7 +74,7 @@ fn action(verdict: Verdict) -> u32 {
 
 /// Turns the frame into its answer, in place. Returns 0 if it could not. The checksum is always a
 /// full one: nobody behind `XDP_TX` completes a partial one.
-#[inline(never)]
+#[inline(always)]
 fn answer(ctx: *mut xdp_md, work: &Work) -> u32 {
     let surplus = linear(ctx).frame_len() as i32 - LINK.frame_len() as i32;
     if surplus != 0 {

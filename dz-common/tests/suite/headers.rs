@@ -57,9 +57,13 @@ fn folding_takes_any_sum() {
         0x1_ffff,
         0xffff_0000,
         0xfffe_ffff,
-        u32::MAX,
+        0xffff_ffff,
+        0x1_0000_0000,
+        0x1_fffe_ffff,
+        0xffff_ffff_0000_0001,
+        u64::MAX,
     ] {
-        let bytes = sum.to_be_bytes();
+        let bytes = u64::to_be_bytes(sum);
         assert_eq!(checksum::fold(sum), ones_sum(&bytes), "{sum:#x}");
     }
 }
