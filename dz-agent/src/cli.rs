@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
-pub use run::{Attach, Gate, LogFormat, PeerPassive, RunOptions, UnknownPeers};
+pub use run::{Attach, Gate, LogFormat, PeerPassive, Realtime, RunOptions, UnknownPeers};
 pub use values::MetricsListen;
 
 use crate::address::{parse_host, parse_interface};

@@ -24,5 +24,6 @@ pub mod net;
 pub mod policy;
 pub mod port;
 pub mod purge;
+pub mod realtime;
 pub mod render;
 pub mod view;

@@ -141,6 +141,10 @@ pub struct RunOptions {
     /// Metrics for each peer, too: as many series as there are peers.
     #[arg(long, env = "DZ_AGENT_METRICS_PER_PEER", value_parser = BoolishValueParser::new())]
     pub metrics_per_peer: bool,
+    /// Whether the event thread runs before everything that is not real-time (SCHED_FIFO), with its
+    /// memory locked.
+    #[arg(long, env = "DZ_AGENT_REALTIME", value_enum, default_value_t = Realtime::Auto)]
+    pub realtime: Realtime,
     /// Form of the log on standard error.
     #[arg(long, env = "DZ_AGENT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -204,6 +208,17 @@ pub enum PeerPassive {
     Honour,
     /// Nothing.
     Ignore,
+}
+
+/// Whether the event thread runs before others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Realtime {
+    /// Where we may and there is more than one processor.
+    Auto,
+    /// Or the agent does not start.
+    On,
+    /// As everything else does.
+    Off,
 }
 
 /// Form of the log.

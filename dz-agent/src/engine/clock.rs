@@ -8,6 +8,20 @@ use std::collections::{BinaryHeap, HashMap};
 
 use dz_common::map::SessionKey;
 
+/// The coarsest grid that due times are put on, ns: about 4 ms.
+const COARSEST_NS: u64 = 1 << 22;
+/// The part of the time until then by which one may be late at most.
+const LATE: u64 = 64;
+
+/// A due time a little later, on a grid that other sessions' due times are on, too: what happens once
+/// per wake-up costs more than what happens once per session. Later by less than 1/64 of the time
+/// from now to then, where jitter is ten times as much.
+pub(super) fn gathered_ns(at_ns: u64, now_ns: u64) -> u64 {
+    let slack_ns = (at_ns.saturating_sub(now_ns) / LATE).min(COARSEST_NS);
+    let grid_ns = slack_ns.checked_ilog2().map_or(1, |log| 1 << log);
+    at_ns.checked_next_multiple_of(grid_ns).unwrap_or(at_ns)
+}
+
 /// Due times of sessions.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
@@ -55,8 +69,7 @@ impl Clock {
     }
 
     /// Takes up to `most` sessions that are due. Not a moment before: the program would say "not
-    /// yet", and the loop would spin until then. That the runtime's timers round up to a millisecond
-    /// is what gathers sessions into few wake-ups.
+    /// yet", and the loop would spin until then.
     pub(super) fn take(&mut self, now_ns: u64, most: usize) -> Vec<SessionKey> {
         let mut taken = Vec::new();
         while taken.len() < most {
@@ -104,6 +117,22 @@ mod tests {
         clock.set(key(1), 1_000_001);
         assert_eq!(clock.take(1_000_000, 9), []);
         assert_eq!(clock.take(1_000_001, 9), [key(1)]);
+    }
+
+    #[test]
+    fn due_times_gather() {
+        let (now_ns, interval_ns) = (7_777_777_777, 300_000_000);
+        let due = |later_ns| gathered_ns(now_ns + interval_ns + later_ns, now_ns);
+        let together: std::collections::BTreeSet<_> = (0..1_000).map(|n| due(n * 30_000)).collect();
+        assert!(together.len() <= 9, "{} times in 30 ms", together.len());
+        for wait_ns in [0, 1, 63, 64, 1_000, 50_000_000, interval_ns, 60_000_000_000] {
+            let late_ns = gathered_ns(now_ns + wait_ns, now_ns) - now_ns - wait_ns;
+            assert!(
+                late_ns <= wait_ns / LATE && late_ns < COARSEST_NS,
+                "{wait_ns}: {late_ns}"
+            );
+        }
+        assert_eq!(gathered_ns(u64::MAX, now_ns), u64::MAX);
     }
 
     #[test]

@@ -35,6 +35,7 @@ use crate::metrics::Recorded;
 use crate::net::Netlink;
 use crate::net::monitor::Monitor;
 use crate::net::routes::Routes;
+use crate::realtime;
 
 /// How often the agent says that it is alive and counts events.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -69,6 +70,8 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
     let _lock = PinDirLock::acquire(&options.pin_dir).map_err(Failure::from)?;
     let identity = Identity::load(&options.state_dir)?;
     let front = Front::bind(socket, options.metrics_listen.address())?;
+    // After the thread of the API, which is to run as others do.
+    realtime::apply(options.realtime)?;
     let fresh = fs::read_dir(&options.pin_dir).is_ok_and(|mut files| files.next().is_none());
     let mut signals = Signals::new()?;
 

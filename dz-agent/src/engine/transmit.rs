@@ -7,6 +7,7 @@ use dz_common::ingress::Link;
 use dz_common::map::{MAX_DUE, Peer, SessionKey};
 use tracing::{debug, warn};
 
+use super::clock::gathered_ns;
 use super::interfaces::Interface;
 use super::{Engine, Live, Neighbour};
 use crate::datapath::{Order, Transmitted, now_ns};
@@ -72,7 +73,8 @@ impl Engine {
         }
         // 0: gone, and the full check finds out why if it should not be.
         if outcome.next_due_ns != 0 && !order.force {
-            self.clock.set(order.key, outcome.next_due_ns);
+            let due_ns = gathered_ns(outcome.next_due_ns, now_ns());
+            self.clock.set(order.key, due_ns);
         }
     }
 

@@ -1,0 +1,74 @@
+//! Running the event thread before everything that is not real-time, with its memory locked: so that
+//! a busy host delays neither routes nor our own transmissions. What keeps sessions Up and takes them
+//! Down does not depend on it: that is the kernel part's business.
+
+use std::io;
+use std::thread;
+
+use tracing::{debug, info};
+
+use crate::cli::Realtime;
+use crate::error::{ExitCode, Failure};
+
+/// `SCHED_FIFO`: above the 50 that the kernel gives its interrupt threads, which packets of ours wait
+/// for only where interrupts are threaded, and whoever else has chosen the middle of 1 to 99.
+const PRIORITY: libc::c_int = 51;
+/// Pages are locked as they are touched: stacks are mostly untouched.
+const MEMORY: libc::c_int = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
+
+/// Makes the calling thread the one that runs first, as far as is asked for and possible. Threads that
+/// it starts from now on run as others do.
+///
+/// # Errors
+/// It is asked for, and the privilege is missing.
+pub fn apply(choice: Realtime) -> Result<(), Failure> {
+    let outcome = match choice {
+        Realtime::Off => return Ok(()),
+        Realtime::Auto if processors() < 2 => {
+            debug!("no real-time scheduling: with one processor it would keep everybody else out");
+            return Ok(());
+        }
+        Realtime::Auto | Realtime::On => schedule().and_then(|()| lock_memory()),
+    };
+    match outcome {
+        Ok(()) => info!(
+            priority = PRIORITY,
+            "event thread: SCHED_FIFO, memory locked"
+        ),
+        Err((what, error)) if choice == Realtime::On => {
+            let text = format!(
+                "--realtime on: {what}: {error}: run as root, or grant it (LimitRTPRIO={PRIORITY} and \
+                 LimitMEMLOCK=infinity in a unit)"
+            );
+            return Err(Failure::new(ExitCode::Privilege, text));
+        }
+        Err((what, error)) => debug!(%error, "no {what}"),
+    }
+    Ok(())
+}
+
+type Missing = (&'static str, io::Error);
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn schedule() -> Result<(), Missing> {
+    let parameters = libc::sched_param {
+        sched_priority: PRIORITY,
+    };
+    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: the parameters outlive the call; 0 is the calling thread.
+    match unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } {
+        0 => Ok(()),
+        _ => Err(("real-time scheduling", io::Error::last_os_error())),
+    }
+}
+
+fn lock_memory() -> Result<(), Missing> {
+    // SAFETY: a system call without pointers.
+    match unsafe { libc::mlockall(MEMORY) } {
+        0 => Ok(()),
+        _ => Err(("locked memory", io::Error::last_os_error())),
+    }
+}
