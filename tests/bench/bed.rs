@@ -14,7 +14,7 @@ use dz_tests::rtnl::{Change, Route, Table};
 use dz_tests::tun::Tun;
 use dz_tests::wait::monotonic_ns;
 
-use crate::commits::Commits;
+use crate::events::Events;
 
 /// Long: what is measured are requests, not keeping sessions up.
 const INTERVAL: Duration = Duration::from_secs(3);
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The agent and what watches it. Declared in the order of dropping: the agent first.
 pub(crate) struct Bed {
     agent: Agent,
-    pub(crate) commits: Commits,
+    pub(crate) events: Events,
     _far: Answerer,
     log: RouteLog,
     table: Table,
@@ -56,10 +56,10 @@ impl Bed {
         let mut arguments = vec!["--interface", INTERFACE];
         arguments.extend(["--tx-interval", &interval, "--rx-interval", &interval]);
         let agent = Agent::start_in(Home::new()?, &netns, &arguments)?;
-        let commits = Commits::open(agent.home().pin_dir())?;
+        let events = Events::open(agent.home().pin_dir())?;
         Ok(Self {
             agent,
-            commits,
+            events,
             _far: far,
             log,
             table,

@@ -4,13 +4,25 @@
 //! `dz-bench --list` names the benches; `dz-bench NAME [PART]` runs one, or a part of it if it has
 //! parts. `DZ_AGENT` is the agent to measure.
 
+mod batches;
 mod bed;
-mod commits;
+mod bird_bfd;
+mod cpu;
+mod crowd;
+mod detect;
+mod events;
+mod flood;
 mod flows;
 mod forwarding;
+mod freeze;
+mod generator;
 mod packets;
 mod path;
+mod plain;
 mod row;
+mod scale;
+mod speakers;
+mod steady;
 mod times;
 mod transaction;
 mod wakeups;
@@ -41,6 +53,31 @@ const ALL: &[Bench] = &[
         name: "answer",
         about: "a liveness packet and its answer, beside a bare reflector",
         run: packets::answer,
+    },
+    Bench {
+        name: "steady",
+        about: "keeping 1,000 and 10,000 sessions Up, beside a UDP peer and BIRD's BFD",
+        run: steady::run,
+    },
+    Bench {
+        name: "scale",
+        about: "100,000 sessions for a minute: flaps and memory",
+        run: scale::run,
+    },
+    Bench {
+        name: "detect",
+        about: "from a deadline to the verdict and the route's end, one peer and all of 10,000",
+        run: detect::run,
+    },
+    Bench {
+        name: "freeze",
+        about: "an agent that stands still, dies, is restarted, or finds every processor taken",
+        run: freeze::run,
+    },
+    Bench {
+        name: "flood",
+        about: "strangers, malformed and spoofed packets, beside 1,000 sessions",
+        run: flood::run,
     },
     Bench {
         name: "transaction",

@@ -18,10 +18,10 @@ use dz_common::map::{
 };
 use dz_common::packet::{State, Version};
 use dz_common::session::{Session, Timers};
+use dz_tests::bare;
 use dz_tests::bpf::test_run_time;
 use dz_tests::frame::{Datagram, ETHERTYPE_IPV4, ethernet};
 use dz_tests::kernel::Kernel;
-use dz_tests::responder;
 use dz_tests::rng::Rng;
 
 use crate::row::{Goal, Row};
@@ -51,7 +51,7 @@ struct Baselines {
 
 impl Baselines {
     fn load() -> anyhow::Result<Self> {
-        let mut ebpf = aya::Ebpf::load(responder::OBJECT)?;
+        let mut ebpf = aya::Ebpf::load(bare::OBJECT)?;
         let mut fd = |name: &str| -> anyhow::Result<ProgramFd> {
             let program = ebpf.program_mut(name).with_context(|| name.to_owned())?;
             if name.ends_with("xdp") {

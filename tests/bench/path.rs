@@ -1,26 +1,22 @@
 //! Two hosts and two tunnels between them that are alike: one with an agent at the near end that
 //! keeps a thousand sessions, one of them with the address that the data goes to, and one without.
 
-use std::fmt::Write;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use aya::maps::MapData;
 use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
-use dz_agent::datapath::MapReader;
 use dz_common::map::name;
-use dz_common::packet::State;
 use dz_tests::agent::{Agent, Home};
+use dz_tests::bare::{Bare, Program};
 use dz_tests::bed::{HERE, INTERFACE, THERE};
 use dz_tests::netns::Netns;
-use dz_tests::responder::{Hook, Responder};
 use dz_tests::veth::{self, End};
-use dz_tests::wait::eventually;
-use dz_tests::xdp::PassAll;
 use nix::sys::signal::Signal;
 
+use crate::crowd;
 use crate::flows::{Direction, Flow};
 
 /// The tunnel without an agent.
@@ -36,8 +32,6 @@ const FIRST: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 /// The same behind the other tunnel.
 const BARE_NETWORK: &str = "10.10.0.0/16";
 const BARE_FIRST: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 1);
-/// For a thousand of something, on a machine that may be busy.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the tunnels are, and how the agent is attached to its one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,11 +66,11 @@ impl Kind {
         }
     }
 
-    const fn hook(self) -> Hook {
+    const fn responder(self) -> Program {
         match self {
-            Self::VethTc => Hook::Ethernet,
-            Self::VethXdp => Hook::Xdp,
-            Self::Gre => Hook::Layer3,
+            Self::VethTc => Program::RespondEthernet,
+            Self::VethXdp => Program::RespondXdp,
+            Self::Gre => Program::RespondLayer3,
         }
     }
 }
@@ -93,8 +87,8 @@ pub(crate) struct Share {
 pub(crate) struct Path {
     /// Stands still but while its tunnel is measured.
     agent: Agent,
-    _far: Responder,
-    empty: Option<[PassAll; 2]>,
+    _far: Bare,
+    empty: Option<[Bare; 2]>,
     here: Netns,
     there: Netns,
 }
@@ -131,7 +125,7 @@ impl Path {
         let via = via.unwrap_or_default();
         here.ip(&format!("route add {BARE_NETWORK}{via} dev {BARE}"))?;
 
-        let far = Responder::attach(&there, INTERFACE, kind.hook())?;
+        let far = Bare::attach(&there, INTERFACE, kind.responder())?;
         let mut agent = serve(&here, kind)?;
         agent.process().freeze()?;
         Ok(Self {
@@ -146,8 +140,8 @@ impl Path {
     /// Attaches XDP programs that do nothing to both ends of the tunnel without an agent.
     pub(crate) fn empty_xdp(&mut self) -> anyhow::Result<()> {
         self.empty = Some([
-            PassAll::attach(&self.here, BARE)?,
-            PassAll::attach(&self.there, BARE)?,
+            Bare::attach(&self.here, BARE, Program::EmptyXdp)?,
+            Bare::attach(&self.there, BARE, Program::EmptyXdp)?,
         ]);
         Ok(())
     }
@@ -176,7 +170,7 @@ impl Path {
 
     /// All sessions are Up, under load as well.
     pub(crate) fn ensure_up(&self) -> anyhow::Result<()> {
-        let up = up(&self.agent)?;
+        let up = crowd::up(&self.agent)?;
         ensure!(up == SESSIONS, "only {up} sessions are Up under load");
         Ok(())
     }
@@ -225,33 +219,10 @@ fn serve(here: &Netns, kind: Kind) -> anyhow::Result<Agent> {
     // It is made to stand still and catch up all the time, and under XDP the far end's ring is short.
     arguments.extend(["--detect-mult=20", "--metrics-listen=off"]);
     let agent = Agent::start_in(Home::new()?, here, &arguments)?;
-    let via = (kind != Kind::Gre).then(|| format!(" via {THERE}"));
-    let via = via.unwrap_or_default();
-    let mut lines = String::new();
-    for address in (0..SESSIONS).map(|number| Ipv4Addr::from(u32::from(FIRST) + number)) {
-        writeln!(lines, "{address} local {HERE}{via}")?;
-    }
-    let home = agent.home();
-    let output = home.command_reading(&["connect", "--file", "-"], &lines)?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "connect: {said}");
-    eventually(PATIENCE, "sessions Up, and their routes", || {
-        let up = up(&agent)?;
-        ensure!(up == SESSIONS, "{up} are Up");
-        let routes = here.ip("route show proto 144")?.lines().count();
-        ensure!(routes == SESSIONS as usize, "{routes} routes");
-        anyhow::Ok(())
-    })
-    .context("sessions with the responder")?;
+    let peers = (0..SESSIONS).map(|number| Ipv4Addr::from(u32::from(FIRST) + number));
+    crowd::connect(&agent, peers, (kind != Kind::Gre).then_some(THERE))?;
+    crowd::until_up(&agent, here, SESSIONS)?;
     Ok(agent)
-}
-
-/// How many sessions are Up.
-fn up(agent: &Agent) -> anyhow::Result<u32> {
-    let maps = MapReader::from_pins(agent.home().pin_dir())?;
-    let sessions = maps.sessions()?.into_iter();
-    let up = sessions.filter(|entry| entry.session.state == State::Up);
-    Ok(u32::try_from(up.count())?)
 }
 
 /// A pair as the kernel makes it: with segmentation offload, as bulk data has it everywhere.

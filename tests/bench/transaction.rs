@@ -7,7 +7,11 @@
 //! - Baseline: the same number of routes deleted (added) through bare netlink, each acknowledged
 //!   before the next, from the first request to the last notification, read by the same thread.
 
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
 use anyhow::{Context, ensure};
+use dz_common::packet::State;
 
 use crate::bed::{Bed, Done};
 use crate::row::{Goal, Row};
@@ -38,7 +42,7 @@ fn singles(bed: &mut Bed) -> anyhow::Result<Vec<Row>> {
     eprintln!("one peer at a time, {SINGLES} times");
     let all: Vec<_> = (0..SINGLES).collect();
     bed.connect(&all)?;
-    bed.commits.take()?;
+    bed.events.take()?;
     let mut wakeups = Wakeups::new()?;
     let (mut ends, mut whole, mut bare) = (Vec::new(), Vec::new(), Vec::new());
     let mut woken = Vec::new();
@@ -86,7 +90,7 @@ fn batches(bed: &mut Bed, peers: usize, repetitions: usize) -> anyhow::Result<Ve
         let done = bed.connect(&all)?;
         connects.push(done.took_ns);
         ups.push(done.routes_ns);
-        bed.commits.take()?;
+        bed.events.take()?;
         let done = bed.disconnect(&all)?;
         disconnects.push(done.took_ns);
         ends.extend(commit_to_end_ns(bed, &done)?);
@@ -109,7 +113,11 @@ fn batches(bed: &mut Bed, peers: usize, repetitions: usize) -> anyhow::Result<Ve
 
 /// Of each peer, in ns.
 fn commit_to_end_ns(bed: &mut Bed, done: &Done) -> anyhow::Result<Vec<u64>> {
-    let commits = bed.commits.take()?;
+    let events = bed.events.take()?.into_iter();
+    let commits: HashMap<_, _> = events
+        .filter(|event| event.to == State::AdminDown)
+        .map(|event| (Ipv4Addr::from(event.key.peer), event.at_ns))
+        .collect();
     let times = done.changes.iter().map(|change| {
         let dst = change.route.dst;
         let commit_ns = commits.get(&dst);

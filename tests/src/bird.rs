@@ -55,9 +55,17 @@ impl Bird {
     /// # Errors
     /// It does not start.
     pub fn start(netns: &Netns, speaker: &Speaker) -> anyhow::Result<Self> {
+        Self::start_with(netns, &speaker.configuration())
+    }
+
+    /// Starts it with a configuration of the caller's and waits until it answers.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_with(netns: &Netns, configuration: &str) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let path = |name: &str| folder.path().join(name);
-        fs::write(path("bird.conf"), speaker.configuration())?;
+        fs::write(path("bird.conf"), configuration)?;
         let mut command = Command::new("bird");
         command.arg("-f").arg("-c").arg(path("bird.conf"));
         command.arg("-s").arg(path("bird.ctl"));
@@ -153,8 +161,8 @@ impl Bird {
 }
 
 impl Speaker {
-    // Times to the second: BIRD keeps them on another clock and converts them when it is asked, with
-    // other microseconds each time.
+    // Times to the minute: BIRD keeps them on another clock and converts them when it is asked, with
+    // other microseconds each time, and some of them are next to the beginning of another second.
     fn configuration(&self) -> String {
         let Self {
             local, neighbour, ..
@@ -165,8 +173,8 @@ impl Speaker {
         let mut text = format!(
             "log stderr all;\n\
              router id {local};\n\
-             timeformat route iso long;\n\
-             timeformat protocol iso long;\n\
+             timeformat route \"%F %H:%M\";\n\
+             timeformat protocol \"%F %H:%M\";\n\
              debug protocols {{ states }};\n\
              protocol device {{ scan time {scan}; }}\n"
         );

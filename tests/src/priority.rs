@@ -18,3 +18,19 @@ pub fn raise(thread: u32) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Has the calling thread, and those that it starts, run before everybody with a lower priority of 1 to
+/// 99, until it waits (`SCHED_FIFO`).
+///
+/// # Errors
+/// No privilege, or no such priority.
+pub fn first_in_first_out(priority: i32) -> io::Result<()> {
+    let parameters = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: the parameters outlive the call; 0 is the calling thread.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -36,12 +36,13 @@ pub(crate) fn readable(file: impl AsFd, timeout: Duration) -> io::Result<bool> {
     }
 }
 
-/// Waits for a thread's end. Its panic goes on here, unless one is under way already.
-pub(crate) fn join(thread: JoinHandle<()>) {
-    if let Err(panic) = thread.join()
-        && !std::thread::panicking()
-    {
-        resume_unwind(panic);
+/// Waits for a thread's end, and gets what it returns. Its panic goes on here, unless one is under way
+/// already.
+pub fn join<T>(thread: JoinHandle<T>) -> Option<T> {
+    match thread.join() {
+        Ok(returned) => Some(returned),
+        Err(panic) if !std::thread::panicking() => resume_unwind(panic),
+        Err(_) => None,
     }
 }
 

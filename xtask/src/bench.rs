@@ -16,7 +16,7 @@ use crate::{apt, shell};
 use row::Row;
 
 /// What the benches need.
-const PROGRAMS: [&str; 3] = ["ip", "ethtool", "iperf3"];
+const PROGRAMS: [&str; 4] = ["ip", "ethtool", "iperf3", "bird"];
 
 /// What to measure, and what to do with the figures.
 #[derive(clap::Args)]

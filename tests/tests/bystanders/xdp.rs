@@ -3,13 +3,13 @@
 use anyhow::{Context, Result, ensure};
 use dz_tests::agent::{Agent, Home};
 use dz_tests::attached;
+use dz_tests::bare::{Bare, Program};
 use dz_tests::bed::PATIENCE;
 use dz_tests::harness::Test;
 use dz_tests::netns::Netns;
 use dz_tests::udp_peer::{UdpPeer, UdpPeerConfig};
 use dz_tests::veth::{self, End};
 use dz_tests::wait::eventually;
-use dz_tests::xdp::PassAll;
 use nix::sys::signal::Signal;
 
 use crate::NEEDS;
@@ -26,8 +26,8 @@ fn another_program() -> Result<()> {
         &End::new(&there, "far0", "10.0.0.1/31"),
     )?;
     let _theirs = [
-        PassAll::attach(&here, "near0")?,
-        PassAll::attach(&there, "far0")?,
+        Bare::attach(&here, "near0", Program::EmptyXdp)?,
+        Bare::attach(&there, "far0", Program::EmptyXdp)?,
     ];
     let look = || -> Result<[String; 2]> {
         let shown = |netns: &Netns| netns.ip("-d -o link show type veth");

@@ -12,6 +12,7 @@ use dz_common::map::{GateKey, SessionEntry};
 use dz_common::packet::State;
 use dz_common::session::Timers;
 use dz_tests::agent::{Agent, Home};
+use dz_tests::bare::{Bare, Program};
 use dz_tests::bed::{HERE, INTERFACE, PATIENCE, THERE};
 use dz_tests::frame::{ETHERTYPE_IPV4, parse_udp};
 use dz_tests::harness::Requirement;
@@ -23,7 +24,6 @@ use dz_tests::udp_peer::{Rules, UdpPeer, UdpPeerConfig};
 use dz_tests::veth::{self, End};
 use dz_tests::wait::eventually;
 use dz_tests::wire::{Direction, TunWire};
-use dz_tests::xdp::PassAll;
 
 /// The other interface, at both ends.
 pub(crate) const UNDER: &str = "under0";
@@ -75,10 +75,7 @@ pub(crate) const NEEDS: [Requirement; 3] = [
 
 enum Tunnel {
     Layer3(TunWire),
-    Ethernet {
-        far: RawSocket,
-        _pass: Option<PassAll>,
-    },
+    Ethernet { far: RawSocket, _pass: Option<Bare> },
 }
 
 /// Two hosts, the tunnel and the underlay between them.
@@ -271,7 +268,7 @@ fn tunnel(here: &Netns, there: &Netns, kind: Kind) -> Result<Tunnel> {
     )?;
     let pass = match kind {
         // Without it the driver has nowhere to put what XDP_TX sends.
-        Kind::Xdp => Some(PassAll::attach(there, INTERFACE)?),
+        Kind::Xdp => Some(Bare::attach(there, INTERFACE, Program::EmptyXdp)?),
         _ => None,
     };
     neighbours(here, there, INTERFACE, HERE, THERE)?;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use dz_tests::agent::Agent;
+use dz_tests::bare::{Bare, Program};
 use dz_tests::frame::{self, Datagram, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use dz_tests::harness::Requirement;
 use dz_tests::netns::Netns;
@@ -13,7 +14,6 @@ use dz_tests::raw::RawSocket;
 use dz_tests::receive::Receive;
 use dz_tests::tun::Tun;
 use dz_tests::veth::{self, End};
-use dz_tests::xdp::PassAll;
 
 use crate::liveness::{self, Liveness};
 
@@ -109,7 +109,7 @@ enum Wire {
         near: [u8; 6],
         far: [u8; 6],
         _far: Netns,
-        _pass: Option<PassAll>,
+        _pass: Option<Bare>,
     },
 }
 
@@ -302,7 +302,7 @@ fn ethernet_wire(netns: &Netns, attach: Attach) -> Result<Wire> {
     veth::pair(&near, &far)?;
     let pass = match attach {
         // Without it the driver has nowhere to put what XDP_TX sends.
-        Attach::XdpNative => Some(PassAll::attach(&far_netns, "far0")?),
+        Attach::XdpNative => Some(Bare::attach(&far_netns, "far0", Program::EmptyXdp)?),
         _ => None,
     };
     Ok(Wire::Ethernet {

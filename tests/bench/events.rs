@@ -1,9 +1,7 @@
-//! When sessions were put in AdminDown, by the kernel's own clock: read from the ring of events
-//! without taking anything out of it, which is the agent's business alone.
+//! What sessions went through, and when by the kernel's own clock: read from the ring of events without
+//! taking anything out of it, which is the agent's business alone.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::ptr::NonNull;
@@ -12,7 +10,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use anyhow::{Context, ensure};
 use aya::maps::MapData;
 use dz_common::map::{Event, name};
-use dz_common::packet::State;
 use zerocopy::TryFromBytes;
 
 /// Bits of a record's length (`BPF_RINGBUF_BUSY_BIT`, `BPF_RINGBUF_DISCARD_BIT`).
@@ -21,7 +18,7 @@ const DISCARD: u32 = 1 << 30;
 const HEADER: u64 = 8;
 
 /// A view of the ring. What was overwritten before it was looked at is an error.
-pub(crate) struct Commits {
+pub(crate) struct Events {
     /// Keeps the map open.
     _map: MapData,
     /// The producer's position, and a page later the data, mapped twice in a row.
@@ -31,7 +28,7 @@ pub(crate) struct Commits {
     at: u64,
 }
 
-impl Commits {
+impl Events {
     /// From now on.
     pub(crate) fn open(pins: &Path) -> anyhow::Result<Self> {
         let map = MapData::from_pin(pins.join(name::EVENTS))?;
@@ -56,20 +53,20 @@ impl Commits {
             io::Error::last_os_error()
         );
         let start = NonNull::new(start.cast()).context("a mapping at 0")?;
-        let mut commits = Self {
+        let mut events = Self {
             _map: map,
             start,
             page,
             size: size.into(),
             at: 0,
         };
-        commits.at = commits.produced();
-        Ok(commits)
+        events.at = events.produced();
+        Ok(events)
     }
 
-    /// When each peer's session was put in AdminDown, ns of `CLOCK_MONOTONIC`, since the last call.
-    pub(crate) fn take(&mut self) -> anyhow::Result<HashMap<Ipv4Addr, u64>> {
-        let mut commits = HashMap::new();
+    /// State changes since the last call, in their order.
+    pub(crate) fn take(&mut self) -> anyhow::Result<Vec<Event>> {
+        let mut events = Vec::new();
         let end = self.produced();
         while self.at < end {
             let len = self.length_at(self.at);
@@ -85,13 +82,12 @@ impl Commits {
             );
             if len & DISCARD == 0
                 && let Ok(event) = Event::try_read_from_bytes(&bytes)
-                && event.to == State::AdminDown
             {
-                commits.insert(event.key.peer.into(), event.at_ns);
+                events.push(event);
             }
             self.at += (u64::from(len & !DISCARD) + HEADER).next_multiple_of(8);
         }
-        Ok(commits)
+        Ok(events)
     }
 
     fn produced(&self) -> u64 {
@@ -116,7 +112,7 @@ impl Commits {
     }
 }
 
-impl Drop for Commits {
+impl Drop for Events {
     fn drop(&mut self) {
         let len = self.page + 2 * self.size as usize;
         // SAFETY: our own mapping, and nobody keeps a pointer beyond `self`.

@@ -1,0 +1,131 @@
+//! Packets that are nobody's business, or pretend to be a peer's, as many as one processor can send,
+//! beside 1,000 sessions that are Up: whether any of them notices, and whether the agent does.
+//!
+//! What each of the packets costs the bench `answer` says.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use dz_agent::datapath::MapReader;
+use dz_common::map::SessionEntry;
+use dz_tests::agent::Agent;
+use dz_tests::bare::{Bare, Program};
+use dz_tests::bed::{HERE, INTERFACE};
+
+use crate::crowd::{Hosts, QUICK, peer};
+use crate::generator::Generator;
+use crate::row::{Goal, Row};
+use crate::speakers;
+use crate::times::Times;
+
+const SESSIONS: u32 = 1_000;
+/// Strangers: behind the peers.
+const STRANGERS: u32 = 10_000;
+const ROUNDS: usize = 3;
+const WINDOW: Duration = Duration::from_secs(4);
+/// Where a liveness packet's length byte and the receiver's discriminator are in a frame.
+const LENGTH: usize = 14 + 28 + 3;
+const YOUR_DISCRIMINATOR: usize = 14 + 28 + 8;
+/// Packets per second.
+const LEAST: f64 = 500_000.0;
+/// By how much the agent may do more, with another processor's worth of work in the same caches.
+const UNCHANGED: f64 = 1.25;
+
+pub(crate) fn run(part: Option<&str>) -> anyhow::Result<Vec<Row>> {
+    ensure!(part.is_none(), "this bench has no parts");
+    let hosts = Hosts::new()?;
+    let _far = Bare::attach(&hosts.there, INTERFACE, Program::RespondEthernet)?;
+    let mut agent = hosts.agent_with_sessions(SESSIONS, QUICK, &["--attach=tc"])?;
+    let mut rows = Vec::new();
+    for (name, frames) in floods(&hosts, &agent)? {
+        let (mut rates, mut ratios, mut flaps) = (Vec::new(), Vec::new(), 0);
+        for _ in 0..ROUNDS {
+            let before = transitions(&sessions(&agent)?);
+            let quiet = busy_ns(&mut agent)?;
+            let flood = Generator::new(&hosts.there, INTERFACE, &frames)?;
+            let flood = flood.start(&hosts.there, None);
+            let (begun, sent) = (Instant::now(), flood.sent());
+            let flooded = busy_ns(&mut agent)?;
+            rates.push((flood.sent() - sent) as f64 / begun.elapsed().as_secs_f64());
+            flood.stop()?;
+            ratios.push(flooded / quiet);
+            flaps += transitions(&sessions(&agent)?) - before;
+        }
+        let row = |what: &str, figures: &Times, unit, goal: Goal| Row {
+            name: format!("{name}/{what}"),
+            value: figures.median(),
+            unit,
+            spread: Some(figures.spread()),
+            baseline: None,
+            goal: Some(goal),
+            noisy: false,
+        };
+        let rates = Times::of(rates);
+        rows.push(row("packets", &rates, "1/s", Goal::AtLeast(LEAST)));
+        let ratios = Times::of(ratios);
+        let limit = Goal::AtMost(UNCHANGED);
+        rows.push(row("agent_to_quiet_agent", &ratios, "times", limit));
+        let flaps = Times::of([flaps as f64]);
+        rows.push(row("state_changes", &flaps, "", Goal::AtMost(0.0)));
+    }
+    Ok(rows)
+}
+
+/// Its name, and what to send.
+type Flood = (&'static str, Vec<Vec<u8>>);
+
+fn floods(hosts: &Hosts, agent: &Agent) -> anyhow::Result<[Flood; 3]> {
+    let said = speakers::frames_to(hosts, sessions(agent)?.iter())?;
+    let frame = speakers::frames(&hosts.there, &hosts.here)?;
+    let stranger = |number| frame((peer(SESSIONS + number), 1), (HERE, 1));
+    let changed = |at: usize| {
+        let mut said = said.clone();
+        for frame in &mut said {
+            frame[at] ^= 1;
+            without_checksum(frame);
+        }
+        said
+    };
+    Ok([
+        ("unknown_peer", (0..STRANGERS).map(stranger).collect()),
+        ("malformed", changed(LENGTH)),
+        ("wrong_discriminator", changed(YOUR_DISCRIMINATOR)),
+    ])
+}
+
+/// RFC 768: there is none.
+fn without_checksum(frame: &mut [u8]) {
+    frame[14 + 26..14 + 28].fill(0);
+}
+
+fn sessions(agent: &Agent) -> anyhow::Result<Vec<SessionEntry>> {
+    Ok(MapReader::from_pins(agent.home().pin_dir())?.sessions()?)
+}
+
+fn transitions(sessions: &[SessionEntry]) -> u64 {
+    let changes = sessions.iter();
+    changes
+        .map(|entry| u64::from(entry.session.transitions))
+        .sum()
+}
+
+/// How long the agent's threads run in a while, ns: exactly, from the scheduler.
+fn busy_ns(agent: &mut Agent) -> anyhow::Result<f64> {
+    let before = run_ns(agent)?;
+    thread::sleep(WINDOW);
+    Ok(run_ns(agent)? - before)
+}
+
+fn run_ns(agent: &mut Agent) -> anyhow::Result<f64> {
+    let tasks = format!("/proc/{}/task", agent.process().pid());
+    let mut ran = 0.0;
+    for task in fs::read_dir(&tasks).context(tasks)? {
+        // Run, wait, slices.
+        let shown = fs::read_to_string(task?.path().join("schedstat"))?;
+        let run = shown.split_whitespace().next().context("empty schedstat")?;
+        ran += run.parse::<f64>()?;
+    }
+    Ok(ran)
+}

@@ -1,0 +1,190 @@
+//! Packets made by a kernel program from frames that the bench has written, at a rate or as fast as it
+//! can; and the ends where they are reflected or swallowed.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use aya::Ebpf;
+use aya::maps::{Array, MapData};
+use aya::programs::{ProgramFd, SchedClassifier};
+use dz_common::ingress::Link;
+use dz_tests::bare::OBJECT;
+use dz_tests::bpf::test_run;
+use dz_tests::frame::{ETHERTYPE_IPV4, ethernet};
+use dz_tests::netns::Netns;
+use dz_tests::priority;
+use dz_tests::wait::join;
+
+/// Most packets of one run: fewer than a CPU's backlog takes (`net.core.netdev_max_backlog`).
+const RUN: u32 = 256;
+/// Between two runs at a rate.
+const TICK: Duration = Duration::from_millis(5);
+const FRAME: usize = Link::Ethernet.frame_len();
+/// As `Template` of the kernel's part.
+const TEMPLATE: usize = FRAME.next_multiple_of(8);
+/// Where `struct __sk_buff` has `cb[]`, in words.
+const CB: usize = 12;
+
+type Templates = Array<MapData, [u8; TEMPLATE]>;
+
+/// Frames, and the program that sends them by one device.
+pub(crate) struct Generator {
+    sender: Sender,
+    templates: Templates,
+    ebpf: Ebpf,
+}
+
+impl Generator {
+    /// Sends these frames around and around, each as long as one with a liveness packet.
+    pub(crate) fn new(netns: &Netns, device: &str, frames: &[Vec<u8>]) -> anyhow::Result<Self> {
+        let mut ebpf = Ebpf::load(OBJECT)?;
+        let map = ebpf.take_map("templates").context("no templates")?;
+        let mut templates = Templates::try_from(map)?;
+        ensure!(!frames.is_empty(), "nothing to send");
+        for (number, frame) in (0..).zip(frames) {
+            templates.set(number, template(frame)?, 0)?;
+        }
+        let program = ebpf.program_mut("generate").context("no generate")?;
+        let program: &mut SchedClassifier = program.try_into()?;
+        program.load()?;
+        let sender = Sender {
+            program: program.fd()?.try_clone()?,
+            ifindex: netns.ifindex(device)?,
+            frames: u32::try_from(frames.len())?,
+            next: 0,
+        };
+        Ok(Self {
+            sender,
+            templates,
+            ebpf,
+        })
+    }
+
+    /// Sends on a thread of its own in the device's namespace: so many a second, or as fast as it can.
+    pub(crate) fn start(self, netns: &Netns, per_second: Option<f64>) -> Running {
+        let stop = Arc::new(AtomicBool::new(false));
+        let sent = Arc::new(AtomicU64::new(0));
+        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&sent));
+        let Self {
+            mut sender,
+            templates,
+            ebpf,
+        } = self;
+        let send = move || match per_second {
+            Some(rate) => {
+                // It plays somebody else's clock, which runs whatever happens here.
+                let _ = priority::raise(0);
+                sender.at_rate(rate, &stopped, &counted)
+            }
+            None => sender.flood(&stopped, &counted),
+        };
+        // A thread begins in the namespace of the one that starts it.
+        let thread = netns.run(|| thread::spawn(send));
+        Running {
+            stop,
+            sent,
+            thread: Some(thread),
+            templates,
+            _ebpf: ebpf,
+        }
+    }
+}
+
+fn template(frame: &[u8]) -> anyhow::Result<[u8; TEMPLATE]> {
+    ensure!(frame.len() == FRAME, "a frame of {} bytes", frame.len());
+    let mut template = [0; TEMPLATE];
+    template[..FRAME].copy_from_slice(frame);
+    Ok(template)
+}
+
+struct Sender {
+    program: ProgramFd,
+    ifindex: u32,
+    frames: u32,
+    /// The first of the next run.
+    next: u32,
+}
+
+impl Sender {
+    fn at_rate(&mut self, rate: f64, stop: &AtomicBool, sent: &AtomicU64) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let mut total = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let due = (begun.elapsed().as_secs_f64() * rate) as u64;
+            // What it is late by more than a moment is not made up for.
+            total = total.max(due.saturating_sub(u64::from(RUN) * 16));
+            while total < due {
+                let count = u32::try_from(due - total).unwrap_or(RUN).min(RUN);
+                self.send(count)?;
+                total += u64::from(count);
+                sent.fetch_add(count.into(), Ordering::Relaxed);
+            }
+            thread::sleep(TICK);
+        }
+        Ok(())
+    }
+
+    fn flood(&mut self, stop: &AtomicBool, sent: &AtomicU64) -> anyhow::Result<()> {
+        while !stop.load(Ordering::Relaxed) {
+            self.send(RUN)?;
+            sent.fetch_add(RUN.into(), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// The device is looked up in the calling thread's namespace.
+    fn send(&mut self, count: u32) -> anyhow::Result<()> {
+        let mut context = [0_u32; CB + 5];
+        context[CB..CB + 4].copy_from_slice(&[count, self.next, self.frames, self.ifindex]);
+        // For the kernel takes the packets' protocol from it.
+        let dummy = ethernet([0; 6], [0; 6], ETHERTYPE_IPV4, &[0; FRAME - 14], true);
+        test_run(self.program.as_fd(), &dummy, &context, &mut [])?;
+        self.next = (self.next + count) % self.frames;
+        Ok(())
+    }
+}
+
+/// One that sends; it stops with the drop.
+pub(crate) struct Running {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    thread: Option<JoinHandle<anyhow::Result<()>>>,
+    templates: Templates,
+    _ebpf: Ebpf,
+}
+
+impl Running {
+    /// Packets so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// From now on sends this in place of frame number so and so.
+    pub(crate) fn replace(&mut self, number: u32, frame: &[u8]) -> anyhow::Result<()> {
+        Ok(self.templates.set(number, template(frame)?, 0)?)
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// It could not send.
+    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().and_then(join).unwrap_or(Ok(()))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Whoever wants to know why it could not send asks `stop`.
+        let _ = self.end();
+    }
+}
