@@ -23,6 +23,10 @@ pub const INTERFACE: &str = "doublezero0";
 pub const HERE: Ipv4Addr = Ipv4Addr::new(169, 254, 7, 0);
 /// Address of the far end.
 pub const THERE: Ipv4Addr = Ipv4Addr::new(169, 254, 7, 1);
+/// Detection multiplier of sessions that must not go Down because a machine stood still for a moment.
+pub const PATIENT_MULT: u8 = 20;
+/// The same for an agent: `--detect-mult` and its value.
+pub const PATIENTLY: [&str; 2] = ["--detect-mult", "20"];
 /// For what happens at once, on a machine that may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -65,6 +69,14 @@ impl Bed {
         agent(Home::new()?, &self.here, interval_ms)
     }
 
+    /// The same, with these arguments, too.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn agent_with(&self, interval_ms: u32, more: &[&str]) -> anyhow::Result<Agent> {
+        agent_with(&self.here, interval_ms, more)
+    }
+
     /// The same with fault hooks ([`Home::faults`]).
     ///
     /// # Errors
@@ -84,12 +96,30 @@ impl Bed {
         agent(Home::new()?, &self.there, interval_ms)
     }
 
+    /// The same, with these arguments, too.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn far_agent_with(&self, interval_ms: u32, more: &[&str]) -> anyhow::Result<Agent> {
+        agent_with(&self.there, interval_ms, more)
+    }
+
     /// A plain UDP peer at the far end, with a session to us.
     ///
     /// # Errors
     /// Its port cannot be bound.
     pub fn peer(&self, rules: Rules, interval_ms: u32) -> anyhow::Result<UdpPeer> {
         let peer = self.peer_at(THERE, rules, interval_ms)?;
+        peer.add_session(HERE);
+        Ok(peer)
+    }
+
+    /// The same, and it does not go Down for a pause of this machine's: with [`PATIENT_MULT`].
+    ///
+    /// # Errors
+    /// Its port cannot be bound.
+    pub fn patient_peer(&self, rules: Rules, interval_ms: u32) -> anyhow::Result<UdpPeer> {
+        let peer = self.peer_with(THERE, rules, interval_ms, PATIENT_MULT)?;
         peer.add_session(HERE);
         Ok(peer)
     }
@@ -104,12 +134,23 @@ impl Bed {
         rules: Rules,
         interval_ms: u32,
     ) -> anyhow::Result<UdpPeer> {
+        self.peer_with(local, rules, interval_ms, Timers::DEFAULT.detect_mult)
+    }
+
+    fn peer_with(
+        &self,
+        local: Ipv4Addr,
+        rules: Rules,
+        interval_ms: u32,
+        detect_mult: u8,
+    ) -> anyhow::Result<UdpPeer> {
         let interval_us = interval_ms * 1_000;
         let timers = Timers {
             desired_min_tx_us: interval_us,
             required_min_rx_us: interval_us,
             // Not the deployed 60 s: what a slow machine makes them miss must not keep tests waiting.
             backoff_cap_us: 1_000_000,
+            detect_mult,
             ..Timers::DEFAULT
         };
         let config = UdpPeerConfig {
@@ -137,6 +178,14 @@ pub fn agent(home: Home, netns: &Netns, interval_ms: u32) -> anyhow::Result<Agen
     let mut arguments = vec!["--interface", INTERFACE];
     arguments.extend(["--tx-interval", &interval, "--rx-interval", &interval]);
     Agent::start_in(home, netns, &arguments)
+}
+
+fn agent_with(netns: &Netns, interval_ms: u32, more: &[&str]) -> anyhow::Result<Agent> {
+    let interval = format!("{interval_ms}ms");
+    let mut arguments = vec!["--interface", INTERFACE];
+    arguments.extend(["--tx-interval", &interval, "--rx-interval", &interval]);
+    arguments.extend(more);
+    Agent::start(netns, &arguments)
 }
 
 /// Connects an agent at our end to the far end's address.

@@ -95,12 +95,16 @@ impl Process {
         stat.is_ok_and(|stat| stat.contains(") T "))
     }
 
-    /// How it has ended, if it has.
+    /// How it has ended, if it has; then the log is all that it has written.
     ///
     /// # Errors
     /// It cannot be waited for.
     pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
-        Ok(self.child.try_wait()?)
+        let status = self.child.try_wait()?;
+        if status.is_some() {
+            self.read_the_rest();
+        }
+        Ok(status)
     }
 
     /// Waits until it ends.
@@ -108,10 +112,15 @@ impl Process {
     /// # Errors
     /// It does not end in time.
     pub fn wait(&mut self) -> anyhow::Result<ExitStatus> {
-        let child = &mut self.child;
-        eventually(PATIENCE, &format!("end of {}", self.title), || {
-            child.try_wait().ok().flatten()
-        })
+        let title = format!("end of {}", self.title);
+        eventually(PATIENCE, &title, || self.ended().ok().flatten())
+    }
+
+    /// It has ended, and what it has written comes through a pipe.
+    fn read_the_rest(&mut self) {
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
     }
 }
 
@@ -119,9 +128,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for reader in self.readers.drain(..) {
-            let _ = reader.join();
-        }
+        self.read_the_rest();
         harness::note(&self.title, &self.log());
     }
 }

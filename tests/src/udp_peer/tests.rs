@@ -14,7 +14,7 @@ const FAST: Timers = Timers {
     desired_min_tx_us: 50_000,
     required_min_rx_us: 50_000,
     // Room for a loaded machine: a test must not flap because it was not scheduled.
-    detect_mult: 10,
+    detect_mult: 60,
     backoff_cap_us: 200_000,
     ..Timers::DEFAULT
 };

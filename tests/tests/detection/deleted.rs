@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use dz_common::counters::Counter;
-use dz_common::map::NEVER_NS;
+use dz_common::map::{Deadline, NEVER_NS};
 use dz_common::packet::State;
 use dz_tests::kernel::Kernel;
 use dz_tests::rng::Rng;
@@ -93,9 +93,17 @@ pub(crate) fn the_dead_do_not_spin() -> anyhow::Result<()> {
         state == State::Up || took > Duration::from_secs(9),
         "the survivor is {state:?}"
     );
+    let mut cleared = 0;
     for (index, slot) in (0..).zip(&slots) {
         let now = kernel.deadline(index)?;
-        ensure!(now == *slot, "slot {index} was {slot:?}, is {now:?}");
+        // A scan that had found the session when it was deleted may have come to this late.
+        let late = Deadline {
+            deadline_ns: NEVER_NS,
+            ..*slot
+        };
+        cleared += u32::from(now != *slot);
+        let right = now == *slot || (now == late && cleared <= 1);
+        ensure!(right, "slot {index} was {slot:?}, is {now:?}");
     }
     use_again(&mut kernel, &mut sender, &rng)
 }

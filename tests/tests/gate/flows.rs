@@ -144,7 +144,7 @@ fn frozen(kind: Kind) -> Result<()> {
     agent.process().signal(Signal::SIGCONT)
 }
 
-/// A disconnect whose route cannot be deleted for half a second.
+/// A disconnect whose route cannot be deleted for two seconds.
 fn held_back() -> Result<()> {
     let (hosts, agent) = ready(Kind::Layer3, |hosts| {
         Agent::start_with_faults(Home::new()?, &hosts.here, &hosts.run_options(&[]))
@@ -155,9 +155,14 @@ fn held_back() -> Result<()> {
     dz_tests::bed::until_route(&hosts.here, THERE, true)?;
     let key = entry(&maps)?.key;
     let faults = agent.home().faults()?;
-    faults.delay_delete(Duration::from_millis(500))?;
+    faults.delay_delete(Duration::from_secs(2))?;
     let sent = thread::scope(|scope| {
         let flow = scope.spawn(|| flow(&hosts, &maps, &key, |sent| sent.gone.len() >= MORE));
+        eventually(PATIENCE, "packets in the tunnel", || {
+            let sent = hosts.in_tunnel()?.len();
+            ensure!(sent >= 10, "{sent}");
+            anyhow::Ok(())
+        })?;
         agent.cli(&["disconnect", &THERE.to_string()])?;
         flow.join()
             .map_err(|_| anyhow::anyhow!("the flow has failed"))?

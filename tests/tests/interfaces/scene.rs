@@ -44,6 +44,7 @@ impl Scene {
         ];
         let mut arguments = vec!["--tx-interval", INTERVAL, "--rx-interval", INTERVAL];
         arguments.extend(["--interface", NAMES[0], "--interface", NAMES[1]]);
+        arguments.extend(bed::PATIENTLY);
         let agent = Agent::start_in(Home::new()?, &here, &arguments)?;
         Ok(Self { here, sides, agent })
     }
@@ -97,6 +98,7 @@ impl Side {
         let timers = Timers {
             desired_min_tx_us: INTERVAL_US,
             required_min_rx_us: INTERVAL_US,
+            detect_mult: bed::PATIENT_MULT,
             ..Timers::DEFAULT
         };
         let config = UdpPeerConfig {

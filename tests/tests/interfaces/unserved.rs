@@ -33,10 +33,10 @@ fn no_address() -> Result<()> {
     bed.here
         .ip(&format!("address flush dev {INTERFACE} scope link"))?;
     let mut agent = bed.agent(INTERVAL_MS)?;
-    ensure!(
-        agent.process().log().contains("has no IPv4 address"),
-        "not in the log"
-    );
+    eventually(PATIENCE, "the reason in the log", || {
+        let log = agent.process().log();
+        log.contains("has no IPv4 address").then_some(())
+    })?;
     let (here, there) = (HERE.to_string(), THERE.to_string());
     let refused = || {
         let words = ["connect", &there, "--local", &here];

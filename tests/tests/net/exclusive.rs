@@ -1,14 +1,17 @@
 //! One agent per interface, pin directory and port.
 
+use std::fmt::Display;
 use std::net::UdpSocket;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use dz_agent::lock::{InterfaceLock, PinDirLock};
 use dz_agent::port::{PortError, PortGuard};
+use dz_tests::bed::PATIENCE;
 use dz_tests::bpffs;
 use dz_tests::harness::{Requirement::Root, Requirement::Tool, Test};
 use dz_tests::netns::Netns;
+use dz_tests::wait::eventually;
 
 const PORT: u16 = 44880;
 
@@ -29,8 +32,13 @@ fn an_interface_lock_is_per_namespace() -> Result<()> {
     );
     two.run(|| InterfaceLock::acquire("doublezero0"))?;
     drop(lock);
-    one.run(|| InterfaceLock::acquire("doublezero0"))?;
-    Ok(())
+    freed(|| one.run(|| InterfaceLock::acquire("doublezero0")).map(drop))
+}
+
+/// Waits until something that was let go of can be had again: a child that another test is starting may
+/// hold a copy of its descriptor for a moment.
+fn freed<E: Display>(take: impl FnMut() -> Result<(), E>) -> Result<()> {
+    eventually(PATIENCE, "what was let go of", take)
 }
 
 fn a_pin_directory_on_bpffs() -> Result<()> {
@@ -68,15 +76,15 @@ fn the_port_is_ours_on_that_interface() -> Result<()> {
         "{error}"
     );
     drop(guard);
-    netns.run(|| PortGuard::bind("v0", PORT))?;
-    Ok(())
+    freed(|| netns.run(|| PortGuard::bind("v0", PORT)).map(drop))
 }
 
 fn a_taken_port_names_who_has_it() -> Result<()> {
     let netns = Netns::new("port")?;
     netns.ip("link add v0 type veth peer name v1")?;
     for address in ["0.0.0.0", "[::]"] {
-        let other = netns.run(|| UdpSocket::bind(format!("{address}:{PORT}")))?;
+        let bind = || netns.run(|| UdpSocket::bind(format!("{address}:{PORT}")));
+        let other = eventually(PATIENCE, "a free port", bind)?;
         let error = netns
             .run(|| PortGuard::bind("v0", PORT))
             .err()

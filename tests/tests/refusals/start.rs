@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use dz_tests::agent::{Home, program};
 use dz_tests::harness::{Requirement, Test};
 use dz_tests::netns::Netns;
@@ -87,7 +87,10 @@ fn public_program() -> Result<(TempDir, std::path::PathBuf)> {
     let open = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(directory.path(), open.clone())?;
     let copy = directory.path().join("dz-agent");
-    std::fs::copy(program()?, &copy).context("copying the agent")?;
+    // By another process: a child of this one may hold a copy of a file open for writing for a moment,
+    // and what is open for writing cannot be run.
+    let copied = Command::new("cp").arg(program()?).arg(&copy).status()?;
+    anyhow::ensure!(copied.success(), "copying the agent: {copied}");
     std::fs::set_permissions(&copy, open)?;
     Ok((directory, copy))
 }

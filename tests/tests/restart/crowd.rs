@@ -24,6 +24,10 @@ pub(crate) const SECOND: &str = "doublezero1";
 pub(crate) fn interval_ms() -> u32 {
     if machine::is_emulated() { 1_000 } else { 300 }
 }
+/// Detection multiplier of both sides: some seconds, for machines that stand still for a moment.
+pub(crate) const DETECT_MULT: u8 = 10;
+/// The same for an agent.
+pub(crate) const MULTIPLIER: [&str; 2] = ["--detect-mult", "10"];
 /// For a thousand of something, on a machine that may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -83,6 +87,7 @@ impl Crowd {
             timers: Timers {
                 desired_min_tx_us: interval_ms() * 1_000,
                 required_min_rx_us: interval_ms() * 1_000,
+                detect_mult: DETECT_MULT,
                 // Shorter than the deployed minute, for tests that wait for peers to come back.
                 backoff_cap_us: 2_000_000,
                 ..Timers::DEFAULT
@@ -117,7 +122,11 @@ impl Crowd {
 
     /// An agent in a home where another one may have lived.
     pub(crate) fn start(&self, home: Home) -> Result<Agent> {
-        bed::agent(home, &self.bed.here, interval_ms())
+        let interval = format!("{}ms", interval_ms());
+        let mut arguments = vec!["--interface", INTERFACE];
+        arguments.extend(["--tx-interval", &interval, "--rx-interval", &interval]);
+        arguments.extend(MULTIPLIER);
+        Agent::start_in(home, &self.bed.here, &arguments)
     }
 
     /// Connects an agent to all of them, and waits until all are Up.

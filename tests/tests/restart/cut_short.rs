@@ -14,7 +14,7 @@ use dz_tests::machine;
 use dz_tests::wait::eventually;
 
 use crate::NEEDS;
-use crate::crowd::{Crowd, PATIENCE, SECOND};
+use crate::crowd::{Crowd, MULTIPLIER, PATIENCE, SECOND};
 use crate::layout_1;
 use crate::upgrade::earlier;
 use crate::witness::{Witness, seen};
@@ -54,7 +54,7 @@ fn every_step() -> Result<()> {
 }
 
 /// The command line of an agent for both.
-fn arguments() -> [&'static str; 8] {
+fn arguments() -> [&'static str; 10] {
     let interval = if machine::is_emulated() {
         "1s"
     } else {
@@ -62,8 +62,9 @@ fn arguments() -> [&'static str; 8] {
     };
     let [tx, rx] = ["--tx-interval", "--rx-interval"];
     let interface = "--interface";
+    let [multiplier, ten] = MULTIPLIER;
     [
-        interface, INTERFACE, interface, SECOND, tx, interval, rx, interval,
+        interface, INTERFACE, interface, SECOND, tx, interval, rx, interval, multiplier, ten,
     ]
 }
 

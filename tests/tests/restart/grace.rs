@@ -29,7 +29,7 @@ pub(super) fn tests() -> Vec<Test> {
 fn over() -> Result<()> {
     let bed = Bed::new("grace", Duration::ZERO)?;
     let agent = start(&bed, Home::new()?)?;
-    let peer = bed.peer(Rules::Deployed, INTERVAL_MS)?;
+    let peer = bed.patient_peer(Rules::Deployed, INTERVAL_MS)?;
     let patient = patient(&bed)?;
     bed::connect(&agent)?;
     let local = HERE.to_string();

@@ -99,7 +99,7 @@ fn timers() -> Timers {
         floor_us: 50_000,
         ceiling_us: 3_000_000,
         backoff_cap_us: 5_000_000,
-        detect_mult: 3,
+        detect_mult: crate::crowd::DETECT_MULT,
         mode: 1,
         reserved: [0; 2],
     }

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use dz_common::packet::State;
 use dz_common::session::{NS_PER_US, Session};
 use dz_tests::agent::Agent;
-use dz_tests::bed::{self, Bed};
+use dz_tests::bed::{self, Bed, PATIENTLY};
 use dz_tests::harness::Test;
 use dz_tests::udp_peer::Rules;
 use dz_tests::wait::{eventually, monotonic_ns};
@@ -47,7 +47,8 @@ pub(super) fn tests() -> Vec<Test> {
 
 fn two_agents(delay: Duration, allowed: &RangeInclusive<f64>) -> Result<()> {
     let bed = Bed::new("rate", delay)?;
-    let (mut near, mut far) = (bed.agent(INTERVAL_MS)?, bed.far_agent(INTERVAL_MS)?);
+    let mut near = bed.agent_with(INTERVAL_MS, &PATIENTLY)?;
+    let mut far = bed.far_agent_with(INTERVAL_MS, &PATIENTLY)?;
     prefer(&mut near)?;
     prefer(&mut far)?;
     bed::connect(&near)?;
@@ -62,10 +63,10 @@ fn two_agents(delay: Duration, allowed: &RangeInclusive<f64>) -> Result<()> {
 
 fn plain_peer(delay: Duration, allowed: &RangeInclusive<f64>) -> Result<()> {
     let bed = Bed::new("rate", delay)?;
-    let mut agent = bed.agent(INTERVAL_MS)?;
+    let mut agent = bed.agent_with(INTERVAL_MS, &PATIENTLY)?;
     prefer(&mut agent)?;
     bed::connect(&agent)?;
-    let peer = bed.peer(Rules::Deployed, INTERVAL_MS)?;
+    let peer = bed.patient_peer(Rules::Deployed, INTERVAL_MS)?;
     let before = bed::until(agent.home(), State::Up)?;
     bed::peer_until(&peer, State::Up)?;
     let span = watch(&bed.wire)?;

@@ -126,6 +126,8 @@ impl Scene {
                 .filter(|(record, _)| record.at_ns >= change.at_ns)
                 .filter(|(record, _)| record.packet[12..16] == peer.octets())
                 .map(|(_, packet)| packet.state)
+                // What it had sent before may have come into the wire after.
+                .skip_while(|state| *state == State::Up)
                 .collect();
             (!said.is_empty()).then_some(said)
         })?;

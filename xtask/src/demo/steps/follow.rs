@@ -47,8 +47,11 @@ pub(super) fn bgp_routes(demo: &mut Demo) -> anyhow::Result<()> {
         let down = session.state == "down" && session.last_down_reason == "remote_admin";
         Ok(down.then_some(()))
     })?;
-    let shown = console.show(&b.ask("sessions"))?;
-    ensure!(shown == "no sessions\n", "B has a session without a route");
+    console.wait("B without a session", || {
+        let shown = console.read(&b.ask("sessions"))?;
+        Ok((shown == "no sessions\n").then_some(()))
+    })?;
+    console.show(&b.ask("sessions"))?;
     console.show(&a.ask("sessions"))?;
     let after = console.show(&routes)?;
     ensure!(before == after, "the daemon's route of A has changed");
