@@ -5,7 +5,7 @@
 use std::io;
 use std::thread;
 
-use tracing::{debug, info};
+use tracing::debug;
 
 use crate::cli::Realtime;
 use crate::error::{ExitCode, Failure};
@@ -17,34 +17,33 @@ const PRIORITY: libc::c_int = 51;
 const MEMORY: libc::c_int = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
 
 /// Makes the calling thread the one that runs first, as far as is asked for and possible. Threads that
-/// it starts from now on run as others do.
+/// it starts from now on run as others do. Returns whether it is.
 ///
 /// # Errors
 /// It is asked for, and the privilege is missing.
-pub fn apply(choice: Realtime) -> Result<(), Failure> {
+pub fn apply(choice: Realtime) -> Result<bool, Failure> {
     let outcome = match choice {
-        Realtime::Off => return Ok(()),
+        Realtime::Off => return Ok(false),
         Realtime::Auto if processors() < 2 => {
             debug!("no real-time scheduling: with one processor it would keep everybody else out");
-            return Ok(());
+            return Ok(false);
         }
         Realtime::Auto | Realtime::On => schedule().and_then(|()| lock_memory()),
     };
     match outcome {
-        Ok(()) => info!(
-            priority = PRIORITY,
-            "event thread: SCHED_FIFO, memory locked"
-        ),
+        Ok(()) => Ok(true),
         Err((what, error)) if choice == Realtime::On => {
             let text = format!(
                 "--realtime on: {what}: {error}: run as root, or grant it (LimitRTPRIO={PRIORITY} and \
                  LimitMEMLOCK=infinity in a unit)"
             );
-            return Err(Failure::new(ExitCode::Privilege, text));
+            Err(Failure::new(ExitCode::Privilege, text))
         }
-        Err((what, error)) => debug!(%error, "no {what}"),
+        Err((what, error)) => {
+            debug!(%error, "no {what}");
+            Ok(false)
+        }
     }
-    Ok(())
 }
 
 type Missing = (&'static str, io::Error);

@@ -293,9 +293,6 @@ impl Engine {
 
     /// Somebody else changed a route where ours are.
     pub(super) fn route_changed(&mut self, key: RouteKey, gone: bool, place: &Place) {
-        if place.by == self.netlink.port() {
-            return; // we, and the acknowledgement says how it went
-        }
         match self.wanted(key) {
             Wanted::Present(route) => {
                 if place.ours && (gone || place.route != Some(route)) {

@@ -71,7 +71,7 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
     let identity = Identity::load(&options.state_dir)?;
     let front = Front::bind(socket, options.metrics_listen.address())?;
     // After the thread of the API, which is to run as others do.
-    realtime::apply(options.realtime)?;
+    let realtime = realtime::apply(options.realtime)?;
     let fresh = fs::read_dir(&options.pin_dir).is_ok_and(|mut files| files.next().is_none());
     let mut signals = Signals::new()?;
 
@@ -90,6 +90,7 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
         Datapath::load(&settings).inspect_err(|_| remove_pins(&options.pin_dir, fresh))?;
     let pin_dir = options.pin_dir.clone();
     let prepared = Prepared {
+        realtime,
         sources: Sources::new(configured, policy),
         followed: Followed::new(conditions),
         identity,
@@ -106,6 +107,8 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
 
 /// What is ours before the kernel part is loaded.
 struct Prepared {
+    /// Whether this thread runs before others.
+    realtime: bool,
     sources: Sources,
     followed: Followed,
     identity: Identity,
@@ -121,6 +124,7 @@ async fn serve(
     signals: &mut Signals,
 ) -> Result<Stop, Failure> {
     datapath.forward_logs()?;
+    let realtime = prepared.realtime;
     let mut monitor = Monitor::open().fail_with(ExitCode::Failure, || "netlink notifications")?;
     if prepared.followed.is_on() {
         monitor.tell_of_hosts();
@@ -128,6 +132,10 @@ async fn serve(
     let recorded = Recorded::default();
     let shared = Arc::new(Shared::new(recorded.clone()));
     let (mut engine, mut ring) = Engine::new(options, datapath, prepared, shared, floods)?;
+    // From here on it asks for changes.
+    let port = engine.netlink.port();
+    let left_out = monitor.leave_out(port);
+    left_out.fail_with(ExitCode::Failure, || "netlink notifications")?;
     if let Err(failure) = engine.start().await {
         engine.detach_all();
         return Err(failure);
@@ -140,7 +148,7 @@ async fn serve(
         recorded,
         engine.options.metrics_per_peer,
     );
-    info!(version = crate::view::VERSION, "ready");
+    info!(version = crate::view::VERSION, realtime, "ready");
 
     let stop = engine
         .run(&mut ring, &mut monitor, &mut requests, signals)

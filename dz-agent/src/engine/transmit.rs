@@ -34,19 +34,24 @@ impl Engine {
         }
     }
 
-    /// Says AdminDown to a peer, without waiting for its turn.
-    pub(super) fn farewell(&mut self, key: SessionKey) {
-        self.clock.forget(&key);
-        let holds = |i: &Interface| i.locals().any(|local| local.octets() == key.local);
-        let interface = self.interface_at(key.ifindex);
-        if !interface.is_some_and(holds) {
-            return; // not our address any more: nothing may leave with it
+    /// Says AdminDown to peers, without waiting for their turns.
+    pub(super) fn farewell(&mut self, keys: &[SessionKey]) {
+        for key in keys {
+            self.clock.forget(key);
         }
-        let Some(live) = self.sessions.get(&key) else {
-            return;
-        };
-        let order = self.order(key, live, true);
-        self.send(&[order; FAREWELLS]);
+        let orders: Vec<_> = keys
+            .iter()
+            .filter_map(|key| self.last_order(*key))
+            .flat_map(|order| [order; FAREWELLS])
+            .collect();
+        self.send(&orders);
+    }
+
+    /// None from an address that is not ours any more: nothing may leave with it.
+    fn last_order(&self, key: SessionKey) -> Option<Order> {
+        let holds = |i: &&Interface| i.locals().any(|local| local.octets() == key.local);
+        self.interface_at(key.ifindex).filter(holds)?;
+        Some(self.order(key, self.sessions.get(&key)?, true))
     }
 
     fn send(&mut self, orders: &[Order]) {

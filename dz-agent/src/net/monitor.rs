@@ -10,6 +10,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 
+use libc::{BPF_ABS, BPF_H, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use rtnetlink::MulticastGroup;
@@ -23,6 +24,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{Socket, protocols::NETLINK_ROUTE};
+use socket2::{SockFilter, SockRef};
 use tokio::io::unix::AsyncFd;
 
 use super::hosts::{self, HostChange};
@@ -35,6 +37,10 @@ use super::routes::{Found, Route};
 const RECEIVE_BUFFER: usize = 8 << 20;
 /// The kernel's notifications are far below it; a longer one counts as lost.
 const DATAGRAM: usize = 64 << 10;
+
+/// Offsets in `struct nlmsghdr`.
+const NLMSG_TYPE: u32 = 4;
+const NLMSG_PID: u32 = 12;
 
 /// Something changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +154,15 @@ impl Monitor {
         })
     }
 
+    /// Is not told of changes of routes that this socket ([`super::Netlink::port`]) asks for: the
+    /// acknowledgement says how they went. The kernel sorts them out, before anybody is woken up.
+    ///
+    /// # Errors
+    /// The kernel refuses the filter.
+    pub fn leave_out(&self, port: u32) -> io::Result<()> {
+        SockRef::from(self.socket.get_ref()).attach_filter(&all_routes_but(port))
+    }
+
     /// Yields [`Event::Host`], too.
     pub const fn tell_of_hosts(&mut self) {
         self.hosts = true;
@@ -192,6 +207,30 @@ fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: the socket owns its descriptor, always returns the same one, and closes it only when
     // it is dropped, which `AsyncFd` does after it has deregistered it.
     unsafe { AsyncFd::register(socket) }.map_err(Into::into)
+}
+
+/// A filter (classic BPF) that lets everything pass but the news of routes that one socket has caused.
+/// Loads are big-endian, and the header's fields are not.
+fn all_routes_but(port: u32) -> [SockFilter; 7] {
+    let load = |size, offset| SockFilter::new(code(BPF_LD | size | BPF_ABS), 0, 0, offset);
+    let compare =
+        |with, equal, other| SockFilter::new(code(BPF_JMP | BPF_JEQ | BPF_K), equal, other, with);
+    let end = |bytes| SockFilter::new(code(BPF_RET | BPF_K), 0, 0, bytes);
+    let kind = |kind: u16| u32::from(kind.to_be());
+    [
+        load(BPF_H, NLMSG_TYPE),
+        compare(kind(libc::RTM_NEWROUTE), 1, 0),
+        compare(kind(libc::RTM_DELROUTE), 0, 2),
+        load(BPF_W, NLMSG_PID),
+        compare(port.to_be(), 1, 0),
+        end(u32::MAX),
+        end(0),
+    ]
+}
+
+/// A classic instruction's code has 16 bits.
+const fn code(code: u32) -> u16 {
+    code as u16
 }
 
 /// Takes a datagram apart. What cannot be read counts as lost.

@@ -1,11 +1,14 @@
 //! What the agent is told about changes.
 
+use std::cell::RefCell;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use dz_agent::net::Netlink;
 use dz_agent::net::links::Address;
 use dz_agent::net::monitor::{Event, Monitor};
+use dz_agent::net::routes::{Route, Routes};
 use dz_tests::harness::{Requirement::Root, Test};
 use dz_tests::netns::Netns;
 
@@ -100,6 +103,46 @@ fn links_addresses_and_routes() -> Result<()> {
     })
 }
 
+/// What a socket asks for is not told, and everything else is.
+fn our_own_routes_are_left_out() -> Result<()> {
+    let netns = Netns::new("monitor")?;
+    netns.ip("link add v0 type veth peer name v1")?;
+    netns.ip("link set v0 up")?;
+    let ifindex = netns.ifindex("v0")?;
+    netns.block_on(|| async {
+        let netlink = Netlink::open()?;
+        let mut monitor = Monitor::open()?;
+        monitor.leave_out(netlink.port())?;
+        let routes = Routes::new(netlink, 144);
+        let [ours, theirs] = [7, 8].map(|last| Ipv4Addr::new(198, 51, 100, last));
+        let route = Route {
+            dst: ours,
+            ifindex,
+            src: None,
+            via: None,
+        };
+        for gone in [false, true] {
+            let word = if gone { "del" } else { "add" };
+            if gone {
+                routes.delete(ours, ifindex).await?;
+            } else {
+                routes.add(&route).await?;
+            }
+            netns.ip(&format!("route {word} {theirs} dev v0"))?;
+            let told = RefCell::new(Vec::new());
+            until(&mut monitor, "somebody else's route", |event| {
+                if let Event::Route { dst, gone, .. } = event {
+                    told.borrow_mut().push((*dst, *gone));
+                }
+                told.borrow().last() == Some(&(theirs, gone))
+            })
+            .await?;
+            ensure!(told.borrow().len() == 1, "{:?}", told.borrow());
+        }
+        Ok(())
+    })
+}
+
 /// More changes than the buffer holds, while nobody reads. What changes after the report must not be
 /// lost in silence: the kernel drops until the buffer has been emptied.
 fn an_overrun_is_reported_and_the_stream_goes_on() -> Result<()> {
@@ -132,6 +175,11 @@ pub(crate) fn tests() -> Vec<Test> {
             "monitor::links_addresses_routes",
             &[Root],
             links_addresses_and_routes,
+        ),
+        Test::new(
+            "monitor::our_own_routes_are_left_out",
+            &[Root],
+            our_own_routes_are_left_out,
         ),
         Test::new(
             "monitor::overrun",
