@@ -10,7 +10,8 @@
 //! | `respond_xdp` | XDP | the same before the stack |
 //! | `respond_bfd` | SCHED_CLS, ingress | be every neighbour that BFD itself asks |
 //! | `generate` | SCHED_CLS, run by the bench | send packets that the bench has made |
-//! | `sink_eth` | SCHED_CLS, ingress | let liveness packets end here |
+//! | `generate_xdp` | XDP, run by the bench | the same, without socket buffers |
+//! | `sink_eth`, `sink_xdp` | SCHED_CLS, ingress; XDP | let liveness packets end here |
 #![no_std]
 #![no_main]
 

@@ -104,6 +104,7 @@ impl Inbox {
 pub(super) struct Outbox {
     batch: Batch,
     waiting: usize,
+    sent: u64,
 }
 
 impl Outbox {
@@ -111,6 +112,7 @@ impl Outbox {
         Self {
             batch: Batch::new(SIZE),
             waiting: 0,
+            sent: 0,
         }
     }
 
@@ -129,10 +131,16 @@ impl Outbox {
         let waiting = mem::take(&mut self.waiting);
         if waiting > 0 {
             // That it was not sent the sessions will notice.
-            let _ = self.batch.describe(waiting, |headers, len| {
+            let sent = self.batch.describe(waiting, |headers, len| {
                 // SAFETY: as above.
                 unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, len, libc::MSG_DONTWAIT) }
             });
+            self.sent += sent.unwrap_or(0) as u64;
         }
+    }
+
+    /// Datagrams so far.
+    pub(super) const fn sent(&self) -> u64 {
+        self.sent
     }
 }

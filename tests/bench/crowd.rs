@@ -38,6 +38,12 @@ pub(crate) const QUICK: Timing = Timing {
     detect_mult: 3,
 };
 
+impl Timing {
+    pub(crate) const fn interval_us(self) -> u32 {
+        1_000 * self.interval_ms
+    }
+}
+
 /// Two hosts and a wire, a pair of virtual Ethernet devices.
 pub(crate) struct Hosts {
     pub(crate) here: Netns,

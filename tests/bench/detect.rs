@@ -24,7 +24,7 @@ use dz_tests::wait::eventually;
 
 use crate::crowd::{self, Hosts, QUICK};
 use crate::events::Events;
-use crate::generator::{Generator, Running};
+use crate::generator::{Generator, Pace, Running};
 use crate::row::{Goal, Row};
 use crate::speakers::{self, TICK_MS};
 use crate::times::Times;
@@ -77,7 +77,7 @@ impl Bed {
         let agent = hosts.agent_with_sessions(SESSIONS, QUICK, &["--attach=tc"])?;
         let sink = Bare::attach(&hosts.there, INTERFACE, Program::SinkEthernet)?;
         let maps = MapReader::from_pins(agent.home().pin_dir())?;
-        let frames = speakers::frames_to(&hosts, maps.sessions()?.iter())?;
+        let frames = speakers::frames_to(&hosts, maps.sessions()?.iter(), QUICK.interval_us())?;
         let events = Events::open(agent.home().pin_dir())?;
         let mut bed = Self {
             peers: None,
@@ -97,7 +97,7 @@ impl Bed {
     fn speak(&mut self) -> anyhow::Result<()> {
         let generator = Generator::new(&self.hosts.there, INTERFACE, &self.frames)?;
         let rate = f64::from(SESSIONS) * 1_000.0 / TICK_MS;
-        self.peers = Some(generator.start(&self.hosts.there, Some(rate)));
+        self.peers = Some(generator.start(&self.hosts.there, Pace::Rate(rate)));
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use dz_tests::bare::{Bare, Program};
 use dz_tests::bed::{HERE, INTERFACE};
 
 use crate::crowd::{Hosts, QUICK, peer};
-use crate::generator::Generator;
+use crate::generator::{Generator, Pace};
 use crate::row::{Goal, Row};
 use crate::speakers;
 use crate::times::Times;
@@ -45,7 +45,7 @@ pub(crate) fn run(part: Option<&str>) -> anyhow::Result<Vec<Row>> {
             let before = transitions(&sessions(&agent)?);
             let quiet = busy_ns(&mut agent)?;
             let flood = Generator::new(&hosts.there, INTERFACE, &frames)?;
-            let flood = flood.start(&hosts.there, None);
+            let flood = flood.start(&hosts.there, Pace::Flood);
             let (begun, sent) = (Instant::now(), flood.sent());
             let flooded = busy_ns(&mut agent)?;
             rates.push((flood.sent() - sent) as f64 / begun.elapsed().as_secs_f64());
@@ -77,8 +77,8 @@ pub(crate) fn run(part: Option<&str>) -> anyhow::Result<Vec<Row>> {
 type Flood = (&'static str, Vec<Vec<u8>>);
 
 fn floods(hosts: &Hosts, agent: &Agent) -> anyhow::Result<[Flood; 3]> {
-    let said = speakers::frames_to(hosts, sessions(agent)?.iter())?;
-    let frame = speakers::frames(&hosts.there, &hosts.here)?;
+    let said = speakers::frames_to(hosts, sessions(agent)?.iter(), QUICK.interval_us())?;
+    let frame = speakers::frames(&hosts.there, &hosts.here, QUICK.interval_us())?;
     let stranger = |number| frame((peer(SESSIONS + number), 1), (HERE, 1));
     let changed = |at: usize| {
         let mut said = said.clone();

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use aya::Ebpf;
-use aya::maps::{Array, MapData};
-use aya::programs::{ProgramFd, SchedClassifier};
+use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
+use aya::programs::{ProgramFd, SchedClassifier, Xdp};
+use aya::util::nr_cpus;
 use dz_common::ingress::Link;
 use dz_tests::bare::OBJECT;
-use dz_tests::bpf::test_run;
+use dz_tests::bpf::{run_live_frames, test_run};
 use dz_tests::frame::{ETHERTYPE_IPV4, ethernet};
 use dz_tests::netns::Netns;
 use dz_tests::priority;
@@ -21,15 +22,29 @@ use dz_tests::wait::join;
 
 /// Most packets of one run: fewer than a CPU's backlog takes (`net.core.netdev_max_backlog`).
 const RUN: u32 = 256;
+/// The same of frames without socket buffers.
+const LIVE_RUN: u32 = 1 << 15;
 /// Between two runs at a rate.
 const TICK: Duration = Duration::from_millis(5);
 const FRAME: usize = Link::Ethernet.frame_len();
 /// As `Template` of the kernel's part.
-const TEMPLATE: usize = FRAME.next_multiple_of(8);
+const TEMPLATE: usize = FRAME.next_multiple_of(4);
 /// Where `struct __sk_buff` has `cb[]`, in words.
 const CB: usize = 12;
 
 type Templates = Array<MapData, [u8; TEMPLATE]>;
+
+/// How much is sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Pace {
+    /// Packets per second.
+    Rate(f64),
+    /// As many as can be.
+    Flood,
+    /// As many as can be in XDP's frames, which the device at the other end must take: with an XDP
+    /// program or receive offload (GRO).
+    LiveFlood,
+}
 
 /// Frames, and the program that sends them by one device.
 pub(crate) struct Generator {
@@ -37,6 +52,9 @@ pub(crate) struct Generator {
     templates: Templates,
     ebpf: Ebpf,
 }
+
+/// As that of the kernel's part.
+type Progress = [u32; 3];
 
 impl Generator {
     /// Sends these frames around and around, each as long as one with a liveness packet.
@@ -48,13 +66,29 @@ impl Generator {
         for (number, frame) in (0..).zip(frames) {
             templates.set(number, template(frame)?, 0)?;
         }
+        let (ifindex, count) = (netns.ifindex(device)?, u32::try_from(frames.len())?);
+        let progress = ebpf.map_mut("progress").context("no progress")?;
+        let mut progress = PerCpuArray::<_, Progress>::try_from(progress)?;
+        let cpus = nr_cpus().map_err(|(_, error)| error)?;
+        progress.set(
+            0,
+            PerCpuValues::try_from(vec![[0, count, ifindex]; cpus])?,
+            0,
+        )?;
+        let live = ebpf
+            .program_mut("generate_xdp")
+            .context("no generate_xdp")?;
+        let live: &mut Xdp = live.try_into()?;
+        live.load()?;
+        let live = live.fd()?.try_clone()?;
         let program = ebpf.program_mut("generate").context("no generate")?;
         let program: &mut SchedClassifier = program.try_into()?;
         program.load()?;
         let sender = Sender {
             program: program.fd()?.try_clone()?,
-            ifindex: netns.ifindex(device)?,
-            frames: u32::try_from(frames.len())?,
+            live,
+            ifindex,
+            frames: count,
             next: 0,
         };
         Ok(Self {
@@ -64,8 +98,8 @@ impl Generator {
         })
     }
 
-    /// Sends on a thread of its own in the device's namespace: so many a second, or as fast as it can.
-    pub(crate) fn start(self, netns: &Netns, per_second: Option<f64>) -> Running {
+    /// Sends on a thread of its own in the device's namespace.
+    pub(crate) fn start(self, netns: &Netns, pace: Pace) -> Running {
         let stop = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(0));
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&sent));
@@ -74,13 +108,14 @@ impl Generator {
             templates,
             ebpf,
         } = self;
-        let send = move || match per_second {
-            Some(rate) => {
+        let send = move || match pace {
+            Pace::Rate(rate) => {
                 // It plays somebody else's clock, which runs whatever happens here.
                 let _ = priority::raise(0);
                 sender.at_rate(rate, &stopped, &counted)
             }
-            None => sender.flood(&stopped, &counted),
+            Pace::Flood => sender.flood(&stopped, &counted),
+            Pace::LiveFlood => sender.live_flood(&stopped, &counted),
         };
         // A thread begins in the namespace of the one that starts it.
         let thread = netns.run(|| thread::spawn(send));
@@ -94,6 +129,11 @@ impl Generator {
     }
 }
 
+/// What the packets are written over: the kernel takes their protocol from it.
+fn dummy() -> Vec<u8> {
+    ethernet([0; 6], [0; 6], ETHERTYPE_IPV4, &[0; FRAME - 14], true)
+}
+
 fn template(frame: &[u8]) -> anyhow::Result<[u8; TEMPLATE]> {
     ensure!(frame.len() == FRAME, "a frame of {} bytes", frame.len());
     let mut template = [0; TEMPLATE];
@@ -103,6 +143,7 @@ fn template(frame: &[u8]) -> anyhow::Result<[u8; TEMPLATE]> {
 
 struct Sender {
     program: ProgramFd,
+    live: ProgramFd,
     ifindex: u32,
     frames: u32,
     /// The first of the next run.
@@ -136,13 +177,19 @@ impl Sender {
         Ok(())
     }
 
+    fn live_flood(&mut self, stop: &AtomicBool, sent: &AtomicU64) -> anyhow::Result<()> {
+        while !stop.load(Ordering::Relaxed) {
+            run_live_frames(self.live.as_fd(), &dummy(), LIVE_RUN)?;
+            sent.fetch_add(LIVE_RUN.into(), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     /// The device is looked up in the calling thread's namespace.
     fn send(&mut self, count: u32) -> anyhow::Result<()> {
         let mut context = [0_u32; CB + 5];
         context[CB..CB + 4].copy_from_slice(&[count, self.next, self.frames, self.ifindex]);
-        // For the kernel takes the packets' protocol from it.
-        let dummy = ethernet([0; 6], [0; 6], ETHERTYPE_IPV4, &[0; FRAME - 14], true);
-        test_run(self.program.as_fd(), &dummy, &context, &mut [])?;
+        test_run(self.program.as_fd(), &dummy(), &context, &mut [])?;
         self.next = (self.next + count) % self.frames;
         Ok(())
     }

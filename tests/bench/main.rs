@@ -4,6 +4,7 @@
 //! `dz-bench --list` names the benches; `dz-bench NAME [PART]` runs one, or a part of it if it has
 //! parts. `DZ_AGENT` is the agent to measure.
 
+mod answer_veth;
 mod batches;
 mod bed;
 mod bird_bfd;
@@ -53,6 +54,11 @@ const ALL: &[Bench] = &[
         name: "answer",
         about: "a liveness packet and its answer, beside a bare reflector",
         run: packets::answer,
+    },
+    Bench {
+        name: "answer-veth",
+        about: "answers per second over a veth pair, beside a UDP peer",
+        run: answer_veth::run,
     },
     Bench {
         name: "steady",

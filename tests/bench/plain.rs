@@ -7,7 +7,7 @@ use std::collections::BinaryHeap;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -34,27 +34,36 @@ const GRID_NS: u64 = 1 << 22;
 /// Sessions from one address to many; they end with the drop.
 pub(crate) struct Plain {
     up: Arc<AtomicU32>,
+    sent: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
+/// When it sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sends {
+    /// By its own clock.
+    Itself,
+    /// And answers, as far as pacing allows.
+    AnswersToo,
+    /// Answers only.
+    Answers,
+}
+
 impl Plain {
-    /// Sessions with `count` peers from `first` on. With `answer` a packet is answered, as far as
-    /// pacing allows.
+    /// Sessions with `count` peers from `first` on.
     pub(crate) fn start(
         netns: &Netns,
         local: Ipv4Addr,
         (first, count): (Ipv4Addr, u32),
         timers: Timers,
-        answer: bool,
+        sends: Sends,
     ) -> anyhow::Result<Self> {
         let socket = netns.run(|| UdpSocket::bind(SocketAddrV4::new(local, LIVENESS_PORT)))?;
         socket.set_nonblocking(true)?;
         setsockopt(&socket, RcvBufForce, &BUFFER)?;
-        let (up, stop) = (
-            Arc::new(AtomicU32::new(0)),
-            Arc::new(AtomicBool::new(false)),
-        );
+        let (up, sent) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU64::new(0)));
+        let stop = Arc::new(AtomicBool::new(false));
         let now_ns = monotonic_ns();
         let sessions = (0..count).map(|number| {
             entry(
@@ -69,18 +78,20 @@ impl Plain {
             first: first.into(),
             sessions: sessions.collect(),
             // Not all at the same moment.
-            due: (0..count)
+            due: (0..if sends == Sends::Answers { 0 } else { count })
                 .map(|number| Reverse((now_ns + u64::from(number) * 20_000, number)))
                 .collect(),
-            config: config(answer),
+            config: config(sends != Sends::Itself),
             inbox: Inbox::new(),
             outbox: Outbox::new(),
             up: Arc::clone(&up),
+            sent: Arc::clone(&sent),
             stop: Arc::clone(&stop),
         };
         let thread = std::thread::spawn(move || peer.run());
         Ok(Self {
             up,
+            sent,
             stop,
             thread: Some(thread),
         })
@@ -89,6 +100,11 @@ impl Plain {
     /// How many sessions are Up.
     pub(crate) fn up(&self) -> u32 {
         self.up.load(Ordering::Relaxed)
+    }
+
+    /// Packets so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 }
 
@@ -111,6 +127,7 @@ struct Peer {
     inbox: Inbox,
     outbox: Outbox,
     up: Arc<AtomicU32>,
+    sent: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 }
 
@@ -121,11 +138,12 @@ impl Peer {
             self.drain();
             self.look();
             self.outbox.flush(&self.socket);
+            self.sent.store(self.outbox.sent(), Ordering::Relaxed);
         }
     }
 
     fn wait(&self) {
-        let due_ns = self.due.peek().map_or(0, |Reverse((due_ns, _))| *due_ns);
+        let due_ns = self.due.peek().map_or(u64::MAX, |due| due.0.0);
         let wait_ns = due_ns.saturating_sub(monotonic_ns()).min(100_000_000);
         let wait = TimeSpec::from_duration(Duration::from_nanos(wait_ns));
         let mut files = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];

@@ -25,13 +25,14 @@ pub(crate) type End = (Ipv4Addr, u32);
 pub(crate) fn frames_to<'a>(
     hosts: &Hosts,
     sessions: impl Iterator<Item = &'a SessionEntry>,
+    interval_us: u32,
 ) -> anyhow::Result<Vec<Vec<u8>>> {
     let mut ends: Vec<_> = sessions
         .map(|entry| (Ipv4Addr::from(entry.key.peer), entry.session.local_discr))
         .collect();
     ends.sort_unstable();
     debug_assert_eq!(ends.first().map(|(peer, _)| *peer), Some(FIRST));
-    let frame = frames(&hosts.there, &hosts.here)?;
+    let frame = frames(&hosts.there, &hosts.here, interval_us)?;
     Ok(ends
         .into_iter()
         .map(|(peer, discr)| frame((peer, DISCRIMINATOR), (HERE, discr)))
@@ -39,9 +40,12 @@ pub(crate) fn frames_to<'a>(
 }
 
 /// What one end of a session says to the other, between two hosts.
-pub(crate) fn frames(from: &Netns, to: &Netns) -> anyhow::Result<impl Fn(End, End) -> Vec<u8>> {
+pub(crate) fn frames(
+    from: &Netns,
+    to: &Netns,
+    interval_us: u32,
+) -> anyhow::Result<impl Fn(End, End) -> Vec<u8>> {
     let (dst_mac, src_mac) = (veth::mac(to, INTERFACE)?, veth::mac(from, INTERFACE)?);
-    let interval_us = QUICK.interval_ms * 1_000;
     Ok(move |(src, my_discr): End, (dst, your_discr): End| {
         let packet = Packet {
             state: State::Up,

@@ -23,8 +23,8 @@ use dz_tests::wait::eventually;
 use serde_json::Value;
 
 use crate::crowd::{self, FIRST, Hosts, QUICK, peer};
-use crate::generator::Generator;
-use crate::plain::Plain;
+use crate::generator::{Generator, Pace};
+use crate::plain::{Plain, Sends};
 use crate::row::{Goal, Row};
 use crate::speakers::{self, TICK_MS};
 use crate::times::Times;
@@ -186,7 +186,7 @@ fn kept(kind: Kind, sessions: u32, clock: Clock) -> anyhow::Result<(f64, f64, Op
         let frames = keeper.spoken_to(&hosts, sessions)?;
         let generator = Generator::new(&hosts.there, INTERFACE, &frames)?;
         let rate = f64::from(sessions) * 1_000.0 / TICK_MS;
-        speaking = Some((generator.start(&hosts.there, Some(rate)), sink));
+        speaking = Some((generator.start(&hosts.there, Pace::Rate(rate)), sink));
     }
     // What answers by itself does not speak first.
     let _far = (clock == Clock::Ours).then_some(far);
@@ -215,7 +215,7 @@ fn keeper(kind: Kind, hosts: &Hosts, sessions: u32, clock: Clock) -> anyhow::Res
             Keeper::Agent(hosts.agent_with_sessions(sessions, QUICK, &["--attach=tc"])?)
         }
         Kind::Plain => {
-            let interval_us = QUICK.interval_ms * 1_000;
+            let interval_us = QUICK.interval_us();
             let timers = Timers {
                 desired_min_tx_us: interval_us,
                 required_min_rx_us: interval_us,
@@ -223,13 +223,11 @@ fn keeper(kind: Kind, hosts: &Hosts, sessions: u32, clock: Clock) -> anyhow::Res
                 ..Timers::DEFAULT
             };
             let peers = (FIRST, sessions);
-            Keeper::Plain(Plain::start(
-                &hosts.here,
-                HERE,
-                peers,
-                timers,
-                clock == Clock::Theirs,
-            )?)
+            let sends = match clock {
+                Clock::Ours => Sends::Itself,
+                Clock::Theirs => Sends::AnswersToo,
+            };
+            Keeper::Plain(Plain::start(&hosts.here, HERE, peers, timers, sends)?)
         }
         Kind::Bird => Keeper::Bird(bird_bfd::start(&hosts.here, sessions, QUICK)?),
     };
@@ -254,9 +252,9 @@ impl Keeper {
     fn spoken_to(&self, hosts: &Hosts, sessions: u32) -> anyhow::Result<Vec<Vec<u8>>> {
         if let Self::Agent(agent) = self {
             let maps = MapReader::from_pins(agent.home().pin_dir())?;
-            return speakers::frames_to(hosts, maps.sessions()?.iter());
+            return speakers::frames_to(hosts, maps.sessions()?.iter(), QUICK.interval_us());
         }
-        let frame = speakers::frames(&hosts.there, &hosts.here)?;
+        let frame = speakers::frames(&hosts.there, &hosts.here, QUICK.interval_us())?;
         let peers = (0..sessions).map(peer);
         Ok(peers
             .map(|peer| frame((peer, 1), (HERE, plain::discriminator(peer))))
@@ -280,7 +278,7 @@ fn alone(sessions: u32, clock: Clock, per_second: f64) -> anyhow::Result<f64> {
     };
     let _far = Bare::attach(to, INTERFACE, end)?;
     let _sink = Bare::attach(from, INTERFACE, Program::SinkEthernet)?;
-    let frame = speakers::frames(from, to)?;
+    let frame = speakers::frames(from, to, QUICK.interval_us())?;
     let frames: Vec<_> = (0..sessions)
         .map(peer)
         .map(|peer| match clock {
@@ -288,7 +286,7 @@ fn alone(sessions: u32, clock: Clock, per_second: f64) -> anyhow::Result<f64> {
             Clock::Theirs => frame((peer, 1), (HERE, 1)),
         })
         .collect();
-    let _generator = Generator::new(from, INTERFACE, &frames)?.start(from, Some(per_second));
+    let _generator = Generator::new(from, INTERFACE, &frames)?.start(from, Pace::Rate(per_second));
     thread::sleep(SETTLE);
     cpu::busy(WINDOW)
 }

@@ -31,6 +31,8 @@ pub enum Program {
     ReflectXdp,
     /// TC, Ethernet: liveness packets end here.
     SinkEthernet,
+    /// The same in XDP.
+    SinkXdp,
 }
 
 impl Program {
@@ -44,6 +46,7 @@ impl Program {
             Self::ReflectEthernet => "reflect_eth",
             Self::ReflectXdp => "reflect_xdp",
             Self::SinkEthernet => "sink_eth",
+            Self::SinkXdp => "sink_xdp",
         }
     }
 }

@@ -12,6 +12,7 @@ const PROG_TEST_RUN: libc::c_int = 10;
 const LINK_CREATE: libc::c_int = 28;
 const MAP_TYPE_PROG_ARRAY: u32 = 3;
 const PROG_TYPE_SCHED_CLS: u32 = 3;
+const TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 
 /// Prefixes of `union bpf_attr`, one per command. All without padding.
 #[repr(C)]
@@ -153,6 +154,22 @@ pub fn test_run_time(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::
     };
     bpf(PROG_TEST_RUN, &mut run)?;
     Ok(run.duration)
+}
+
+/// Runs an XDP program over copies of a frame, so many, which go where the program sends them.
+///
+/// # Errors
+/// As `bpf(2)`.
+pub fn run_live_frames(program: BorrowedFd<'_>, frame: &[u8], frames: u32) -> io::Result<()> {
+    let mut run = TestRun {
+        prog_fd: program.as_raw_fd() as u32,
+        data_size_in: frame.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        repeat: frames,
+        flags: TEST_XDP_LIVE_FRAMES,
+        ..TestRun::default()
+    };
+    bpf(PROG_TEST_RUN, &mut run).map(drop)
 }
 
 /// A map with one program in it, for tail calls.
