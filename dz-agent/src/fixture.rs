@@ -161,6 +161,7 @@ pub(crate) fn snapshot() -> Snapshot {
             events_lost: 0,
             notification_overruns: 0,
             checks_failed: 0,
+            full_check_ns: 2_500_000,
             follow_changes: FollowChanges {
                 appeared: 5,
                 changed: 1,

@@ -244,6 +244,8 @@ pub struct AgentView {
     pub notification_overruns: u64,
     /// Full checks that could not read everything.
     pub checks_failed: u64,
+    /// How long the last full check took, ns.
+    pub full_check_ns: u64,
     /// What became of followed peers since the start.
     pub follow_changes: FollowChanges,
     /// What the last full check could not read, for people.

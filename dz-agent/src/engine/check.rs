@@ -19,6 +19,7 @@ type Decided = (Vec<Op>, Option<anyhow::Error>);
 impl Engine {
     /// Reads everything and carries out what is missing. What could not be read is read again soon.
     pub(super) async fn full_check(&mut self) {
+        let begun_ns = now_ns();
         let (ops, failed) = self
             .read_and_decide()
             .await
@@ -45,6 +46,8 @@ impl Engine {
             }
             None => {}
         }
+        let took_ns = now_ns().saturating_sub(begun_ns);
+        self.shared.full_check_ns.store(took_ns, Ordering::Relaxed);
     }
 
     pub(super) fn check_failed(&mut self, error: &anyhow::Error) {

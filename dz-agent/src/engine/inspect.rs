@@ -279,6 +279,7 @@ impl Inspect for Inspector {
                 events_lost: self.shared.events_lost.load(Ordering::Relaxed),
                 notification_overruns: self.shared.overruns.load(Ordering::Relaxed),
                 checks_failed: self.shared.checks_failed.load(Ordering::Relaxed),
+                full_check_ns: self.shared.full_check_ns.load(Ordering::Relaxed),
                 follow_changes: *self.shared.follow_changes(),
                 check_error: self.shared.check_error().clone(),
                 started_at: self.shared.started_at,

@@ -72,6 +72,8 @@ pub(super) struct Shared {
     pub(super) overruns: AtomicU64,
     /// Full checks that could not read everything.
     pub(super) checks_failed: AtomicU64,
+    /// How long the last full check took, ns.
+    pub(super) full_check_ns: AtomicU64,
     /// What the last full check could not read.
     check_error: Mutex<Option<String>>,
     troubles: Mutex<HashMap<RouteKey, Trouble>>,
@@ -89,6 +91,7 @@ impl Shared {
             events_lost: AtomicU64::new(0),
             overruns: AtomicU64::new(0),
             checks_failed: AtomicU64::new(0),
+            full_check_ns: AtomicU64::new(0),
             check_error: Mutex::default(),
             troubles: Mutex::default(),
             interfaces: Mutex::default(),

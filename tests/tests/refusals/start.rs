@@ -27,6 +27,7 @@ pub(super) fn tests() -> Vec<Test> {
             &setpriv,
             no_capabilities,
         ),
+        Test::new("start::no_realtime", &setpriv, no_realtime),
         Test::new("start::old_kernel", &with("setarch"), old_kernel),
         Test::new("start::no_bpf", &NEEDS, no_bpf),
         Test::new("start::xdp_on_layer_3", &NEEDS, || on_tun("xdp")),
@@ -113,6 +114,22 @@ fn no_capabilities() -> Result<()> {
     let drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
     let command = agent_run_by(&drop, program()?, &place.home, &ON_TUN)?;
     place.refuses(command, 3, &["CAP_NET_ADMIN", "run as root"])
+}
+
+fn no_realtime() -> Result<()> {
+    let place = Place::new("nort")?;
+    let drop = [
+        "setpriv",
+        "--bounding-set=-sys_nice",
+        "--inh-caps=-sys_nice",
+    ];
+    let arguments = [&ON_TUN[..], &["--realtime=on"]].concat();
+    let command = agent_run_by(&drop, program()?, &place.home, &arguments)?;
+    place.refuses(
+        command,
+        3,
+        &["--realtime on", "real-time", "LimitRTPRIO=51"],
+    )
 }
 
 fn old_kernel() -> Result<()> {

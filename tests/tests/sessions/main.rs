@@ -9,6 +9,7 @@ mod moves;
 mod purge;
 mod rate;
 mod readings;
+mod realtime;
 mod routes;
 
 use std::process::ExitCode;
@@ -29,5 +30,6 @@ fn main() -> ExitCode {
     tests.extend(purge::tests());
     tests.extend(moves::tests());
     tests.extend(readings::tests());
+    tests.extend(realtime::tests());
     run(tests)
 }
