@@ -3,11 +3,9 @@
 //!
 //! What each of the packets costs the bench `answer` says.
 
-use std::fs;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use dz_agent::datapath::MapReader;
 use dz_common::map::SessionEntry;
 use dz_tests::agent::Agent;
@@ -17,6 +15,7 @@ use dz_tests::bed::{HERE, INTERFACE};
 use crate::crowd::{Hosts, QUICK, peer};
 use crate::generator::{Generator, Pace};
 use crate::row::{Goal, Row};
+use crate::run_time::busy;
 use crate::speakers;
 use crate::times::Times;
 
@@ -43,11 +42,11 @@ pub(crate) fn run(part: Option<&str>) -> anyhow::Result<Vec<Row>> {
         let (mut rates, mut ratios, mut flaps) = (Vec::new(), Vec::new(), 0);
         for _ in 0..ROUNDS {
             let before = transitions(&sessions(&agent)?);
-            let quiet = busy_ns(&mut agent)?;
+            let quiet = busy(&mut agent, WINDOW)?;
             let flood = Generator::new(&hosts.there, INTERFACE, &frames)?;
             let flood = flood.start(&hosts.there, Pace::Flood);
             let (begun, sent) = (Instant::now(), flood.sent());
-            let flooded = busy_ns(&mut agent)?;
+            let flooded = busy(&mut agent, WINDOW)?;
             rates.push((flood.sent() - sent) as f64 / begun.elapsed().as_secs_f64());
             flood.stop()?;
             ratios.push(flooded / quiet);
@@ -109,23 +108,4 @@ fn transitions(sessions: &[SessionEntry]) -> u64 {
     changes
         .map(|entry| u64::from(entry.session.transitions))
         .sum()
-}
-
-/// How long the agent's threads run in a while, ns: exactly, from the scheduler.
-fn busy_ns(agent: &mut Agent) -> anyhow::Result<f64> {
-    let before = run_ns(agent)?;
-    thread::sleep(WINDOW);
-    Ok(run_ns(agent)? - before)
-}
-
-fn run_ns(agent: &mut Agent) -> anyhow::Result<f64> {
-    let tasks = format!("/proc/{}/task", agent.process().pid());
-    let mut ran = 0.0;
-    for task in fs::read_dir(&tasks).context(tasks)? {
-        // Run, wait, slices.
-        let shown = fs::read_to_string(task?.path().join("schedstat"))?;
-        let run = shown.split_whitespace().next().context("empty schedstat")?;
-        ran += run.parse::<f64>()?;
-    }
-    Ok(ran)
 }

@@ -17,10 +17,13 @@ mod flows;
 mod forwarding;
 mod freeze;
 mod generator;
+mod growth;
+mod memory;
 mod packets;
 mod path;
 mod plain;
 mod row;
+mod run_time;
 mod scale;
 mod speakers;
 mod steady;
@@ -69,6 +72,11 @@ const ALL: &[Bench] = &[
         name: "scale",
         about: "100,000 sessions for a minute: flaps and memory",
         run: scale::run,
+    },
+    Bench {
+        name: "growth",
+        about: "processor time, memory, scrapes and checks at 1,000, 10,000 and 100,000 sessions",
+        run: growth::run,
     },
     Bench {
         name: "detect",

@@ -1,18 +1,16 @@
 //! As many sessions as anybody has: whether they stay Up for a minute, and what memory they take.
 
-use std::fs;
-use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
-use aya::maps::MapData;
+use anyhow::ensure;
 use dz_agent::datapath::MapReader;
 use dz_tests::agent::Agent;
 use dz_tests::bare::{Bare, Program};
 use dz_tests::bed::INTERFACE;
 
 use crate::crowd::{Hosts, Timing};
+use crate::memory;
 use crate::row::{Goal, Row};
 
 const SESSIONS: u32 = 100_000;
@@ -41,8 +39,8 @@ pub(crate) fn run(part: Option<&str>) -> anyhow::Result<Vec<Row>> {
         goal: Some(Goal::AtMost(most)),
         noisy: false,
     };
-    let resident = resident_bytes(&mut agent)? as f64 / 1e6;
-    let kernel = map_bytes(&agent)? as f64 / f64::from(SESSIONS);
+    let resident = memory::resident(&mut agent)? as f64 / 1e6;
+    let kernel = memory::of_maps(&agent)? as f64 / f64::from(SESSIONS);
     Ok(vec![
         row("state_changes", flaps as f64, "", 0.0),
         row("agent_memory", resident, "MB", 100.0),
@@ -57,27 +55,4 @@ fn transitions(agent: &Agent) -> anyhow::Result<u64> {
     Ok(changes
         .map(|entry| u64::from(entry.session.transitions))
         .sum())
-}
-
-/// What of the agent's memory is in memory.
-pub(crate) fn resident_bytes(agent: &mut Agent) -> anyhow::Result<u64> {
-    let status = format!("/proc/{}/status", agent.process().pid());
-    let status = fs::read_to_string(&status).context(status)?;
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let resident = resident.and_then(|text| text.trim().strip_suffix(" kB"));
-    let kilobytes: u64 = resident.context("no VmRSS")?.parse()?;
-    Ok(1_024 * kilobytes)
-}
-
-/// What the maps take, by the kernel's own count, whatever they hold.
-pub(crate) fn map_bytes(agent: &Agent) -> anyhow::Result<u64> {
-    let mut bytes = 0;
-    for name in dz_agent::datapath::MAPS {
-        let map = MapData::from_pin(agent.home().pin_dir().join(name))?;
-        let info = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
-        let info = fs::read_to_string(&info).context(info)?;
-        let locked = info.lines().find_map(|line| line.strip_prefix("memlock:"));
-        bytes += locked.context("no memlock")?.trim().parse::<u64>()?;
-    }
-    Ok(bytes)
 }
