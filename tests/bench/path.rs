@@ -218,6 +218,8 @@ fn serve(here: &Netns, kind: Kind) -> anyhow::Result<Agent> {
     let mut arguments = vec!["--interface", INTERFACE, "--attach", kind.attach()];
     // It is made to stand still and catch up all the time, and under XDP the far end's ring is short.
     arguments.extend(["--detect-mult=20", "--metrics-listen=off"]);
+    // What it has to catch up with then must not take the processor from the data.
+    arguments.push("--realtime=off");
     let agent = Agent::start_in(Home::new()?, here, &arguments)?;
     let peers = (0..SESSIONS).map(|number| Ipv4Addr::from(u32::from(FIRST) + number));
     crowd::connect(&agent, peers, (kind != Kind::Gre).then_some(THERE))?;
