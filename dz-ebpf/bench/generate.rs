@@ -78,7 +78,9 @@ pub fn generate(ctx: TcContext) -> i32 {
 unsafe extern "C" fn send(index: u32, run: *mut Run) -> c_long {
     // SAFETY: the run's own stack.
     let run = unsafe { &*run };
-    let number = run.first.wrapping_add(index) % run.templates;
+    // Checked: for all that the compiler knows there may be none, and a division would panic.
+    let number = run.first.wrapping_add(index);
+    let number = number.checked_rem(run.templates).unwrap_or(0);
     let Some(template) = TEMPLATES.get_ptr(number) else {
         return 1;
     };
