@@ -122,11 +122,14 @@ pub fn test_run(
         data_size_in: frame.len() as u32,
         data_size_out: after.len() as u32,
         data_in: frame.as_ptr() as u64,
-        data_out: after.as_mut_ptr() as u64,
         repeat: 1,
         ..TestRun::default()
     };
-    // The kernel refuses an address without a size.
+    // The kernel takes an address without a size for one of enough room.
+    if !after.is_empty() {
+        run.data_out = after.as_mut_ptr() as u64;
+    }
+    // It refuses such an address of a context.
     if !context.is_empty() {
         run.ctx_size_in = size_of_val(context) as u32;
         run.ctx_in = context.as_ptr() as u64;
