@@ -17,6 +17,7 @@ mod gate;
 mod inspect;
 mod interfaces;
 mod mirror;
+mod next_hops;
 mod notices;
 mod reconcile;
 mod routes;
@@ -34,8 +35,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dz_common::map::{Peer, PeerKey, SessionKey};
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use crate::cli::RunOptions;
@@ -49,6 +48,7 @@ use close::Closing;
 use detours::Detours;
 use followed::Followed;
 use interfaces::{Blocks, Interface};
+use next_hops::NextHops;
 use reconcile::RouteKey;
 use routes::RouteJobs;
 use shared::Shared;
@@ -75,9 +75,6 @@ struct Live {
     next_hop: Option<Ipv4Addr>,
 }
 
-/// A next hop, and its Ethernet address if it is known.
-type Neighbour = (u32, Ipv4Addr, Option<[u8; 6]>);
-
 /// Everything that changes.
 struct Engine {
     options: RunOptions,
@@ -98,11 +95,7 @@ struct Engine {
     jobs: RouteJobs,
     closing: HashMap<SessionKey, Closing>,
     batches: BTreeMap<u64, close::Batch>,
-    /// Ethernet addresses of next hops, by interface.
-    neighbours: HashMap<(u32, Ipv4Addr), [u8; 6]>,
-    /// Sessions that wait for a next hop to be resolved.
-    unresolved: HashMap<(u32, Ipv4Addr), Vec<SessionKey>>,
-    lookups: FuturesUnordered<BoxFuture<'static, Neighbour>>,
+    next_hops: NextHops,
     /// What makes peers without a request.
     sources: Sources,
     followed: Followed,

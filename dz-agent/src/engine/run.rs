@@ -214,9 +214,7 @@ impl Engine {
             jobs: RouteJobs::default(),
             closing: Default::default(),
             batches: Default::default(),
-            neighbours: Default::default(),
-            unresolved: Default::default(),
-            lookups: Default::default(),
+            next_hops: Default::default(),
             sources: prepared.sources,
             followed: prepared.followed,
             detours,
@@ -308,7 +306,7 @@ impl Engine {
                 Some(done) = self.jobs.running.next(), if !self.jobs.running.is_empty() => {
                     self.route_done(done);
                 }
-                Some(found) = self.lookups.next(), if !self.lookups.is_empty() => {
+                Some(found) = self.next_hops.lookups.next(), if !self.next_hops.lookups.is_empty() => {
                     self.neighbour_found(found);
                 }
                 Some(found) = self.detours.running.next(), if !self.detours.running.is_empty() => {
@@ -319,11 +317,12 @@ impl Engine {
                     self.late(Instant::now().saturating_duration_since(wake)).await;
                 }
                 Some(command) = requests.recv() => self.command(command).await,
-                () = sleep_until(wake) => self.due().await,
                 _ = full_check.tick() => {
                     self.full_check().await;
                     self.tick();
                 }
+                // Last: with more sessions than can be served, one of them is always due.
+                () = sleep_until(wake) => self.due().await,
             }
         }
     }

@@ -5,13 +5,13 @@ use std::net::Ipv4Addr;
 use dz_common::counters::Counter;
 use dz_common::ingress::Link;
 use dz_common::map::{MAX_DUE, Peer, SessionKey};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::clock::gathered_ns;
 use super::interfaces::Interface;
-use super::{Engine, Live, Neighbour};
+use super::next_hops::Neighbour;
+use super::{Engine, Live};
 use crate::datapath::{Order, Transmitted, now_ns};
-use crate::net::neighbours;
 
 /// AdminDown packets at a disconnect: one may be lost, two, too.
 const FAREWELLS: usize = 3;
@@ -19,10 +19,12 @@ const FAREWELLS: usize = 3;
 const RETRY_NS: u64 = 100_000_000;
 
 impl Engine {
-    /// Looks at every session that is due.
+    /// Looks at every session that is due by now. Those that become due meanwhile have their turn
+    /// after everything else that waits: with more than can be done, the agent still answers.
     pub(super) fn tick(&mut self) {
+        let by_ns = now_ns();
         loop {
-            let keys = self.clock.take(now_ns(), MAX_DUE as usize);
+            let keys = self.clock.take(by_ns, MAX_DUE as usize);
             if keys.is_empty() {
                 return;
             }
@@ -74,7 +76,9 @@ impl Engine {
         if outcome.exit == Some(Counter::TxNoNeighbour)
             && let Some(next_hop) = self.sessions.get(&order.key).and_then(|live| live.next_hop)
         {
-            self.resolve(order.key, next_hop);
+            let hop = (order.key.ifindex, next_hop);
+            let netlink = &self.netlink;
+            self.next_hops.resolve(netlink, hop, order.key, now_ns());
         }
         // 0: gone, and the full check finds out why if it should not be.
         if outcome.next_due_ns != 0 && !order.force {
@@ -83,39 +87,12 @@ impl Engine {
         }
     }
 
-    /// Has a next hop resolved; the session is looked at again when it is.
-    fn resolve(&mut self, key: SessionKey, next_hop: Ipv4Addr) {
-        let waiting = self.unresolved.entry((key.ifindex, next_hop)).or_default();
-        if !waiting.contains(&key) {
-            waiting.push(key);
-        }
-        let netlink = self.netlink.clone();
-        self.lookups.push(Box::pin(async move {
-            match neighbours::resolve(&netlink, key.ifindex, next_hop).await {
-                Ok(mac) => (key.ifindex, next_hop, mac),
-                Err(error) => {
-                    debug!(%next_hop, %error, "neighbour not resolved; retried");
-                    (key.ifindex, next_hop, None)
-                }
-            }
-        }));
-    }
-
     /// A next hop was resolved, or is not known any more.
-    pub(super) fn neighbour_found(&mut self, (ifindex, next_hop, mac): Neighbour) {
-        if self.interface_at(ifindex).is_none() {
+    pub(super) fn neighbour_found(&mut self, found: Neighbour) {
+        if self.interface_at(found.0).is_none() {
             return;
         }
-        let Some(mac) = mac else {
-            self.neighbours.remove(&(ifindex, next_hop));
-            return;
-        };
-        self.neighbours.insert((ifindex, next_hop), mac);
-        for key in self
-            .unresolved
-            .remove(&(ifindex, next_hop))
-            .unwrap_or_default()
-        {
+        for key in self.next_hops.found(found) {
             if self.sessions.contains_key(&key) {
                 self.clock.set_earlier(key, now_ns());
             }
@@ -124,20 +101,14 @@ impl Engine {
 
     /// Stops waiting for a session's next hop.
     pub(super) fn give_up_resolving(&mut self, key: &SessionKey, live: &Live) {
-        let Some(hop) = live.next_hop.map(|hop| (key.ifindex, hop)) else {
-            return;
-        };
-        if let Some(waiting) = self.unresolved.get_mut(&hop) {
-            waiting.retain(|waiting| waiting != key);
-            if waiting.is_empty() {
-                self.unresolved.remove(&hop);
-            }
+        if let Some(next_hop) = live.next_hop {
+            self.next_hops.give_up(&(key.ifindex, next_hop), key);
         }
     }
 
     fn order(&self, key: SessionKey, live: &Live, force: bool) -> Order {
         let ethernet = live.next_hop.map(|next_hop| {
-            let destination = self.neighbours.get(&(key.ifindex, next_hop)).copied();
+            let destination = self.next_hops.mac(&(key.ifindex, next_hop));
             let source = self.interface_at(key.ifindex);
             (
                 destination.unwrap_or_default(),
