@@ -12,6 +12,7 @@ use dz_tests::bed::{HERE, INTERFACE, THERE};
 use dz_tests::netns::Netns;
 use dz_tests::veth::{self, End};
 use dz_tests::wait::eventually;
+use serde_json::Value;
 
 /// The first peer of many, all of them behind the far end of the wire.
 pub(crate) const FIRST: Ipv4Addr = Ipv4Addr::new(10, 16, 0, 1);
@@ -52,12 +53,18 @@ pub(crate) struct Hosts {
 
 impl Hosts {
     pub(crate) fn new() -> anyhow::Result<Self> {
+        Self::with_queues(1)
+    }
+
+    /// Where so many CPUs can receive at the same time.
+    pub(crate) fn with_queues(queues: usize) -> anyhow::Result<Self> {
         let (here, there) = (Netns::new("bench")?, Netns::new("bench-far")?);
         let [a, b] = [HERE, THERE].map(|address| format!("{address}/31"));
-        veth::pair(
-            &End::new(&here, INTERFACE, &a),
-            &End::new(&there, INTERFACE, &b),
-        )?;
+        let [a, b] = [(&here, &a), (&there, &b)].map(|(netns, address)| End {
+            queues,
+            ..End::new(netns, INTERFACE, address)
+        });
+        veth::pair(&a, &b)?;
         Ok(Self { here, there })
     }
 
@@ -144,4 +151,12 @@ pub(crate) fn up(agent: &Agent) -> anyhow::Result<u32> {
     let sessions = maps.sessions()?.into_iter();
     let up = sessions.filter(|entry| entry.session.state == State::Up);
     Ok(u32::try_from(up.count())?)
+}
+
+/// Packets that have come in.
+pub(crate) fn received(netns: &Netns) -> anyhow::Result<u64> {
+    let shown = netns.ip(&format!("-j -s link show {INTERFACE}"))?;
+    let shown: Value = serde_json::from_str(&shown)?;
+    let packets = shown[0]["stats64"]["rx"]["packets"].as_u64();
+    packets.with_context(|| format!("no statistics: {shown}"))
 }

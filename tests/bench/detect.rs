@@ -90,6 +90,7 @@ impl Bed {
         };
         bed.speak()?;
         drop(far);
+        bed.until_heard()?;
         Ok(bed)
     }
 
@@ -99,6 +100,19 @@ impl Bed {
         let rate = f64::from(SESSIONS) * 1_000.0 / TICK_MS;
         self.peers = Some(generator.start(&self.hosts.there, Pace::Rate(rate)));
         Ok(())
+    }
+
+    /// Waits until every peer has said something: what the far end's program has said before them is
+    /// not what they say.
+    fn until_heard(&mut self) -> anyhow::Result<()> {
+        let before = self.peers()?.sent();
+        eventually(PATIENCE, "a word of every peer", || {
+            thread::sleep(LOOK);
+            let sent = self.peers()?.sent() - before;
+            ensure!(sent >= 2 * u64::from(SESSIONS), "{sent} packets");
+            anyhow::Ok(())
+        })?;
+        self.until_up()
     }
 
     fn until_up(&mut self) -> anyhow::Result<()> {
@@ -154,7 +168,7 @@ impl Bed {
             self.peers.take().context("nobody speaks")?.stop()?;
             self.look(from, SESSIONS as usize, &mut seen)?;
             self.speak()?;
-            self.until_up()?;
+            self.until_heard()?;
         }
         let mut rows = quantiles("all/verdict_late", &seen.late, false, &[("p99", 1_500.0)]);
         let last = Times::of_ns(seen.last_route_gone);

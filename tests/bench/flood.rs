@@ -16,7 +16,7 @@ use crate::crowd::{Hosts, QUICK, peer};
 use crate::generator::{Generator, Pace};
 use crate::row::{Goal, Row};
 use crate::run_time::busy;
-use crate::speakers;
+use crate::speakers::{self, PAYLOAD, without_checksum};
 use crate::times::Times;
 
 const SESSIONS: u32 = 1_000;
@@ -25,8 +25,8 @@ const STRANGERS: u32 = 10_000;
 const ROUNDS: usize = 3;
 const WINDOW: Duration = Duration::from_secs(4);
 /// Where a liveness packet's length byte and the receiver's discriminator are in a frame.
-const LENGTH: usize = 14 + 28 + 3;
-const YOUR_DISCRIMINATOR: usize = 14 + 28 + 8;
+const LENGTH: usize = PAYLOAD + 3;
+const YOUR_DISCRIMINATOR: usize = PAYLOAD + 8;
 /// Packets per second.
 const LEAST: f64 = 500_000.0;
 /// By how much the agent may do more, with another processor's worth of work in the same caches.
@@ -92,11 +92,6 @@ fn floods(hosts: &Hosts, agent: &Agent) -> anyhow::Result<[Flood; 3]> {
         ("malformed", changed(LENGTH)),
         ("wrong_discriminator", changed(YOUR_DISCRIMINATOR)),
     ])
-}
-
-/// RFC 768: there is none.
-fn without_checksum(frame: &mut [u8]) {
-    frame[14 + 26..14 + 28].fill(0);
 }
 
 fn sessions(agent: &Agent) -> anyhow::Result<Vec<SessionEntry>> {

@@ -33,7 +33,7 @@ const fn rounds(kind: Kind, has_goal: bool) -> (usize, Duration) {
         Kind::VethTc => (200, Duration::from_millis(100)),
         Kind::VethXdp => (400, Duration::from_millis(100)),
         // In emulation, mostly, where nothing is quick.
-        Kind::Gre => (150, Duration::from_millis(250)),
+        Kind::Gre => (300, Duration::from_millis(250)),
     }
 }
 
@@ -86,8 +86,10 @@ fn compare(
                     measured.baseline.push(flows[1].measure(moment)?);
                 }
             }
+            measured.put_stalled_aside();
             path.ensure_up()?;
         }
+        measured.ensure_few_stalled(&name, rounds)?;
         rows.extend(measured.rows(&name, goal));
         rows.extend(programs(path, &name, &flows[0])?);
     }
@@ -120,9 +122,38 @@ fn programs(path: &mut Path, name: &str, flow: &Flow) -> anyhow::Result<[Row; 2]
 struct Measured {
     baseline: Vec<f64>,
     agent: Vec<f64>,
+    /// Moments in which nothing arrived, with the agent and without.
+    stalled: [usize; 2],
 }
 
 impl Measured {
+    /// A round without data has no ratio; it is counted and left out.
+    fn put_stalled_aside(&mut self) {
+        let of = |rates: &[f64]| rates.last().is_some_and(|rate| *rate <= 0.0);
+        let stalled = [of(&self.agent), of(&self.baseline)];
+        for (count, stalled) in self.stalled.iter_mut().zip(stalled) {
+            *count += usize::from(stalled);
+        }
+        if stalled.contains(&true) {
+            self.agent.pop();
+            self.baseline.pop();
+        }
+    }
+
+    /// # Errors
+    /// So many that the others do not tell what it was like.
+    fn ensure_few_stalled(&self, name: &str, rounds: usize) -> anyhow::Result<()> {
+        let [agent, baseline] = self.stalled;
+        if agent + baseline > 0 {
+            eprintln!("{name}: {agent} moments without data with the agent, {baseline} without");
+        }
+        ensure!(
+            10 * (agent + baseline) <= rounds,
+            "{name}: no data in {agent} moments with the agent and {baseline} without, of {rounds}"
+        );
+        Ok(())
+    }
+
     fn rows(&self, name: &str, goal: Option<Goal>) -> [Row; 2] {
         let rates = |rates: &[f64]| Times::of(rates.iter().map(|rate| rate / 1e6));
         let (agent, baseline) = (rates(&self.agent), rates(&self.baseline));

@@ -13,9 +13,7 @@ use dz_tests::agent::Agent;
 use dz_tests::bed::HERE;
 use dz_tests::priority;
 use dz_tests::udp_peer::{UdpPeer, UdpPeerConfig};
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 
 use crate::crowd::{self, Hosts, NETWORK, QUICK, peer};
 use crate::row::{Goal, Row};
@@ -169,9 +167,7 @@ fn busy(bed: Bed) -> anyhow::Result<Bed> {
     let busy: Vec<_> = (0..processors)
         .map(|processor| {
             thread::spawn(move || -> anyhow::Result<()> {
-                let mut set = CpuSet::new();
-                set.set(processor)?;
-                sched_setaffinity(Pid::from_raw(0), &set)?;
+                priority::run_on(processor)?;
                 priority::first_in_first_out(BUSY_PRIORITY)?;
                 while Instant::now() < until {
                     std::hint::spin_loop();

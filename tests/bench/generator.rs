@@ -49,6 +49,7 @@ pub(crate) enum Pace {
 /// Frames, and the program that sends them by one device.
 pub(crate) struct Generator {
     sender: Sender,
+    cpu: Option<usize>,
     templates: Templates,
     ebpf: Ebpf,
 }
@@ -93,9 +94,18 @@ impl Generator {
         };
         Ok(Self {
             sender,
+            cpu: None,
             templates,
             ebpf,
         })
+    }
+
+    /// Has it run on one CPU, which then is where a virtual device's packets arrive, too.
+    pub(crate) fn on(self, cpu: usize) -> Self {
+        Self {
+            cpu: Some(cpu),
+            ..self
+        }
     }
 
     /// Sends on a thread of its own in the device's namespace.
@@ -105,17 +115,23 @@ impl Generator {
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&sent));
         let Self {
             mut sender,
+            cpu,
             templates,
             ebpf,
         } = self;
-        let send = move || match pace {
-            Pace::Rate(rate) => {
-                // It plays somebody else's clock, which runs whatever happens here.
-                let _ = priority::raise(0);
-                sender.at_rate(rate, &stopped, &counted)
+        let send = move || {
+            if let Some(cpu) = cpu {
+                priority::run_on(cpu)?;
             }
-            Pace::Flood => sender.flood(&stopped, &counted),
-            Pace::LiveFlood => sender.live_flood(&stopped, &counted),
+            match pace {
+                Pace::Rate(rate) => {
+                    // It plays somebody else's clock, which runs whatever happens here.
+                    let _ = priority::raise(0);
+                    sender.at_rate(rate, &stopped, &counted)
+                }
+                Pace::Flood => sender.flood(&stopped, &counted),
+                Pace::LiveFlood => sender.live_flood(&stopped, &counted),
+            }
         };
         // A thread begins in the namespace of the one that starts it.
         let thread = netns.run(|| thread::spawn(send));

@@ -30,6 +30,8 @@ use crate::batches::{Inbox, Outbox};
 const BUFFER: usize = 64 << 20;
 /// About 4 ms, as the agent has it.
 const GRID_NS: u64 = 1 << 22;
+/// Received in a row, before the clock is looked at.
+const BATCHES: usize = 16;
 
 /// Sessions from one address to many; they end with the drop.
 pub(crate) struct Plain {
@@ -153,7 +155,7 @@ impl Peer {
 
     fn drain(&mut self) {
         let attended = self.config.grace_ns != 0;
-        loop {
+        for _ in 0..BATCHES {
             let received = self.inbox.receive(self.socket.as_raw_fd());
             let now_ns = monotonic_ns();
             for number in 0..received {

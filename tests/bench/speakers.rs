@@ -2,9 +2,11 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use anyhow::anyhow;
 use dz_common::LIVENESS_PORT;
+use dz_common::ingress::Link;
 use dz_common::map::SessionEntry;
-use dz_common::packet::{Packet, State, Version};
+use dz_common::packet::{PACKET_LEN, Packet, State, Version};
 use dz_tests::bed::{HERE, INTERFACE};
 use dz_tests::frame::{Datagram, ETHERTYPE_IPV4, ethernet};
 use dz_tests::netns::Netns;
@@ -17,6 +19,9 @@ use crate::crowd::{FIRST, Hosts, QUICK};
 pub(crate) const TICK_MS: f64 = 255.0;
 /// By this discriminator every peer is known: it is the responder's.
 const DISCRIMINATOR: u32 = 0x0dd_ba11;
+
+/// Where a frame's liveness packet begins.
+pub(crate) const PAYLOAD: usize = Link::Ethernet.frame_len() - PACKET_LEN;
 
 /// One end of a session: address and discriminator.
 pub(crate) type End = (Ipv4Addr, u32);
@@ -62,4 +67,18 @@ pub(crate) fn frames(
         let datagram = Datagram::new(src, dst, packet.encode()).build();
         ethernet(dst_mac, src_mac, ETHERTYPE_IPV4, &datagram, true)
     })
+}
+
+/// The same said in another state.
+pub(crate) fn in_state(frame: &[u8], state: State) -> anyhow::Result<Vec<u8>> {
+    let mut frame = frame.to_vec();
+    let packet = Packet::decode(&frame[PAYLOAD..]).map_err(|error| anyhow!("{error:?}"))?;
+    frame[PAYLOAD..].copy_from_slice(&Packet { state, ..packet }.encode());
+    without_checksum(&mut frame);
+    Ok(frame)
+}
+
+/// RFC 768: there is none.
+pub(crate) fn without_checksum(frame: &mut [u8]) {
+    frame[PAYLOAD - 2..PAYLOAD].fill(0);
 }

@@ -18,9 +18,7 @@ use dz_tests::agent::Agent;
 use dz_tests::bare::{Bare, Program};
 use dz_tests::bed::{HERE, INTERFACE};
 use dz_tests::bird::Bird;
-use dz_tests::netns::Netns;
 use dz_tests::wait::eventually;
-use serde_json::Value;
 
 use crate::crowd::{self, FIRST, Hosts, QUICK, peer};
 use crate::generator::{Generator, Pace};
@@ -192,9 +190,9 @@ fn kept(kind: Kind, sessions: u32, clock: Clock) -> anyhow::Result<(f64, f64, Op
     let _far = (clock == Clock::Ours).then_some(far);
     thread::sleep(SETTLE);
     let woken = keeper.wakeups()?;
-    let before = received(&hosts.here)?;
+    let before = crowd::received(&hosts.here)?;
     let busy = cpu::busy(WINDOW)?;
-    let packets = (received(&hosts.here)? - before) / WINDOW.as_secs_f64();
+    let packets = (crowd::received(&hosts.here)? - before) as f64 / WINDOW.as_secs_f64();
     let woken = keeper.wakeups()?.zip(woken);
     let up = keeper.up()?;
     drop(speaking);
@@ -289,14 +287,6 @@ fn alone(sessions: u32, clock: Clock, per_second: f64) -> anyhow::Result<f64> {
     let _generator = Generator::new(from, INTERFACE, &frames)?.start(from, Pace::Rate(per_second));
     thread::sleep(SETTLE);
     cpu::busy(WINDOW)
-}
-
-/// Packets that have come in.
-fn received(netns: &Netns) -> anyhow::Result<f64> {
-    let shown = netns.ip(&format!("-j -s link show {INTERFACE}"))?;
-    let shown: Value = serde_json::from_str(&shown)?;
-    let packets = shown[0]["stats64"]["rx"]["packets"].as_f64();
-    packets.with_context(|| format!("no statistics: {shown}"))
 }
 
 /// How often threads of the agent have waited for something.

@@ -1,7 +1,10 @@
 //! Who runs first when the machine is busy: tests that count packets per interval measure the agent,
-//! not what else the machine has to do.
+//! not what else the machine has to do. And where.
 
 use std::io;
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 /// The highest priority of ordinary threads (`nice -n -20`).
 const HIGHEST: libc::c_int = -20;
@@ -33,4 +36,14 @@ pub fn first_in_first_out(priority: i32) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Has the calling thread, and those that it starts, run on one CPU only.
+///
+/// # Errors
+/// There is no such CPU.
+pub fn run_on(cpu: usize) -> io::Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?)
 }

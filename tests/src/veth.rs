@@ -19,6 +19,8 @@ pub struct End<'a> {
     pub address: Option<&'a str>,
     /// Ethernet address; the kernel's choice if none.
     pub mac: Option<[u8; 6]>,
+    /// Queues in each direction: so many CPUs can receive at the same time.
+    pub queues: usize,
 }
 
 impl<'a> End<'a> {
@@ -29,6 +31,7 @@ impl<'a> End<'a> {
             name,
             address: Some(address),
             mac: None,
+            queues: 1,
         }
     }
 
@@ -37,7 +40,8 @@ impl<'a> End<'a> {
             .mac
             .map(|mac| format!(" address {}", mac_text(mac)))
             .unwrap_or_default();
-        format!("{}{mac} netns {}{kind}", self.name, self.netns.name())
+        let (name, queues, netns) = (self.name, self.queues, self.netns.name());
+        format!("{name}{mac} numtxqueues {queues} numrxqueues {queues} netns {netns}{kind}")
     }
 }
 

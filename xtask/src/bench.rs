@@ -12,6 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, ensure};
 
 use crate::test_suite::{machine, programs};
+use crate::vm::kernel::Version;
 use crate::{apt, shell};
 use row::Row;
 
@@ -21,7 +22,7 @@ const PROGRAMS: [&str; 4] = ["ip", "ethtool", "iperf3", "bird"];
 /// What to measure, and what to do with the figures.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Benches; all if none is named
+    /// Benches, or parts of them (NAME/PART); all if none is named
     names: Vec<String>,
     /// Print the figures as JSON: an array of {name, value, unit, baseline, ratio, goal, met, …}
     #[arg(long)]
@@ -32,6 +33,9 @@ pub(crate) struct Options {
     /// Only on this machine, not in virtual ones
     #[arg(long)]
     no_vm: bool,
+    /// In virtual machines only with this kernel
+    #[arg(long, value_enum)]
+    kernel: Option<Version>,
 }
 
 /// Runs them.
@@ -48,20 +52,25 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let built = programs::build_bench()?;
     let known = list(&built.bench)?;
     let names: Vec<_> = known.iter().map(|(name, _)| name.as_str()).collect();
-    for name in &options.names {
+    let wanted: Vec<_> = if options.names.is_empty() {
+        names.iter().map(|name| (*name, None)).collect()
+    } else {
+        options.names.iter().map(|name| parts(name)).collect()
+    };
+    for (name, _) in &wanted {
         ensure!(
-            names.contains(&name.as_str()),
+            names.contains(name),
             "there is no bench {name}; there are: {}",
             names.join(", ")
         );
     }
-    let wanted = |name: &str| options.names.is_empty() || options.names.iter().any(|n| n == name);
     let mut rows = Vec::new();
-    for (name, about) in known.iter().filter(|(name, _)| wanted(name)) {
-        eprintln!("==== {name}: {about}");
-        let mut measured = measure(&built, name)?;
-        if machines::has_part(name) && !options.no_vm {
-            measured.extend(machines::measure(&built, &PROGRAMS)?);
+    for (name, part) in wanted {
+        let about = known.iter().find(|known| known.0 == name);
+        eprintln!("==== {name}: {}", about.map_or("", |known| &known.1));
+        let mut measured = measure(&built, name, part)?;
+        if machines::has_part(name, part) && !options.no_vm {
+            measured.extend(machines::measure(&built, &PROGRAMS, options.kernel)?);
         }
         if !options.json {
             table::print(name, &measured);
@@ -90,10 +99,17 @@ fn list(bench: &Path) -> anyhow::Result<Vec<(String, String)>> {
         .collect())
 }
 
-fn measure(built: &programs::Bench, name: &str) -> anyhow::Result<Vec<Row>> {
+/// A bench, and the part of it if one is named.
+fn parts(name: &str) -> (&str, Option<&str>) {
+    name.split_once('/')
+        .map_or((name, None), |(name, part)| (name, Some(part)))
+}
+
+fn measure(built: &programs::Bench, name: &str, part: Option<&str>) -> anyhow::Result<Vec<Row>> {
     let agent: &OsStr = built.agent.as_ref();
     let output = Command::new(&built.bench)
         .arg(name)
+        .args(part)
         .env("DZ_AGENT", agent)
         .env("PATH", machine::path()?)
         .stdin(Stdio::null())

@@ -60,6 +60,7 @@ pub(crate) fn kernel_and_host_agree() -> anyhow::Result<()> {
         name,
         address: None,
         mac: None,
+        queues: 1,
     });
     veth::pair(&a, &b)?;
     let device = |name, locals| -> anyhow::Result<Device> {

@@ -10,7 +10,7 @@ use super::rows;
 use crate::test_suite::machine::find;
 use crate::test_suite::programs::Bench;
 use crate::vm::guest::Job;
-use crate::vm::kernel::{self, Kernel, Version};
+use crate::vm::kernel::{Kernel, Version};
 use crate::vm::{self, machine};
 
 /// The bench, and the part of it.
@@ -21,24 +21,26 @@ const DEADLINE: Duration = Duration::from_secs(1_200);
 const AGENT: &str = "/bench/dz-agent";
 const MEASURES: &str = "/bench/dz-bench";
 
-/// Whether a bench has a part for machines.
-pub(super) fn has_part(name: &str) -> bool {
-    name == BENCH
+/// Whether a bench, or this part of it, is for machines.
+pub(super) fn has_part(name: &str, part: Option<&str>) -> bool {
+    name == BENCH && part.is_none_or(|part| part == PART)
 }
 
-/// That part, on every kernel. The figures' names start with the kernel's.
+/// That part, on every kernel if none is named. The figures' names start with the kernel's.
 ///
 /// # Errors
 /// No QEMU or no kernel, or the bench fails.
-pub(super) fn measure(built: &Bench, programs: &[&str]) -> anyhow::Result<Vec<Row>> {
-    vm::prepare()?;
+pub(super) fn measure(
+    built: &Bench,
+    programs: &[&str],
+    only: Option<Version>,
+) -> anyhow::Result<Vec<Row>> {
     let mut all = Vec::new();
-    for version in Version::ALL {
-        let kernel = kernel::get(version)?;
+    for kernel in vm::kernels(only)? {
         eprintln!("==== {BENCH} {PART} on Linux {} in QEMU", kernel.release);
         let measured = on(&kernel, built, programs)?;
         all.extend(measured.into_iter().map(|row| Row {
-            name: format!("linux_{}/{}", version.name(), row.name),
+            name: format!("linux_{}/{}", kernel.version.name(), row.name),
             ..row
         }));
     }
