@@ -57,8 +57,8 @@ impl Session {
     /// Decides whether our clock transmits, and notes the transmission if it does.
     ///
     /// Returns the decision and the instant at which to ask again: never later than one transmit
-    /// interval from now, so that a long back-off computed earlier cannot silence a session that
-    /// receipts have meanwhile brought Up.
+    /// interval and its jitter from now, so that a long back-off computed earlier cannot silence a
+    /// session that receipts have meanwhile brought Up.
     #[inline(always)]
     pub fn tick(&mut self, now_ns: u64, random: u32) -> (Tick, u64) {
         let decision = if now_ns >= self.ready_ns() {
@@ -100,14 +100,14 @@ impl Session {
         } else {
             self.backoff = 1;
         }
-        self.next_tx_ns = now_ns + jittered_ns(interval_us, self.timers.detect_mult, random);
+        self.next_tx_ns = scheduled_ns(now_ns, interval_us, self.timers.detect_mult, random);
         interval_us
     }
 
     /// When our clock should look at the session again.
     #[inline(always)]
     pub fn next_due_ns(&self, now_ns: u64) -> u64 {
-        let latest = now_ns + self.tx_interval_ns();
+        let latest = now_ns + self.tx_interval_ns() / 10 * 11;
         let ready = self.ready_ns();
         if ready < latest { ready } else { latest }
     }
@@ -198,18 +198,64 @@ impl Session {
     }
 }
 
-/// An interval with jitter, in ns: ±10 %, or with multiplier 1 −25 … −10 % so that a single late
-/// packet cannot pass the deadline (*ours*, RFC 5880 §6.8.7).
+/// The coarsest grid of transmissions, ns: about 17 ms.
+const COARSEST_NS: u64 = 1 << 24;
+
+/// When to transmit next, ns: an interval with [`jittered_ns`] from now, moved within its bounds to a
+/// grid of the clock that the transmissions of other sessions are on, too: what happens once per
+/// wake-up of the machine costs more than what happens once per packet. The grid is at most 1/16 of
+/// the interval.
+#[inline(always)]
+pub const fn scheduled_ns(now_ns: u64, interval_us: u32, detect_mult: u8, random: u32) -> u64 {
+    let at_ns = now_ns + jittered_ns(interval_us, detect_mult, random);
+    let (earliest_ns, _) = jitter_ns(interval_us, detect_mult);
+    let mask = grid_mask(interval_us);
+    let before_ns = at_ns & !mask;
+    // The bounds are further apart than two points of the grid.
+    if before_ns < now_ns + earliest_ns {
+        before_ns + mask + 1
+    } else {
+        before_ns
+    }
+}
+
+/// The largest power of two that is at most 1/16 of the interval and [`COARSEST_NS`], less 1.
+#[inline(always)]
+const fn grid_mask(interval_us: u32) -> u64 {
+    let sixteenth_ns = interval_us as u64 * NS_PER_US / 16;
+    let mut ones = if sixteenth_ns < COARSEST_NS {
+        sixteenth_ns
+    } else {
+        COARSEST_NS
+    };
+    // Every bit below the highest: BPF has no instruction that counts leading zeros.
+    ones |= ones >> 1;
+    ones |= ones >> 2;
+    ones |= ones >> 4;
+    ones |= ones >> 8;
+    ones |= ones >> 16;
+    ones >> 1
+}
+
+/// An interval with jitter, in ns, see [`jitter_ns`].
 #[inline(always)]
 pub const fn jittered_ns(interval_us: u32, detect_mult: u8, random: u32) -> u64 {
-    let base_ns = interval_us as u64 * NS_PER_US;
-    let (lowest, span) = if detect_mult == 1 {
-        (base_ns - base_ns / 4, base_ns * 3 / 20)
-    } else {
-        (base_ns - base_ns / 10, base_ns / 5)
-    };
+    let (lowest, span) = jitter_ns(interval_us, detect_mult);
     // In 1/65536 of the span: the product stays below 64 bits for any 32-bit interval.
     lowest
         + (span >> 16) * (random >> 16) as u64
         + (((span & 0xffff) * (random >> 16) as u64) >> 16)
+}
+
+/// The shortest that jitter makes of an interval, and by how much longer it can be, ns: ±10 %, or with
+/// multiplier 1 −25 … −10 % so that a single late packet cannot pass the deadline (*ours*, RFC 5880
+/// §6.8.7).
+#[inline(always)]
+const fn jitter_ns(interval_us: u32, detect_mult: u8) -> (u64, u64) {
+    let base_ns = interval_us as u64 * NS_PER_US;
+    if detect_mult == 1 {
+        (base_ns - base_ns / 4, base_ns * 3 / 20)
+    } else {
+        (base_ns - base_ns / 10, base_ns / 5)
+    }
 }

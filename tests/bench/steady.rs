@@ -160,6 +160,7 @@ fn measure(kind: Kind, sessions: u32, clock: Clock) -> anyhow::Result<Load> {
         Kind::Bird => alone(sessions, Clock::Ours, packets)?,
         _ => alone(sessions, clock, packets)?,
     };
+    eprintln!("DBG {busy} {packets_alone}");
     Ok(Load {
         busy: busy - packets_alone,
         packets,

@@ -29,14 +29,14 @@ pub use pins::Pin;
 pub use programs::{Order, Transmitted};
 pub use upgrade::{take_over, unfinished};
 
-/// Waits for a ring buffer to become readable. Must be called within a tokio runtime.
+/// Waits for a ring buffer or a timer to become readable. Must be called within a tokio runtime.
 ///
 /// # Errors
 /// If the reactor refuses the file descriptor.
-pub fn readable<T: AsFd + AsRawFd>(buffer: T) -> io::Result<AsyncFd<T>> {
+pub fn readable<T: AsFd + AsRawFd>(file: T) -> io::Result<AsyncFd<T>> {
     // SAFETY: `T: AsFd` owns its descriptor, which stays open and the same for as long as the
-    // `AsyncFd` owns the value; aya's ring buffer and logger never replace theirs.
-    unsafe { Ok(AsyncFd::register_with_interest(buffer, Interest::READABLE)?) }
+    // `AsyncFd` owns the value; none of them (ring buffer, logger, timer) replaces its own.
+    unsafe { Ok(AsyncFd::register_with_interest(file, Interest::READABLE)?) }
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns`.

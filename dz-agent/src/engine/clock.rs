@@ -3,8 +3,7 @@
 //! Nothing here is the truth: the program decides whether a session really is due and says when to
 //! ask again. A session asked about too often costs a few hundred nanoseconds each time.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use dz_common::map::SessionKey;
 
@@ -22,27 +21,37 @@ pub(super) fn gathered_ns(at_ns: u64, now_ns: u64) -> u64 {
     at_ns.checked_next_multiple_of(grid_ns).unwrap_or(at_ns)
 }
 
-/// Due times of sessions.
+/// Due times of sessions: many have the same.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
-    heap: BinaryHeap<Reverse<(u64, SessionKey)>>,
-    /// The one due time of a session that counts; others in the heap are stale.
+    times: BTreeMap<u64, Vec<SessionKey>>,
+    /// How many sessions there are in `times`.
+    noted: usize,
+    /// The one due time of a session that counts; others in `times` are stale.
     due: HashMap<SessionKey, u64>,
 }
 
 impl Clock {
     /// Has a session looked at at `at_ns`, in place of whatever was set for it before.
     pub(super) fn set(&mut self, key: SessionKey, at_ns: u64) {
-        self.due.insert(key, at_ns);
-        self.heap.push(Reverse((at_ns, key)));
-        // A session set again and again leaves stale entries: keep them a fraction.
-        if self.heap.len() > 64 + 4 * self.due.len() {
-            self.heap = self
-                .due
-                .iter()
-                .map(|(&key, &at_ns)| Reverse((at_ns, key)))
-                .collect();
+        if self.due.insert(key, at_ns) == Some(at_ns) {
+            return;
         }
+        self.note(key, at_ns);
+        // A session set again and again leaves stale entries: keep them a fraction.
+        if self.noted > 64 + 4 * self.due.len() {
+            self.times.clear();
+            self.noted = 0;
+            for (key, at_ns) in std::mem::take(&mut self.due) {
+                self.due.insert(key, at_ns);
+                self.note(key, at_ns);
+            }
+        }
+    }
+
+    fn note(&mut self, key: SessionKey, at_ns: u64) {
+        self.times.entry(at_ns).or_default().push(key);
+        self.noted += 1;
     }
 
     /// Has a session looked at at `at_ns` at the latest.
@@ -59,11 +68,16 @@ impl Clock {
 
     /// When somebody is due next.
     pub(super) fn next_ns(&mut self) -> Option<u64> {
-        while let Some(&Reverse((at_ns, key))) = self.heap.peek() {
-            if self.due.get(&key) == Some(&at_ns) {
-                return Some(at_ns);
+        while let Some(mut first) = self.times.first_entry() {
+            let at_ns = *first.key();
+            while let Some(key) = first.get().last() {
+                if self.due.get(key) == Some(&at_ns) {
+                    return Some(at_ns);
+                }
+                first.get_mut().pop();
+                self.noted -= 1;
             }
-            self.heap.pop();
+            first.remove();
         }
         None
     }
@@ -72,16 +86,21 @@ impl Clock {
     /// yet", and the loop would spin until then.
     pub(super) fn take(&mut self, now_ns: u64, most: usize) -> Vec<SessionKey> {
         let mut taken = Vec::new();
-        while taken.len() < most {
-            match self.next_ns() {
-                Some(at_ns) if at_ns <= now_ns => {}
-                _ => break,
+        while taken.len() < most
+            && let Some(mut first) = self.times.first_entry()
+            && *first.key() <= now_ns
+        {
+            let at_ns = *first.key();
+            match first.get_mut().pop() {
+                Some(key) => {
+                    self.noted -= 1;
+                    if self.due.get(&key) == Some(&at_ns) {
+                        self.due.remove(&key);
+                        taken.push(key);
+                    }
+                }
+                None => drop(first.remove()),
             }
-            let Some(Reverse((_, key))) = self.heap.pop() else {
-                break;
-            };
-            self.due.remove(&key);
-            taken.push(key);
         }
         taken
     }
@@ -153,7 +172,7 @@ mod tests {
         for at_ns in 0..100_000 {
             clock.set(key(1), at_ns);
         }
-        assert!(clock.heap.len() < 100);
+        assert!(clock.noted < 100 && clock.times.len() < 100);
         assert_eq!(clock.next_ns(), Some(99_999));
     }
 }

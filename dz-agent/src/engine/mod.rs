@@ -4,6 +4,7 @@
 //! netlink notifications, by requests of the API, by the clock, and by a full check every ten
 //! seconds that needs none of these to have arrived. It holds nothing that it could not read back.
 
+mod alarm;
 mod check;
 mod clock;
 mod close;

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
+use super::alarm::Alarm;
 use super::configured;
 use super::detours::Detours;
 use super::followed::Followed;
@@ -280,8 +281,12 @@ impl Engine {
         let mut full_check = interval(FULL_CHECK);
         full_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         full_check.reset();
+        let mut alarm = Alarm::new().fail_with(ExitCode::Failure, || "timerfd")?;
         loop {
-            let wake = self.wake_at();
+            let (due_ns, look_at) = (self.due_ns(), self.look_at());
+            alarm
+                .set(due_ns)
+                .fail_with(ExitCode::Failure, || "timerfd")?;
             tokio::select! {
                 biased;
                 stop = signals.next() => match stop {
@@ -314,7 +319,7 @@ impl Engine {
                 }
                 event = monitor.next() => {
                     self.changed(event.fail_with(ExitCode::Failure, || "netlink notifications")?);
-                    self.late(Instant::now().saturating_duration_since(wake)).await;
+                    self.late(lateness(due_ns, look_at)).await;
                 }
                 Some(command) = requests.recv() => self.command(command).await,
                 _ = full_check.tick() => {
@@ -322,7 +327,11 @@ impl Engine {
                     self.tick();
                 }
                 // Last: with more sessions than can be served, one of them is always due.
-                () = sleep_until(wake) => self.due().await,
+                () = moment(look_at) => self.due().await,
+                rung = alarm.rings() => {
+                    rung.fail_with(ExitCode::Failure, || "timerfd")?;
+                    self.due().await;
+                }
             }
         }
     }
@@ -376,19 +385,16 @@ impl Engine {
         }
     }
 
-    /// When the loop must wake up by itself.
-    fn wake_at(&mut self) -> Instant {
-        let next_ns = [self.clock.next_ns(), self.jobs.next_retry_ns()];
-        let now_ns = now_ns();
-        let in_ns =
-            |at_ns: u64| Instant::now() + Duration::from_nanos(at_ns.saturating_sub(now_ns));
-        let next = next_ns.into_iter().flatten().min().map(in_ns);
-        let settle_at = self.sources.settle_at();
-        let next = [next, self.check_at, self.look_around_at, settle_at]
-            .into_iter()
-            .flatten()
-            .min();
-        next.unwrap_or_else(|| Instant::now() + FULL_CHECK)
+    /// When somebody is to be spoken to, or a route is to be tried again, ns.
+    fn due_ns(&mut self) -> Option<u64> {
+        let due_ns = [self.clock.next_ns(), self.jobs.next_retry_ns()];
+        due_ns.into_iter().flatten().min()
+    }
+
+    /// When to look at something, which is rare.
+    fn look_at(&self) -> Option<Instant> {
+        let at = [self.check_at, self.look_around_at, self.sources.settle_at()];
+        at.into_iter().flatten().min()
     }
 
     /// Takes everything back: sessions, routes, programs. The pins go last, by the caller.
@@ -400,12 +406,16 @@ impl Engine {
         self.disconnect_all();
         let deadline = Instant::now() + WITHDRAWAL;
         while !self.closing.is_empty() {
-            let wake = self.wake_at().min(deadline);
+            let retry = self
+                .jobs
+                .next_retry_ns()
+                .map(|at_ns| Instant::now() + Duration::from_nanos(at_ns.saturating_sub(now_ns())));
             tokio::select! {
                 Some(done) = self.jobs.running.next(), if !self.jobs.running.is_empty() => {
                     self.route_done(done);
                 }
-                () = sleep_until(wake) => self.retry_routes(),
+                () = moment(retry) => self.retry_routes(),
+                () = sleep_until(deadline) => {}
             }
             if Instant::now() >= deadline {
                 break;
@@ -426,4 +436,19 @@ impl Engine {
             ),
         ))
     }
+}
+
+/// Waits until then, or for ever.
+async fn moment(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// By how much what was to be done by then is late.
+fn lateness(due_ns: Option<u64>, look_at: Option<Instant>) -> Duration {
+    let due = due_ns.map(|due_ns| Duration::from_nanos(now_ns().saturating_sub(due_ns)));
+    let look = look_at.map(|at| Instant::now().saturating_duration_since(at));
+    due.max(look).unwrap_or_default()
 }

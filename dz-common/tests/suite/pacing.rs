@@ -2,9 +2,12 @@
 
 use crate::node::{Habit, Node};
 use crate::support::{FAST, FAST_NS, MS, OURS, Rng, START_NS, for_seeds, packet, session_in};
-use dz_common::pacing::{BURST, Tick, jittered_ns};
+use dz_common::pacing::{BURST, Tick, jittered_ns, scheduled_ns};
 use dz_common::packet::{Packet, State};
 use dz_common::session::{NS_PER_US, Session, Timers};
+
+/// An interval, and as much as jitter can lengthen it.
+const LONGEST_NS: u64 = FAST_NS / 10 * 11;
 
 /// Any packet a peer could send to move our state.
 fn any_packet(rng: &mut Rng) -> Packet {
@@ -151,7 +154,7 @@ fn the_clock_is_asked_back_within_one_interval_in_every_state() {
                 next_ns > now_ns,
                 "{state:?}: {now_ns} asks back at {next_ns}"
             );
-            assert!(next_ns <= now_ns + FAST_NS, "{state:?}");
+            assert!(next_ns <= now_ns + LONGEST_NS, "{state:?}");
             now_ns = next_ns;
         }
     }
@@ -182,9 +185,9 @@ fn neither_backoff_nor_a_longer_interval_of_before_silences_a_session() {
     assert!(session.next_tx_ns > now_ns + 4_000 * MS, "backed off");
     session.receive(&packet(State::Init, OURS), now_ns);
     let (_, next_ns) = session.tick(now_ns, 0);
-    assert!(next_ns <= now_ns + FAST_NS);
+    assert!(next_ns <= now_ns + LONGEST_NS);
     let told = session.tick(next_ns, 0).0 == Tick::Send || session.last_tx_ns == now_ns;
-    assert!(told, "Up is told within one interval");
+    assert!(told, "Up is told within one interval and its jitter");
 
     // Up at the peer's wish for 3 s; then it wishes for 50 ms.
     let mut slow = packet(State::Up, OURS);
@@ -247,6 +250,28 @@ fn jitter_spans_its_whole_range_and_no_more() {
             );
         }
     }
+}
+
+#[test]
+fn transmissions_gather_on_a_grid_within_the_bounds_of_jitter() {
+    for_seeds(10_000, |rng| {
+        let mult = rng.pick(&[1, 2, 3, 255]);
+        let (low, high) = if mult == 1 { (75, 90) } else { (90, 110) };
+        let interval_us = rng.pick(&[1, 999, 50_000, 300_000, 1_000_000, 3_000_000, u32::MAX]);
+        let base_ns = u64::from(interval_us) * NS_PER_US;
+        let now_ns = START_NS + rng.below(1 << 40);
+        let at_ns = scheduled_ns(now_ns, interval_us, mult, rng.below(1 << 32) as u32);
+        let after_ns = at_ns - now_ns;
+        assert!(
+            (base_ns * low / 100..=base_ns * high / 100 + 1).contains(&after_ns),
+            "{interval_us} us × {mult}: {after_ns} ns"
+        );
+        let grid_ns = (base_ns / 32).clamp(1, 1 << 23);
+        assert!(
+            at_ns.trailing_zeros() >= grid_ns.ilog2(),
+            "{at_ns} ns is on no grid of {grid_ns} ns"
+        );
+    });
 }
 
 /// With *our* cap above the transmit interval it only ever lengthens it.

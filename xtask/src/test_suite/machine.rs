@@ -86,6 +86,9 @@ pub(crate) fn require(names: &[&str]) -> anyhow::Result<()> {
             found.with_context(|| format!("the package {package} has no program {program}"))?;
         }
     }
+    if names.contains(&"bird") {
+        BIRD.require()?;
+    }
     Ok(())
 }
 
