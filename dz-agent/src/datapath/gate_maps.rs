@@ -2,6 +2,7 @@
 
 use dz_common::map::{Confined, Gate, GateKey, name};
 
+use super::lookup_batch::entries;
 use super::maps::{MapError, MapReader, Maps, gone_is_fine, read};
 
 impl MapReader {
@@ -10,12 +11,11 @@ impl MapReader {
     /// # Errors
     /// See [`MapError`].
     pub fn gates(&self) -> Result<Vec<(GateKey, Gate)>, MapError> {
-        let mut gates = Vec::new();
-        for item in self.gate.iter() {
-            let (key, value) = item?;
-            gates.push((read(&key, name::GATE)?, read(&value, name::GATE)?));
-        }
-        Ok(gates)
+        let entries = entries(&self.gate, 0).map_err(MapError::Batch)?;
+        let entries = entries.iter();
+        entries
+            .map(|(key, value)| Ok((read(key, name::GATE)?, read(value, name::GATE)?)))
+            .collect()
     }
 
     /// What the gate knows of one destination; none if it does not stand before it.

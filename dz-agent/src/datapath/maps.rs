@@ -14,6 +14,7 @@ use dz_common::map::{
 };
 use zerocopy::{Immutable, IntoBytes, TryFromBytes};
 
+use super::lookup_batch::entries;
 use super::mmap::Mapped;
 
 /// `BPF_NOEXIST`
@@ -35,6 +36,8 @@ pub(super) type ConfinedMap = HashMap<MapData, [u8; size_of::<Confined>()], u32>
 pub enum MapError {
     /// The kernel refused.
     Kernel(aya::maps::MapError),
+    /// The kernel refused to read a map as a whole.
+    Batch(std::io::Error),
     /// The map holds what this version of the agent does not understand.
     Layout(&'static str),
 }
@@ -47,6 +50,7 @@ impl std::fmt::Display for MapError {
                 let cause = std::error::Error::source(error);
                 cause.map_or(Ok(()), |cause| write!(f, ": {cause}"))
             }
+            Self::Batch(error) => write!(f, "reading a map: {error}"),
             Self::Layout(map) => write!(f, "{map}: a value that this version cannot read"),
         }
     }
@@ -106,13 +110,9 @@ impl MapReader {
     /// # Errors
     /// See [`MapError`].
     pub fn sessions(&self) -> Result<Vec<SessionEntry>, MapError> {
-        let mut sessions = Vec::new();
-        for key in self.sessions.keys() {
-            // A session deleted meanwhile is no longer there to be listed.
-            let key = read(&key?, name::SESSIONS)?;
-            sessions.extend(self.session(&key)?);
-        }
-        Ok(sessions)
+        let entries = entries(&self.sessions, LOCKED).map_err(MapError::Batch)?;
+        let values = entries.iter().map(|(_, value)| value);
+        values.map(|value| read(value, name::SESSIONS)).collect()
     }
 
     /// Every peer.
@@ -120,12 +120,11 @@ impl MapReader {
     /// # Errors
     /// See [`MapError`].
     pub fn peers(&self) -> Result<Vec<(PeerKey, Peer)>, MapError> {
-        let mut peers = Vec::new();
-        for item in self.peers.iter() {
-            let (key, value) = item?;
-            peers.push((read(&key, name::PEERS)?, read(&value, name::PEERS)?));
-        }
-        Ok(peers)
+        let entries = entries(&self.peers, 0).map_err(MapError::Batch)?;
+        let entries = entries.iter();
+        entries
+            .map(|(key, value)| Ok((read(key, name::PEERS)?, read(value, name::PEERS)?)))
+            .collect()
     }
 
     /// Every local address with its block in `dz_counters`.

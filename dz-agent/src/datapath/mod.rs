@@ -13,6 +13,7 @@ mod gate;
 mod gate_maps;
 mod kernel;
 mod load;
+mod lookup_batch;
 mod maps;
 mod mmap;
 mod pins;

@@ -15,7 +15,7 @@ use crate::net::{Netlink, NetlinkError, detours};
 /// Destinations that are looked up at the same time.
 const AT_ONCE: usize = 8;
 /// Destinations looked at again every second, whatever was notified.
-const EVERY_SECOND: usize = 256;
+const EVERY_SECOND: usize = 32;
 
 /// What a look-up found.
 #[derive(Debug)]

@@ -1,0 +1,81 @@
+//! Whole hash maps, a thousand entries per system call (`BPF_MAP_LOOKUP_BATCH`, since Linux 5.6), which
+//! aya does not offer. Iterating takes two calls per entry, and begins anew when the entry that it
+//! stands at is deleted meanwhile.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use aya::Pod;
+use aya::maps::{HashMap, IterableMap, MapData};
+
+use super::sys;
+
+/// `BPF_MAP_LOOKUP_BATCH` (include/uapi/linux/bpf.h).
+const MAP_LOOKUP_BATCH: libc::c_int = 24;
+/// Entries per call: no bucket of a map holds nearly as many.
+const AT_ONCE: usize = 1_024;
+
+/// The `batch` member of `union bpf_attr`.
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Every entry. What is there all the while is returned once; what comes or goes meanwhile may be.
+///
+/// `flags`: those of the look-up (`BPF_F_LOCK`).
+///
+/// # Errors
+/// What the kernel refuses.
+pub(super) fn entries<const K: usize, const V: usize>(
+    map: &HashMap<MapData, [u8; K], [u8; V]>,
+    flags: u64,
+) -> io::Result<Vec<([u8; K], [u8; V])>>
+where
+    [u8; K]: Pod,
+    [u8; V]: Pod,
+{
+    let data: &MapData = IterableMap::map(map);
+    let map_fd = data.fd().as_fd().as_raw_fd();
+    let map_fd = u32::try_from(map_fd).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut entries = Vec::new();
+    let mut keys = vec![[0_u8; K]; AT_ONCE];
+    let mut values = vec![[0_u8; V]; AT_ONCE];
+    // The number of the bucket where the next call goes on.
+    let (mut position, mut begun) = (0_u32, false);
+    loop {
+        let at = &raw mut position as u64;
+        let mut batch = Batch {
+            in_batch: if begun { at } else { 0 },
+            out_batch: at,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: AT_ONCE as u32,
+            map_fd,
+            elem_flags: flags,
+            flags: 0,
+        };
+        // SAFETY: `batch` has the kernel's layout. The arrays have `count` elements of the map's sizes,
+        // which aya has checked; a hash map's position is a u32 (`htab_map_ops`). All of it outlives
+        // the call.
+        let outcome = unsafe { sys::bpf(MAP_LOOKUP_BATCH, &mut batch) };
+        let last = match outcome {
+            Ok(_) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) => return Err(error),
+        };
+        begun = true;
+        let read = keys.iter().copied().zip(values.iter().copied());
+        entries.extend(read.take(batch.count as usize));
+        if last {
+            return Ok(entries);
+        }
+    }
+}
