@@ -1,38 +1,43 @@
 //! How busy the whole machine is, softirqs included.
 
+use std::collections::HashMap;
 use std::fs;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use nix::unistd::{SysconfVar, sysconf};
 
 /// How busy the machine is for a while, in % of one processor.
 ///
-/// From its idle time, which the kernel knows exactly: what a tick finds running, which the other
-/// columns of `/proc/stat` count, is next to never something that takes microseconds.
+/// The run times of all threads, the kernel's own included, by the scheduler's clock of nanoseconds: a
+/// packet's softirqs run in the thread that has caused it, here always one that sends. What interrupts
+/// an idle processor is left out, which here are timers: a few per second. `/proc/stat` would count
+/// those, too, but in ticks of 10 ms, and what a hypervisor takes from an idle processor is in it twice.
 pub(crate) fn busy(time: Duration) -> anyhow::Result<f64> {
-    let (begun, before) = (Instant::now(), not_ours()?);
+    let (begun, before) = (Instant::now(), run_times()?);
     thread::sleep(time);
-    let (after, took) = (not_ours()?, begun.elapsed());
-    let processors = thread::available_parallelism()?.get() as f64;
-    Ok(100.0 * (processors - (after - before) / took.as_secs_f64()))
+    let (after, took) = (run_times()?, begun.elapsed());
+    let ran = after.iter().map(|(thread, run_ns)| {
+        // One that has come meanwhile has run since then; one that has ended is lost.
+        run_ns.saturating_sub(before.get(thread).copied().unwrap_or(0))
+    });
+    Ok(100.0 * ran.sum::<u64>() as f64 / took.as_nanos() as f64)
 }
 
-/// Processor time that nobody used here, s: idle, waiting for a disk, or another machine's on the
-/// same hardware.
-fn not_ours() -> anyhow::Result<f64> {
-    let stat = fs::read_to_string("/proc/stat").context("/proc/stat")?;
-    let line = stat.lines().next().context("/proc/stat is empty")?;
-    // cpu user nice system idle iowait irq softirq steal
-    let columns: Vec<f64> = line
-        .split_whitespace()
-        .skip(1)
-        .filter_map(|column| column.parse().ok())
-        .collect();
-    let [_, _, _, idle, waiting, _, _, stolen, ..] = columns[..] else {
-        anyhow::bail!("/proc/stat: {line}");
-    };
-    let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no ticks")?;
-    Ok((idle + waiting + stolen) / per_second as f64)
+/// How long each thread of the machine has run, ns.
+fn run_times() -> anyhow::Result<HashMap<PathBuf, u64>> {
+    let mut times = HashMap::new();
+    for process in fs::read_dir("/proc").context("/proc")? {
+        let tasks = process?.path().join("task");
+        // What is no process has no threads, and one may end while it is looked at.
+        for task in fs::read_dir(tasks).into_iter().flatten().flatten() {
+            let file = task.path().join("schedstat");
+            let shown = fs::read_to_string(&file).unwrap_or_default();
+            if let Some(run_ns) = shown.split_whitespace().next() {
+                times.insert(file, run_ns.parse()?);
+            }
+        }
+    }
+    Ok(times)
 }

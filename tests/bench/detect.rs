@@ -98,7 +98,11 @@ impl Bed {
     fn speak(&mut self) -> anyhow::Result<()> {
         let generator = Generator::new(&self.hosts.there, INTERFACE, &self.frames)?;
         let rate = f64::from(SESSIONS) * 1_000.0 / TICK_MS;
-        self.peers = Some(generator.start(&self.hosts.there, Pace::Rate(rate)));
+        let pace = Pace::Rate {
+            per_second: rate,
+            every: Duration::from_millis(5),
+        };
+        self.peers = Some(generator.start(&self.hosts.there, pace));
         Ok(())
     }
 

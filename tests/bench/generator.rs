@@ -24,8 +24,6 @@ use dz_tests::wait::join;
 const RUN: u32 = 256;
 /// The same of frames without socket buffers.
 const LIVE_RUN: u32 = 1 << 15;
-/// Between two runs at a rate.
-const TICK: Duration = Duration::from_millis(5);
 const FRAME: usize = Link::Ethernet.frame_len();
 /// As `Template` of the kernel's part.
 const TEMPLATE: usize = FRAME.next_multiple_of(4);
@@ -37,8 +35,8 @@ type Templates = Array<MapData, [u8; TEMPLATE]>;
 /// How much is sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Pace {
-    /// Packets per second.
-    Rate(f64),
+    /// So many per second, sent so often: each time costs more than what the packets do.
+    Rate { per_second: f64, every: Duration },
     /// As many as can be.
     Flood,
     /// As many as can be in XDP's frames, which the device at the other end must take: with an XDP
@@ -124,10 +122,10 @@ impl Generator {
                 priority::run_on(cpu)?;
             }
             match pace {
-                Pace::Rate(rate) => {
+                Pace::Rate { per_second, every } => {
                     // It plays somebody else's clock, which runs whatever happens here.
                     let _ = priority::raise(0);
-                    sender.at_rate(rate, &stopped, &counted)
+                    sender.at_rate(per_second, every, &stopped, &counted)
                 }
                 Pace::Flood => sender.flood(&stopped, &counted),
                 Pace::LiveFlood => sender.live_flood(&stopped, &counted),
@@ -167,20 +165,26 @@ struct Sender {
 }
 
 impl Sender {
-    fn at_rate(&mut self, rate: f64, stop: &AtomicBool, sent: &AtomicU64) -> anyhow::Result<()> {
+    fn at_rate(
+        &mut self,
+        rate: f64,
+        every: Duration,
+        stop: &AtomicBool,
+        sent: &AtomicU64,
+    ) -> anyhow::Result<()> {
         let begun = Instant::now();
         let mut total = 0;
         while !stop.load(Ordering::Relaxed) {
             let due = (begun.elapsed().as_secs_f64() * rate) as u64;
             // What it is late by more than a moment is not made up for.
-            total = total.max(due.saturating_sub(u64::from(RUN) * 16));
+            total = total.max(due.saturating_sub(u64::from(RUN) * 64));
             while total < due {
                 let count = u32::try_from(due - total).unwrap_or(RUN).min(RUN);
                 self.send(count)?;
                 total += u64::from(count);
                 sent.fetch_add(count.into(), Ordering::Relaxed);
             }
-            thread::sleep(TICK);
+            thread::sleep(every);
         }
         Ok(())
     }

@@ -102,12 +102,18 @@ fn idle() -> anyhow::Result<Row> {
 
 fn compare(sessions: u32, clock: Clock) -> anyhow::Result<Vec<Row>> {
     let mut kinds = vec![Kind::Agent, Kind::Plain];
-    if clock == Clock::Ours && sessions <= 1_000 {
+    if sessions <= 1_000 {
         kinds.push(Kind::Bird);
     }
     let mut loads: Vec<Vec<Load>> = kinds.iter().map(|_| Vec::new()).collect();
     for round in 0..ROUNDS {
         for (kind, loads) in kinds.iter().zip(&mut loads) {
+            // BIRD always transmits by its own clock, and that is what it is compared by.
+            let clock = if *kind == Kind::Bird {
+                Clock::Ours
+            } else {
+                clock
+            };
             let load = measure(*kind, sessions, clock)?;
             eprintln!(
                 "{sessions} sessions, {}, round {}: {kind:?} {:.2} % of a processor, {:.0} packets/s",
@@ -156,11 +162,7 @@ fn compare(sessions: u32, clock: Clock) -> anyhow::Result<Vec<Row>> {
 /// One of them for a while, and then the packets alone.
 fn measure(kind: Kind, sessions: u32, clock: Clock) -> anyhow::Result<Load> {
     let (busy, packets, wakeups) = kept(kind, sessions, clock)?;
-    let packets_alone = match kind {
-        Kind::Bird => alone(sessions, Clock::Ours, packets)?,
-        _ => alone(sessions, clock, packets)?,
-    };
-    eprintln!("DBG {busy} {packets_alone}");
+    let packets_alone = alone(sessions, clock, packets)?;
     Ok(Load {
         busy: busy - packets_alone,
         packets,
@@ -185,7 +187,7 @@ fn kept(kind: Kind, sessions: u32, clock: Clock) -> anyhow::Result<(f64, f64, Op
         let frames = keeper.spoken_to(&hosts, sessions)?;
         let generator = Generator::new(&hosts.there, INTERFACE, &frames)?;
         let rate = f64::from(sessions) * 1_000.0 / TICK_MS;
-        speaking = Some((generator.start(&hosts.there, Pace::Rate(rate)), sink));
+        speaking = Some((generator.start(&hosts.there, pace(rate)), sink));
     }
     // What answers by itself does not speak first.
     let _far = (clock == Clock::Ours).then_some(far);
@@ -268,6 +270,14 @@ impl Keeper {
     }
 }
 
+/// As seldom as the agent speaks: what is subtracted must not be more than packets.
+const fn pace(per_second: f64) -> Pace {
+    Pace::Rate {
+        per_second,
+        every: Duration::from_millis(17),
+    }
+}
+
 /// What the packets alone take, % of one processor.
 fn alone(sessions: u32, clock: Clock, per_second: f64) -> anyhow::Result<f64> {
     let hosts = Hosts::new()?;
@@ -285,7 +295,7 @@ fn alone(sessions: u32, clock: Clock, per_second: f64) -> anyhow::Result<f64> {
             Clock::Theirs => frame((peer, 1), (HERE, 1)),
         })
         .collect();
-    let _generator = Generator::new(from, INTERFACE, &frames)?.start(from, Pace::Rate(per_second));
+    let _generator = Generator::new(from, INTERFACE, &frames)?.start(from, pace(per_second));
     thread::sleep(SETTLE);
     cpu::busy(WINDOW)
 }
