@@ -15,6 +15,7 @@ mod faults;
 #[cfg(test)]
 mod fixture;
 pub mod follow;
+pub mod heap;
 pub mod holder;
 pub mod identity;
 pub mod lock;

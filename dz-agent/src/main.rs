@@ -8,6 +8,7 @@ use dz_agent::ask;
 use dz_agent::cli::{Action, Cli, RunOptions};
 use dz_agent::engine;
 use dz_agent::error::{ExitCode, Failure};
+use dz_agent::heap;
 use dz_agent::purge;
 
 pub(crate) fn main() -> process::ExitCode {
@@ -40,6 +41,7 @@ fn start(cli: &Cli) -> Result<(), Failure> {
 
 async fn run(options: &RunOptions, socket: &Path) -> Result<(), Failure> {
     options.check()?;
+    heap::give_large_blocks_back();
     let floods = dz_agent::logging::init(options.log_format, options.log_level)?;
     engine::run(options.clone(), socket, floods).await
 }

@@ -2,7 +2,7 @@
 
 use dz_common::map::{Confined, Gate, GateKey, name};
 
-use super::lookup_batch::entries;
+use super::lookup_batch::each;
 use super::maps::{MapError, MapReader, Maps, gone_is_fine, read};
 
 impl MapReader {
@@ -11,11 +11,12 @@ impl MapReader {
     /// # Errors
     /// See [`MapError`].
     pub fn gates(&self) -> Result<Vec<(GateKey, Gate)>, MapError> {
-        let entries = entries(&self.gate, 0).map_err(MapError::Batch)?;
-        let entries = entries.iter();
-        entries
-            .map(|(key, value)| Ok((read(key, name::GATE)?, read(value, name::GATE)?)))
-            .collect()
+        let mut gates = Vec::new();
+        each(&self.gate, 0, |key, value| {
+            gates.push((read(key, name::GATE)?, read(value, name::GATE)?));
+            Ok(())
+        })?;
+        Ok(gates)
     }
 
     /// What the gate knows of one destination; none if it does not stand before it.

@@ -2,12 +2,12 @@
 //! aya does not offer. Iterating takes two calls per entry, and begins anew when the entry that it
 //! stands at is deleted meanwhile.
 
-use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use aya::Pod;
 use aya::maps::{HashMap, IterableMap, MapData};
 
+use super::maps::MapError;
 use super::sys;
 
 /// `BPF_MAP_LOOKUP_BATCH` (include/uapi/linux/bpf.h).
@@ -28,24 +28,24 @@ struct Batch {
     flags: u64,
 }
 
-/// Every entry. What is there all the while is returned once; what comes or goes meanwhile may be.
+/// Shows every entry. What is there all the while is shown once; what comes or goes meanwhile may be.
 ///
 /// `flags`: those of the look-up (`BPF_F_LOCK`).
 ///
 /// # Errors
-/// What the kernel refuses.
-pub(super) fn entries<const K: usize, const V: usize>(
+/// What the kernel refuses, and the first that `show` returns, which ends it.
+pub(super) fn each<const K: usize, const V: usize>(
     map: &HashMap<MapData, [u8; K], [u8; V]>,
     flags: u64,
-) -> io::Result<Vec<([u8; K], [u8; V])>>
+    mut show: impl FnMut(&[u8; K], &[u8; V]) -> Result<(), MapError>,
+) -> Result<(), MapError>
 where
     [u8; K]: Pod,
     [u8; V]: Pod,
 {
     let data: &MapData = IterableMap::map(map);
     let map_fd = data.fd().as_fd().as_raw_fd();
-    let map_fd = u32::try_from(map_fd).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let mut entries = Vec::new();
+    let map_fd = u32::try_from(map_fd).unwrap_or_default();
     let mut keys = vec![[0_u8; K]; AT_ONCE];
     let mut values = vec![[0_u8; V]; AT_ONCE];
     // The number of the bucket where the next call goes on.
@@ -69,13 +69,14 @@ where
         let last = match outcome {
             Ok(_) => false,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
-            Err(error) => return Err(error),
+            Err(error) => return Err(MapError::Batch(error)),
         };
         begun = true;
-        let read = keys.iter().copied().zip(values.iter().copied());
-        entries.extend(read.take(batch.count as usize));
+        for (key, value) in keys.iter().zip(&values).take(batch.count as usize) {
+            show(key, value)?;
+        }
         if last {
-            return Ok(entries);
+            return Ok(());
         }
     }
 }

@@ -14,7 +14,7 @@ use dz_common::map::{
 };
 use zerocopy::{Immutable, IntoBytes, TryFromBytes};
 
-use super::lookup_batch::entries;
+use super::lookup_batch::each;
 use super::mmap::Mapped;
 
 /// `BPF_NOEXIST`
@@ -110,9 +110,12 @@ impl MapReader {
     /// # Errors
     /// See [`MapError`].
     pub fn sessions(&self) -> Result<Vec<SessionEntry>, MapError> {
-        let entries = entries(&self.sessions, LOCKED).map_err(MapError::Batch)?;
-        let values = entries.iter().map(|(_, value)| value);
-        values.map(|value| read(value, name::SESSIONS)).collect()
+        let mut sessions = Vec::new();
+        each(&self.sessions, LOCKED, |_, value| {
+            sessions.push(read(value, name::SESSIONS)?);
+            Ok(())
+        })?;
+        Ok(sessions)
     }
 
     /// Every peer.
@@ -120,11 +123,12 @@ impl MapReader {
     /// # Errors
     /// See [`MapError`].
     pub fn peers(&self) -> Result<Vec<(PeerKey, Peer)>, MapError> {
-        let entries = entries(&self.peers, 0).map_err(MapError::Batch)?;
-        let entries = entries.iter();
-        entries
-            .map(|(key, value)| Ok((read(key, name::PEERS)?, read(value, name::PEERS)?)))
-            .collect()
+        let mut peers = Vec::new();
+        each(&self.peers, 0, |key, value| {
+            peers.push((read(key, name::PEERS)?, read(value, name::PEERS)?));
+            Ok(())
+        })?;
+        Ok(peers)
     }
 
     /// Every local address with its block in `dz_counters`.

@@ -1,14 +1,11 @@
 //! Carrying out route changes: one at a time per destination, the latest wanted state wins, a
-//! failure is retried with back-off. A slow netlink socket delays nothing else.
+//! failure is retried with back-off. A slow netlink socket delays nothing else. However many change at
+//! once, so many at a time are asked for.
 
-use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use dz_common::map::Event;
 use dz_common::packet::State;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use tracing::{debug, info, warn};
 
 use super::reconcile::{RouteKey, Wanted, wanted_route};
@@ -29,81 +26,6 @@ pub(super) enum Step {
 /// A change that the kernel has acknowledged or refused.
 pub(super) type Finished = (RouteKey, Step);
 
-/// A destination with something going on.
-#[derive(Debug, Default)]
-struct Job {
-    running: bool,
-    /// Something changed while it was running.
-    again: bool,
-    /// In a row.
-    failures: u32,
-    /// When it is tried again, ns.
-    retry_ns: Option<u64>,
-    /// Logged once, however often it is met.
-    last_error: Option<String>,
-    /// Somebody else has deleted or changed our route: putting it back is a repair.
-    repair: bool,
-    /// The state change that is being followed: to Up or away from it, and since when, ns.
-    converging: Option<(bool, u64)>,
-}
-
-/// Every destination with something going on.
-#[derive(Default)]
-pub(super) struct RouteJobs {
-    jobs: HashMap<RouteKey, Job>,
-    pub(super) running: FuturesUnordered<BoxFuture<'static, Finished>>,
-    retries: BTreeSet<(u64, RouteKey)>,
-}
-
-impl RouteJobs {
-    /// Notes where the convergence of a route starts.
-    pub(super) fn converging(&mut self, key: RouteKey, event: &Event) {
-        if event.to == State::Up || event.from == State::Up {
-            let up = event.to == State::Up;
-            self.jobs.entry(key).or_default().converging = Some((up, event.since_ns));
-        }
-    }
-
-    /// When something is to be tried again.
-    pub(super) fn next_retry_ns(&self) -> Option<u64> {
-        self.retries.first().map(|(at_ns, _)| *at_ns)
-    }
-
-    fn due_retry(&mut self, now_ns: u64) -> Option<RouteKey> {
-        let &(at_ns, key) = self.retries.first()?;
-        if at_ns > now_ns {
-            return None;
-        }
-        self.retries.pop_first();
-        if let Some(job) = self.jobs.get_mut(&key) {
-            job.retry_ns = None;
-        }
-        Some(key)
-    }
-
-    /// Has a destination tried again after a pause, in place of whatever was set for it before.
-    pub(super) fn retry(&mut self, key: RouteKey, pause: Duration) {
-        let at_ns = now_ns() + u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
-        let job = self.jobs.entry(key).or_default();
-        if let Some(before_ns) = job.retry_ns.replace(at_ns) {
-            self.retries.remove(&(before_ns, key));
-        }
-        self.retries.insert((at_ns, key));
-    }
-
-    fn remove(&mut self, key: RouteKey) -> Option<Job> {
-        let job = self.jobs.remove(&key)?;
-        if let Some(at_ns) = job.retry_ns {
-            self.retries.remove(&(at_ns, key));
-        }
-        Some(job)
-    }
-
-    fn is_failing(&self, key: RouteKey) -> bool {
-        self.jobs.get(&key).is_some_and(|job| job.failures > 0)
-    }
-}
-
 impl Engine {
     /// Makes a route what it should be.
     pub(super) fn follow(&mut self, key: RouteKey) {
@@ -113,17 +35,18 @@ impl Engine {
             job.again = true;
             return;
         }
+        if wanted != Wanted::AsIs && !self.jobs.may_run(key, &wanted) {
+            return;
+        }
         let routes = self.routes.clone();
         match wanted {
             Wanted::AsIs => self.converged(key),
             Wanted::Present(route) => {
-                job.running = true;
                 self.jobs.running.push(Box::pin(async move {
                     (key, Step::Install(routes.add(&route).await))
                 }));
             }
             Wanted::Absent => {
-                job.running = true;
                 self.jobs.running.push(Box::pin(async move {
                     (
                         key,
@@ -161,7 +84,14 @@ impl Engine {
     }
 
     /// The kernel has answered.
-    pub(super) fn route_done(&mut self, (key, step): Finished) {
+    pub(super) fn route_done(&mut self, finished: Finished) {
+        self.finished(finished);
+        while let Some(key) = self.jobs.next_waiting() {
+            self.follow(key);
+        }
+    }
+
+    fn finished(&mut self, (key, step): Finished) {
         let (interface, local) = self.route_labels(key);
         let dst = key.dst;
         let shared = std::sync::Arc::clone(&self.shared);

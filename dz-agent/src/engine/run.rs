@@ -18,7 +18,7 @@ use super::detours::Detours;
 use super::followed::Followed;
 use super::front::Front;
 use super::interfaces::{Blocks, Interface};
-use super::routes::RouteJobs;
+use super::jobs::RouteJobs;
 use super::shared::Shared;
 use super::slots::Slots;
 use super::sources::Sources;
