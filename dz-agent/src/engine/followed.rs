@@ -102,7 +102,8 @@ impl Engine {
             .collect();
         for ifindex in interfaces {
             for follow in self.followed.conditions.dumps() {
-                match hosts::list(&self.netlink, ifindex, &follow).await {
+                let netlink = self.netlink.clone();
+                match self.ticking(hosts::list(&netlink, ifindex, &follow)).await {
                     Ok(found) => routes.extend(found),
                     Err(error) => {
                         self.followed.known = false;
