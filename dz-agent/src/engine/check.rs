@@ -3,21 +3,15 @@
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use dz_common::map::{SessionEntry, SessionKey};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::reconcile::{self, Facts, Op, route_key};
 use super::{Engine, Live, backoff};
 use crate::cli::PeerPassive;
 use crate::datapath::now_ns;
-
-/// Sessions looked at between two ticks of our clock.
-const BETWEEN_TICKS: usize = 4_096;
-/// Between two ticks while something else is waited for.
-const TICK: Duration = Duration::from_millis(4);
 
 /// What is to be done, and what could not be read.
 type Decided = (Vec<Op>, Option<anyhow::Error>);
@@ -72,30 +66,20 @@ impl Engine {
     }
 
     /// Routes are read first: between the reading of the sessions and the decision, nothing waits,
-    /// so that nothing of ours changes. Only our clock goes on throughout: with many sessions all of
-    /// this takes longer than a transmission may be late.
+    /// so that nothing of ours changes.
     async fn read_and_decide(&mut self) -> anyhow::Result<Decided> {
         let unread = self.refresh_interfaces().await;
         let unseen = self.look_around().await;
         let unfollowed = self.read_followed().await;
-        let routes = self.routes.clone();
-        let routes = self.ticking(routes.list(None)).await;
+        let routes = self.routes.list(None).await;
         self.peers = self.datapath.maps.reader().peers()?.into_iter().collect();
-        self.tick();
         self.settle_all();
-        self.tick();
         let sessions = self.datapath.maps.reader().sessions()?;
-        self.tick();
         let gates = self.datapath.maps.reader().gates()?;
-        self.tick();
         self.forget_missing(&sessions);
-        for some in sessions.chunks(BETWEEN_TICKS) {
-            self.tick();
-            for entry in some {
-                self.adopt(entry);
-            }
+        for entry in &sessions {
+            self.adopt(entry);
         }
-        self.tick();
         let mut ops = reconcile::decide(&Facts {
             peers: &self.peers,
             carriers: &self.carriers(),
@@ -114,18 +98,6 @@ impl Engine {
             .or(unfollowed)
             .or(routes.err().map(anyhow::Error::from));
         Ok((ops, failed))
-    }
-
-    /// Waits for something while our clock goes on.
-    pub(super) async fn ticking<T>(&mut self, work: impl Future<Output = T>) -> T {
-        let mut work = std::pin::pin!(work);
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut work => return done,
-                () = sleep(TICK) => self.tick(),
-            }
-        }
     }
 
     /// Forgets sessions that somebody else has deleted. Those on their way out go that way.

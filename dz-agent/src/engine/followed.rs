@@ -102,8 +102,7 @@ impl Engine {
             .collect();
         for ifindex in interfaces {
             for follow in self.followed.conditions.dumps() {
-                let netlink = self.netlink.clone();
-                match self.ticking(hosts::list(&netlink, ifindex, &follow)).await {
+                match hosts::list(&self.netlink, ifindex, &follow).await {
                     Ok(found) => routes.extend(found),
                     Err(error) => {
                         self.followed.known = false;
