@@ -57,8 +57,8 @@ impl Session {
     /// Decides whether our clock transmits, and notes the transmission if it does.
     ///
     /// Returns the decision and the instant at which to ask again: never later than one transmit
-    /// interval and its jitter from now, so that a long back-off computed earlier cannot silence a
-    /// session that receipts have meanwhile brought Up.
+    /// interval from now, so that a long back-off computed earlier cannot silence a session that
+    /// receipts have meanwhile brought Up.
     #[inline(always)]
     pub fn tick(&mut self, now_ns: u64, random: u32) -> (Tick, u64) {
         let decision = if now_ns >= self.ready_ns() {
@@ -107,7 +107,7 @@ impl Session {
     /// When our clock should look at the session again.
     #[inline(always)]
     pub fn next_due_ns(&self, now_ns: u64) -> u64 {
-        let latest = now_ns + self.tx_interval_ns() / 10 * 11;
+        let latest = now_ns + self.tx_interval_ns();
         let ready = self.ready_ns();
         if ready < latest { ready } else { latest }
     }

@@ -2,6 +2,7 @@
 //! aya does not offer. Iterating takes two calls per entry, and begins anew when the entry that it
 //! stands at is deleted meanwhile.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use aya::Pod;
@@ -45,7 +46,8 @@ where
 {
     let data: &MapData = IterableMap::map(map);
     let map_fd = data.fd().as_fd().as_raw_fd();
-    let map_fd = u32::try_from(map_fd).unwrap_or_default();
+    let map_fd =
+        u32::try_from(map_fd).map_err(|_| MapError::Batch(io::ErrorKind::InvalidInput.into()))?;
     let mut keys = vec![[0_u8; K]; AT_ONCE];
     let mut values = vec![[0_u8; V]; AT_ONCE];
     // The number of the bucket where the next call goes on.

@@ -105,7 +105,7 @@ impl Walk {
         let random = self.entry.draw();
         let (decision, next_ns) = self.entry.session.tick(self.now_ns, random);
         let interval_ns = u64::from(self.entry.session.tx_interval_us()) * NS_PER_US;
-        assert!(next_ns > self.now_ns && next_ns <= self.now_ns + interval_ns / 10 * 11);
+        assert!(next_ns > self.now_ns && next_ns <= self.now_ns + interval_ns);
         if decision == Tick::Send {
             self.sent();
         }
