@@ -4,12 +4,12 @@
 
 use crate::counters::Counter;
 use crate::gate::Action;
-use crate::pacing::Answer;
+use crate::pacing::{Answer, due_stamp};
 use crate::packet::{Packet, State};
 use crate::session::{DownReason, Receipt, Session};
 
 /// Version of everything in this module, kept in [`Config::abi_version`].
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 /// Deadline slots watched by one timer.
 pub const SLOTS_PER_GROUP: u32 = 2_048;
 /// Most timers, and with [`SLOTS_PER_GROUP`] the most sessions: 131,072.
@@ -178,8 +178,9 @@ map_types! {
         pub deadline_ns: u64,
         /// The session of this slot.
         pub key: SessionKey,
-        /// Its generation.
-        pub generation: u32,
+        /// When our clock is to ask for this session, as of its last answer or change of state:
+        /// [`crate::pacing::due_stamp`]. So the clock need not ask for one that answers.
+        pub next_due: u32,
     }
 
     /// Value of `dz_groups`: the timer of [`SLOTS_PER_GROUP`] slots.
@@ -452,6 +453,12 @@ impl SessionEntry {
             0 => NEVER_NS,
             deadline_ns => deadline_ns,
         }
+    }
+
+    /// [`Deadline::next_due`] after an answer or a change of state.
+    #[inline(always)]
+    pub fn due_stamp(&self, now_ns: u64) -> u32 {
+        due_stamp(self.session.next_due_ns(now_ns))
     }
 
     /// The next random number (xorshift32, Marsaglia 2003): jitter needs spread, not secrecy, and

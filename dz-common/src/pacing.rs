@@ -198,6 +198,29 @@ impl Session {
     }
 }
 
+/// Bits of an instant in ns that a stamp leaves out: it counts in 1,024 ns.
+const STAMP_SHIFT: u32 = 10;
+/// How far ahead a stamp is believed to be, ns. They come round every 73 minutes: one that nothing has
+/// renewed for so long may seem to be ahead again. What it says is then this much late at most.
+const STAMP_REACH_NS: u64 = 5_000_000_000;
+
+/// An instant, in ns, as [`crate::map::Deadline::next_due`] keeps it: rounded up, and without the
+/// upper bits.
+#[inline(always)]
+pub const fn due_stamp(at_ns: u64) -> u32 {
+    ((at_ns + (1 << STAMP_SHIFT) - 1) >> STAMP_SHIFT) as u32
+}
+
+/// The instant of a stamp, in ns, if it is ahead.
+pub const fn ahead_ns(stamp: u32, now_ns: u64) -> Option<u64> {
+    let now = now_ns >> STAMP_SHIFT;
+    let ahead = stamp.wrapping_sub(now as u32) as u64;
+    if ahead == 0 || ahead > STAMP_REACH_NS >> STAMP_SHIFT {
+        return None;
+    }
+    Some((now + ahead) << STAMP_SHIFT)
+}
+
 /// The coarsest grid of transmissions, ns: about 17 ms.
 const COARSEST_NS: u64 = 1 << 24;
 

@@ -36,6 +36,13 @@ pub fn store(slot: *mut Deadline, deadline_ns: u64) {
     unsafe { (&raw mut (*slot).deadline_ns).write_volatile(deadline_ns) }
 }
 
+/// Stores when our clock is to ask, under the session's lock.
+#[inline(always)]
+pub fn store_due(slot: *mut Deadline, next_due: u32) {
+    // SAFETY: a live map value; the agent reads it without the lock, hence volatile.
+    unsafe { (&raw mut (*slot).next_due).write_volatile(next_due) }
+}
+
 /// A group's timer. The second field is where a barrier may work on: a slot's deadline, or the next
 /// firing itself.
 struct Timer {
@@ -221,6 +228,7 @@ fn expire(index: u32, slot: *mut Deadline, now_ns: u64) -> u64 {
     let change = session.expire(now_ns);
     let deadline_ns = session.scan_deadline_ns();
     store(slot, deadline_ns);
+    store_due(slot, session.due_stamp(now_ns));
     let (generation, block) = (session.generation, session.block);
     drop(session);
 

@@ -106,6 +106,9 @@ pub fn handle(work: &mut Work) -> u32 {
     let generation = session.generation;
     let deadline_ns = session.scan_deadline_ns();
     detect::store(deadline, deadline_ns);
+    if answered || taken.changed {
+        detect::store_due(deadline, session.due_stamp(now_ns));
+    }
     drop(session);
 
     detect::arm(slot, deadline, (before_ns, deadline_ns), now_ns);

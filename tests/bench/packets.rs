@@ -328,7 +328,7 @@ fn kernel() -> anyhow::Result<Kernel> {
             &Deadline {
                 deadline_ns: NEVER_NS,
                 key,
-                generation: 1,
+                next_due: 0,
             },
         )?;
         let key = GateKey {

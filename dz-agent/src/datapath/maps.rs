@@ -12,10 +12,12 @@ use dz_common::map::{
     Config, Confined, Deadline, Due, Gate, GateKey, LocalKey, MAX_DUE, NEVER_NS, Peer, PeerKey,
     SessionEntry, SessionKey, name,
 };
+use dz_common::pacing::{ahead_ns, due_stamp};
 use zerocopy::{Immutable, IntoBytes, TryFromBytes};
 
 use super::lookup_batch::each;
 use super::mmap::Mapped;
+use super::now_ns;
 
 /// `BPF_NOEXIST`
 const NOEXIST: u64 = 1;
@@ -222,16 +224,24 @@ impl Maps {
         self.heartbeat.store(0, now_ns);
     }
 
-    /// Gives a slot to a session that is about to be inserted.
-    pub fn prepare_slot(&self, slot: u32, key: SessionKey, generation: u32) {
+    /// Gives a slot to a session that is about to be inserted, and that our clock is to ask for.
+    pub fn prepare_slot(&self, slot: u32, key: SessionKey, now_ns: u64) {
         self.deadlines.store(
             slot,
             Deadline {
                 deadline_ns: NEVER_NS,
                 key,
-                generation,
+                next_due: due_stamp(now_ns),
             },
         );
+    }
+
+    /// When our clock need not ask for a session before, ns; none if it is to ask now.
+    pub(crate) fn not_due_before(&self, slot: u32, now_ns: u64) -> Option<u64> {
+        let deadline = self.deadlines.at(slot)?;
+        // SAFETY: within the mapping; one load of what kernel programs store as a whole.
+        let stamp = unsafe { (&raw const (*deadline).next_due).read_volatile() };
+        ahead_ns(stamp, now_ns)
     }
 
     /// Stores a session's deadline where the timers look.
@@ -241,7 +251,7 @@ impl Maps {
             Deadline {
                 deadline_ns: entry.scan_deadline_ns(),
                 key: entry.key,
-                generation: entry.generation,
+                next_due: due_stamp(now_ns()),
             },
         );
     }

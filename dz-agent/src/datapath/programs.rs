@@ -25,6 +25,8 @@ const CONTEXT_LEN: usize = 192;
 pub struct Order {
     /// The session.
     pub key: SessionKey,
+    /// Its slot.
+    pub slot: u32,
     /// Its generation.
     pub generation: u32,
     /// Transmit whether due or not.

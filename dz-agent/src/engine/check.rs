@@ -122,8 +122,8 @@ impl Engine {
         if self.owners.get(&route) == Some(key) {
             self.owners.remove(&route);
         }
-        self.clock.forget(key);
         if let Some(live) = self.sessions.remove(key) {
+            self.clock.forget(live.slot);
             self.give_up_resolving(key, &live);
             self.slots.release(live.slot);
         }
@@ -136,7 +136,10 @@ impl Engine {
         match self.sessions.get(&entry.key) {
             Some(live) if live.generation == entry.generation => return,
             // Deleted and inserted again by somebody else.
-            Some(live) if live.slot != entry.slot => self.slots.release(live.slot),
+            Some(live) if live.slot != entry.slot => {
+                self.clock.forget(live.slot);
+                self.slots.release(live.slot);
+            }
             _ => {}
         }
         self.slots.claim(entry.slot);
@@ -151,7 +154,7 @@ impl Engine {
         };
         self.sessions.insert(entry.key, live);
         self.detours.look(entry.key.peer.into());
-        self.clock.set(entry.key, now_ns());
+        self.clock.set(entry.slot, entry.key, now_ns());
     }
 
     fn carry_out(&mut self, op: Op) {

@@ -3,7 +3,7 @@
 //! Nothing here is the truth: the program decides whether a session really is due and says when to
 //! ask again. A session asked about too often costs a few hundred nanoseconds each time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use dz_common::map::SessionKey;
 
@@ -21,57 +21,74 @@ pub(super) fn gathered_ns(at_ns: u64, now_ns: u64) -> u64 {
     at_ns.checked_next_multiple_of(grid_ns).unwrap_or(at_ns)
 }
 
-/// Due times of sessions: many have the same.
+/// Due times of sessions, by slot: many sessions have the same, and each is handled some times a
+/// second, so no hash is taken of any.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
-    times: BTreeMap<u64, Vec<SessionKey>>,
-    /// How many sessions there are in `times`.
+    times: BTreeMap<u64, Vec<u32>>,
+    /// How many slots there are in `times`.
     noted: usize,
-    /// The one due time of a session that counts; others in `times` are stale.
-    due: HashMap<SessionKey, u64>,
+    /// For each slot its session, and the one due time that counts; others in `times` are stale.
+    due: Vec<Option<(SessionKey, u64)>>,
+    /// How many of these there are.
+    set: usize,
 }
 
 impl Clock {
-    /// Has a session looked at at `at_ns`, in place of whatever was set for it before.
-    pub(super) fn set(&mut self, key: SessionKey, at_ns: u64) {
-        if self.due.insert(key, at_ns) == Some(at_ns) {
-            return;
+    /// Has a session looked at at `at_ns`, in place of whatever was set for its slot before.
+    pub(super) fn set(&mut self, slot: u32, key: SessionKey, at_ns: u64) {
+        let index = slot as usize;
+        if index >= self.due.len() {
+            self.due.resize(index + 1, None);
         }
-        self.note(key, at_ns);
+        match self.due[index].replace((key, at_ns)) {
+            Some((_, before_ns)) if before_ns == at_ns => return,
+            Some(_) => {}
+            None => self.set += 1,
+        }
+        self.note(slot, at_ns);
         // A session set again and again leaves stale entries: keep them a fraction.
-        if self.noted > 64 + 4 * self.due.len() {
+        if self.noted > 64 + 4 * self.set {
             self.times.clear();
             self.noted = 0;
-            for (key, at_ns) in std::mem::take(&mut self.due) {
-                self.due.insert(key, at_ns);
-                self.note(key, at_ns);
+            for slot in 0..self.due.len() {
+                if let Some((_, at_ns)) = self.due[slot] {
+                    self.note(slot as u32, at_ns);
+                }
             }
         }
     }
 
-    fn note(&mut self, key: SessionKey, at_ns: u64) {
-        self.times.entry(at_ns).or_default().push(key);
+    fn note(&mut self, slot: u32, at_ns: u64) {
+        self.times.entry(at_ns).or_default().push(slot);
         self.noted += 1;
     }
 
     /// Has a session looked at at `at_ns` at the latest.
-    pub(super) fn set_earlier(&mut self, key: SessionKey, at_ns: u64) {
-        if self.due.get(&key).is_none_or(|&due_ns| at_ns < due_ns) {
-            self.set(key, at_ns);
+    pub(super) fn set_earlier(&mut self, slot: u32, key: SessionKey, at_ns: u64) {
+        if self.due_ns(slot).is_none_or(|due_ns| at_ns < due_ns) {
+            self.set(slot, key, at_ns);
         }
     }
 
-    /// Forgets a session.
-    pub(super) fn forget(&mut self, key: &SessionKey) {
-        self.due.remove(key);
+    fn due_ns(&self, slot: u32) -> Option<u64> {
+        let due = self.due.get(slot as usize)?.as_ref();
+        due.map(|(_, due_ns)| *due_ns)
+    }
+
+    /// Forgets the session of a slot.
+    pub(super) fn forget(&mut self, slot: u32) {
+        let due = self.due.get_mut(slot as usize).and_then(Option::take);
+        self.set -= usize::from(due.is_some());
     }
 
     /// When somebody is due next.
     pub(super) fn next_ns(&mut self) -> Option<u64> {
         while let Some(mut first) = self.times.first_entry() {
             let at_ns = *first.key();
-            while let Some(key) = first.get().last() {
-                if self.due.get(key) == Some(&at_ns) {
+            while let Some(slot) = first.get().last() {
+                let due = self.due[*slot as usize];
+                if due.is_some_and(|(_, due_ns)| due_ns == at_ns) {
                     return Some(at_ns);
                 }
                 first.get_mut().pop();
@@ -82,9 +99,9 @@ impl Clock {
         None
     }
 
-    /// Takes up to `most` sessions that are due. Not a moment before: the program would say "not
-    /// yet", and the loop would spin until then.
-    pub(super) fn take(&mut self, now_ns: u64, most: usize) -> Vec<SessionKey> {
+    /// Takes up to `most` sessions that are due, with their slots. Not a moment before: the program
+    /// would say "not yet", and the loop would spin until then.
+    pub(super) fn take(&mut self, now_ns: u64, most: usize) -> Vec<(u32, SessionKey)> {
         let mut taken = Vec::new();
         while taken.len() < most
             && let Some(mut first) = self.times.first_entry()
@@ -92,11 +109,12 @@ impl Clock {
         {
             let at_ns = *first.key();
             match first.get_mut().pop() {
-                Some(key) => {
+                Some(slot) => {
                     self.noted -= 1;
-                    if self.due.get(&key) == Some(&at_ns) {
-                        self.due.remove(&key);
-                        taken.push(key);
+                    let due = &mut self.due[slot as usize];
+                    if let Some((key, _)) = due.take_if(|(_, due_ns)| *due_ns == at_ns) {
+                        self.set -= 1;
+                        taken.push((slot, key));
                     }
                 }
                 None => drop(first.remove()),
@@ -118,24 +136,28 @@ mod tests {
         }
     }
 
+    fn set(clock: &mut Clock, peer: u8, at_ns: u64) {
+        clock.set(peer.into(), key(peer), at_ns);
+    }
+
     #[test]
     fn the_last_time_set_counts() {
         let mut clock = Clock::default();
-        clock.set(key(1), 10_000_000);
-        clock.set(key(2), 20_000_000);
-        clock.set(key(1), 30_000_000);
+        set(&mut clock, 1, 10_000_000);
+        set(&mut clock, 2, 20_000_000);
+        set(&mut clock, 1, 30_000_000);
         assert_eq!(clock.next_ns(), Some(20_000_000));
-        assert_eq!(clock.take(20_000_000, 9), [key(2)]);
-        assert_eq!(clock.take(30_000_000, 9), [key(1)]);
+        assert_eq!(clock.take(20_000_000, 9), [(2, key(2))]);
+        assert_eq!(clock.take(30_000_000, 9), [(1, key(1))]);
         assert_eq!(clock.next_ns(), None);
     }
 
     #[test]
     fn nobody_is_taken_ahead_of_time() {
         let mut clock = Clock::default();
-        clock.set(key(1), 1_000_001);
+        set(&mut clock, 1, 1_000_001);
         assert_eq!(clock.take(1_000_000, 9), []);
-        assert_eq!(clock.take(1_000_001, 9), [key(1)]);
+        assert_eq!(clock.take(1_000_001, 9), [(1, key(1))]);
     }
 
     #[test]
@@ -155,14 +177,28 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_is_the_session_s_that_was_set_last() {
+        let mut clock = Clock::default();
+        set(&mut clock, 1, 10);
+        clock.forget(1);
+        clock.forget(1);
+        clock.forget(7);
+        assert_eq!(clock.next_ns(), None);
+        set(&mut clock, 1, 10);
+        clock.set(1, key(9), 10);
+        assert_eq!(clock.take(10, 9), [(1, key(9))]);
+        assert_eq!(clock.take(10, 9), []);
+    }
+
+    #[test]
     fn earlier_only() {
         let mut clock = Clock::default();
-        clock.set(key(1), 10);
-        clock.set_earlier(key(1), 20);
+        set(&mut clock, 1, 10);
+        clock.set_earlier(1, key(1), 20);
         assert_eq!(clock.next_ns(), Some(10));
-        clock.set_earlier(key(1), 5);
+        clock.set_earlier(1, key(1), 5);
         assert_eq!(clock.next_ns(), Some(5));
-        clock.forget(&key(1));
+        clock.forget(1);
         assert_eq!(clock.next_ns(), None);
     }
 
@@ -170,7 +206,7 @@ mod tests {
     fn stale_entries_stay_bounded() {
         let mut clock = Clock::default();
         for at_ns in 0..100_000 {
-            clock.set(key(1), at_ns);
+            set(&mut clock, 1, at_ns);
         }
         assert!(clock.noted < 100 && clock.times.len() < 100);
         assert_eq!(clock.next_ns(), Some(99_999));

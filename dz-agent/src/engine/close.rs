@@ -164,6 +164,7 @@ impl Engine {
         let Some(live) = self.sessions.get(&key) else {
             return;
         };
+        let slot = live.slot;
         let request = Request {
             op: OP_ADMIN_DOWN,
             key,
@@ -177,7 +178,7 @@ impl Engine {
         if announce {
             self.farewell(&[key]);
         }
-        self.clock.forget(&key);
+        self.clock.forget(slot);
         self.closing.insert(key, Closing::default());
         self.give_route_up(key);
     }

@@ -131,9 +131,7 @@ impl Engine {
             last_seen_ns: 0,
             session: Session::new(peer.timers, discr, now_ns),
         };
-        self.datapath
-            .maps
-            .prepare_slot(slot, session_key, generation);
+        self.datapath.maps.prepare_slot(slot, session_key, now_ns);
         let route = route_key(&session_key);
         let inserted = self
             .raise_gate(route, peer.local)
@@ -155,7 +153,7 @@ impl Engine {
             },
         );
         self.owners.insert(route_key(&session_key), session_key);
-        self.clock.set(session_key, now_ns);
+        self.clock.set(slot, session_key, now_ns);
         if peer.timers.mode == Mode::Passive && peer.origin != Origin::Follow {
             self.follow(route_key(&session_key));
         }

@@ -54,7 +54,7 @@ impl Engine {
         }
         if event.to != State::AdminDown {
             // A state that no answer has told the peer is told by the clock.
-            self.clock.set_earlier(event.key, now_ns());
+            self.clock.set_earlier(live.slot, event.key, now_ns());
         }
         let route = route_key(&event.key);
         // Nothing becomes of the route of a followed peer: the gate has acted already.

@@ -24,22 +24,27 @@ impl Engine {
     pub(super) fn tick(&mut self) {
         let by_ns = now_ns();
         loop {
-            let keys = self.clock.take(by_ns, MAX_DUE as usize);
-            if keys.is_empty() {
+            let taken = self.clock.take(by_ns, MAX_DUE as usize);
+            if taken.is_empty() {
                 return;
             }
-            let orders: Vec<_> = keys
-                .iter()
-                .filter_map(|key| Some(self.order(*key, self.sessions.get(key)?, false)))
-                .collect();
+            let mut orders = Vec::with_capacity(taken.len());
+            for (slot, key) in taken {
+                // Most sessions whose peer's clock ticks first: the answer was the transmission.
+                if let Some(later_ns) = self.datapath.maps.not_due_before(slot, by_ns) {
+                    self.clock.set(slot, key, gathered_ns(later_ns, by_ns));
+                } else if let Some(live) = self.sessions.get(&key) {
+                    orders.push(self.order(key, live, false));
+                }
+            }
             self.send(&orders);
         }
     }
 
     /// Says AdminDown to peers, without waiting for their turns.
     pub(super) fn farewell(&mut self, keys: &[SessionKey]) {
-        for key in keys {
-            self.clock.forget(key);
+        for live in keys.iter().filter_map(|key| self.sessions.get(key)) {
+            self.clock.forget(live.slot);
         }
         let orders: Vec<_> = keys
             .iter()
@@ -67,7 +72,7 @@ impl Engine {
         if let Err(error) = result {
             warn!(%error, "transmit program not run; retried");
             for order in &orders[outcomes.len()..] {
-                self.clock.set(order.key, now_ns() + RETRY_NS);
+                self.clock.set(order.slot, order.key, now_ns() + RETRY_NS);
             }
         }
     }
@@ -83,7 +88,7 @@ impl Engine {
         // 0: gone, and the full check finds out why if it should not be.
         if outcome.next_due_ns != 0 && !order.force {
             let due_ns = gathered_ns(outcome.next_due_ns, now_ns());
-            self.clock.set(order.key, due_ns);
+            self.clock.set(order.slot, order.key, due_ns);
         }
     }
 
@@ -93,8 +98,8 @@ impl Engine {
             return;
         }
         for key in self.next_hops.found(found) {
-            if self.sessions.contains_key(&key) {
-                self.clock.set_earlier(key, now_ns());
+            if let Some(live) = self.sessions.get(&key) {
+                self.clock.set_earlier(live.slot, key, now_ns());
             }
         }
     }
@@ -117,6 +122,7 @@ impl Engine {
         });
         Order {
             key,
+            slot: live.slot,
             generation: live.generation,
             force,
             ethernet,

@@ -2,7 +2,7 @@
 
 use crate::node::{Habit, Node};
 use crate::support::{FAST, FAST_NS, MS, OURS, Rng, START_NS, for_seeds, packet, session_in};
-use dz_common::pacing::{BURST, Tick, jittered_ns, scheduled_ns};
+use dz_common::pacing::{BURST, Tick, ahead_ns, due_stamp, jittered_ns, scheduled_ns};
 use dz_common::packet::{Packet, State};
 use dz_common::session::{NS_PER_US, Session, Timers};
 
@@ -282,4 +282,28 @@ fn backoff_never_transmits_faster_than_the_interval() {
     for _ in 0..5 {
         assert!(session.transmitted(START_NS, 0) >= 50_000);
     }
+}
+
+/// What the kernel leaves of an instant for the agent's clock: never early, later by a microsecond at
+/// most, and never ahead once it has passed, wherever the counter comes round.
+#[test]
+fn stamps_tell_what_is_ahead() {
+    for_seeds(100_000, |rng| {
+        let now_ns = if rng.chance(50) {
+            (rng.below(1 << 20) << 42).saturating_add(rng.below(1 << 12))
+        } else {
+            rng.below(1 << 60)
+        };
+        let at_ns = now_ns + 1 + rng.below(5_000_000_000 - 2_048);
+        let told_ns = ahead_ns(due_stamp(at_ns), now_ns).expect("ahead");
+        assert!(
+            at_ns <= told_ns && told_ns < at_ns + 1_024,
+            "{at_ns} {told_ns}"
+        );
+        assert_eq!(ahead_ns(due_stamp(now_ns), now_ns + 1_023), None);
+        let passed_ns = now_ns.saturating_sub(rng.below(4_000_000_000_000));
+        assert_eq!(ahead_ns(due_stamp(passed_ns), now_ns + 1_023), None);
+        let far_ns = now_ns + 5_000_003_000 + rng.below(4_000_000_000_000);
+        assert_eq!(ahead_ns(due_stamp(far_ns), now_ns), None);
+    });
 }

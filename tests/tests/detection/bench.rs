@@ -71,7 +71,7 @@ pub(crate) const fn free(key: SessionKey) -> Deadline {
     Deadline {
         deadline_ns: NEVER_NS,
         key,
-        generation: 0,
+        next_due: 0,
     }
 }
 
@@ -104,8 +104,9 @@ pub(crate) fn entry(key: SessionKey, slot: u32, generation: u32, timers: Timers)
 
 /// Gives a session its slot and inserts it, in the agent's order.
 pub(crate) fn insert(kernel: &mut Kernel, entry: &SessionEntry) -> anyhow::Result<()> {
+    // Any number: until the session answers nobody touches it.
     let slot = Deadline {
-        generation: entry.generation,
+        next_due: entry.generation,
         ..free(entry.key)
     };
     kernel.set_deadline(entry.slot, &slot)?;

@@ -99,6 +99,7 @@ pub(crate) fn the_dead_do_not_spin() -> anyhow::Result<()> {
         // A scan that had found the session when it was deleted may have come to this late.
         let late = Deadline {
             deadline_ns: NEVER_NS,
+            next_due: now.next_due,
             ..*slot
         };
         cleared += u32::from(now != *slot);

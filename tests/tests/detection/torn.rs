@@ -121,7 +121,7 @@ fn rewrite(kernel: &mut Kernel, rng: &Rng, astray: &mut [Deadline]) -> anyhow::R
         // Never 0, which would be a slot that nobody wrote.
         deadline_ns: monotonic_ns() - rng.below(1_000_000_000),
         key,
-        generation: rng.word(),
+        next_due: rng.word(),
     };
     kernel.set_deadline(slot, &astray[index])
 }

@@ -54,7 +54,7 @@ pub(crate) fn world(devices: &[Device; 2]) -> World {
                     local: [0; 4],
                     peer: [0; 4]
                 },
-                generation: 0,
+                next_due: 0,
             };
             SLOTS as usize
         ],
