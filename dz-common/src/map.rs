@@ -455,10 +455,20 @@ impl SessionEntry {
         }
     }
 
-    /// [`Deadline::next_due`] after an answer or a change of state.
+    /// [`Deadline::next_due`] after a packet or a deadline, if it is to change.
+    ///
+    /// An answer has set the next transmission, and without back-off: a session that is Down answers
+    /// only in the moment in which it goes there. So the stamp is an interval with its jitter away at
+    /// most, or, after a change of state without an answer, an interval.
     #[inline(always)]
-    pub fn due_stamp(&self, now_ns: u64) -> u32 {
-        due_stamp(self.session.next_due_ns(now_ns))
+    pub fn due_stamp(&self, answered: bool, changed: bool, now_ns: u64) -> Option<u32> {
+        if answered {
+            Some(due_stamp(self.session.next_tx_ns))
+        } else if changed {
+            Some(due_stamp(self.session.next_due_ns(now_ns)))
+        } else {
+            None
+        }
     }
 
     /// The next random number (xorshift32, Marsaglia 2003): jitter needs spread, not secrecy, and

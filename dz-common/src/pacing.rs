@@ -211,6 +211,11 @@ pub const fn due_stamp(at_ns: u64) -> u32 {
     ((at_ns + (1 << STAMP_SHIFT) - 1) >> STAMP_SHIFT) as u32
 }
 
+/// The stamp of what is due now.
+pub const fn due_now_stamp(now_ns: u64) -> u32 {
+    (now_ns >> STAMP_SHIFT) as u32
+}
+
 /// The instant of a stamp, in ns, if it is ahead.
 pub const fn ahead_ns(stamp: u32, now_ns: u64) -> Option<u64> {
     let now = now_ns >> STAMP_SHIFT;

@@ -82,7 +82,6 @@ fn admin_down(request: &Request) -> (u32, Counter) {
     }
     let change = session.admin_down(now_ns);
     detect::store(deadline, session.scan_deadline_ns());
-    detect::store_due(deadline, session.due_stamp(now_ns));
     drop(session);
 
     if let Some(change) = &change {

@@ -228,7 +228,9 @@ fn expire(index: u32, slot: *mut Deadline, now_ns: u64) -> u64 {
     let change = session.expire(now_ns);
     let deadline_ns = session.scan_deadline_ns();
     store(slot, deadline_ns);
-    store_due(slot, session.due_stamp(now_ns));
+    if let Some(next_due) = session.due_stamp(false, change.is_some(), now_ns) {
+        store_due(slot, next_due);
+    }
     let (generation, block) = (session.generation, session.block);
     drop(session);
 

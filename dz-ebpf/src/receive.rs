@@ -106,8 +106,8 @@ pub fn handle(work: &mut Work) -> u32 {
     let generation = session.generation;
     let deadline_ns = session.scan_deadline_ns();
     detect::store(deadline, deadline_ns);
-    if answered || taken.changed {
-        detect::store_due(deadline, session.due_stamp(now_ns));
+    if let Some(next_due) = session.due_stamp(answered, taken.changed, now_ns) {
+        detect::store_due(deadline, next_due);
     }
     drop(session);
 

@@ -12,7 +12,7 @@ use dz_common::map::{
     Config, Confined, Deadline, Due, Gate, GateKey, LocalKey, MAX_DUE, NEVER_NS, Peer, PeerKey,
     SessionEntry, SessionKey, name,
 };
-use dz_common::pacing::{ahead_ns, due_stamp};
+use dz_common::pacing::{ahead_ns, due_now_stamp};
 use zerocopy::{Immutable, IntoBytes, TryFromBytes};
 
 use super::lookup_batch::each;
@@ -231,7 +231,7 @@ impl Maps {
             Deadline {
                 deadline_ns: NEVER_NS,
                 key,
-                next_due: due_stamp(now_ns),
+                next_due: due_now_stamp(now_ns),
             },
         );
     }
@@ -251,7 +251,7 @@ impl Maps {
             Deadline {
                 deadline_ns: entry.scan_deadline_ns(),
                 key: entry.key,
-                next_due: due_stamp(now_ns()),
+                next_due: due_now_stamp(now_ns()),
             },
         );
     }

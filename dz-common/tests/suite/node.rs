@@ -3,9 +3,9 @@
 use crate::support::{CONFIG, Rng, entry};
 use dz_common::counters::Counter;
 use dz_common::map::{SessionEntry, Transition};
-use dz_common::pacing::Tick;
+use dz_common::pacing::{Tick, ahead_ns, due_now_stamp};
 use dz_common::packet::{Packet, State};
-use dz_common::session::{Session, Timers};
+use dz_common::session::{NS_PER_US, Session, Timers};
 
 /// What an end does besides running the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub(crate) enum Habit {
 pub(crate) struct Node {
     pub(crate) entry: SessionEntry,
     pub(crate) habit: Habit,
+    /// What is left in the slot for our clock.
+    stamp: u32,
     /// Every transmission: when, and in which state.
     pub(crate) sent: Vec<(u64, State)>,
     /// Every state change: when, and what.
@@ -39,6 +41,7 @@ impl Node {
         Self {
             entry,
             habit,
+            stamp: due_now_stamp(now_ns),
             sent: Vec::new(),
             changes: Vec::new(),
         }
@@ -62,6 +65,14 @@ impl Node {
             outcome.exit == Counter::RxAnswered,
             outcome.answer.is_some()
         );
+        let (answered, changed) = (outcome.answer.is_some(), outcome.transition.is_some());
+        if let Some(stamp) = self.entry.due_stamp(answered, changed, now_ns) {
+            self.stamp = stamp;
+            let session = &self.entry.session;
+            let longest_ns = u64::from(session.tx_interval_us()) * NS_PER_US / 10 * 11;
+            let due_ns = ahead_ns(stamp, now_ns).unwrap_or(now_ns);
+            assert!(due_ns <= now_ns + longest_ns + 1_024, "{session:?}");
+        }
         if let Some(transition) = outcome.transition {
             self.changes.push((now_ns, transition));
         }
@@ -77,6 +88,10 @@ impl Node {
 
     /// The clock looks at the session; returns what goes out and when to look again.
     pub(crate) fn tick(&mut self, now_ns: u64) -> (Option<Packet>, u64) {
+        let hinted = self.habit != Habit::ClockDriven;
+        if let Some(later_ns) = ahead_ns(self.stamp, now_ns).filter(|_| hinted) {
+            return (None, later_ns);
+        }
         let random = self.entry.draw();
         let (decision, next_ns) = self.entry.session.tick(now_ns, random);
         let packet = (decision == Tick::Send).then(|| {
@@ -92,6 +107,8 @@ impl Node {
             .entry
             .expire(now_ns)
             .expect("a deadline that takes nothing down");
+        let stamp = self.entry.due_stamp(false, true, now_ns);
+        self.stamp = stamp.unwrap_or(self.stamp);
         self.changes.push((now_ns, transition));
     }
 

@@ -2,7 +2,9 @@
 
 use crate::node::{Habit, Node};
 use crate::support::{FAST, FAST_NS, MS, OURS, Rng, START_NS, for_seeds, packet, session_in};
-use dz_common::pacing::{BURST, Tick, ahead_ns, due_stamp, jittered_ns, scheduled_ns};
+use dz_common::pacing::{
+    BURST, Tick, ahead_ns, due_now_stamp, due_stamp, jittered_ns, scheduled_ns,
+};
 use dz_common::packet::{Packet, State};
 use dz_common::session::{NS_PER_US, Session, Timers};
 
@@ -301,6 +303,7 @@ fn stamps_tell_what_is_ahead() {
             "{at_ns} {told_ns}"
         );
         assert_eq!(ahead_ns(due_stamp(now_ns), now_ns + 1_023), None);
+        assert_eq!(ahead_ns(due_now_stamp(now_ns), now_ns), None);
         let passed_ns = now_ns.saturating_sub(rng.below(4_000_000_000_000));
         assert_eq!(ahead_ns(due_stamp(passed_ns), now_ns + 1_023), None);
         let far_ns = now_ns + 5_000_003_000 + rng.below(4_000_000_000_000);

@@ -198,8 +198,9 @@ impl World {
         let outcome = entry.receive(packet, &self.config, now_ns, attended);
         if let Some(deadline) = &mut trail.deadline {
             deadline.deadline_ns = entry.scan_deadline_ns();
-            if outcome.answer.is_some() || outcome.transition.is_some() {
-                deadline.next_due = entry.due_stamp(now_ns);
+            let changed = outcome.transition.is_some();
+            if let Some(stamp) = entry.due_stamp(outcome.answer.is_some(), changed, now_ns) {
+                deadline.next_due = stamp;
             }
         }
         let block = entry.block;
