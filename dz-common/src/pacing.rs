@@ -226,8 +226,8 @@ pub const fn ahead_ns(stamp: u32, now_ns: u64) -> Option<u64> {
     Some((now + ahead) << STAMP_SHIFT)
 }
 
-/// The coarsest grid of transmissions, ns: about 17 ms.
-const COARSEST_NS: u64 = 1 << 24;
+/// The coarsest grid of transmissions, ns: about 34 ms.
+const COARSEST_NS: u64 = 1 << 25;
 
 /// When to transmit next, ns: an interval with [`jittered_ns`] from now, moved within its bounds to a
 /// grid of the clock that the transmissions of other sessions are on, too: what happens once per

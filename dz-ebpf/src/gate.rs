@@ -3,7 +3,7 @@
 //! | packet | becomes |
 //! |---|---|
 //! | not IPv4, or to nobody's address | passed on after one look-up |
-//! | a liveness packet | passed on: it is what brings the session Up |
+//! | a liveness packet | passed on: it is what brings the session Up; one that our programs have made, at once |
 //! | to a peer that is Up, or passive | passed on |
 //! | to a peer that was never Up | as `--when-never-up` says |
 //! | to a peer that is not Up any more | as `--when-down` says |
@@ -27,14 +27,11 @@ use dz_common::map::{Config, Confined, Gate, GateKey, SessionEntry, SessionKey};
 use crate::count::{NO_BLOCK, count};
 use crate::frame::Linear;
 use crate::maps::{CONFINED, GATE, SESSIONS};
+use crate::mark;
 use crate::receive;
 use crate::session::identity;
 use crate::skb::linear;
 
-/// What `skb->tc_index` says of a packet that a gate has diverted. It stays with the packet on its
-/// way through this host, and nothing else has used the field since the kernel lost `tcindex` and
-/// `dsmark`.
-const DIVERTED: u16 = 0xd2a6;
 const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
 
 /// Egress of a device whose packets start with the IPv4 header.
@@ -52,6 +49,9 @@ pub fn dz_gate_eth(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn egress(ctx: &TcContext, link: Link) -> i32 {
     let skb = ctx.skb.skb;
+    if let Some(block) = mark::take_liveness(skb) {
+        return pass(block, Counter::GateLiveness);
+    }
     // SAFETY: the kernel's own context.
     let (ifindex, protocol, vlan) =
         unsafe { ((*skb).ifindex, (*skb).protocol, (*skb).vlan_present) };
@@ -162,9 +162,7 @@ fn reroute(skb: *mut __sk_buff, link: Link, source: Confined, detour: u32, block
     if unsafe { CONFINED.get(&source) }.is_some() {
         return drop(block, Counter::GateConfined);
     }
-    // SAFETY: the kernel's own context.
-    let diverted = unsafe { (*skb).tc_index } == u32::from(DIVERTED);
-    if detour == 0 || diverted {
+    if detour == 0 || mark::is_diverted(skb) {
         return drop(block, Counter::GateNoDetour);
     }
     if let Link::Layer3 = link {
@@ -175,8 +173,7 @@ fn reroute(skb: *mut __sk_buff, link: Link, source: Confined, detour: u32, block
             return drop(block, Counter::GateRerouteFailed);
         }
     }
-    // SAFETY: the kernel's own context, in which this field may be written.
-    unsafe { (&raw mut (*skb).tc_index).write_volatile(u32::from(DIVERTED)) };
+    mark::divert(skb);
     count(block, Counter::GateRerouted);
     // Without a next hop of ours the kernel looks the destination up among the routes by that
     // interface. Where there is none it takes the destination for a neighbour (ip_route_output_key):

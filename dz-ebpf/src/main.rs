@@ -21,6 +21,7 @@ mod detect;
 mod frame;
 mod gate;
 mod maps;
+mod mark;
 mod receive;
 mod session;
 mod skb;

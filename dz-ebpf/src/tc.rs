@@ -17,6 +17,7 @@ use dz_common::map::Config;
 
 use crate::count::count;
 use crate::frame::Linear;
+use crate::mark;
 use crate::receive::{self, Verdict, Work};
 use crate::session::identity;
 use crate::skb::{Outgoing, check, frame_len, linear};
@@ -80,6 +81,7 @@ fn ingress(ctx: &TcContext, link: Link) -> i32 {
         complain(ctx, &key.peer, error);
         return TC_ACT_SHOT;
     }
+    mark::liveness(skb, block);
     // SAFETY: a helper that looks at its arguments only.
     unsafe { bpf_redirect(ifindex, 0) as i32 }
 }

@@ -21,6 +21,7 @@ use dz_common::packet::Packet;
 
 use crate::count::{NO_BLOCK, count};
 use crate::maps::{DUE, SESSIONS};
+use crate::mark;
 use crate::receive;
 use crate::session::{Locked, identity};
 use crate::skb::{Outgoing, check};
@@ -96,6 +97,7 @@ fn transmit(skb: *mut __sk_buff, config: &Config, due: &mut Due) -> (u32, Counte
             },
         );
     };
+    mark::liveness(skb, block);
     match send(skb, config, due, &packet) {
         Ok(()) => (block, Counter::TxOriginated),
         Err(error) => {

@@ -118,7 +118,8 @@ impl Flow {
             ensure!(received(self.receiver())? > stopped, "none");
             anyhow::Ok(())
         })?;
-        thread::sleep(time / 4);
+        // Nor is what the agent has to catch up with then.
+        thread::sleep(time / 4 * 3);
         let (begun, before) = (Instant::now(), received(self.receiver())?);
         thread::sleep(time);
         let after = received(self.receiver())?;

@@ -22,6 +22,7 @@ pub mod gre;
 pub mod harness;
 pub mod kernel;
 pub mod machine;
+pub mod memory_group;
 pub mod netns;
 pub mod pinned;
 pub mod priority;

@@ -1,5 +1,6 @@
 //! What the kernel must have, named before anything is touched.
 
+use std::error::Error;
 use std::path::Path;
 use std::process::Command;
 
@@ -7,7 +8,8 @@ use aya::maps::MapType;
 use aya::programs::ProgramType;
 use aya::sys::{is_map_supported, is_program_supported};
 
-use super::sys::undisturbed;
+use super::load::chain;
+use super::sys::{os_error, undisturbed};
 use crate::error::{ExitCode, Failure};
 
 /// Oldest kernel served: Debian 12's.
@@ -41,7 +43,7 @@ fn check_programs_and_maps() -> Result<(), Failure> {
         (ProgramType::Xdp, "XDP programs"),
     ];
     for (program, name) in programs {
-        if !is_program_supported(program).unwrap_or(false) {
+        if !supported(is_program_supported(program), name)? {
             missing.push(name);
         }
     }
@@ -50,7 +52,7 @@ fn check_programs_and_maps() -> Result<(), Failure> {
         (MapType::RingBuf, "BPF ring buffers"),
     ];
     for (map, name) in maps {
-        if !is_map_supported(map).unwrap_or(false) {
+        if !supported(is_map_supported(map), name)? {
             missing.push(name);
         }
     }
@@ -67,6 +69,17 @@ fn check_programs_and_maps() -> Result<(), Failure> {
     // It asks once, when it is first needed.
     aya::features();
     Ok(())
+}
+
+/// What the kernel says. That it could not say is not that it has it not.
+fn supported<E: Error + 'static>(answer: Result<bool, E>, name: &str) -> Result<bool, Failure> {
+    answer.or_else(|error| match os_error(&error) {
+        Some(libc::ENOMEM) => Err(Failure::new(
+            ExitCode::Kernel,
+            format!("trying {name}: {}", chain(&error)),
+        )),
+        _ => Ok(false),
+    })
 }
 
 fn check_privileges() -> Result<(), Failure> {

@@ -17,6 +17,7 @@ use tracing::info;
 use super::kernel::kernel_at_least;
 use super::maps::{MapReader, Maps};
 use super::programs::Runner;
+use super::sys::os_error;
 use super::sys::undisturbed;
 use super::upgrade::abi_version;
 use super::{now_ns, readable};
@@ -176,18 +177,18 @@ impl Datapath {
                 index,
                 ..Request::NONE
             };
-            match self.runner.control(&request) {
-                Ok(Counter::ControlDone) => {}
-                outcome => {
-                    return Err(Failure::new(
-                        ExitCode::Kernel,
-                        format!(
-                            "detection timer {index} of {groups} does not start ({outcome:?}): \
-                             lower --max-sessions, or raise the kernel's memory limits"
-                        ),
-                    ));
-                }
-            }
+            let why = match self.runner.control(&request) {
+                Ok(Counter::ControlDone) => continue,
+                Ok(exit) => exit.name().to_owned(),
+                Err(error) => error.to_string(),
+            };
+            return Err(Failure::new(
+                ExitCode::Kernel,
+                format!(
+                    "detection timer {index} of {groups} does not start: {why}; lower \
+                     --max-sessions, or let the agent have more memory"
+                ),
+            ));
         }
         Ok(())
     }
@@ -304,9 +305,13 @@ fn missing(name: &str) -> Failure {
 }
 
 fn refused(error: &EbpfError) -> Failure {
+    let advice = match os_error(error) {
+        Some(libc::ENOMEM) => "; lower --max-sessions, or let the agent have more memory",
+        _ => "",
+    };
     Failure::new(
         ExitCode::Kernel,
-        format!("the kernel refuses the BPF maps: {}", chain(error)),
+        format!("the kernel refuses the BPF maps: {}{advice}", chain(error)),
     )
 }
 

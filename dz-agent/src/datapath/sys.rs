@@ -1,5 +1,6 @@
 //! bpf(2): the commands that aya does not offer, and what its callers have to know.
 
+use std::error::Error;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -22,6 +23,18 @@ pub(super) fn undisturbed<T>(load: impl FnOnce() -> T) -> T {
         let _ = before.thread_set_mask();
     }
     loaded
+}
+
+/// The number of the system's error that is the cause of another, if there is one.
+pub(super) fn os_error(error: &(dyn Error + 'static)) -> Option<libc::c_int> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.raw_os_error();
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// One command.

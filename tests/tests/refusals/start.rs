@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use dz_tests::agent::{Home, program};
-use dz_tests::harness::{Requirement, Test};
+use dz_tests::bed::INTERFACE;
+use dz_tests::harness::{Outcome, Requirement, Test};
+use dz_tests::memory_group::MemoryGroup;
 use dz_tests::netns::Netns;
+use dz_tests::seccomp::{self, BpfCommand};
 use dz_tests::tun::Tun;
 use dz_tests::wait::eventually;
-use dz_tests::{bed::INTERFACE, seccomp};
 use tempfile::TempDir;
 
 use crate::{NEEDS, agent_run, agent_run_by, nothing_left, refused};
@@ -30,6 +32,15 @@ pub(super) fn tests() -> Vec<Test> {
         Test::new("start::no_realtime", &setpriv, no_realtime),
         Test::new("start::old_kernel", &with("setarch"), old_kernel),
         Test::new("start::no_bpf", &NEEDS, no_bpf),
+        Test::new("start::no_memory_for_maps", &NEEDS, no_memory_for_maps),
+        Test::new("start::no_memory_for_a_try", &NEEDS, || {
+            let words = ["BPF hash maps", "Cannot allocate memory"];
+            no_memory(BpfCommand::MapCreate, &words)
+        }),
+        Test::new("start::no_timers", &NEEDS, || {
+            let words = ["detection timer 0", "lower --max-sessions"];
+            no_memory(BpfCommand::ProgTestRun, &words)
+        }),
         Test::new("start::xdp_on_layer_3", &NEEDS, || on_tun("xdp")),
         Test::new("start::generic_xdp_on_layer_3", &NEEDS, || {
             on_tun("xdp-generic")
@@ -144,6 +155,35 @@ fn no_bpf() -> Result<()> {
     let mut command = agent_run(&place.home, &ON_TUN)?;
     seccomp::without_bpf(&mut command);
     place.refuses(command, 4, &["lacks", "CONFIG_BPF_SYSCALL"])
+}
+
+/// In a group of processes with less memory than the maps for so many sessions take.
+fn no_memory_for_maps() -> Result<Outcome> {
+    let Some(group) = MemoryGroup::new("dz-no-memory", 48 << 20)? else {
+        return Ok(Outcome::Skip(
+            "no group of processes to limit memory in".into(),
+        ));
+    };
+    let place = Place::new("nomaps")?;
+    let join = format!("echo $$ > {} && exec \"$@\"", group.members().display());
+    let wrapper = ["sh", "-c", &join, "sh"];
+    let arguments = ["--interface", INTERFACE, "--max-sessions", "131072"];
+    let command = agent_run_by(&wrapper, program()?, &place.home, &arguments)?;
+    let words = [
+        "refuses the BPF maps",
+        "dz_sessions",
+        "lower --max-sessions",
+    ];
+    place.refuses(command, 4, &words)?;
+    Ok(Outcome::Passed)
+}
+
+/// What the kernel has no memory for at the start is missed then, not when a peer falls silent.
+fn no_memory(refused: BpfCommand, words: &[&str]) -> Result<()> {
+    let place = Place::new("nomemory")?;
+    let mut command = agent_run(&place.home, &ON_TUN)?;
+    seccomp::without_memory_for(&mut command, refused);
+    place.refuses(command, 4, words)
 }
 
 fn on_tun(attach: &str) -> Result<()> {

@@ -142,10 +142,7 @@ fn start(kernel: &Kernel, folder: &Path) -> anyhow::Result<Child> {
         .arg(&kernel.image)
         .args(["-initrd", "initramfs"])
         // Nobody attacks it, and an emulated processor has nothing to protect.
-        .args([
-            "-append",
-            &format!("{COMMAND_LINE} mitigations=off tsc=reliable"),
-        ])
+        .args(["-append", &format!("{COMMAND_LINE} mitigations=off")])
         .args(["-device", "virtio-serial-pci"]);
     for port in Port::ALL {
         let name = port.name();
