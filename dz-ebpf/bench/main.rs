@@ -6,8 +6,9 @@
 //! | `empty_tc`, `empty_xdp` | SCHED_CLS, XDP | nothing |
 //! | `reflect_l3`, `reflect_eth` | SCHED_CLS | send each packet back, addresses swapped, whatever it is |
 //! | `reflect_xdp` | XDP | the same before the stack |
-//! | `respond_l3`, `respond_eth` | SCHED_CLS, ingress | be every peer that is asked, and Up as soon as can be |
+//! | `respond_eth` | SCHED_CLS, ingress | be every peer that is asked, and Up as soon as can be |
 //! | `respond_xdp` | XDP | the same before the stack |
+//! | `respond_gre` | SCHED_CLS, ingress | the same on the Ethernet device below a GRE tunnel |
 //! | `respond_bfd` | SCHED_CLS, ingress | be every neighbour that BFD itself asks |
 //! | `generate` | SCHED_CLS, run by the bench | send packets that the bench has made |
 //! | `generate_xdp` | XDP, run by the bench | the same, without socket buffers |
@@ -20,6 +21,7 @@ mod bfd;
 #[path = "../src/frame.rs"]
 mod frame;
 mod generate;
+mod gre;
 #[path = "../src/skb.rs"]
 mod skb;
 
@@ -122,42 +124,23 @@ fn swap(frame: &Linear, link: Link) -> bool {
     true
 }
 
-/// On a device whose packets start with the IPv4 header.
-#[classifier]
-pub fn respond_l3(ctx: TcContext) -> i32 {
-    respond(&ctx, Link::Layer3)
-}
-
-/// On a device whose packets start with an Ethernet header.
+/// On an Ethernet device.
 #[classifier]
 pub fn respond_eth(ctx: TcContext) -> i32 {
-    respond(&ctx, Link::Ethernet)
-}
-
-#[inline(always)]
-fn respond(ctx: &TcContext, link: Link) -> i32 {
-    let Some((flow, answer)) = asked(&skb::linear(ctx), link) else {
+    let Some((flow, answer)) = asked(&skb::linear(&ctx), Link::Ethernet) else {
         return TC_ACT_UNSPEC;
     };
-    let Some(answer) = answer else {
+    let (Some(answer), Some(addresses)) = (answer, skb::linear(&ctx).at::<12>(0)) else {
         return TC_ACT_SHOT;
     };
+    // SAFETY: within the packet, and nothing writes to it meanwhile.
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = unsafe { *addresses };
+    let (destination, source) = ([g, h, i, j, k, l], [a, b, c, d, e, f]);
     let skb = ctx.skb.skb;
-    let (destination, source) = match link {
-        Link::Layer3 => ([0; 6], [0; 6]),
-        Link::Ethernet => {
-            let Some(addresses) = skb::linear(ctx).at::<12>(0) else {
-                return TC_ACT_SHOT;
-            };
-            // SAFETY: within the packet, and nothing writes to it meanwhile.
-            let [a, b, c, d, e, f, g, h, i, j, k, l] = unsafe { *addresses };
-            ([g, h, i, j, k, l], [a, b, c, d, e, f])
-        }
-    };
     let full = UdpChecksum::Full;
     let datagram = headers::datagram(&flow.dst, &flow.src, LIVENESS_PORT, &answer, full);
     if Outgoing::new(destination, source, datagram)
-        .store(skb, link)
+        .store(skb, Link::Ethernet)
         .is_err()
     {
         return TC_ACT_SHOT;

@@ -25,6 +25,8 @@ const BARE: &str = "bare0";
 const BARE_ENDS: [Ipv4Addr; 2] = [Ipv4Addr::new(169, 254, 8, 0), Ipv4Addr::new(169, 254, 8, 1)];
 /// Both ends of GRE's outer packets, for one tunnel and for the other.
 const OUTER: [[&str; 2]; 2] = [["192.0.2.1", "192.0.2.2"], ["192.0.2.5", "192.0.2.6"]];
+/// The device below both tunnels.
+const UNDERLAY: &str = "under0";
 const SESSIONS: u32 = 1_000;
 /// The peers' network, which is the far host's own, and the first peer.
 const NETWORK: &str = "10.9.0.0/16";
@@ -66,11 +68,13 @@ impl Kind {
         }
     }
 
-    const fn responder(self) -> Program {
+    /// What answers at the far end, and on which device: below a tunnel, for what the far end has to
+    /// do is not what is measured.
+    const fn responder(self) -> (&'static str, Program) {
         match self {
-            Self::VethTc => Program::RespondEthernet,
-            Self::VethXdp => Program::RespondXdp,
-            Self::Gre => Program::RespondLayer3,
+            Self::VethTc => (INTERFACE, Program::RespondEthernet),
+            Self::VethXdp => (INTERFACE, Program::RespondXdp),
+            Self::Gre => (UNDERLAY, Program::RespondGre),
         }
     }
 }
@@ -99,8 +103,8 @@ impl Path {
         let (here, there) = (Netns::new("bench")?, Netns::new("bench-far")?);
         if kind == Kind::Gre {
             let [a, b] = OUTER[0].map(|address| format!("{address}/29"));
-            pair(&here, &there, "under0", [a, b])?;
-            let [a, b] = OUTER[1].map(|address| format!("address add {address}/29 dev under0"));
+            pair(&here, &there, UNDERLAY, [a, b])?;
+            let [a, b] = OUTER[1].map(|address| format!("address add {address}/29 dev {UNDERLAY}"));
             here.ip(&a)?;
             there.ip(&b)?;
         }
@@ -125,7 +129,8 @@ impl Path {
         let via = via.unwrap_or_default();
         here.ip(&format!("route add {BARE_NETWORK}{via} dev {BARE}"))?;
 
-        let far = Bare::attach(&there, INTERFACE, kind.responder())?;
+        let (device, responder) = kind.responder();
+        let far = Bare::attach(&there, device, responder)?;
         let mut agent = serve(&here, kind)?;
         agent.process().freeze()?;
         Ok(Self {

@@ -17,12 +17,12 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../dz-ebpf/object/dz-
 pub enum Program {
     /// XDP: passes everything. A veth's driver takes `XDP_TX` from its peer only if it has XDP, too.
     EmptyXdp,
-    /// TC, where packets start with the IPv4 header: every peer that is asked, Up as soon as can be.
-    RespondLayer3,
-    /// The same where they start with an Ethernet header.
+    /// TC, Ethernet: every peer that is asked, Up as soon as can be.
     RespondEthernet,
     /// The same in XDP.
     RespondXdp,
+    /// TC, Ethernet: the same below a GRE tunnel.
+    RespondGre,
     /// TC, Ethernet: every neighbour that BFD itself asks.
     RespondBfd,
     /// TC, Ethernet: sends everything back.
@@ -39,9 +39,9 @@ impl Program {
     const fn name(self) -> &'static str {
         match self {
             Self::EmptyXdp => "empty_xdp",
-            Self::RespondLayer3 => "respond_l3",
             Self::RespondEthernet => "respond_eth",
             Self::RespondXdp => "respond_xdp",
+            Self::RespondGre => "respond_gre",
             Self::RespondBfd => "respond_bfd",
             Self::ReflectEthernet => "reflect_eth",
             Self::ReflectXdp => "reflect_xdp",

@@ -4,6 +4,7 @@
 mod detours;
 mod flips;
 mod flows;
+mod own;
 mod scene;
 mod verdicts;
 
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     }
     tests.extend(flows::tests());
     tests.extend(flips::tests());
+    tests.extend(own::tests());
     tests.extend(detours::tests());
     run(tests)
 }
