@@ -31,6 +31,7 @@ pub(crate) fn all_expire(
             }
         })?;
         lateness.0.push(in_time(&entry)?);
+        told_soon(kernel, &entry)?;
         ends.push((deadline_ns(&entry), entry.session.since_ns));
     }
     ends.sort_unstable();
@@ -43,6 +44,17 @@ pub(crate) fn all_expire(
         );
     }
     Ok(lateness)
+}
+
+/// Whether our clock is to tell the peer as soon as may be, not when the last answer said.
+fn told_soon(kernel: &Kernel, entry: &SessionEntry) -> anyhow::Result<()> {
+    let hint = kernel.deadline(entry.slot)?.next_due;
+    let expected = entry.due_stamp(false, true, entry.session.since_ns);
+    ensure!(
+        Some(hint) == expected,
+        "the slot's hint is {hint}, not {expected:?}: {entry:#?}"
+    );
+    Ok(())
 }
 
 /// Whether a session that is Down went there for its deadline, and not before it; returns how long
