@@ -13,6 +13,7 @@ pub mod checksum;
 pub mod control;
 pub mod counters;
 pub mod detection;
+pub mod entry;
 pub mod gate;
 pub mod headers;
 pub mod ingress;

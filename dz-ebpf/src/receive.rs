@@ -2,8 +2,9 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use dz_common::counters::Counter;
+use dz_common::entry::{Taken, Transition};
 use dz_common::ingress::Flow;
-use dz_common::map::{Config, LocalKey, SessionEntry, SessionKey, Taken, Transition};
+use dz_common::map::{Config, LocalKey, SessionEntry, SessionKey};
 use dz_common::packet::Packet;
 use dz_common::session::Receipt;
 

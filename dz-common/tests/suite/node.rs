@@ -2,7 +2,8 @@
 
 use crate::support::{CONFIG, Rng, entry};
 use dz_common::counters::Counter;
-use dz_common::map::{SessionEntry, Transition};
+use dz_common::entry::Transition;
+use dz_common::map::SessionEntry;
 use dz_common::pacing::{Tick, ahead_ns, due_now_stamp};
 use dz_common::packet::{Packet, State};
 use dz_common::session::{NS_PER_US, Session, Timers};

@@ -2,7 +2,8 @@
 
 use crate::support::{CONFIG, OURS, PEERS, Rng, START_NS, entry, for_seeds};
 use dz_common::counters::Counter;
-use dz_common::map::{SessionEntry, Transition};
+use dz_common::entry::Transition;
+use dz_common::map::SessionEntry;
 use dz_common::pacing::Tick;
 use dz_common::packet::{Packet, State, Version};
 use dz_common::session::{Mode, NS_PER_US, Session, Timers};
