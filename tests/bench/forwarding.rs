@@ -1,12 +1,13 @@
 //! Bulk data through the tunnel (TCP, `iperf3`) with and without the agent, which keeps a thousand
 //! sessions Up, the receiver's among them: the gate and the ingress program look at every packet.
 //!
-//! There are two tunnels alike, and each has a connection, from time to time a new one. The data flows through one of them for a
-//! moment, then through the other, and so on; while it is the other's turn the agent and with it the
-//! sessions' packets stand still. What is compared are two moments that follow each other, for the
-//! throughput of a machine that others use, too, is not the same for long. The ratio of all is the
-//! median; its spread is the interval that has the true median in it in 19 of 20 cases, by rank
-//! alone. Where the goal lies inside of that interval the machine was too noisy to tell.
+//! There are two tunnels alike, and each has a connection, from time to time a new one. The data flows
+//! through one of them for a moment, then through the other, and so on; while it is the other's turn
+//! the agent and with it the sessions' packets stand still. What is compared are two moments that
+//! follow each other, for the throughput of a machine that others use, too, is not the same for long.
+//! The ratio of all is the median; its spread is the interval that has the true median in it in 19 of
+//! 20 cases, by rank alone. Where the goal lies inside of that interval the machine was too noisy to
+//! tell.
 //!
 //! What a busy machine changes less: the share of a run that the agent's programs took of one
 //! processor, by the kernel's own clock, in a run of its own, for that clock costs something.
