@@ -176,8 +176,8 @@ map_types! {
         pub deadline_ns: u64,
         /// The session of this slot.
         pub key: SessionKey,
-        /// When our clock is to ask for this session, as of its last answer or change of state:
-        /// [`crate::pacing::due_stamp`]. So the clock need not ask for one that answers.
+        /// When our clock is to ask for this session, as of its last answer, or change of state by a
+        /// packet or a deadline: [`crate::pacing::due_stamp`]. So it need not ask for one that answers.
         pub next_due: u32,
     }
 
