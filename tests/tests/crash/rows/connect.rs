@@ -54,8 +54,10 @@ fn slot_of_no_session() -> Result<()> {
         next_due: due_stamp(monotonic_ns() + AHEAD_NS),
     };
     maps.set_deadline(slot, &stale)?;
+    // Until the peer is heard, the slot is as the agent has prepared it.
+    stage.bed.wire.set_cut(Direction::BToA, true);
     let mut started = stage.start()?;
-    let entry = started.up()?;
+    let entry = bed::entry(started.agent.home())?;
     ensure!(
         entry.slot == slot,
         "{entry:?}: slot {slot} is the lowest free one"
@@ -63,8 +65,10 @@ fn slot_of_no_session() -> Result<()> {
     let now = maps.deadline(slot)?;
     ensure!(
         now.key == entry.key && now.next_due != stale.next_due,
-        "{now:?}"
+        "{now:?}, was {stale:?}"
     );
+    started.bed.wire.set_cut(Direction::BToA, false);
+    let entry = started.up()?;
     let later = eventually(PATIENCE, "ten packets more", || {
         let later = bed::entry(started.agent.home())?;
         ensure!(later.received > entry.received + 10, "{later:?}");
