@@ -36,6 +36,7 @@ impl Inspect for Fixed {
 pub(crate) fn entry(peer: [u8; 4]) -> SessionEntry {
     SessionEntry {
         lock: bpf_spin_lock { val: 0 },
+        detour: 0,
         slot: 0,
         generation: 1,
         block: 1,
@@ -45,6 +46,7 @@ pub(crate) fn entry(peer: [u8; 4]) -> SessionEntry {
             peer,
         },
         random: 1,
+        reserved: 0,
         received: 0,
         answered: 0,
         originated: 0,

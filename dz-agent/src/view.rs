@@ -81,8 +81,6 @@ pub enum Detour {
     Interface(String),
     /// There is no route by an interface without a gate.
     None,
-    /// The gate has no entry for the peer yet, or could not be read.
-    Unknown,
 }
 
 impl SessionView {

@@ -14,6 +14,8 @@ pub const OP_ADMIN_DOWN: u32 = 2;
 /// Delete the peer and put its session in AdminDown: the commit point of a disconnect. Without a
 /// session only the peer is deleted.
 pub const OP_DISCONNECT: u32 = 3;
+/// Name the way around a session's peer, [`Request::index`]: `SessionEntry::detour`.
+pub const OP_SET_DETOUR: u32 = 4;
 
 /// One request.
 #[repr(C)]
@@ -30,7 +32,7 @@ pub const OP_DISCONNECT: u32 = 3;
 pub struct Request {
     /// One of the `OP_*` constants.
     pub op: u32,
-    /// A group, for [`OP_START_GROUP`].
+    /// A group, for [`OP_START_GROUP`]; an interface, for [`OP_SET_DETOUR`].
     pub index: u32,
     /// The session meant.
     pub key: SessionKey,

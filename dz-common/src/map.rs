@@ -7,7 +7,7 @@ use crate::packet::State;
 use crate::session::{DownReason, Session};
 
 /// Version of everything in this module, kept in [`Config::abi_version`].
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 /// Deadline slots watched by one timer.
 pub const SLOTS_PER_GROUP: u32 = 2_048;
 /// Most timers, and with [`SLOTS_PER_GROUP`] the most sessions: 131,072.
@@ -35,7 +35,6 @@ pub mod name {
     pub const DEADLINES: &str = "dz_deadlines";
     pub const DUE: &str = "dz_due";
     pub const EVENTS: &str = "dz_events";
-    pub const GATE: &str = "dz_gate";
     pub const GROUPS: &str = "dz_groups";
     pub const HEARTBEAT: &str = "dz_heartbeat";
     pub const LOCALS: &str = "dz_locals";
@@ -58,7 +57,17 @@ macro_rules! map_types {
 }
 
 map_types! {
-    /// Identity of a session: key of `dz_sessions`.
+    /// Key of `dz_sessions`: where the packets of a session arrive, and where the gate stops those
+    /// that leave. With a peer there is one session by an interface, whatever our address.
+    #[derive(Hash, PartialOrd, Ord)]
+    pub struct Destination {
+        /// The interface, as the kernel numbers it.
+        pub ifindex: u32,
+        /// The peer's address.
+        pub peer: [u8; 4],
+    }
+
+    /// Identity of a session.
     #[derive(Hash, PartialOrd, Ord)]
     pub struct SessionKey {
         /// The interface, as the kernel numbers it.
@@ -85,25 +94,6 @@ map_types! {
     pub struct Confined {
         /// The address.
         pub addr: [u8; 4],
-    }
-
-    /// Key of `dz_gate`: where packets are stopped unless the session is Up.
-    #[derive(Hash, PartialOrd, Ord)]
-    pub struct GateKey {
-        /// The interface, as the kernel numbers it.
-        pub ifindex: u32,
-        /// Destination, the peer's address.
-        pub dst: [u8; 4],
-    }
-
-    /// Value of `dz_gate`: which session decides, and the way around.
-    pub struct Gate {
-        /// Our address: with the key of this entry it makes the key of the session. Without that
-        /// session packets pass.
-        pub local: [u8; 4],
-        /// Index of the interface that the best route through no gated interface uses, 0 = there
-        /// is none. The kernel looks up the next hop there.
-        pub detour: u32,
     }
 
     /// Key of `dz_peers`. By name, for a peer outlives the interface's index.
@@ -148,16 +138,21 @@ map_types! {
     pub struct SessionEntry {
         /// Guards everything below but the identity.
         pub lock: bpf_spin_lock,
+        /// Index of the interface that the best route to the peer through no gated interface uses, 0
+        /// = there is none. Of a packet that the gate diverts there the kernel looks up the next hop.
+        pub detour: u32,
         /// Where this session's deadline is: index into `dz_deadlines`.
         pub slot: u32,
         /// Tells this entry from an earlier one in the same memory.
         pub generation: u32,
         /// This session's block in `dz_counters`.
         pub block: u32,
-        /// A copy of the key, checked under the lock.
+        /// What it is the session of, checked under the lock.
         pub key: SessionKey,
         /// State of the generator that jitter is drawn from (xorshift32, non-zero).
         pub random: u32,
+        /// Always zero.
+        pub reserved: u32,
         /// Packets that matched the session and were valid (rule 1 and 2 included).
         pub received: u64,
         /// Answers sent from the receive path.
@@ -260,6 +255,17 @@ map_types! {
     }
 }
 
+impl SessionKey {
+    /// Where the session is found.
+    #[inline(always)]
+    pub const fn destination(&self) -> Destination {
+        Destination {
+            ifindex: self.ifindex,
+            peer: self.peer,
+        }
+    }
+}
+
 /// Who asked for a peer.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -287,14 +293,15 @@ const _: () = {
     assert!(size_of::<PeerKey>() == 20);
     assert!(size_of::<Peer>() == 36);
     assert!(size_of::<Session>() == 128);
-    assert!(size_of::<SessionEntry>() == 192);
-    assert!(core::mem::offset_of!(SessionEntry, session) == 64);
+    // The kernel puts 48 bytes of its own and the key before an entry (`struct htab_elem`): 256 in all,
+    // so that the session proper has two cache lines of 64 bytes to itself.
+    assert!(size_of::<Destination>() == 8);
+    assert!(size_of::<SessionEntry>() == 200);
+    assert!(48 + 8 + core::mem::offset_of!(SessionEntry, session) == 128);
     assert!(size_of::<Deadline>() == 24);
     assert!(size_of::<Group>() == 32);
     assert!(size_of::<Due>() == 48);
     assert!(size_of::<Event>() == 40);
     assert!(size_of::<Config>() == 32);
     assert!(size_of::<Confined>() == 4);
-    assert!(size_of::<GateKey>() == 8);
-    assert!(size_of::<Gate>() == 8);
 };

@@ -7,13 +7,15 @@ use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_skb_load_bytes};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
-use dz_common::control::{OP_ADMIN_DOWN, OP_DISCONNECT, OP_START_GROUP, REQUEST_OFFSET, Request};
+use dz_common::control::{
+    OP_ADMIN_DOWN, OP_DISCONNECT, OP_SET_DETOUR, OP_START_GROUP, REQUEST_OFFSET, Request,
+};
 use dz_common::counters::Counter;
 
 use crate::count::{NO_BLOCK, count, transition};
 use crate::detect;
-use crate::maps::{PEERS, SESSIONS};
-use crate::session::{Locked, identity};
+use crate::maps::PEERS;
+use crate::session::{Locked, find, identity};
 
 /// Carries out the request in the packet data; returns its exit.
 #[classifier]
@@ -59,13 +61,30 @@ fn carry_out(ctx: &TcContext, request: &Request) -> (u32, Counter) {
                 result => result,
             }
         }
+        OP_SET_DETOUR => set_detour(request),
         _ => (NO_BLOCK, Counter::ControlRefused),
     }
 }
 
 #[inline(always)]
+fn set_detour(request: &Request) -> (u32, Counter) {
+    let Some(entry) = find(&request.key) else {
+        return (NO_BLOCK, Counter::ControlNoSession);
+    };
+    let (slot, block) = identity(entry);
+    let Some(mut session) = Locked::new(entry, &request.key, slot) else {
+        return (NO_BLOCK, Counter::ControlNoSession);
+    };
+    if session.generation != request.generation {
+        return (NO_BLOCK, Counter::ControlNoSession);
+    }
+    session.detour = request.index;
+    (block, Counter::ControlDone)
+}
+
+#[inline(always)]
 fn admin_down(request: &Request) -> (u32, Counter) {
-    let Some(entry) = SESSIONS.get_ptr_mut(&request.key) else {
+    let Some(entry) = find(&request.key) else {
         return (NO_BLOCK, Counter::ControlNoSession);
     };
     let (slot, block) = identity(entry);

@@ -15,8 +15,8 @@ use dz_common::map::{Deadline, Group, NEVER_NS, SLOTS_PER_GROUP};
 
 use crate::atomic;
 use crate::count::{NO_BLOCK, count, transition};
-use crate::maps::{DEADLINES, GROUPS, SESSIONS};
-use crate::session::Locked;
+use crate::maps::{DEADLINES, GROUPS};
+use crate::session::{Locked, find};
 
 const CLOCK_MONOTONIC: u64 = 1;
 const EBUSY: c_long = 16;
@@ -219,7 +219,7 @@ unsafe extern "C" fn look(offset: u32, scan: *mut Scan) -> c_long {
 fn expire(index: u32, slot: *mut Deadline, now_ns: u64) -> u64 {
     // SAFETY: a live map value; a torn key is found out below.
     let key = unsafe { (&raw const (*slot).key).read_volatile() };
-    let Some(entry) = SESSIONS.get_ptr_mut(&key) else {
+    let Some(entry) = find(&key) else {
         return NEVER_NS;
     };
     let Some(mut session) = Locked::new(entry, &key, index) else {

@@ -22,11 +22,11 @@ use dz_common::counters::Counter;
 use dz_common::gate::{self, Action, Facts};
 use dz_common::headers::ETHERNET_LEN;
 use dz_common::ingress::Link;
-use dz_common::map::{Config, Confined, Gate, GateKey, SessionEntry, SessionKey};
+use dz_common::map::{Config, Confined, Destination, SessionEntry};
 
 use crate::count::{NO_BLOCK, count};
 use crate::frame::Linear;
-use crate::maps::{CONFINED, GATE, SESSIONS};
+use crate::maps::{CONFINED, SESSIONS};
 use crate::mark;
 use crate::receive;
 use crate::session::identity;
@@ -66,8 +66,7 @@ fn egress(ctx: &TcContext, link: Link) -> i32 {
     let Some((src, dst)) = gate::addresses(&frame, link) else {
         return pass(NO_BLOCK, Counter::GateNotIpv4);
     };
-    let key = GateKey { ifindex, dst };
-    let Some((gate, entry)) = session(&key) else {
+    let Some(entry) = SESSIONS.get_ptr_mut(Destination { ifindex, peer: dst }) else {
         return pass(NO_BLOCK, Counter::GateNoSession);
     };
     let (_, block) = identity(entry);
@@ -81,7 +80,7 @@ fn egress(ctx: &TcContext, link: Link) -> i32 {
     match action {
         Action::Pass => pass(block, exit),
         Action::Drop => drop(block, exit),
-        Action::Reroute => reroute(skb, link, Confined { addr: src }, gate.detour, block),
+        Action::Reroute => reroute(skb, link, Confined { addr: src }, detour(entry), block),
     }
 }
 
@@ -112,28 +111,6 @@ fn frame(ctx: &TcContext, link: Link) -> Option<Linear> {
     Some(linear(ctx))
 }
 
-/// The session that decides about a destination, and the way around it.
-#[inline(always)]
-fn session(key: &GateKey) -> Option<(Gate, *mut SessionEntry)> {
-    // Twice: the agent replaces an entry as a whole, and the memory of the old one may be written
-    // for another destination while we hold it. Then it leads to no session here, and the new entry
-    // is there to be found.
-    for _ in 0..2 {
-        let gate = GATE.get_ptr(key)?;
-        // SAFETY: map values stay allocated while a program runs; plain bytes, and see above.
-        let gate = unsafe { ptr::read_volatile(gate) };
-        let session = SessionKey {
-            ifindex: key.ifindex,
-            local: gate.local,
-            peer: key.dst,
-        };
-        if let Some(entry) = SESSIONS.get_ptr_mut(&session) {
-            return Some((gate, entry));
-        }
-    }
-    None
-}
-
 /// What the verdict depends on, without the session's lock: each of them is one load that cannot
 /// tear, and state alone decides what changes while packets flow. `ups` is read first: it only
 /// grows, so 0 means that no state before this moment was Up. The agent gives the memory to another
@@ -154,6 +131,13 @@ fn facts(entry: *mut SessionEntry, config: &Config) -> Facts {
             passive: gate::is_passive(mode, peer_mode, config.ignore_peer_passive != 0),
         }
     }
+}
+
+/// The way around, as readable as the [`facts`].
+#[inline(always)]
+fn detour(entry: *mut SessionEntry) -> u32 {
+    // SAFETY: a live map value, written by other CPUs, hence volatile.
+    unsafe { (&raw const (*entry).detour).read_volatile() }
 }
 
 #[inline(always)]

@@ -4,8 +4,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use dz_common::counters::Counters;
 use dz_common::map::{
-    Config, Confined, Deadline, Due, Event, Gate, GateKey, Group, LocalKey, MAX_DUE, MAX_GROUPS,
-    Peer, PeerKey, SLOTS_PER_GROUP, SessionEntry, SessionKey,
+    Config, Confined, Deadline, Destination, Due, Event, Group, LocalKey, MAX_DUE, MAX_GROUPS,
+    Peer, PeerKey, SLOTS_PER_GROUP, SessionEntry,
 };
 
 /// `BPF_F_MMAPABLE`: the agent reads and writes these arrays without a system call.
@@ -30,8 +30,6 @@ pub static DEADLINES: Array<Deadline, MAX_SESSIONS, MMAPABLE> = Array::new();
 pub static DUE: Array<Due, { MAX_DUE as usize }, MMAPABLE> = Array::new();
 #[btf_map(name = "dz_events")]
 pub static EVENTS: RingBuf<Event, EVENTS_SIZE> = RingBuf::new();
-#[btf_map(name = "dz_gate")]
-pub static GATE: HashMap<GateKey, Gate, MAX_SESSIONS> = HashMap::new();
 #[btf_map(name = "dz_groups")]
 pub static GROUPS: Array<Group, { MAX_GROUPS as usize }> = Array::new();
 #[btf_map(name = "dz_heartbeat")]
@@ -41,4 +39,4 @@ pub static LOCALS: HashMap<LocalKey, u32, MAX_BLOCKS> = HashMap::new();
 #[btf_map(name = "dz_peers")]
 pub static PEERS: HashMap<PeerKey, Peer, MAX_SESSIONS> = HashMap::new();
 #[btf_map(name = "dz_sessions")]
-pub static SESSIONS: HashMap<SessionKey, SessionEntry, MAX_SESSIONS> = HashMap::new();
+pub static SESSIONS: HashMap<Destination, SessionEntry, MAX_SESSIONS> = HashMap::new();

@@ -10,8 +10,8 @@ use dz_common::session::Receipt;
 
 use crate::count::{NO_BLOCK, count, transition};
 use crate::detect;
-use crate::maps::{CONFIG, HEARTBEAT, LOCALS, SESSIONS};
-use crate::session::{Locked, identity};
+use crate::maps::{CONFIG, HEARTBEAT, LOCALS};
+use crate::session::{self, Locked, identity, local};
 use crate::verifier::forget;
 
 /// What is to become of a frame that is not answered.
@@ -55,15 +55,18 @@ pub fn pass(exit: Counter) -> Verdict {
 /// Finds the session of a flow, or what becomes of a datagram without one.
 #[inline(always)]
 pub fn find(config: &Config, key: &SessionKey) -> Result<*mut SessionEntry, Verdict> {
-    if let Some(entry) = SESSIONS.get_ptr_mut(key) {
+    // To another address of ours it is nobody's.
+    if let Some(entry) = session::find(key)
+        && local(entry) == key.local
+    {
         return Ok(entry);
     }
-    let local = LocalKey {
+    let held = LocalKey {
         ifindex: key.ifindex,
         addr: key.local,
     };
     // SAFETY: a u32 that the agent replaces as a whole.
-    Err(match unsafe { LOCALS.get(&local) } {
+    Err(match unsafe { LOCALS.get(&held) } {
         None => pass(Counter::PassNotLocal),
         Some(&block) if config.unknown_pass != 0 => {
             count(block, Counter::PassUnknownPeer);

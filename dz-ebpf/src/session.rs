@@ -5,13 +5,22 @@ use core::ops::{Deref, DerefMut};
 use aya_ebpf::helpers::{bpf_spin_lock, bpf_spin_unlock};
 use dz_common::map::{SessionEntry, SessionKey};
 
+use crate::maps::SESSIONS;
+
+/// The session by a key's interface and with its peer. Whether it is that of the key's local address
+/// [`Locked::new`] finds out.
+#[inline(always)]
+pub fn find(key: &SessionKey) -> Option<*mut SessionEntry> {
+    SESSIONS.get_ptr_mut(key.destination())
+}
+
 /// A session whose lock is held. Between here and the drop no helper may be called, nor any
 /// function that the compiler does not inline: the verifier allows neither under a lock.
 pub struct Locked(*mut SessionEntry);
 
 impl Locked {
-    /// Takes the lock of an entry that was found under `key`, if its memory still is that
-    /// session's: the agent may have deleted it and given the memory to another meanwhile.
+    /// Takes the lock of an entry that was found for `key`, if it is that session's: the agent may
+    /// have deleted it and given the memory to another meanwhile.
     #[inline(always)]
     pub fn new(entry: *mut SessionEntry, key: &SessionKey, slot: u32) -> Option<Self> {
         // SAFETY: map values stay allocated while a program runs; the lock is the value's own.
@@ -57,4 +66,11 @@ impl Drop for Locked {
 pub fn identity(entry: *mut SessionEntry) -> (u32, u32) {
     // SAFETY: map values stay allocated while a program runs.
     unsafe { ((*entry).slot, (*entry).block) }
+}
+
+/// Our address in a session, as readable as its [`identity`].
+#[inline(always)]
+pub fn local(entry: *mut SessionEntry) -> [u8; 4] {
+    // SAFETY: map values stay allocated while a program runs.
+    unsafe { (*entry).key.local }
 }

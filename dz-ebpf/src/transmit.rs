@@ -20,10 +20,10 @@ use dz_common::pacing::Tick;
 use dz_common::packet::Packet;
 
 use crate::count::{NO_BLOCK, count};
-use crate::maps::{DUE, SESSIONS};
+use crate::maps::DUE;
 use crate::mark;
 use crate::receive;
-use crate::session::{Locked, identity};
+use crate::session::{Locked, find, identity};
 use crate::skb::{Outgoing, check};
 
 /// Runs over the first `cb[0]` entries of `dz_due`. The packet given is overwritten; it must be as
@@ -68,7 +68,7 @@ unsafe extern "C" fn visit(index: u32, run: *mut Run) -> c_long {
 fn transmit(skb: *mut __sk_buff, config: &Config, due: &mut Due) -> (u32, Counter) {
     let key = due.key;
     due.next_due_ns = 0;
-    let Some(entry) = SESSIONS.get_ptr_mut(&key) else {
+    let Some(entry) = find(&key) else {
         return (NO_BLOCK, Counter::TxNoSession);
     };
     let (slot, block) = identity(entry);

@@ -104,12 +104,18 @@ impl Flow {
         Ok(flow)
     }
 
-    /// Lets it run for a while; bit/s that arrived at the application. 0 where TCP waits for a
-    /// retransmission all the while: the receiver's backlog on this machine is short.
+    /// Lets it run for a while; bit/s that arrived at the application, after a lead that does not count.
+    /// 0 where TCP waits for a retransmission all the while: the receiver's backlog on this machine is
+    /// short. `beside` is read at the begin and at the end, too: how much it grew by, per second.
     ///
     /// # Errors
     /// It has ended.
-    pub(crate) fn measure(&self, time: Duration) -> anyhow::Result<f64> {
+    pub(crate) fn measure(
+        &self,
+        lead: Duration,
+        time: Duration,
+        beside: impl Fn() -> anyhow::Result<u64>,
+    ) -> anyhow::Result<(f64, f64)> {
         let stopped = received(self.receiver())?;
         self.sender().signal(Signal::SIGCONT)?;
         // What was lost when it was made to stand still is not what is measured.
@@ -118,14 +124,15 @@ impl Flow {
             ensure!(received(self.receiver())? > stopped, "none");
             anyhow::Ok(())
         })?;
-        // Nor is what the agent has to catch up with then.
-        thread::sleep(time / 4 * 3);
+        thread::sleep(lead);
+        let counted = beside()?;
         let (begun, before) = (Instant::now(), received(self.receiver())?);
         thread::sleep(time);
         let after = received(self.receiver())?;
-        let took = begun.elapsed();
+        let took = begun.elapsed().as_secs_f64();
+        let counted = beside()? - counted;
         self.stop()?;
-        Ok((after - before) as f64 * 8.0 / took.as_secs_f64())
+        Ok(((after - before) as f64 * 8.0 / took, counted as f64 / took))
     }
 
     /// Stops the sender, and waits until what it has given to its kernel is gone, too.

@@ -3,7 +3,9 @@
 //!
 //! There are two tunnels alike, and each has a connection, from time to time a new one. The data flows
 //! through one of them for a moment, then through the other, and so on; while it is the other's turn
-//! the agent and with it the sessions' packets stand still. What is compared are two moments that
+//! the agent and with it the sessions' packets stand still. When it goes on, it first catches up, before
+//! any data flows; and the moments are such that as many sessions' packets fall into them as without
+//! any of this, which is counted and shown. What is compared are two moments that
 //! follow each other, for the throughput of a machine that others use, too, is not the same for long.
 //! The ratio of all is the median; its spread is the interval that has the true median in it in 19 of
 //! 20 cases, by rank alone. Where the goal lies inside of that interval the machine was too noisy to
@@ -31,14 +33,43 @@ const GOAL: f64 = 97.0;
 /// happen to lie makes it some per cent faster or slower than the next one for as long as it lives.
 const PAIRS_PER_CONNECTION: usize = 20;
 
-/// Pairs of moments, and how long a moment is.
-const fn rounds(kind: Kind, has_goal: bool) -> (usize, Duration) {
-    match kind {
-        _ if !has_goal => (50, Duration::from_millis(100)),
-        Kind::VethTc => (200, Duration::from_millis(100)),
-        Kind::VethXdp => (400, Duration::from_millis(100)),
-        // In emulation, mostly, where nothing is quick.
-        Kind::Gre => (300, Duration::from_millis(250)),
+/// Pairs of moments, and how long each of their parts is.
+#[derive(Clone, Copy)]
+struct Pace {
+    rounds: usize,
+    /// The agent alone.
+    catch_up: Duration,
+    /// With data, and not counted.
+    lead: Duration,
+    moment: Duration,
+}
+
+impl Pace {
+    /// Sessions send 0.75 to 1 s after they have sent last. Either a pair of moments is much shorter than
+    /// that, or a moment is longer: what all send when the agent goes on is over before it, and what they
+    /// send next falls into it.
+    const fn of(kind: Kind, has_goal: bool) -> Self {
+        match kind {
+            _ if !has_goal => Self::short(50),
+            Kind::VethTc => Self::short(200),
+            Kind::VethXdp => Self::short(400),
+            // In emulation, mostly, where nothing is quick.
+            Kind::Gre => Self {
+                rounds: 100,
+                catch_up: Duration::from_millis(250),
+                lead: Duration::from_millis(250),
+                moment: Duration::from_millis(1_250),
+            },
+        }
+    }
+
+    const fn short(rounds: usize) -> Self {
+        Self {
+            rounds,
+            catch_up: Duration::from_millis(20),
+            lead: Duration::from_millis(55),
+            moment: Duration::from_millis(100),
+        }
     }
 }
 
@@ -75,11 +106,13 @@ fn compare(
     name: &str,
     goal: Option<Goal>,
 ) -> anyhow::Result<Vec<Row>> {
-    let (rounds, moment) = rounds(kind, goal.is_some());
+    let pace = Pace::of(kind, goal.is_some());
+    let Pace { rounds, lead, .. } = pace;
+    let sent = path.transmissions()?;
     let mut rows = Vec::new();
     for direction in Direction::ALL {
         let name = format!("{name}/{}", direction.name());
-        eprintln!("{name}: {rounds} pairs of {} ms", moment.as_millis());
+        eprintln!("{name}: {rounds} pairs of {} ms", pace.moment.as_millis());
         let mut flows = path.flows(direction)?;
         let mut measured = Measured::default();
         for round in 0..rounds {
@@ -89,10 +122,13 @@ fn compare(
             }
             for served in [round % 2 == 0, round % 2 != 0] {
                 if served {
-                    let rate = path.with_agent(|| flows[0].measure(moment))?;
+                    let run = || flows[0].measure(lead, pace.moment, || sent.count());
+                    let (rate, sent) = path.with_agent(pace.catch_up, run)?;
                     measured.agent.push(rate);
+                    measured.sent.push(sent);
                 } else {
-                    measured.baseline.push(flows[1].measure(moment)?);
+                    let (rate, _) = flows[1].measure(lead, pace.moment, || Ok(0))?;
+                    measured.baseline.push(rate);
                 }
             }
             measured.put_stalled_aside();
@@ -100,30 +136,35 @@ fn compare(
         }
         measured.ensure_few_stalled(&name, rounds)?;
         rows.extend(measured.rows(&name, goal));
-        rows.extend(programs(path, &name, &flows[0])?);
+        rows.extend(programs(path, &name, pace, &flows[0])?);
     }
     Ok(rows)
 }
 
-fn programs(path: &mut Path, name: &str, flow: &Flow) -> anyhow::Result<[Row; 2]> {
+fn programs(path: &mut Path, name: &str, pace: Pace, flow: &Flow) -> anyhow::Result<[Row; 2]> {
+    let run = || flow.measure(pace.lead, TIMED_RUN, || Ok(0));
     let shares: Vec<_> = (0..TIMED)
-        .map(|_| path.programs(|| flow.measure(TIMED_RUN)))
+        .map(|_| path.programs(pace.catch_up, run))
         .collect::<anyhow::Result<_>>()?;
-    let row = |part, unit, figures: Times| Row {
-        name: format!("{name}/{part}"),
+    let percent = Times::of(shares.iter().map(|share| share.percent));
+    let per_packet = Times::of(shares.iter().map(|share| share.per_packet_ns));
+    Ok([
+        context(format!("{name}/in_programs"), "%", &percent),
+        context(format!("{name}/per_packet"), "ns", &per_packet),
+    ])
+}
+
+/// A row without a goal.
+fn context(name: String, unit: &'static str, figures: &Times) -> Row {
+    Row {
+        name,
         value: figures.median(),
         unit,
         spread: Some(figures.spread()),
         baseline: None,
         goal: None,
         noisy: false,
-    };
-    let percent = Times::of(shares.iter().map(|share| share.percent));
-    let per_packet = Times::of(shares.iter().map(|share| share.per_packet_ns));
-    Ok([
-        row("in_programs", "%", percent),
-        row("per_packet", "ns", per_packet),
-    ])
+    }
 }
 
 /// bit/s of each round.
@@ -131,6 +172,8 @@ fn programs(path: &mut Path, name: &str, flow: &Flow) -> anyhow::Result<[Row; 2]
 struct Measured {
     baseline: Vec<f64>,
     agent: Vec<f64>,
+    /// The sessions' packets per second of each moment with the agent.
+    sent: Vec<f64>,
     /// Moments in which nothing arrived, with the agent and without.
     stalled: [usize; 2],
 }
@@ -145,6 +188,7 @@ impl Measured {
         }
         if stalled.contains(&true) {
             self.agent.pop();
+            self.sent.pop();
             self.baseline.pop();
         }
     }
@@ -163,7 +207,7 @@ impl Measured {
         Ok(())
     }
 
-    fn rows(&self, name: &str, goal: Option<Goal>) -> [Row; 2] {
+    fn rows(&self, name: &str, goal: Option<Goal>) -> [Row; 3] {
         let rates = |rates: &[f64]| Times::of(rates.iter().map(|rate| rate / 1e6));
         let (agent, baseline) = (rates(&self.agent), rates(&self.baseline));
         let pairs = self.agent.iter().zip(&self.baseline);
@@ -187,6 +231,12 @@ impl Measured {
                 baseline: None,
                 goal,
                 noisy: low < GOAL && GOAL <= high,
+            },
+            // Across all of them: those of a short moment say little.
+            Row {
+                value: self.sent.iter().sum::<f64>() / self.sent.len().max(1) as f64,
+                spread: None,
+                ..context(format!("{name}/sent"), "/s", &Times::default())
             },
         ]
     }

@@ -13,8 +13,7 @@ use dz_common::LIVENESS_PORT;
 use dz_common::counters::Counter;
 use dz_common::gate::Action;
 use dz_common::map::{
-    ABI_VERSION, Config, Deadline, Gate, GateKey, LocalKey, NEVER_NS, SessionEntry, SessionKey,
-    bpf_spin_lock,
+    ABI_VERSION, Config, Deadline, LocalKey, NEVER_NS, SessionEntry, SessionKey, bpf_spin_lock,
 };
 use dz_common::packet::{State, Version};
 use dz_common::session::{Session, Timers};
@@ -312,11 +311,13 @@ fn kernel() -> anyhow::Result<Kernel> {
         };
         kernel.insert_session(&SessionEntry {
             lock: bpf_spin_lock { val: 0 },
+            detour: 0,
             slot,
             generation: 1,
             block: BLOCK,
             key,
             random: number + 1,
+            reserved: 0,
             received: 0,
             answered: 0,
             originated: 0,
@@ -331,11 +332,6 @@ fn kernel() -> anyhow::Result<Kernel> {
                 next_due: 0,
             },
         )?;
-        let key = GateKey {
-            ifindex: IFINDEX,
-            dst: local,
-        };
-        kernel.set_gate(&key, &Gate { local, detour: 2 })?;
     }
     Ok(kernel)
 }

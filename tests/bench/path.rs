@@ -2,12 +2,15 @@
 //! keeps a thousand sessions, one of them with the address that the data goes to, and one without.
 
 use std::net::Ipv4Addr;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use aya::maps::MapData;
 use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
+use dz_agent::datapath::MapReader;
+use dz_common::counters::Counter;
 use dz_common::map::name;
 use dz_tests::agent::{Agent, Home};
 use dz_tests::bare::{Bare, Program};
@@ -87,6 +90,19 @@ pub(crate) struct Share {
     pub(crate) per_packet_ns: f64,
 }
 
+/// What the agent's clock has sent.
+pub(crate) struct Transmissions {
+    maps: MapReader,
+    block: u32,
+}
+
+impl Transmissions {
+    /// Up to now.
+    pub(crate) fn count(&self) -> anyhow::Result<u64> {
+        Ok(self.maps.counters(self.block)?.get(Counter::TxOriginated))
+    }
+}
+
 /// The hosts. Declared in the order of dropping.
 pub(crate) struct Path {
     /// Stands still but while its tunnel is measured.
@@ -161,16 +177,27 @@ impl Path {
         Ok([served, bare])
     }
 
-    /// Does something while the agent runs. It has stood still, so that it has to catch up with its
-    /// transmissions meanwhile: it does more than its share.
+    /// Does something while the agent runs. It has stood still, and has to catch up with its
+    /// transmissions first.
     pub(crate) fn with_agent<T>(
         &mut self,
+        catch_up: Duration,
         run: impl FnOnce() -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         self.agent.process().signal(Signal::SIGCONT)?;
+        thread::sleep(catch_up);
         let done = run();
         self.agent.process().freeze()?;
         done
+    }
+
+    /// For counting what the agent's clock sends.
+    pub(crate) fn transmissions(&self) -> anyhow::Result<Transmissions> {
+        let maps = MapReader::from_pins(self.agent.home().pin_dir())?;
+        let locals = maps.locals()?;
+        let ours = locals.iter().find(|(key, _)| key.addr == HERE.octets());
+        let (_, block) = *ours.context("no counters of our address")?;
+        Ok(Transmissions { maps, block })
     }
 
     /// All sessions are Up, under load as well.
@@ -181,14 +208,15 @@ impl Path {
     }
 
     /// What the agent's programs, by the kernel's own clock, take of a run, %, and of each packet, ns.
-    pub(crate) fn programs(
+    pub(crate) fn programs<T>(
         &mut self,
-        run: impl FnOnce() -> anyhow::Result<f64>,
+        catch_up: Duration,
+        run: impl FnOnce() -> anyhow::Result<T>,
     ) -> anyhow::Result<Share> {
         let _timed = enable_stats(Stats::RunTime)?;
         let before = self.timed()?;
         let begun = Instant::now();
-        self.with_agent(run)?;
+        self.with_agent(catch_up, run)?;
         let took = begun.elapsed();
         let after = self.timed()?;
         let in_programs = after.0.saturating_sub(before.0).as_nanos() as f64;

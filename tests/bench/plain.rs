@@ -217,6 +217,7 @@ fn entry(local: Ipv4Addr, peer: Ipv4Addr, timers: Timers, now_ns: u64) -> Sessio
     let discr = discriminator(peer);
     SessionEntry {
         lock: bpf_spin_lock { val: 0 },
+        detour: 0,
         slot: 0,
         generation: 0,
         block: 0,
@@ -226,6 +227,7 @@ fn entry(local: Ipv4Addr, peer: Ipv4Addr, timers: Timers, now_ns: u64) -> Sessio
             peer: peer.octets(),
         },
         random: discr,
+        reserved: 0,
         received: 0,
         answered: 0,
         originated: 0,

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Context, bail, ensure};
-use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use aya::programs::ProgramFd;
 use aya::{Ebpf, EbpfLoader};
 use dz_agent::datapath::{MAPS, MapReader, OBJECT};
 use dz_common::control::{OP_START_GROUP, REQUEST_OFFSET, Request};
 use dz_common::counters::{Counter, Counters};
 use dz_common::map::{
-    Config, Deadline, Event, Gate, GateKey, Group, LocalKey, SLOTS_PER_GROUP, SessionEntry,
+    Config, Deadline, Destination, Event, Group, LocalKey, SLOTS_PER_GROUP, SessionEntry,
     SessionKey, name,
 };
 use zerocopy::{IntoBytes, TryFromBytes};
@@ -24,8 +24,10 @@ use crate::bpffs;
 pub const SLOTS: u32 = SLOTS_PER_GROUP;
 /// `BPF_NOEXIST` of the kernel's `bpf.h`.
 const NOEXIST: u64 = 1;
+/// `BPF_F_LOCK`
+const LOCKED: u64 = 4;
 
-type SessionMap = HashMap<MapData, [u8; size_of::<SessionKey>()], [u8; size_of::<SessionEntry>()]>;
+type SessionMap = HashMap<MapData, [u8; size_of::<Destination>()], [u8; size_of::<SessionEntry>()]>;
 
 /// Programs and maps.
 pub struct Kernel {
@@ -37,7 +39,6 @@ pub struct Kernel {
     locals: HashMap<MapData, [u8; size_of::<LocalKey>()], u32>,
     groups: Array<MapData, [u8; size_of::<Group>()]>,
     events: RingBuf<MapData>,
-    gates: HashMap<MapData, [u8; size_of::<GateKey>()], [u8; size_of::<Gate>()]>,
     xdp: ProgramFd,
     ethernet: ProgramFd,
     layer3: ProgramFd,
@@ -73,7 +74,6 @@ impl Kernel {
         loader.map_max_entries(name::DEADLINES, SLOTS);
         loader.map_max_entries(name::PEERS, 1);
         loader.map_max_entries(name::SESSIONS, sessions);
-        loader.map_max_entries(name::GATE, sessions);
         let mut ebpf = loader.load(OBJECT)?;
         let ethernet = classifier(&mut ebpf, "dz_tc_eth")?;
         let layer3 = classifier(&mut ebpf, "dz_tc_l3")?;
@@ -91,7 +91,6 @@ impl Kernel {
             locals: HashMap::try_from(open(name::LOCALS)?)?,
             groups: Array::try_from(open(name::GROUPS)?)?,
             events: RingBuf::try_from(open(name::EVENTS)?)?,
-            gates: HashMap::try_from(open(name::GATE)?)?,
             xdp: xdp(&mut ebpf)?,
             ethernet,
             layer3,
@@ -134,9 +133,8 @@ impl Kernel {
     /// # Errors
     /// As `bpf(2)`.
     pub fn set_session(&mut self, key: &SessionKey, entry: &SessionEntry) -> anyhow::Result<()> {
-        let key: [u8; size_of::<SessionKey>()] = zerocopy::transmute!(*key);
         let value: [u8; size_of::<SessionEntry>()] = zerocopy::transmute!(*entry);
-        Ok(self.sessions.insert(key, value, 0)?)
+        Ok(self.sessions.insert(as_key(key), value, 0)?)
     }
 
     /// Inserts a session, as an agent does.
@@ -144,8 +142,8 @@ impl Kernel {
     /// # Errors
     /// There is one of that key, or no room.
     pub fn insert_session(&mut self, entry: &SessionEntry) -> anyhow::Result<()> {
-        let key: [u8; size_of::<SessionKey>()] = zerocopy::transmute!(entry.key);
         let value: [u8; size_of::<SessionEntry>()] = zerocopy::transmute!(*entry);
+        let key = as_key(&entry.key);
         Ok(self.sessions.insert(key, value, NOEXIST)?)
     }
 
@@ -154,8 +152,7 @@ impl Kernel {
     /// # Errors
     /// There is none of that key.
     pub fn delete_session(&mut self, key: &SessionKey) -> anyhow::Result<()> {
-        let key: [u8; size_of::<SessionKey>()] = zerocopy::transmute!(*key);
-        Ok(self.sessions.remove(&key)?)
+        Ok(self.sessions.remove(&as_key(key))?)
     }
 
     /// Writes a slot, as an agent does: without any lock.
@@ -167,19 +164,23 @@ impl Kernel {
         Ok(self.deadlines.set(slot, value, 0)?)
     }
 
-    /// A session, copied under its lock.
+    /// The session where that of a key is found, copied under its lock. It may say that it is another.
     ///
     /// # Errors
     /// As `bpf(2)`.
     pub fn session(&self, key: &SessionKey) -> anyhow::Result<Option<SessionEntry>> {
-        Ok(self.reader.session(key)?)
+        match self.sessions.get(&as_key(key), LOCKED) {
+            Ok(value) => read(&value).map(Some),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
-    /// Every session, by the key under which it is found.
+    /// Every session, by where it is found.
     ///
     /// # Errors
     /// As `bpf(2)`.
-    pub fn sessions(&self) -> anyhow::Result<BTreeMap<SessionKey, SessionEntry>> {
+    pub fn sessions(&self) -> anyhow::Result<BTreeMap<Destination, SessionEntry>> {
         let mut sessions = BTreeMap::new();
         for item in self.sessions.iter() {
             let (key, value) = item?;
@@ -224,16 +225,6 @@ impl Kernel {
         self.gate.as_fd()
     }
 
-    /// Puts a gate before a destination.
-    ///
-    /// # Errors
-    /// As `bpf(2)`.
-    pub fn set_gate(&mut self, key: &GateKey, gate: &Gate) -> anyhow::Result<()> {
-        let key: [u8; size_of::<GateKey>()] = zerocopy::transmute!(*key);
-        let gate: [u8; size_of::<Gate>()] = zerocopy::transmute!(*gate);
-        Ok(self.gates.insert(key, gate, 0)?)
-    }
-
     /// A block of counters, summed over CPUs.
     ///
     /// # Errors
@@ -253,6 +244,10 @@ impl Kernel {
         }
         Ok(events)
     }
+}
+
+fn as_key(key: &SessionKey) -> [u8; size_of::<Destination>()] {
+    zerocopy::transmute!(key.destination())
 }
 
 /// A timer must have been initialised before a receipt may start it.

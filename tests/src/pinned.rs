@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Array, HashMap, Map, MapData};
 use dz_agent::datapath::MapReader;
 use dz_common::map::{
-    Deadline, Gate, GateKey, LocalKey, Peer, PeerKey, SessionEntry, SessionKey, name,
+    Deadline, Destination, LocalKey, Peer, PeerKey, SessionEntry, SessionKey, name,
 };
 use zerocopy::TryFromBytes;
 
@@ -60,9 +60,9 @@ impl Pinned {
     /// # Errors
     /// As `bpf(2)`.
     pub fn set_session(&self, entry: &SessionEntry) -> anyhow::Result<()> {
-        let mut map: HashMap<_, [u8; size_of::<SessionKey>()], [u8; size_of::<SessionEntry>()]> =
+        let mut map: HashMap<_, [u8; size_of::<Destination>()], [u8; size_of::<SessionEntry>()]> =
             HashMap::try_from(self.map(name::SESSIONS)?)?;
-        let key: [u8; size_of::<SessionKey>()] = zerocopy::transmute!(entry.key);
+        let key: [u8; size_of::<Destination>()] = zerocopy::transmute!(entry.key.destination());
         let value: [u8; size_of::<SessionEntry>()] = zerocopy::transmute!(*entry);
         Ok(map.insert(key, value, 0)?)
     }
@@ -72,32 +72,9 @@ impl Pinned {
     /// # Errors
     /// There is none of that key.
     pub fn delete_session(&self, key: &SessionKey) -> anyhow::Result<()> {
-        let mut map: HashMap<_, [u8; size_of::<SessionKey>()], [u8; size_of::<SessionEntry>()]> =
+        let mut map: HashMap<_, [u8; size_of::<Destination>()], [u8; size_of::<SessionEntry>()]> =
             HashMap::try_from(self.map(name::SESSIONS)?)?;
-        let key: [u8; size_of::<SessionKey>()] = zerocopy::transmute!(*key);
-        Ok(map.remove(&key)?)
-    }
-
-    /// Writes an entry of the gate.
-    ///
-    /// # Errors
-    /// As `bpf(2)`.
-    pub fn set_gate(&self, key: &GateKey, gate: &Gate) -> anyhow::Result<()> {
-        let mut map: HashMap<_, [u8; size_of::<GateKey>()], [u8; size_of::<Gate>()]> =
-            HashMap::try_from(self.map(name::GATE)?)?;
-        let key: [u8; size_of::<GateKey>()] = zerocopy::transmute!(*key);
-        let value: [u8; size_of::<Gate>()] = zerocopy::transmute!(*gate);
-        Ok(map.insert(key, value, 0)?)
-    }
-
-    /// Deletes an entry of the gate.
-    ///
-    /// # Errors
-    /// There is none of that key.
-    pub fn delete_gate(&self, key: &GateKey) -> anyhow::Result<()> {
-        let mut map: HashMap<_, [u8; size_of::<GateKey>()], [u8; size_of::<Gate>()]> =
-            HashMap::try_from(self.map(name::GATE)?)?;
-        let key: [u8; size_of::<GateKey>()] = zerocopy::transmute!(*key);
+        let key: [u8; size_of::<Destination>()] = zerocopy::transmute!(key.destination());
         Ok(map.remove(&key)?)
     }
 

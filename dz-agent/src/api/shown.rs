@@ -218,7 +218,7 @@ impl SessionJson {
             passive_end: passive_end.to_owned(),
             detour: match &view.detour {
                 Detour::Interface(name) => Some(name.clone()),
-                Detour::None | Detour::Unknown => None,
+                Detour::None => None,
             },
             peer_version: heard.then(|| session.peer_version.to_string()),
             detect_time_us: session.detect_time_ns() / NS_PER_US,

@@ -26,14 +26,13 @@ use crate::error::{ExitCode, FailWith, Failure};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DZ_EBPF_OBJECT_PATH"));
 
 /// Every map that outlives the agent.
-pub const MAPS: [&str; 12] = [
+pub const MAPS: [&str; 11] = [
     name::CONFIG,
     name::CONFINED,
     name::COUNTERS,
     name::DEADLINES,
     name::DUE,
     name::EVENTS,
-    name::GATE,
     name::GROUPS,
     name::HEARTBEAT,
     name::LOCALS,
@@ -90,7 +89,7 @@ impl Datapath {
         for (name, path) in &paths {
             loader.map_pin_path(name, path);
         }
-        for name in [name::DEADLINES, name::SESSIONS, name::PEERS, name::GATE] {
+        for name in [name::DEADLINES, name::SESSIONS, name::PEERS] {
             loader.map_max_entries(name, slots);
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| refused(&error))?;

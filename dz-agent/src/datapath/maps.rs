@@ -9,7 +9,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use dz_common::counters::Counters;
 use dz_common::map::{
-    Config, Confined, Deadline, Due, Gate, GateKey, LocalKey, MAX_DUE, NEVER_NS, Peer, PeerKey,
+    Config, Confined, Deadline, Destination, Due, LocalKey, MAX_DUE, NEVER_NS, Peer, PeerKey,
     SessionEntry, SessionKey, name,
 };
 use dz_common::pacing::{ahead_ns, due_now_stamp};
@@ -24,13 +24,12 @@ const NOEXIST: u64 = 1;
 /// `BPF_F_LOCK`: copy the value under its spin lock.
 const LOCKED: u64 = 4;
 
-type SessionMap = HashMap<MapData, [u8; size_of::<SessionKey>()], [u8; size_of::<SessionEntry>()]>;
+type SessionMap = HashMap<MapData, [u8; size_of::<Destination>()], [u8; size_of::<SessionEntry>()]>;
 type PeerMap = HashMap<MapData, [u8; size_of::<PeerKey>()], [u8; size_of::<Peer>()]>;
 type LocalMap = HashMap<MapData, [u8; size_of::<LocalKey>()], u32>;
 type HeartbeatMap = Array<MapData, u64>;
 type CounterMap = PerCpuArray<MapData, [u8; size_of::<Counters>()]>;
 
-pub(super) type GateMap = HashMap<MapData, [u8; size_of::<GateKey>()], [u8; size_of::<Gate>()]>;
 pub(super) type ConfinedMap = HashMap<MapData, [u8; size_of::<Confined>()], u32>;
 
 /// Why a map could not be used.
@@ -73,7 +72,6 @@ pub struct MapReader {
     locals: LocalMap,
     counters: CounterMap,
     heartbeat: HeartbeatMap,
-    pub(super) gate: GateMap,
     pub(super) confined: ConfinedMap,
 }
 
@@ -90,7 +88,6 @@ impl MapReader {
             locals: HashMap::try_from(open(name::LOCALS)?)?,
             counters: PerCpuArray::try_from(open(name::COUNTERS)?)?,
             heartbeat: Array::try_from(open(name::HEARTBEAT)?)?,
-            gate: HashMap::try_from(open(name::GATE)?)?,
             confined: HashMap::try_from(open(name::CONFINED)?)?,
         })
     }
@@ -101,7 +98,10 @@ impl MapReader {
     /// See [`MapError`].
     pub fn session(&self, key: &SessionKey) -> Result<Option<SessionEntry>, MapError> {
         match self.sessions.get(&as_key(key), LOCKED) {
-            Ok(value) => read(&value, name::SESSIONS).map(Some),
+            Ok(value) => {
+                let entry: SessionEntry = read(&value, name::SESSIONS)?;
+                Ok((entry.key == *key).then_some(entry))
+            }
             Err(aya::maps::MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -202,7 +202,6 @@ impl Maps {
                 locals: HashMap::try_from(map(name::LOCALS)?)?,
                 counters: PerCpuArray::try_from(map(name::COUNTERS)?)?,
                 heartbeat: Array::try_from(map(name::HEARTBEAT)?)?,
-                gate: HashMap::try_from(map(name::GATE)?)?,
                 confined: HashMap::try_from(map(name::CONFINED)?)?,
             },
             events: Some(RingBuf::try_from(map(name::EVENTS)?)?),
@@ -259,7 +258,7 @@ impl Maps {
     /// Inserts a session.
     ///
     /// # Errors
-    /// If there is one of that key already, or the map is full.
+    /// If there is one with that peer by that interface already, or the map is full.
     pub fn insert_session(&mut self, entry: &SessionEntry) -> Result<(), MapError> {
         let value = as_value(entry);
         Ok(self
@@ -268,7 +267,7 @@ impl Maps {
             .insert(as_key(&entry.key), value, NOEXIST)?)
     }
 
-    /// Deletes a session. That it is gone already is no error.
+    /// Deletes the session with the key's peer by its interface. That it is gone already is no error.
     ///
     /// # Errors
     /// See [`MapError`].
@@ -348,8 +347,8 @@ where
     })
 }
 
-fn as_key(key: &SessionKey) -> [u8; size_of::<SessionKey>()] {
-    zerocopy::transmute!(*key)
+fn as_key(key: &SessionKey) -> [u8; size_of::<Destination>()] {
+    zerocopy::transmute!(key.destination())
 }
 
 fn as_value(entry: &SessionEntry) -> [u8; size_of::<SessionEntry>()] {

@@ -8,9 +8,9 @@ use tokio::io::unix::AsyncFd;
 
 mod attach;
 mod clsact;
+mod confined;
 pub mod filters;
 mod gate;
-mod gate_maps;
 mod kernel;
 mod load;
 mod lookup_batch;

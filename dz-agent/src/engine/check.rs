@@ -75,7 +75,6 @@ impl Engine {
         self.peers = self.datapath.maps.reader().peers()?.into_iter().collect();
         self.settle_all();
         let sessions = self.datapath.maps.reader().sessions()?;
-        let gates = self.datapath.maps.reader().gates()?;
         self.forget_missing(&sessions);
         for entry in &sessions {
             self.adopt(entry);
@@ -85,7 +84,6 @@ impl Engine {
             carriers: &self.carriers(),
             sessions: &sessions,
             routes: routes.as_deref().unwrap_or_default(),
-            gates: &gates,
             detours: self.detours.known(),
             ignore_peer_passive: self.options.peer_passive == PeerPassive::Ignore,
         });
@@ -121,6 +119,9 @@ impl Engine {
         let route = route_key(key);
         if self.owners.get(&route) == Some(key) {
             self.owners.remove(&route);
+        }
+        if !self.is_peer(route.dst) {
+            self.detours.forget(route.dst);
         }
         if let Some(live) = self.sessions.remove(key) {
             self.clock.forget(live.slot);
@@ -166,7 +167,7 @@ impl Engine {
             }
             Op::Close { key, announce } => self.close(key, announce),
             Op::Follow(key) => self.follow(key),
-            Op::Guard(key) => self.guard(key),
+            Op::Divert(key) => self.divert(key),
         }
     }
 }

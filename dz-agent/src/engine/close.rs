@@ -15,15 +15,14 @@ use tracing::{info, warn};
 use super::reconcile::{RouteKey, ifname, peer_key, route_key};
 use super::{Engine, Live, backoff};
 use crate::command::{Disconnected, Named, Refusal, RefusalKind, Selector};
-use crate::datapath::MapError;
 use crate::net::routes::RouteError;
 
-/// A session on its way out, between steps 1 and 4.
+/// A session on its way out, between D1 and D4.
 #[derive(Debug, Default)]
 pub(super) struct Closing {
     /// Who waits for it.
     batches: Vec<u64>,
-    /// How often step 4 has failed.
+    /// How often D4 has failed.
     failures: u32,
 }
 
@@ -97,7 +96,7 @@ impl Engine {
             .collect()
     }
 
-    /// Step 1; returns the session that the other steps are about, if there is one.
+    /// D1; returns the session that the other steps are about, if there is one.
     /// `strays`: looked for once per request, and only if a peer has no session where it should.
     fn disconnect_one(
         &mut self,
@@ -183,7 +182,7 @@ impl Engine {
         self.give_route_up(key);
     }
 
-    /// Step 3.
+    /// D3.
     fn give_route_up(&mut self, key: SessionKey) {
         let route = route_key(&key);
         if self.owners.get(&route) == Some(&key) {
@@ -212,14 +211,14 @@ impl Engine {
         }
     }
 
-    /// Step 4.
+    /// D4.
     fn finish_closing(&mut self, key: SessionKey) {
         if !self.closing.contains_key(&key) {
             return;
         }
         let route = route_key(&key);
         let last = self.datapath.maps.reader().session(&key);
-        if let Err(error) = self.delete(key) {
+        if let Err(error) = self.datapath.maps.delete_session(&key) {
             self.stuck(key, &format!("its session is not deleted: {error}"));
             let closing = self.closing.entry(key).or_default();
             closing.failures = closing.failures.saturating_add(1);
@@ -249,14 +248,6 @@ impl Engine {
             self.finish_one(batch, Ok(done));
             self.reply_if_done(batch);
         }
-    }
-
-    fn delete(&mut self, key: SessionKey) -> Result<(), MapError> {
-        let route = route_key(&key);
-        if self.owners.get(&route) == Some(&key) {
-            self.remove_gate(route)?;
-        }
-        self.datapath.maps.delete_session(&key)
     }
 
     /// The route of a closing session could not be deleted. It is retried; whoever waits is told.

@@ -117,14 +117,17 @@ impl Engine {
         let generation = self.next_generation;
         self.next_generation = self.next_generation.wrapping_add(1).max(1);
         let now_ns = now_ns();
+        let dst = key.peer.into();
         let entry = SessionEntry {
             lock: bpf_spin_lock { val: 0 },
+            detour: self.detours.of(dst).unwrap_or(0),
             slot,
             generation,
             block,
             key: session_key,
             // Any non-zero seed: spread is all that jitter needs.
             random: (discr ^ generation.rotate_left(16) ^ now_ns as u32) | 1,
+            reserved: 0,
             received: 0,
             answered: 0,
             originated: 0,
@@ -132,16 +135,11 @@ impl Engine {
             session: Session::new(peer.timers, discr, now_ns),
         };
         self.datapath.maps.prepare_slot(slot, session_key, now_ns);
-        let route = route_key(&session_key);
-        let inserted = self
-            .raise_gate(route, peer.local)
-            .and_then(|()| self.datapath.maps.insert_session(&entry));
-        if let Err(error) = inserted {
-            // What of the gate cannot be taken away now, the next full check takes away.
-            let _ = self.remove_gate(route);
+        if let Err(error) = self.datapath.maps.insert_session(&entry) {
             self.slots.release(slot);
             return Err(error.into());
         }
+        self.detours.look(dst);
         let next_hop = self.next_hop(ifindex, key.peer, Some(&peer));
         self.sessions.insert(
             session_key,

@@ -10,7 +10,7 @@ use dz_common::map::{Origin, SessionEntry};
 use dz_common::packet::State;
 use tokio::sync::OnceCell;
 
-use super::reconcile::{RouteKey, gate_key, ifname, peer_key, route_key};
+use super::reconcile::{RouteKey, ifname, peer_key, route_key};
 use super::shared::{FollowedRoute, Shared};
 use crate::cli::{PeerPassive, RunOptions};
 use crate::datapath::{MapReader, now_ns};
@@ -101,23 +101,12 @@ impl Inspector {
                 origin,
                 via,
                 route,
-                detour: self.detour(&entry),
+                detour: detour(entry.detour),
                 ignore_peer_passive: self.ignore_peer_passive,
                 route_error: trouble.map(|trouble| trouble.text),
             });
         }
         Ok(sessions)
-    }
-
-    fn detour(&self, entry: &SessionEntry) -> Detour {
-        match self.reader.gate(&gate_key(&route_key(&entry.key))) {
-            Ok(Some(gate)) if gate.detour == 0 => Detour::None,
-            Ok(Some(gate)) => match nix::net::if_::if_indextoname(gate.detour) {
-                Ok(name) => Detour::Interface(name.to_string_lossy().into_owned()),
-                Err(_gone) => Detour::Interface(format!("#{}", gate.detour)),
-            },
-            Ok(None) | Err(_) => Detour::Unknown,
-        }
     }
 
     fn parked(
@@ -330,4 +319,15 @@ fn name_of(names: &HashMap<u32, String>, ifindex: u32) -> String {
         .get(&ifindex)
         .cloned()
         .unwrap_or_else(|| format!("#{ifindex}"))
+}
+
+/// The way around by an interface.
+fn detour(ifindex: u32) -> Detour {
+    if ifindex == 0 {
+        return Detour::None;
+    }
+    match nix::net::if_::if_indextoname(ifindex) {
+        Ok(name) => Detour::Interface(name.to_string_lossy().into_owned()),
+        Err(_gone) => Detour::Interface(format!("#{ifindex}")),
+    }
 }

@@ -1,4 +1,4 @@
-//! What should be, as pure decisions: peers → sessions → routes and gates, from what was read.
+//! What should be, as pure decisions: peers → sessions → routes, from what was read.
 //!
 //! | session | active | passive: our own mode, or the peer's |
 //! |---|---|---|
@@ -10,14 +10,13 @@
 //!
 //! A followed peer has a route of its daemon; one of ours is removed, whatever its session says.
 //!
-//! A session has a gate before its peer's address from before it is inserted until right before it
-//! is deleted.
+//! A session knows the way around its peer that was looked up last.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use dz_common::gate::is_passive;
-use dz_common::map::{Gate, GateKey, Origin, Peer, PeerKey, SessionEntry, SessionKey};
+use dz_common::map::{Origin, Peer, PeerKey, SessionEntry, SessionKey};
 use dz_common::packet::State;
 use dz_common::session::Mode;
 
@@ -64,8 +63,8 @@ pub(super) enum Op {
     Open(PeerKey),
     /// Make the route what it should be.
     Follow(RouteKey),
-    /// Make the gate before a destination what it should be.
-    Guard(RouteKey),
+    /// Tell the gate the way around a session's peer.
+    Divert(RouteKey),
 }
 
 /// Everything that was read.
@@ -74,7 +73,6 @@ pub(super) struct Facts<'a> {
     pub(super) carriers: &'a HashMap<String, Carrier>,
     pub(super) sessions: &'a [SessionEntry],
     pub(super) routes: &'a [Route],
-    pub(super) gates: &'a [(GateKey, Gate)],
     /// The way around for destinations that were looked up, 0 = there is none.
     pub(super) detours: &'a BTreeMap<Ipv4Addr, u32>,
     /// `--peer-passive ignore`.
@@ -123,36 +121,12 @@ pub(super) fn decide(facts: &Facts<'_>) -> Vec<Op> {
         }
     }
     follow(facts, &names, &wanted, &mut ops);
-    guard(facts, &mut ops);
+    let lost = facts.sessions.iter().filter(|entry| {
+        let detour = facts.detours.get(&Ipv4Addr::from(entry.key.peer));
+        detour.is_some_and(|detour| *detour != entry.detour)
+    });
+    ops.extend(lost.map(|entry| Op::Divert(route_key(&entry.key))));
     ops
-}
-
-/// Gates that are not what they should be: there is one for each session, whatever its state and
-/// whether it is wanted, and for nothing else.
-fn guard(facts: &Facts<'_>, ops: &mut Vec<Op>) {
-    let gates: HashMap<_, _> = facts
-        .gates
-        .iter()
-        .map(|(key, gate)| (destination(key), gate))
-        .collect();
-    let mut needed = HashSet::new();
-    for entry in facts.sessions {
-        let key = route_key(&entry.key);
-        needed.insert(key);
-        let right = gates.get(&key).is_some_and(|gate| {
-            let detour = facts.detours.get(&key.dst);
-            gate.local == entry.key.local && detour.is_none_or(|detour| *detour == gate.detour)
-        });
-        if !right {
-            ops.push(Op::Guard(key));
-        }
-    }
-    ops.extend(
-        gates
-            .keys()
-            .filter(|key| !needed.contains(key))
-            .map(|key| Op::Guard(*key)),
-    );
 }
 
 /// Routes that are not what they should be.
@@ -219,22 +193,6 @@ pub(super) fn route_key(key: &SessionKey) -> RouteKey {
     RouteKey {
         ifindex: key.ifindex,
         dst: key.peer.into(),
-    }
-}
-
-/// The destination that a gate stands before.
-pub(super) fn destination(key: &GateKey) -> RouteKey {
-    RouteKey {
-        ifindex: key.ifindex,
-        dst: key.dst.into(),
-    }
-}
-
-/// The key of a gate.
-pub(super) const fn gate_key(key: &RouteKey) -> GateKey {
-    GateKey {
-        ifindex: key.ifindex,
-        dst: key.dst.octets(),
     }
 }
 

@@ -110,6 +110,7 @@ pub(crate) fn session_in(state: State, now_ns: u64) -> Session {
 pub(crate) fn entry(session: Session, random: u32) -> SessionEntry {
     SessionEntry {
         lock: bpf_spin_lock { val: 0 },
+        detour: 0,
         slot: 0,
         generation: 1,
         block: 1,
@@ -119,6 +120,7 @@ pub(crate) fn entry(session: Session, random: u32) -> SessionEntry {
             peer: [10, 0, 0, 2],
         },
         random: random | 1,
+        reserved: 0,
         received: 0,
         answered: 0,
         originated: 0,

@@ -348,6 +348,7 @@ fn map_config(config: &UdpPeerConfig) -> Config {
 fn entry(session: Session, local: Ipv4Addr, peer: Ipv4Addr) -> SessionEntry {
     SessionEntry {
         lock: bpf_spin_lock { val: 0 },
+        detour: 0,
         slot: 0,
         generation: 0,
         block: 0,
@@ -357,6 +358,7 @@ fn entry(session: Session, local: Ipv4Addr, peer: Ipv4Addr) -> SessionEntry {
             peer: peer.octets(),
         },
         random: random(),
+        reserved: 0,
         received: 0,
         answered: 0,
         originated: 0,

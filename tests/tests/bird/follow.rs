@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use dz_agent::datapath::MapReader;
-use dz_common::map::GateKey;
+use dz_common::map::Destination;
 use dz_common::packet::State;
 use dz_common::session::DownReason;
 use dz_tests::bed::{INTERFACE, PATIENCE};
@@ -170,9 +170,11 @@ fn daemon_gone(kind: Kind, signal: Signal) -> Result<()> {
 /// Whether packets from one host to an address of the other are for the gate to decide on.
 fn has_gate(beside: &Beside, here: &Host, there: &Host, number: usize) -> Result<bool> {
     let maps = MapReader::from_pins(beside.agent()?.home().pin_dir())?;
-    let key = GateKey {
-        ifindex: here.netns.ifindex(INTERFACE)?,
-        dst: there.addresses[number].octets(),
+    let (ifindex, peer) = (here.netns.ifindex(INTERFACE)?, there.addresses[number]);
+    let destination = Destination {
+        ifindex,
+        peer: peer.octets(),
     };
-    Ok(maps.gate(&key)?.is_some())
+    let mut sessions = maps.sessions()?.into_iter();
+    Ok(sessions.any(|entry| entry.key.destination() == destination))
 }

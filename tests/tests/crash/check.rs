@@ -126,7 +126,6 @@ fn look(world: &World, model: &Model, agent: &Agent, reader: &MapReader) -> Resu
         }
     }
     routes(world, model, &sessions)?;
-    gates(&sessions, reader)?;
     locals(world, ifindex, reader)?;
     shown(agent, &sessions, &parked)?;
     let (wanted, found) = world.foreign_routes()?;
@@ -207,20 +206,6 @@ fn routes(world: &World, model: &Model, sessions: &BTreeMap<Ipv4Addr, SessionEnt
         }
     }
     ensure!(found.is_empty(), "routes that nobody wants: {found:?}");
-    Ok(())
-}
-
-/// The gate stands before the peer of every session, and nowhere else.
-fn gates(sessions: &BTreeMap<Ipv4Addr, SessionEntry>, reader: &MapReader) -> Result<()> {
-    let found = reader.gates()?.into_iter();
-    let found: BTreeSet<_> = found
-        .map(|(key, gate)| (key.ifindex, key.dst, gate.local))
-        .collect();
-    let wanted: BTreeSet<_> = sessions
-        .values()
-        .map(|entry| (entry.key.ifindex, entry.key.peer, entry.key.local))
-        .collect();
-    ensure!(found == wanted, "gate: {wanted:?} wanted, {found:?} there");
     Ok(())
 }
 

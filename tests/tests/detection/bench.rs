@@ -89,11 +89,13 @@ pub(crate) const fn timers(detect_mult: u8, required_min_rx_us: u32) -> Timers {
 pub(crate) fn entry(key: SessionKey, slot: u32, generation: u32, timers: Timers) -> SessionEntry {
     SessionEntry {
         lock: bpf_spin_lock { val: 0 },
+        detour: 0,
         slot,
         generation,
         block: 0,
         key,
         random: generation | 1,
+        reserved: 0,
         received: 0,
         answered: 0,
         originated: 0,

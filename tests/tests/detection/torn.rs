@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use dz_common::counters::Counter;
-use dz_common::map::{Deadline, SessionKey};
+use dz_common::map::{Deadline, Destination, SessionKey};
 use dz_common::packet::State;
 use dz_tests::kernel::Kernel;
 use dz_tests::rng::Rng;
@@ -126,7 +126,7 @@ fn rewrite(kernel: &mut Kernel, rng: &Rng, astray: &mut [Deadline]) -> anyhow::R
     kernel.set_deadline(slot, &astray[index])
 }
 
-fn is_short(key: &SessionKey) -> bool {
+fn is_short(key: &Destination) -> bool {
     key.peer[2] == 0 && u16::from(key.peer[3]) < SHORT
 }
 

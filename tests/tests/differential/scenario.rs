@@ -19,7 +19,7 @@ use crate::hook::Hook;
 use crate::model::{Arrival, Effect, World};
 use crate::programs::Programs;
 use crate::report::{Tally, difference, part};
-use crate::setup::{self, Device, PEERS, USUAL_GRACE_NS};
+use crate::setup::{self, Device, FIRSTS_PEERS, PEERS, USUAL_GRACE_NS};
 use crate::states::{scramble, version};
 use dz_tests::kernel::{Kernel, SLOTS};
 use dz_tests::rng::Rng;
@@ -298,7 +298,11 @@ impl Run {
     fn compare_whole(&self) -> anyhow::Result<()> {
         let sessions = self.kernel.sessions()?;
         let mut text = String::new();
-        part(&mut text, "sessions", &self.world.sessions, &sessions);
+        let expected = self.world.sessions.iter();
+        let expected: BTreeMap<_, _> = expected
+            .map(|(key, entry)| (key.destination(), *entry))
+            .collect();
+        part(&mut text, "sessions", &expected, &sessions);
         for (slot, expected) in (0..).zip(&self.world.deadlines) {
             let got = self.kernel.deadline(slot)?;
             part(&mut text, &format!("deadline {slot}"), expected, &got);
@@ -352,11 +356,12 @@ impl Run {
     fn retarget(&mut self, rng: &Rng) {
         let device = rng.index(self.devices.len());
         let at = &self.devices[device];
+        // A few more than there are.
+        let peer = rng.byte() % (PEERS + 3);
         let key = SessionKey {
             ifindex: at.ifindex,
-            local: rng.pick(&at.locals),
-            // A few more than there are.
-            peer: [10, 9, rng.byte() % (PEERS + 3), 1],
+            local: at.locals[usize::from(peer >= FIRSTS_PEERS)],
+            peer: [10, 9, peer, 1],
         };
         self.target = (device, key);
     }

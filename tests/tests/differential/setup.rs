@@ -13,9 +13,9 @@ use dz_tests::wait::monotonic_ns;
 use crate::model::World;
 use dz_tests::kernel::SLOTS;
 
-/// Peers per local address; the last few only of an interface's first one.
-pub(crate) const PEERS: u8 = 60;
-const ON_BOTH: u8 = 50;
+/// Peers per interface, and how many of them know it by its first address; the others by its second.
+pub(crate) const PEERS: u8 = 110;
+pub(crate) const FIRSTS_PEERS: u8 = 60;
 /// Restart grace, most of the time.
 pub(crate) const USUAL_GRACE_NS: u64 = 30_000_000_000;
 
@@ -63,7 +63,7 @@ pub(crate) fn world(devices: &[Device; 2]) -> World {
     world
 }
 
-/// Local addresses and sessions. Two sessions cannot be served: one's slot does not exist, the
+/// Local addresses and sessions. Two of each interface cannot be served: one's slot does not exist, the
 /// other's entry says that it is somebody else (as if its memory had been given away meanwhile).
 fn populate(devices: &[Device; 2], world: &mut World) {
     let mut slot = 0;
@@ -73,7 +73,8 @@ fn populate(devices: &[Device; 2], world: &mut World) {
             block += 1;
             let (ifindex, addr) = (device.ifindex, local);
             world.locals.insert(LocalKey { ifindex, addr }, block);
-            for peer in 0..if index == 0 { PEERS } else { ON_BOTH } {
+            let peers = [0..FIRSTS_PEERS, FIRSTS_PEERS..PEERS];
+            for peer in peers[index].clone() {
                 let key = SessionKey {
                     ifindex,
                     local,
@@ -81,11 +82,13 @@ fn populate(devices: &[Device; 2], world: &mut World) {
                 };
                 let mut entry = SessionEntry {
                     lock: bpf_spin_lock { val: 0 },
+                    detour: 0,
                     slot,
                     generation: slot * 3 + 1,
                     block,
                     key,
                     random: slot + 1,
+                    reserved: 0,
                     received: 0,
                     answered: 0,
                     originated: 0,

@@ -4,12 +4,12 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{HashMap, Map, MapData};
 use dz_agent::lock::InterfaceLock;
 use dz_common::counters::Counter;
-use dz_common::map::{Gate, GateKey, name};
+use dz_common::map::SessionEntry;
 use dz_tests::bed::{HERE, INTERFACE, THERE};
 use dz_tests::harness::Test;
+use dz_tests::pinned::Pinned;
 use dz_tests::tun::Tun;
 use dz_tests::veth::{self, End};
 use nix::sys::signal::Signal;
@@ -158,22 +158,11 @@ fn no_loop() -> Result<()> {
     one(&hosts, &agent, Counter::GateNoDetour)?;
 
     agent.process().freeze()?;
-    let pinned = MapData::from_pin(agent.home().pin_dir().join(name::GATE))?;
-    let mut gates: HashMap<_, [u8; size_of::<GateKey>()], [u8; size_of::<Gate>()]> =
-        HashMap::try_from(Map::from_map_data(pinned)?)?;
+    let pinned = Pinned::open(agent.home().pin_dir())?;
     let (first, second) = (hosts.here.ifindex(INTERFACE)?, hosts.here.ifindex(SECOND)?);
-    for (ifindex, detour, local) in [(first, second, HERE), (second, first, SECOND_HERE)] {
-        let key = GateKey {
-            ifindex,
-            dst: THERE.octets(),
-        };
-        let gate = Gate {
-            local: local.octets(),
-            detour,
-        };
-        let key: [u8; size_of::<GateKey>()] = zerocopy::transmute!(key);
-        let gate: [u8; size_of::<Gate>()] = zerocopy::transmute!(gate);
-        gates.insert(key, gate, 0)?;
+    for entry in maps.sessions()? {
+        let detour = first + second - entry.key.ifindex;
+        pinned.set_session(&SessionEntry { detour, ..entry })?;
     }
     let before = count(&maps, Counter::GateNoDetour)?;
     one(&hosts, &agent, Counter::GateRerouted)?;

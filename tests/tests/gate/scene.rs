@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use dz_agent::datapath::MapReader;
 use dz_common::counters::{Counter, Counters};
-use dz_common::map::{GateKey, SessionEntry};
+use dz_common::map::SessionEntry;
 use dz_common::packet::State;
 use dz_common::session::Timers;
 use dz_tests::agent::{Agent, Home};
@@ -356,13 +356,12 @@ pub(crate) fn until(maps: &MapReader, state: State) -> Result<()> {
 
 /// Waits until the way around the peer is this interface, 0 = none.
 pub(crate) fn until_detour(hosts: &Hosts, maps: &MapReader, ifindex: u32) -> Result<()> {
-    let key = GateKey {
-        ifindex: hosts.here.ifindex(INTERFACE)?,
-        dst: THERE.octets(),
-    };
+    let tunnel = hosts.here.ifindex(INTERFACE)?;
     eventually(PATIENCE, &format!("the way around: {ifindex}"), || {
-        let gate = maps.gate(&key)?.context("no gate")?;
-        ensure!(gate.detour == ifindex, "{gate:?}");
+        let sessions = maps.sessions()?.into_iter();
+        let mut here = sessions.filter(|entry| entry.key.ifindex == tunnel);
+        let entry = here.next().context("no session")?;
+        ensure!(entry.detour == ifindex, "{entry:?}");
         anyhow::Ok(())
     })
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, HashMap, Map, MapData};
 use dz_common::counters::Counter;
 use dz_common::gate::Action;
-use dz_common::map::{Config, SessionEntry, SessionKey, name};
+use dz_common::map::{Config, Destination, SessionEntry, name};
 use dz_common::packet::State;
 use dz_common::session::Mode;
 use dz_tests::bed::{HERE, THERE};
@@ -22,7 +22,7 @@ use crate::scene::{
     until_detour,
 };
 
-type Sessions = HashMap<MapData, [u8; size_of::<SessionKey>()], [u8; size_of::<SessionEntry>()]>;
+type Sessions = HashMap<MapData, [u8; size_of::<Destination>()], [u8; size_of::<SessionEntry>()]>;
 
 const ACTIONS: [Action; 3] = [Action::Pass, Action::Drop, Action::Reroute];
 
@@ -44,7 +44,7 @@ impl Writer {
     }
 
     fn session(&mut self, entry: &SessionEntry) -> Result<()> {
-        let key: [u8; size_of::<SessionKey>()] = zerocopy::transmute!(entry.key);
+        let key: [u8; size_of::<Destination>()] = zerocopy::transmute!(entry.key.destination());
         let value: [u8; size_of::<SessionEntry>()] = zerocopy::transmute!(*entry);
         Ok(self.sessions.insert(key, value, 0)?)
     }

@@ -249,14 +249,11 @@ fn until_confined(agent: &Agent) -> Result<()> {
 /// Waits until the way around is the underlay.
 fn until_detour(agent: &Agent, netns: &Netns) -> Result<()> {
     let maps = MapReader::from_pins(agent.home().pin_dir())?;
-    let key = dz_common::map::GateKey {
-        ifindex: netns.ifindex(INTERFACE)?,
-        dst: PEER.octets(),
-    };
     let under = netns.ifindex(UNDER)?;
     eventually(PATIENCE, "a way around", || {
-        let gate = maps.gate(&key)?.context("no gate")?;
-        ensure!(gate.detour == under, "{gate:?}");
+        let sessions = maps.sessions()?;
+        let entry = sessions.first().context("no session")?;
+        ensure!(entry.detour == under, "{entry:?}");
         anyhow::Ok(())
     })
 }

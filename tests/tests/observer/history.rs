@@ -39,7 +39,6 @@ pub(super) struct Round {
     pub(super) peers: Look<()>,
     pub(super) sessions: Look<Seen>,
     pub(super) routes: Look<()>,
-    pub(super) gates: Look<()>,
     pub(super) sessions_after: Look<Seen>,
     pub(super) mark: Mark,
 }

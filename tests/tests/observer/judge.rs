@@ -192,7 +192,6 @@ fn looks(history: &History, peer: u16, acts: &[Act], verdict: &mut Verdict) {
             ("peer", there(&round.peers, peer)),
             ("session", there(&round.sessions, peer)),
             ("route", there(&round.routes, peer)),
-            ("gate", there(&round.gates, peer)),
             ("session", there(&round.sessions_after, peer)),
         ];
         for (what, look) in found {
@@ -210,22 +209,7 @@ fn looks(history: &History, peer: u16, acts: &[Act], verdict: &mut Verdict) {
                 .faults
                 .push(format!("{dst}: a route without its session"));
         }
-        if lacks_gate(round, peer) {
-            verdict
-                .faults
-                .push(format!("{dst}: a session without its gate"));
-        }
     }
-}
-
-/// Whether the gate was missing although one and the same session was there before and after the
-/// look, and had not even begun to end.
-fn lacks_gate(round: &Round, peer: u16) -> bool {
-    let (before, after) = (round.sessions.of(peer), round.sessions_after.of(peer));
-    let lasts = before
-        .zip(after)
-        .is_some_and(|(before, after)| before.0 == after.0 && after.1 != State::AdminDown);
-    lasts && round.gates.of(peer).is_none()
 }
 
 fn there<T>(look: &Look<T>, peer: u16) -> Option<(u64, u64)> {

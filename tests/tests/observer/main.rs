@@ -6,15 +6,13 @@
 //! - **Routes**, by the kernel's own sequence of notifications. Requests and replies are marks in that
 //!   sequence: once a disconnect has been answered there is no route to the peer, and none comes, were
 //!   it for a microsecond, before the peer's next connect is sent.
-//! - **Peers, sessions and gates in the maps, routes in a dump**: no look that began after the answer
+//! - **Peers and sessions in the maps, routes in a dump**: no look that began after the answer
 //!   and ended before the next connect was sent finds one.
 //! - **Sessions that come back between two looks**: every insertion takes the next generation number, so
 //!   as many numbers have been used as peers were connected, no more.
 //! - **AdminDown is final**: a session that was seen so is never seen in another state.
 //! - **No route without its session**: where look-ups just before and just after a dump both miss the
 //!   session, and no connect of the peer was under way, the dump has no route.
-//! - **No session without its gate**: one that looks before and after find unchanged, and not even
-//!   AdminDown, has its gate.
 //! - **No route that comes back during a disconnect**: after a look that found the peer's entry gone,
 //!   at most one addition that was on its way already, and none after a deletion.
 //!

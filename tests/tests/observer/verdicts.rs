@@ -16,7 +16,7 @@ const OURS: (u8, u32) = (144, 7);
 type Case = (&'static str, fn() -> History, &'static [&'static str]);
 
 pub(super) fn tests() -> Vec<Test> {
-    let cases: [Case; 10] = [
+    let cases: [Case; 8] = [
         ("verdicts::all_well", all_well, &[]),
         ("verdicts::route_left", route_left, &["was there when"]),
         ("verdicts::route_back", route_back, &["came while"]),
@@ -27,8 +27,6 @@ pub(super) fn tests() -> Vec<Test> {
             &["a session was there"],
         ),
         ("verdicts::no_session", no_session, &["without its session"]),
-        ("verdicts::gate_left", gate_left, &["a gate was there"]),
-        ("verdicts::no_gate", no_gate, &["without its gate"]),
         ("verdicts::revived", revived, &["Up after AdminDown"]),
         (
             "verdicts::inserted_again",
@@ -114,20 +112,6 @@ fn session_left() -> History {
     history
 }
 
-fn gate_left() -> History {
-    let mut history = all_well();
-    history.rounds[2].gates = look(93, Some(()));
-    history
-}
-
-fn no_gate() -> History {
-    let mut history = all_well();
-    // In AdminDown it may be gone a moment before the session; before, it may not.
-    history.rounds[1].gates.found.clear();
-    history.rounds[0].gates.found.clear();
-    history
-}
-
 fn no_session() -> History {
     let mut history = all_well();
     history.rounds[1] = round(5, 60, false, None, true);
@@ -154,7 +138,6 @@ fn round(number: u32, at_ns: u64, peer: bool, state: Option<State>, route: bool)
         peers: look(at_ns, peer.then_some(())),
         sessions: look(at_ns + 1, session),
         routes: look(at_ns + 2, route.then_some(())),
-        gates: look(at_ns + 3, session.map(drop)),
         sessions_after: look(at_ns + 4, session),
         mark: Mark(number),
     }

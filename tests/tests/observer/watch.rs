@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Result, anyhow};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use dz_agent::net::routes::DEFAULT_PROTOCOL;
-use dz_common::map::{Gate, GateKey, Peer, PeerKey, SessionEntry, SessionKey, name};
+use dz_common::map::{Destination, Peer, PeerKey, SessionEntry, name};
 use dz_common::packet::State;
 use dz_tests::answerer::peer as address;
-use dz_tests::bed::{HERE, INTERFACE};
+use dz_tests::bed::INTERFACE;
 use dz_tests::route_log::RouteLog;
 use dz_tests::rtnl::Table;
 use dz_tests::wait::monotonic_ns;
@@ -27,8 +27,7 @@ type Pinned<const KEY: usize, const VALUE: usize> = HashMap<MapData, [u8; KEY], 
 /// Who looks.
 pub(super) struct Watch<'a> {
     peers: Pinned<{ size_of::<PeerKey>() }, { size_of::<Peer>() }>,
-    sessions: Pinned<{ size_of::<SessionKey>() }, { size_of::<SessionEntry>() }>,
-    gates: Pinned<{ size_of::<GateKey>() }, { size_of::<Gate>() }>,
+    sessions: Pinned<{ size_of::<Destination>() }, { size_of::<SessionEntry>() }>,
     table: Table,
     log: &'a RouteLog,
     ifindex: u32,
@@ -42,7 +41,6 @@ impl<'a> Watch<'a> {
         Ok(Self {
             peers: HashMap::try_from(open(pins, name::PEERS)?)?,
             sessions: HashMap::try_from(open(pins, name::SESSIONS)?)?,
-            gates: HashMap::try_from(open(pins, name::GATE)?)?,
             table: Table::open(&scene.netns)?,
             log: &scene.log,
             ifindex: scene.ifindex,
@@ -58,7 +56,6 @@ impl<'a> Watch<'a> {
             let numbers = routes.iter().filter_map(|route| number(route.dst));
             Ok(numbers.map(|number| (number, ())).collect())
         })?;
-        let gates = look(|| each(|number| self.gate(number)))?;
         let sessions_after = look(|| each(|number| self.session(number)))?;
         let up = |(_, (_, state)): &&(u16, Seen)| *state == State::Up;
         let up = sessions_after.found.iter().filter(up).count();
@@ -67,7 +64,6 @@ impl<'a> Watch<'a> {
             peers,
             sessions,
             routes,
-            gates,
             sessions_after,
             mark: self.log.mark()?,
         })
@@ -80,18 +76,9 @@ impl<'a> Watch<'a> {
         Ok(found(self.peers.get(&key, 0))?.map(drop))
     }
 
-    fn gate(&self, number: u16) -> Result<Option<()>> {
-        let key = GateKey {
-            ifindex: self.ifindex,
-            dst: address(number.into()).octets(),
-        };
-        Ok(found(self.gates.get(&zerocopy::transmute!(key), 0))?.map(drop))
-    }
-
     fn session(&self, number: u16) -> Result<Option<Seen>> {
-        let key = SessionKey {
+        let key = Destination {
             ifindex: self.ifindex,
-            local: HERE.octets(),
             peer: address(number.into()).octets(),
         };
         let value = found(self.sessions.get(&zerocopy::transmute!(key), LOCKED))?;

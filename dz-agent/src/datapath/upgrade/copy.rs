@@ -39,7 +39,7 @@ impl Copier {
     /// Finds out how to copy, or why it cannot be done.
     pub(super) fn new(old: &Path, new: &Path) -> Result<Self, String> {
         let mut others = Vec::new();
-        for name in [name::LOCALS, name::PEERS, name::GATE, name::CONFINED] {
+        for name in [name::LOCALS, name::PEERS, name::CONFINED] {
             // What the old layout does not have, the new agent fills.
             if old.join(name).exists() {
                 others.push(Pair::new(name, old, new)?);
@@ -108,7 +108,7 @@ impl Copier {
             let value = pair.convert(&pair.value, &value)?;
             let unreadable = || format!("{}: a value that this version cannot read", pair.name);
             let mut entry = SessionEntry::try_read_from_bytes(&value).map_err(|_| unreadable())?;
-            if entry.slot >= slots || key != entry.key.as_bytes() {
+            if entry.slot >= slots || key != entry.key.destination().as_bytes() {
                 return Err(unreadable());
             }
             if !wanted(entry.key.ifindex) {

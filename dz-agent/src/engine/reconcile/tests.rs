@@ -12,7 +12,6 @@ struct World {
     carriers: HashMap<String, Carrier>,
     sessions: Vec<SessionEntry>,
     routes: Vec<Route>,
-    gates: Vec<(GateKey, Gate)>,
     detours: BTreeMap<Ipv4Addr, u32>,
     ignore_peer_passive: bool,
 }
@@ -25,7 +24,6 @@ impl World {
             carriers: HashMap::new(),
             sessions: vec![entry(State::Up)],
             routes: vec![route()],
-            gates: vec![(gate_key(&ROUTE), gate())],
             detours: BTreeMap::new(),
             ignore_peer_passive: false,
         };
@@ -45,7 +43,6 @@ impl World {
             carriers: &self.carriers,
             sessions: &self.sessions,
             routes: &self.routes,
-            gates: &self.gates,
             detours: &self.detours,
             ignore_peer_passive: self.ignore_peer_passive,
         })
@@ -75,11 +72,13 @@ fn entry(state: State) -> SessionEntry {
     session.state = state;
     SessionEntry {
         lock: bpf_spin_lock { val: 0 },
+        detour: 9,
         slot: 0,
         generation: 1,
         block: 1,
         key: key(),
         random: 1,
+        reserved: 0,
         received: 0,
         answered: 0,
         originated: 0,
@@ -94,13 +93,6 @@ fn route() -> Route {
         ifindex: IFINDEX,
         src: Some(LOCAL),
         via: None,
-    }
-}
-
-fn gate() -> Gate {
-    Gate {
-        local: LOCAL.octets(),
-        detour: 9,
     }
 }
 
@@ -140,7 +132,6 @@ fn nothing_to_do_when_all_is_well() {
 fn a_peer_without_a_session_gets_one() {
     let mut world = World::settled();
     world.sessions.clear();
-    world.gates.clear();
     let ops = world.decide();
     assert_eq!(ops, [Op::Open(peer_key("dz0", PEER)), Op::Follow(ROUTE)]);
 }
@@ -176,55 +167,13 @@ fn a_session_of_another_local_address_goes() {
 }
 
 #[test]
-fn a_session_has_a_gate() {
-    for state in [State::AdminDown, State::Down, State::Init, State::Up] {
-        let mut world = World::settled();
-        world.peers.clear(); // on its way out or not
-        world.routes.clear();
-        world.sessions[0] = entry(state);
-        let close = Op::Close {
-            key: key(),
-            announce: true,
-        };
-        assert_eq!(world.decide(), [close]);
-        world.gates.clear();
-        assert_eq!(world.decide(), [close, Op::Guard(ROUTE)], "{state:?}");
-    }
-}
-
-#[test]
-fn a_gate_without_a_session_goes() {
-    let mut world = World::settled();
-    let other = RouteKey {
-        dst: Ipv4Addr::new(10, 0, 0, 9),
-        ..ROUTE
-    };
-    world.gates.push((gate_key(&other), gate()));
-    assert_eq!(world.decide(), [Op::Guard(other)]);
-    // That of an interface that is gone, too.
-    world.gates[1].0.ifindex = 77;
-    let other = RouteKey {
-        ifindex: 77,
-        ..other
-    };
-    assert_eq!(world.decide(), [Op::Guard(other)]);
-}
-
-#[test]
-fn a_gate_that_differs_is_put_right() {
-    let mut world = World::settled();
-    world.gates[0].1.local = [10, 0, 0, 7];
-    assert_eq!(world.decide(), [Op::Guard(ROUTE)]);
-}
-
-#[test]
 fn a_way_around_is_kept_until_a_look_says_otherwise() {
     let mut world = World::settled();
     assert_eq!(world.decide(), [], "not looked up yet");
     world.detours.insert(PEER, 9);
     assert_eq!(world.decide(), []);
     world.detours.insert(PEER, 0);
-    assert_eq!(world.decide(), [Op::Guard(ROUTE)]);
+    assert_eq!(world.decide(), [Op::Divert(ROUTE)]);
 }
 
 #[test]

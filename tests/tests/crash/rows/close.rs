@@ -14,7 +14,7 @@ use dz_tests::pinned::Pinned;
 use dz_tests::wait::{eventually, monotonic_ns};
 use dz_tests::wire::{Direction, TunWire};
 
-use super::stage::{Stage, changes, gate_key, peer_key};
+use super::stage::{Stage, changes, peer_key};
 use crate::NEEDS;
 
 pub(super) fn tests() -> Vec<Test> {
@@ -22,14 +22,12 @@ pub(super) fn tests() -> Vec<Test> {
         Test::new("rows::d1", &NEEDS, committed),
         Test::new("rows::d2", &NEEDS, announced),
         Test::new("rows::d3", &NEEDS, without_route),
-        Test::new("rows::d4", &NEEDS, without_gate),
-        Test::new("rows::d5", &NEEDS, nothing_but_a_slot),
+        Test::new("rows::d4", &NEEDS, nothing_but_a_slot),
         Test::new("rows::p1", &NEEDS, parking_begun),
         Test::new("rows::p2", &NEEDS, parking_without_route),
-        Test::new("rows::p3", &NEEDS, parking_without_gate),
-        Test::new("rows::p4", &NEEDS, parked),
-        Test::new("rows::p5", &NEEDS, created_anew),
-        Test::new("rows::p6", &NEEDS, address_of_the_past),
+        Test::new("rows::p3", &NEEDS, parked),
+        Test::new("rows::p4", &NEEDS, created_anew),
+        Test::new("rows::p5", &NEEDS, address_of_the_past),
     ]
 }
 
@@ -103,21 +101,11 @@ fn without_route() -> Result<()> {
     stage.start()?.gone()
 }
 
-fn without_gate() -> Result<()> {
-    let stage = Stage::new()?;
-    let maps = stage.maps()?;
-    commit(&maps, &stage.entry)?;
-    stage.delete_route()?;
-    maps.delete_gate(&gate_key(&stage.entry))?;
-    stage.start()?.gone()
-}
-
 fn nothing_but_a_slot() -> Result<()> {
     let stage = Stage::new()?;
     let maps = stage.maps()?;
     commit(&maps, &stage.entry)?;
     stage.delete_route()?;
-    maps.delete_gate(&gate_key(&stage.entry))?;
     maps.delete_session(&stage.entry.key)?;
     stage.start()?.gone()
 }
@@ -131,17 +119,9 @@ fn parking_without_route() -> Result<()> {
     park(|stage, _| stage.delete_route())
 }
 
-fn parking_without_gate() -> Result<()> {
-    park(|stage, maps| {
-        stage.delete_route()?;
-        maps.delete_gate(&gate_key(&stage.entry))
-    })
-}
-
 fn parked() -> Result<()> {
     park(|stage, maps| {
         stage.delete_route()?;
-        maps.delete_gate(&gate_key(&stage.entry))?;
         maps.delete_session(&stage.entry.key)
     })
 }

@@ -1,7 +1,7 @@
 //! Connecting, and routes that follow the session.
 
 use anyhow::{Context, Result, ensure};
-use dz_common::map::{Deadline, Gate, GateKey, SessionEntry};
+use dz_common::map::{Deadline, SessionEntry};
 use dz_common::pacing::due_stamp;
 use dz_common::packet::State;
 use dz_common::session::Session;
@@ -10,7 +10,7 @@ use dz_tests::harness::Test;
 use dz_tests::wait::{eventually, monotonic_ns};
 use dz_tests::wire::Direction;
 
-use super::stage::{Stage, gate_key};
+use super::stage::Stage;
 use crate::NEEDS;
 
 /// Within what a hint for our clock is believed.
@@ -20,8 +20,7 @@ pub(super) fn tests() -> Vec<Test> {
     vec![
         Test::new("rows::c1", &NEEDS, peer_without_session),
         Test::new("rows::c2", &NEEDS, slot_of_no_session),
-        Test::new("rows::c3", &NEEDS, gate_of_no_session),
-        Test::new("rows::c4", &NEEDS, session_that_has_said_nothing),
+        Test::new("rows::c3", &NEEDS, session_that_has_said_nothing),
         Test::new("rows::r1", &NEEDS, up_without_route),
         Test::new("rows::r2", &NEEDS, up_with_route),
         Test::new("rows::r3", &NEEDS, another_route_of_ours),
@@ -34,7 +33,6 @@ pub(super) fn tests() -> Vec<Test> {
 fn peer_without_session() -> Result<()> {
     let stage = Stage::new()?;
     let maps = stage.maps()?;
-    maps.delete_gate(&gate_key(&stage.entry))?;
     maps.delete_session(&stage.entry.key)?;
     stage.delete_route()?;
     stage.start()?.up().map(drop)
@@ -79,24 +77,6 @@ fn slot_of_no_session() -> Result<()> {
         "{later:?}"
     );
     Ok(())
-}
-
-/// Both with a peer, whose session comes, and without one.
-fn gate_of_no_session() -> Result<()> {
-    let stage = Stage::new()?;
-    let maps = stage.maps()?;
-    maps.delete_session(&stage.entry.key)?;
-    stage.delete_route()?;
-    let other = GateKey {
-        ifindex: stage.entry.key.ifindex,
-        dst: [10, 96, 0, 1],
-    };
-    let gate = Gate {
-        local: HERE.octets(),
-        detour: 0,
-    };
-    maps.set_gate(&other, &gate)?;
-    stage.start()?.up().map(drop)
 }
 
 fn session_that_has_said_nothing() -> Result<()> {

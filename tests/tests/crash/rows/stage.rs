@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use dz_agent::datapath::MapReader;
-use dz_common::map::{GateKey, PeerKey, SessionEntry};
+use dz_common::map::{PeerKey, SessionEntry};
 use dz_common::packet::State;
 use dz_tests::agent::{Agent, Home};
 use dz_tests::bed::{self, Bed, HERE, INTERFACE, PATIENCE, THERE};
@@ -126,17 +126,16 @@ impl Started {
         self.up().map(drop)
     }
 
-    /// So many peers, and so many sessions with a gate and a route each.
+    /// So many peers, and so many sessions with a route each.
     pub(super) fn settled(&self, peers: usize, sessions: usize) -> Result<()> {
-        eventually(PATIENCE, "peers, sessions, gates and routes", || {
+        eventually(PATIENCE, "peers, sessions and routes", || {
             let maps = MapReader::from_pins(self.agent.home().pin_dir())?;
             let found = (maps.peers()?.len(), maps.sessions()?.len());
-            let gates = maps.gates()?.len();
             let shown = self.bed.here.ip("route show table all proto 144")?;
             let routes = shown.lines().count();
             ensure!(
-                found == (peers, sessions) && gates == sessions && routes == sessions,
-                "{found:?}, {gates} gates, {routes} routes"
+                found == (peers, sessions) && routes == sessions,
+                "{found:?}, {routes} routes"
             );
             anyhow::Ok(())
         })
@@ -182,14 +181,6 @@ pub(super) fn peer_key(peer: Ipv4Addr) -> PeerKey {
     PeerKey {
         ifname,
         peer: peer.octets(),
-    }
-}
-
-/// The key of the gate of a session.
-pub(super) fn gate_key(entry: &SessionEntry) -> GateKey {
-    GateKey {
-        ifindex: entry.key.ifindex,
-        dst: entry.key.peer,
     }
 }
 

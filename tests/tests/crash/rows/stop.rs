@@ -112,7 +112,7 @@ fn lay_out(pin_dir: &Path, sessions: u32) -> Result<()> {
     for name in MAPS {
         loader.map_pin_path(name, pin_dir.join(name));
     }
-    for name in ["dz_deadlines", "dz_sessions", "dz_peers", "dz_gate"] {
+    for name in ["dz_deadlines", "dz_sessions", "dz_peers"] {
         loader.map_max_entries(name, sessions);
     }
     loader.load(OBJECT)?;
