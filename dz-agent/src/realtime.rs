@@ -1,11 +1,12 @@
-//! Running the event thread before everything that is not real-time, with its memory locked: so that
-//! a busy host delays neither routes nor our own transmissions. What keeps sessions Up and takes them
+//! Running the event thread, and the one that asks for its routes, before everything that is not
+//! real-time, with their memory locked: so that a busy host delays neither routes nor our own
+//! transmissions. What keeps sessions Up and takes them
 //! Down does not depend on it: that is the kernel part's business.
 
 use std::io;
 use std::thread;
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::cli::Realtime;
 use crate::error::{ExitCode, Failure};
@@ -46,9 +47,17 @@ pub fn apply(choice: Realtime) -> Result<bool, Failure> {
     }
 }
 
+/// Has the calling thread run first, too, where [`apply`] has said that the one that started it does.
+pub fn join() {
+    if let Err((what, error)) = schedule() {
+        warn!(%error, "no {what} for the thread that asks for routes");
+    }
+}
+
 type Missing = (&'static str, io::Error);
 
-fn processors() -> usize {
+/// Processors that this process may use.
+pub fn processors() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 

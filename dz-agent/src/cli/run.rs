@@ -141,8 +141,8 @@ pub struct RunOptions {
     /// Metrics for each peer, too: as many series as there are peers.
     #[arg(long, env = "DZ_AGENT_METRICS_PER_PEER", value_parser = BoolishValueParser::new())]
     pub metrics_per_peer: bool,
-    /// Whether the event thread runs before everything that is not real-time (SCHED_FIFO), with its
-    /// memory locked.
+    /// Whether the threads of events and routes run before everything that is not real-time
+    /// (SCHED_FIFO), with their memory locked.
     #[arg(long, env = "DZ_AGENT_REALTIME", value_enum, default_value_t = Realtime::Auto)]
     pub realtime: Realtime,
     /// Form of the log on standard error.
@@ -210,7 +210,7 @@ pub enum PeerPassive {
     Ignore,
 }
 
-/// Whether the event thread runs before others.
+/// Whether the threads of events and routes run before others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Realtime {
     /// Where we may and there is more than one processor.

@@ -8,14 +8,19 @@ use std::net::Ipv4Addr;
 
 use dz_common::control::{OP_ADMIN_DOWN, OP_DISCONNECT, Request};
 use dz_common::counters::Counter;
-use dz_common::map::{Origin, PeerKey, SessionKey};
+use dz_common::map::{MAX_DUE, Origin, PeerKey, SessionKey};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::reconcile::{RouteKey, ifname, peer_key, route_key};
+use super::transmit::FAREWELLS;
 use super::{Engine, Live, backoff};
 use crate::command::{Disconnected, Named, Refusal, RefusalKind, Selector};
 use crate::net::routes::RouteError;
+
+/// Peers that are disconnected before their routes are: what one run of the transmit program says
+/// farewell to.
+const AT_ONCE: usize = MAX_DUE as usize / FAREWELLS;
 
 /// A session on its way out, between D1 and D4.
 #[derive(Debug, Default)]
@@ -65,16 +70,21 @@ impl Engine {
         };
         self.batches.insert(id, batch);
         let mut strays = None;
-        let mut told = Vec::with_capacity(keys.len());
-        for key in keys {
-            told.extend(self.disconnect_one(key, id, &mut strays));
-        }
-        // Together: so many runs of the kernel program fewer.
-        self.farewell(&told);
-        for session in told {
-            let closing = self.closing.entry(session).or_default();
-            closing.batches.push(id);
-            self.give_route_up(session);
+        for some in keys.chunks(AT_ONCE) {
+            let mut told = Vec::with_capacity(some.len());
+            for key in some {
+                told.extend(self.disconnect_one(*key, id, &mut strays));
+            }
+            // Together: so many runs of the kernel program fewer.
+            self.farewell(&told);
+            for session in told {
+                let closing = self.closing.entry(session).or_default();
+                closing.batches.push(id);
+                self.give_route_up(session);
+            }
+            // Their routes are deleted while the next ones are told; nor are other sessions to wait.
+            self.advance_routes();
+            self.tick();
         }
         self.reply_if_done(id);
     }

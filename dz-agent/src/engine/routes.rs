@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use dz_common::packet::State;
+use futures_util::{FutureExt, StreamExt};
 use tracing::{debug, info, warn};
 
 use super::reconcile::{RouteKey, Wanted, wanted_route};
@@ -15,6 +16,9 @@ use crate::cli::PeerPassive;
 use crate::datapath::now_ns;
 use crate::net::monitor::Place;
 use crate::net::routes::{Added, Deleted, RouteError};
+
+/// Answers that are taken note of before anything else has its turn.
+const ANSWERS: usize = 64;
 
 /// What was done.
 #[derive(Debug)]
@@ -83,9 +87,21 @@ impl Engine {
         }
     }
 
-    /// The kernel has answered.
+    /// The kernel has answered, and others of its answers may be there, too.
     pub(super) fn route_done(&mut self, finished: Finished) {
         self.finished(finished);
+        self.advance_routes();
+    }
+
+    /// Takes note of what the kernel has answered by now, and asks for what can be asked for.
+    pub(super) fn advance_routes(&mut self) {
+        for _ in 0..ANSWERS {
+            // Nobody is to be woken up for what is not there yet: the loop looks before it sleeps.
+            let Some(Some(finished)) = self.jobs.running.next().now_or_never() else {
+                break;
+            };
+            self.finished(finished);
+        }
         while let Some(key) = self.jobs.next_waiting() {
             self.follow(key);
         }

@@ -172,7 +172,18 @@ impl Engine {
         floods: FloodLimit,
     ) -> Result<(Self, AsyncFd<RingBuf<MapData>>), Failure> {
         let kernel = || "reading the maps of an earlier agent";
-        let netlink = Netlink::open().fail_with(ExitCode::Failure, || "netlink")?;
+        // With one processor there is nothing to be done meanwhile.
+        let netlink = if realtime::processors() < 2 {
+            Netlink::open()
+        } else {
+            let first = prepared.realtime;
+            Netlink::open_beside(move || {
+                if first {
+                    realtime::join();
+                }
+            })
+        };
+        let netlink = netlink.fail_with(ExitCode::Failure, || "netlink")?;
         let ring = datapath.maps.events.take();
         let mut ring = ring.ok_or_else(|| Failure::new(ExitCode::Failure, "dz_events is gone"))?;
         // What happened before us is in the sessions, which are all read anyway.

@@ -14,7 +14,7 @@ use super::{Engine, Live};
 use crate::datapath::{Order, Transmitted, now_ns};
 
 /// AdminDown packets at a disconnect: one may be lost, two, too.
-const FAREWELLS: usize = 3;
+pub(super) const FAREWELLS: usize = 3;
 /// When to try again after the transmit program could not be run at all.
 const RETRY_NS: u64 = 100_000_000;
 

@@ -12,6 +12,7 @@ pub mod neighbours;
 pub mod routes;
 
 use std::io;
+use std::thread;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
@@ -93,6 +94,36 @@ impl Netlink {
     /// # Errors
     /// The socket cannot be opened.
     pub fn open() -> io::Result<Self> {
+        let (netlink, connection) = Self::connect()?;
+        tokio::spawn(connection);
+        Ok(netlink)
+    }
+
+    /// The same with a thread of its own, which calls `begin` first: the kernel changes a table within
+    /// the system call that asks for it, and whoever has thousands of changes has other work meanwhile.
+    ///
+    /// To be called inside a tokio runtime with time.
+    ///
+    /// # Errors
+    /// The socket cannot be opened, or the thread not started.
+    pub fn open_beside(begin: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()?;
+        let (netlink, connection) = {
+            let _entered = runtime.enter();
+            Self::connect()?
+        };
+        thread::Builder::new()
+            .name("netlink".to_owned())
+            .spawn(move || {
+                begin();
+                runtime.block_on(connection);
+            })?;
+        Ok(netlink)
+    }
+
+    fn connect() -> io::Result<(Self, impl Future<Output = ()> + Send + 'static)> {
         // Strict checking is what makes the kernel apply the filters of a dump.
         let (mut connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
         let socket = connection.socket_mut().socket_mut();
@@ -107,8 +138,7 @@ impl Netlink {
             .socket_mut()
             .bind_auto()?
             .port_number();
-        tokio::spawn(connection);
-        Ok(Self { handle, port })
+        Ok((Self { handle, port }, connection))
     }
 
     /// Number of its socket: what notifications name as the author of changes that it asked for.

@@ -54,7 +54,7 @@ fn delete_session(scene: &Scene, key: &SessionKey) -> Result<()> {
     let pin = pin(scene, "dz_sessions");
     bpftool(
         &["map", "delete", "pinned", &pin],
-        &[("key", key.as_bytes())],
+        &[("key", key.destination().as_bytes())],
     )
 }
 
@@ -121,7 +121,7 @@ fn peer_deleted_and_added() -> Result<()> {
     let key: &PeerKey = key;
     bpftool(
         &["map", "delete", "pinned", &pin],
-        &[("key", key.as_bytes())],
+        &[("key", key.destination().as_bytes())],
     )?;
     scene.nudge()?;
     scene.until_nothing()?;

@@ -33,7 +33,7 @@ impl<T> Look<T> {
 /// A session as it was found: generation and state.
 pub(super) type Seen = (u32, State);
 
-/// A round of looks, in this order, and a mark behind them.
+/// A round of looks, in this order, and a mark behind the first.
 #[derive(Clone, Debug)]
 pub(super) struct Round {
     pub(super) peers: Look<()>,

@@ -156,8 +156,8 @@ fn take(turn: &Turn<'_>, history: &History, courses: &mut [Course], verdict: &mu
     }
 }
 
-/// Whether the last connect that was sent before the end of a round had been answered before its
-/// beginning: an entry that is missing there has been removed since, and not written again.
+/// Whether the last connect that was sent before the end of a round's look at peers had been answered
+/// before its beginning: an entry that is missing there has been removed since, and not written again.
 fn connected_before(acts: &[Act], round: &Round) -> bool {
     let mut sent = acts.iter().rev();
     let last = sent.find(|act| act.connect && act.sent.0 < round.mark);

@@ -50,6 +50,7 @@ impl<'a> Watch<'a> {
 
     pub(super) fn round(&mut self) -> Result<Round> {
         let peers = look(|| each(|number| self.peer(number)))?;
+        let mark = self.log.mark()?;
         let sessions = look(|| each(|number| self.session(number)))?;
         let routes = look(|| {
             let routes = self.table.dump(DEFAULT_PROTOCOL, self.ifindex)?;
@@ -65,7 +66,7 @@ impl<'a> Watch<'a> {
             sessions,
             routes,
             sessions_after,
-            mark: self.log.mark()?,
+            mark,
         })
     }
 
