@@ -121,7 +121,7 @@ fn peer_deleted_and_added() -> Result<()> {
     let key: &PeerKey = key;
     bpftool(
         &["map", "delete", "pinned", &pin],
-        &[("key", key.destination().as_bytes())],
+        &[("key", key.as_bytes())],
     )?;
     scene.nudge()?;
     scene.until_nothing()?;
