@@ -45,20 +45,20 @@ struct Pace {
 }
 
 impl Pace {
-    /// Sessions send 0.75 to 1 s after they have sent last. Either a pair of moments is much shorter than
-    /// that, or a moment is longer: what all send when the agent goes on is over before it, and what they
-    /// send next falls into it.
+    /// Sessions send 0.9 to 1.1 s after they have sent last. Either a pair of moments is much shorter than
+    /// that, or a moment is as long: what all send when the agent goes on is over before it, and what
+    /// they send next falls into it.
     const fn of(kind: Kind, has_goal: bool) -> Self {
         match kind {
             _ if !has_goal => Self::short(50),
             Kind::VethTc => Self::short(200),
             Kind::VethXdp => Self::short(400),
-            // In emulation, mostly, where nothing is quick.
+            // In emulation, mostly, whose time is instructions: one moment is like the other, and slow.
             Kind::Gre => Self {
-                rounds: 100,
+                rounds: 10,
                 catch_up: Duration::from_millis(250),
                 lead: Duration::from_millis(250),
-                moment: Duration::from_millis(1_250),
+                moment: Duration::from_secs(1),
             },
         }
     }

@@ -38,12 +38,23 @@ const MEMORY_MB: u32 = 2048;
 /// For boot and power-off.
 const BOOT: Duration = Duration::from_secs(60);
 
+/// What a machine's time is, where the processor cannot run it itself and is emulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Time {
+    /// This machine's: with two processors, as fast as can be, some thirty times slower than real ones.
+    Here,
+    /// Instructions of its one processor, 1 ns each: what takes how long does not depend on this
+    /// machine, and is in proportion to what is done once per second, as on a real one.
+    Instructions,
+}
+
 /// Boots a machine with these files, runs the programs, and calls `each` for what happens.
 ///
 /// # Errors
 /// The machine cannot be started. What goes wrong inside is in the result.
 pub(crate) fn run(
     kernel: &Kernel,
+    time: Time,
     mut files: Archive,
     jobs: &[Job],
     mut each: impl FnMut(Event<'_>),
@@ -63,7 +74,7 @@ pub(crate) fn run(
         listen(folder.path(), port, sender.clone())?;
     }
     drop(sender);
-    let mut machine = Machine(start(kernel, folder.path())?);
+    let mut machine = Machine(start(kernel, time, folder.path())?);
     let limit = jobs.iter().map(Job::deadline).sum::<Duration>() + BOOT;
     let mut state = State::default();
     let late = follow(&receiver, &mut machine, limit, |port, text| {
@@ -82,13 +93,14 @@ pub(crate) fn run(
 /// The machine cannot be started, or dies; a program fails.
 pub(crate) fn outputs(
     kernel: &Kernel,
+    time: Time,
     files: Archive,
     jobs: &[Job],
 ) -> anyhow::Result<Vec<String>> {
     let mut outputs = Vec::new();
     let mut errors = String::new();
     let mut failed = None;
-    let ended = run(kernel, files, jobs, |event| match event {
+    let ended = run(kernel, time, files, jobs, |event| match event {
         Event::Begin(_) => outputs.push(String::new()),
         Event::Text(Stream::Output, text) => {
             if let Some(output) = outputs.last_mut() {
@@ -130,13 +142,11 @@ impl Drop for Machine {
     }
 }
 
-fn start(kernel: &Kernel, folder: &Path) -> anyhow::Result<Child> {
+fn start(kernel: &Kernel, time: Time, folder: &Path) -> anyhow::Result<Child> {
     let mut command = Command::new("qemu-system-x86_64");
-    for accelerator in accelerators() {
-        command.args(["-accel", accelerator]);
-    }
     command
-        .args(["-cpu", "max", "-smp", "2", "-m", &MEMORY_MB.to_string()])
+        .args(processor(time))
+        .args(["-m", &MEMORY_MB.to_string()])
         .args(["-nodefaults", "-no-reboot", "-display", "none"])
         .arg("-kernel")
         .arg(&kernel.image)
@@ -161,18 +171,44 @@ fn start(kernel: &Kernel, folder: &Path) -> anyhow::Result<Child> {
         .with_context(|| format!("cannot start `{line}`"))
 }
 
-/// The processor's own virtualisation where there is one; a device alone says nothing.
-fn accelerators() -> &'static [&'static str] {
+/// The processor's own virtualisation where there is one.
+fn processor(time: Time) -> &'static [&'static str] {
+    match time {
+        _ if has_kvm() => &[
+            "-accel",
+            "kvm",
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max",
+            "-smp",
+            "2",
+        ],
+        Time::Here => &["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"],
+        Time::Instructions => &[
+            "-accel",
+            "tcg,thread=single",
+            // While nothing is to be done, time goes by as fast as it can.
+            "-icount",
+            "shift=0,sleep=off",
+            // Each byte that `rep movsb` moves counts as an instruction; without, the kernel moves 8.
+            "-cpu",
+            "max,-erms,-fsrm",
+            // With two, the start of the second one never ends (QEMU 7.2).
+            "-smp",
+            "1",
+        ],
+    }
+}
+
+/// A device alone says nothing.
+fn has_kvm() -> bool {
     let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let virtual_machines = processor
         .split_whitespace()
         .any(|flag| flag == "vmx" || flag == "svm");
     let device = fs::File::options().read(true).write(true).open("/dev/kvm");
-    if virtual_machines && device.is_ok() {
-        &["kvm", "tcg,thread=multi"]
-    } else {
-        &["tcg,thread=multi"]
-    }
+    virtual_machines && device.is_ok()
 }
 
 /// A number that no program prints by chance.

@@ -10,7 +10,7 @@ use super::guest_files;
 use super::initramfs::Archive;
 use super::kernel::Kernel;
 use super::left_out::{self, LeftOut};
-use super::machine::{self, Event, tail};
+use super::machine::{self, Event, Time, tail};
 use super::quick;
 use crate::test_suite::machine as tools;
 use crate::test_suite::programs::{Program, Programs};
@@ -98,7 +98,8 @@ pub(crate) fn run(
         started: start,
         failed: false,
     };
-    let ended = machine::run(kernel, files(programs, &tests)?, &jobs, |event| {
+    let files = files(programs, &tests)?;
+    let ended = machine::run(kernel, Time::Here, files, &jobs, |event| {
         follow.event(event)
     })?;
     let failed = follow.end(ended.cut_off.as_deref());
