@@ -71,7 +71,7 @@ impl Flow {
             let mut client = Command::new("iperf3");
             client.args(["--interval", "0", "--time", FOR_EVER_S]);
             client.args(["--bind", &from.to_string(), "--client", &to]);
-            if processors() > 1 {
+            if thread::available_parallelism().is_ok_and(|processors| processors.get() > 1) {
                 // Where they run must not be part of what is compared.
                 client.args(["--affinity", "0,1"]);
             }
@@ -173,13 +173,7 @@ fn received(process: &Process) -> anyhow::Result<u64> {
 }
 
 /// What is compared should not depend on what else the machine does. Without the privilege it does
-/// a little more. With one processor the agent would not come to its turn.
+/// a little more.
 fn before_others(process: &Process) {
-    if processors() > 1 {
-        let _ = priority::raise(process.pid());
-    }
-}
-
-fn processors() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
+    let _ = priority::raise(process.pid());
 }
