@@ -4,8 +4,8 @@
 //! There are two tunnels alike, and each has a connection, from time to time a new one. The data flows
 //! through one of them for a moment, then through the other, and so on; while it is the other's turn
 //! the agent and with it the sessions' packets stand still. When it goes on, it first catches up, before
-//! any data flows; and the moments are such that as many sessions' packets fall into them as without
-//! any of this, which is counted and shown. What is compared are two moments that
+//! any data flows; and the moments are such that at least as many sessions' packets fall into them as
+//! without any of this, which is counted and shown. What is compared are two moments that
 //! follow each other, for the throughput of a machine that others use, too, is not the same for long.
 //! The ratio of all is the median; its spread is the interval that has the true median in it in 19 of
 //! 20 cases, by rank alone. Where the goal lies inside of that interval the machine was too noisy to

@@ -16,6 +16,7 @@ use dz_tests::agent::{Agent, Home};
 use dz_tests::bare::{Bare, Program};
 use dz_tests::bed::{HERE, INTERFACE, THERE};
 use dz_tests::netns::Netns;
+use dz_tests::priority;
 use dz_tests::veth::{self, End};
 use nix::sys::signal::Signal;
 
@@ -253,7 +254,9 @@ fn serve(here: &Netns, kind: Kind) -> anyhow::Result<Agent> {
     arguments.extend(["--detect-mult=20", "--metrics-listen=off"]);
     // What it has to catch up with then must not take the processor from the data.
     arguments.push("--realtime=off");
-    let agent = Agent::start_in(Home::new()?, here, &arguments)?;
+    let mut agent = Agent::start_in(Home::new()?, here, &arguments)?;
+    // But nor must the data, which runs before others, keep it from what it sends otherwise.
+    let _ = priority::raise(agent.process().pid());
     let peers = (0..SESSIONS).map(|number| Ipv4Addr::from(u32::from(FIRST) + number));
     crowd::connect(&agent, peers, (kind != Kind::Gre).then_some(THERE))?;
     crowd::until_up(&agent, here, SESSIONS)?;
