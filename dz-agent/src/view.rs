@@ -79,7 +79,7 @@ pub struct SessionView {
 pub enum Detour {
     /// By this interface.
     Interface(String),
-    /// There is no route by an interface without a gate.
+    /// There is no route by an interface without a gate, or none has been looked up yet.
     None,
 }
 
