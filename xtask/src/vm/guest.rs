@@ -101,6 +101,8 @@ mount -t sysfs sys /sys
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /tmp
 mount -t bpf bpf /sys/fs/bpf
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+echo +memory > /sys/fs/cgroup/cgroup.subtree_control
 mkdir -p /dev/shm /dev/pts /run/netns /run/lock
 mount -t devpts devpts /dev/pts
 ip link set lo up
