@@ -71,7 +71,7 @@ impl Engine {
         let unread = self.refresh_interfaces().await;
         let unseen = self.look_around().await;
         let unfollowed = self.read_followed().await;
-        let routes = self.routes.list(None).await;
+        let routes = self.connections.routes.list(None).await;
         self.peers = self.datapath.maps.reader().peers()?.into_iter().collect();
         self.settle_all();
         let sessions = self.datapath.maps.reader().sessions()?;

@@ -102,7 +102,7 @@ impl Engine {
             .collect();
         for ifindex in interfaces {
             for follow in self.followed.conditions.dumps() {
-                match hosts::list(&self.netlink, ifindex, &follow).await {
+                match hosts::list(self.connections.netlink(), ifindex, &follow).await {
                     Ok(found) => routes.extend(found),
                     Err(error) => {
                         self.followed.known = false;

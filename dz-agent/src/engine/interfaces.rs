@@ -184,7 +184,7 @@ impl Engine {
     pub(super) async fn refresh_interface(&mut self, index: usize) -> Result<(), Failure> {
         let name = self.interfaces[index].name.clone();
         let asked = || format!("interface {name}");
-        let found = links::by_name(&self.netlink, &name)
+        let found = links::by_name(self.connections.netlink(), &name)
             .await
             .fail_with(ExitCode::Failure, asked)?;
         let old = self.interfaces[index].ifindex();
@@ -192,7 +192,7 @@ impl Engine {
             self.interface_gone(index);
         }
         let Some(found) = found else { return Ok(()) };
-        let locals = links::addresses(&self.netlink, found.ifindex)
+        let locals = links::addresses(self.connections.netlink(), found.ifindex)
             .await
             .fail_with(ExitCode::Failure, asked)?;
         if self.interfaces[index].present.is_none() {

@@ -10,6 +10,7 @@ mod clock;
 mod close;
 mod configured;
 mod connect;
+mod connections;
 mod detours;
 mod diverted;
 mod events;
@@ -43,10 +44,9 @@ use crate::cli::RunOptions;
 use crate::datapath::Datapath;
 use crate::identity::Identity;
 use crate::logging::FloodLimit;
-use crate::net::Netlink;
-use crate::net::routes::Routes;
 use clock::Clock;
 use close::Closing;
+use connections::Connections;
 use detours::Detours;
 use followed::Followed;
 use interfaces::{Blocks, Interface};
@@ -81,8 +81,7 @@ struct Live {
 struct Engine {
     options: RunOptions,
     datapath: Datapath,
-    netlink: Netlink,
-    routes: Routes,
+    connections: Connections,
     identity: Identity,
     shared: Arc<Shared>,
     floods: FloodLimit,

@@ -42,20 +42,18 @@ impl Engine {
         if wanted != Wanted::AsIs && !self.jobs.may_run(key, &wanted) {
             return;
         }
-        let routes = self.routes.clone();
+        let asking = self.connections.ask();
         match wanted {
             Wanted::AsIs => self.converged(key),
             Wanted::Present(route) => {
                 self.jobs.running.push(Box::pin(async move {
-                    (key, Step::Install(routes.add(&route).await))
+                    (key, Step::Install(asking.routes().add(&route).await))
                 }));
             }
             Wanted::Absent => {
                 self.jobs.running.push(Box::pin(async move {
-                    (
-                        key,
-                        Step::Withdraw(routes.delete(key.dst, key.ifindex).await),
-                    )
+                    let deleted = asking.routes().delete(key.dst, key.ifindex).await;
+                    (key, Step::Withdraw(deleted))
                 }));
             }
         }

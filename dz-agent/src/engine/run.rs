@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use super::alarm::Alarm;
 use super::configured;
+use super::connections::Connections;
 use super::detours::Detours;
 use super::followed::Followed;
 use super::front::Front;
@@ -33,9 +34,7 @@ use crate::identity::Identity;
 use crate::lock::PinDirLock;
 use crate::logging::FloodLimit;
 use crate::metrics::Recorded;
-use crate::net::Netlink;
 use crate::net::monitor::Monitor;
-use crate::net::routes::Routes;
 use crate::realtime;
 
 /// How often the agent says that it is alive and counts events.
@@ -134,8 +133,7 @@ async fn serve(
     let shared = Arc::new(Shared::new(recorded.clone()));
     let (mut engine, mut ring) = Engine::new(options, datapath, prepared, shared, floods)?;
     // From here on it asks for changes.
-    let port = engine.netlink.port();
-    let left_out = monitor.leave_out(port);
+    let left_out = monitor.leave_out(engine.connections.ports());
     left_out.fail_with(ExitCode::Failure, || "netlink notifications")?;
     if let Err(failure) = engine.start().await {
         engine.detach_all();
@@ -172,18 +170,8 @@ impl Engine {
         floods: FloodLimit,
     ) -> Result<(Self, AsyncFd<RingBuf<MapData>>), Failure> {
         let kernel = || "reading the maps of an earlier agent";
-        // With one processor there is nothing to be done meanwhile.
-        let netlink = if realtime::processors() < 2 {
-            Netlink::open()
-        } else {
-            let first = prepared.realtime;
-            Netlink::open_beside(move || {
-                if first {
-                    realtime::join();
-                }
-            })
-        };
-        let netlink = netlink.fail_with(ExitCode::Failure, || "netlink")?;
+        let connections = Connections::open(options.route_protocol, prepared.realtime)
+            .fail_with(ExitCode::Failure, || "netlink")?;
         let ring = datapath.maps.events.take();
         let mut ring = ring.ok_or_else(|| Failure::new(ExitCode::Failure, "dz_events is gone"))?;
         // What happened before us is in the sessions, which are all read anyway.
@@ -201,10 +189,9 @@ impl Engine {
             .wrapping_add(1)
             .max(1);
         let reroute = [options.when_down, options.when_never_up].contains(&Gate::Reroute);
-        let detours = Detours::new(netlink.clone(), reroute);
+        let detours = Detours::new(connections.netlink().clone(), reroute);
         let mut engine = Self {
-            routes: Routes::new(netlink.clone(), options.route_protocol),
-            netlink,
+            connections,
             slots: Slots::new(datapath.slots(), sessions.iter().map(|entry| entry.slot)),
             blocks: Blocks::new(
                 datapath

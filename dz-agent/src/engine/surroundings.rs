@@ -58,7 +58,7 @@ impl Engine {
     async fn try_look_around(&mut self) -> Result<(), NetlinkError> {
         // Of other agents, too: a packet that two gates hand to each other would never arrive.
         let served = lock::served();
-        let carriers = detours::carriers(&self.netlink).await?;
+        let carriers = detours::carriers(self.connections.netlink()).await?;
         let others = carriers
             .iter()
             .filter(|carrier| !served.contains(&carrier.name));
@@ -66,7 +66,7 @@ impl Engine {
         candidates.sort_unstable();
         self.detours.use_candidates(candidates);
 
-        let held = detours::held(&self.netlink).await?;
+        let held = detours::held(self.connections.netlink()).await?;
         let served: HashSet<u32> = served
             .iter()
             .filter_map(|name| nix::net::if_::if_nametoindex(name.as_str()).ok())

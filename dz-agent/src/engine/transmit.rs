@@ -82,7 +82,7 @@ impl Engine {
             && let Some(next_hop) = self.sessions.get(&order.key).and_then(|live| live.next_hop)
         {
             let hop = (order.key.ifindex, next_hop);
-            let netlink = &self.netlink;
+            let netlink = self.connections.netlink();
             self.next_hops.resolve(netlink, hop, order.key, now_ns());
         }
         // 0: gone, and the full check finds out why if it should not be.

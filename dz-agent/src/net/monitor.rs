@@ -154,13 +154,13 @@ impl Monitor {
         })
     }
 
-    /// Is not told of changes of routes that this socket ([`super::Netlink::port`]) asks for: the
-    /// acknowledgement says how they went. The kernel sorts them out, before anybody is woken up.
+    /// Is not told of changes of routes that these sockets ([`super::Netlink::port`]) ask for: the
+    /// acknowledgements say how they went. The kernel sorts them out, before anybody is woken up.
     ///
     /// # Errors
     /// The kernel refuses the filter.
-    pub fn leave_out(&self, port: u32) -> io::Result<()> {
-        SockRef::from(self.socket.get_ref()).attach_filter(&all_routes_but(port))
+    pub fn leave_out(&self, ports: [u32; 2]) -> io::Result<()> {
+        SockRef::from(self.socket.get_ref()).attach_filter(&all_routes_but(ports))
     }
 
     /// Yields [`Event::Host`], too.
@@ -209,9 +209,9 @@ fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     unsafe { AsyncFd::register(socket) }.map_err(Into::into)
 }
 
-/// A filter (classic BPF) that lets everything pass but the news of routes that one socket has caused.
+/// A filter (classic BPF) that lets everything pass but the news of routes that two sockets have caused.
 /// Loads are big-endian, and the header's fields are not.
-fn all_routes_but(port: u32) -> [SockFilter; 7] {
+fn all_routes_but([one, other]: [u32; 2]) -> [SockFilter; 8] {
     let load = |size, offset| SockFilter::new(code(BPF_LD | size | BPF_ABS), 0, 0, offset);
     let compare =
         |with, equal, other| SockFilter::new(code(BPF_JMP | BPF_JEQ | BPF_K), equal, other, with);
@@ -220,9 +220,10 @@ fn all_routes_but(port: u32) -> [SockFilter; 7] {
     [
         load(BPF_H, NLMSG_TYPE),
         compare(kind(libc::RTM_NEWROUTE), 1, 0),
-        compare(kind(libc::RTM_DELROUTE), 0, 2),
+        compare(kind(libc::RTM_DELROUTE), 0, 3),
         load(BPF_W, NLMSG_PID),
-        compare(port.to_be(), 1, 0),
+        compare(one.to_be(), 2, 0),
+        compare(other.to_be(), 1, 0),
         end(u32::MAX),
         end(0),
     ]

@@ -103,17 +103,17 @@ fn links_addresses_and_routes() -> Result<()> {
     })
 }
 
-/// What a socket asks for is not told, and everything else is.
+/// What two sockets ask for is not told, and everything else is.
 fn our_own_routes_are_left_out() -> Result<()> {
     let netns = Netns::new("monitor")?;
     netns.ip("link add v0 type veth peer name v1")?;
     netns.ip("link set v0 up")?;
     let ifindex = netns.ifindex("v0")?;
     netns.block_on(|| async {
-        let netlink = Netlink::open()?;
+        let netlinks = [Netlink::open()?, Netlink::open()?];
         let mut monitor = Monitor::open()?;
-        monitor.leave_out(netlink.port())?;
-        let routes = Routes::new(netlink, 144);
+        monitor.leave_out(netlinks.each_ref().map(Netlink::port))?;
+        let [one, other] = netlinks.map(|netlink| Routes::new(netlink, 144));
         let [ours, theirs] = [7, 8].map(|last| Ipv4Addr::new(198, 51, 100, last));
         let route = Route {
             dst: ours,
@@ -121,7 +121,7 @@ fn our_own_routes_are_left_out() -> Result<()> {
             src: None,
             via: None,
         };
-        for gone in [false, true] {
+        for (routes, gone) in [(&one, false), (&other, true), (&other, false), (&one, true)] {
             let word = if gone { "del" } else { "add" };
             if gone {
                 routes.delete(ours, ifindex).await?;
