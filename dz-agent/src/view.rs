@@ -242,7 +242,7 @@ pub struct AgentView {
     pub notification_overruns: u64,
     /// Full checks that could not read everything.
     pub checks_failed: u64,
-    /// How long the last full check took, ns.
+    /// For how long the last full check kept everything else waiting, ns.
     pub full_check_ns: u64,
     /// What became of followed peers since the start.
     pub follow_changes: FollowChanges,

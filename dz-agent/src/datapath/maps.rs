@@ -126,11 +126,19 @@ impl MapReader {
     /// See [`MapError`].
     pub fn peers(&self) -> Result<Vec<(PeerKey, Peer)>, MapError> {
         let mut peers = Vec::new();
-        each(&self.peers, 0, |key, value| {
-            peers.push((read(key, name::PEERS)?, read(value, name::PEERS)?));
-            Ok(())
-        })?;
+        self.each_peer(|key, peer| peers.push((key, peer)))?;
         Ok(peers)
+    }
+
+    /// Shows every peer. What comes or goes meanwhile may be shown.
+    ///
+    /// # Errors
+    /// See [`MapError`].
+    pub fn each_peer(&self, mut show: impl FnMut(PeerKey, Peer)) -> Result<(), MapError> {
+        each(&self.peers, 0, |key, value| {
+            show(read(key, name::PEERS)?, read(value, name::PEERS)?);
+            Ok(())
+        })
     }
 
     /// Every local address with its block in `dz_counters`.

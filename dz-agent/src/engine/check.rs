@@ -1,29 +1,75 @@
 //! The full check: everything is read, compared and put right, whatever events came or did not come.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
 
 use dz_common::map::{SessionEntry, SessionKey};
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::reconcile::{self, Facts, Op, route_key};
 use super::{Engine, Live, backoff};
 use crate::cli::PeerPassive;
-use crate::datapath::now_ns;
+use crate::datapath::{MapError, now_ns};
+use crate::net::routes::{Route, RouteError};
 
+type OurRoutes = Result<Vec<Route>, RouteError>;
 /// What is to be done, and what could not be read.
 type Decided = (Vec<Op>, Option<anyhow::Error>);
 
+/// The reading of our routes that a full check begins with. A large table takes its time, which is
+/// others' time, too.
+#[derive(Default)]
+pub(super) struct Reading {
+    running: Option<BoxFuture<'static, OurRoutes>>,
+    /// Asked for when it had begun: what is read may be older than what it is to find.
+    again: bool,
+}
+
+impl Reading {
+    pub(super) const fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// What was read. To be called while it [runs](Self::is_running); can be given up and called again.
+    pub(super) async fn done(&mut self) -> OurRoutes {
+        let Some(running) = &mut self.running else {
+            return std::future::pending().await;
+        };
+        let routes = running.await;
+        self.running = None;
+        routes
+    }
+}
+
 impl Engine {
-    /// Reads everything and carries out what is missing. What could not be read is read again soon.
+    /// Begins a full check, which goes on with [`Self::check_with`].
+    pub(super) fn begin_check(&mut self) {
+        if self.reading.is_running() {
+            self.reading.again = true;
+            return;
+        }
+        let routes = self.connections.routes.clone();
+        self.reading = Reading {
+            running: Some(Box::pin(async move { routes.list(None).await })),
+            again: false,
+        };
+    }
+
+    /// Reads everything and carries out what is missing, before anything else.
     pub(super) async fn full_check(&mut self) {
+        self.begin_check();
+        let routes = self.reading.done().await;
+        self.check_with(routes).await;
+    }
+
+    /// The rest of a full check. What could not be read is read again soon.
+    pub(super) async fn check_with(&mut self, routes: OurRoutes) {
         let begun_ns = now_ns();
-        let (ops, failed) = self
-            .read_and_decide()
-            .await
-            .unwrap_or_else(|error| (Vec::new(), Some(error)));
+        let decided = self.read_and_decide(routes).await;
+        let (ops, failed) = decided.unwrap_or_else(|error| (Vec::new(), Some(error)));
         if !ops.is_empty() {
             debug!(steps = ops.len(), "full check");
         }
@@ -48,6 +94,9 @@ impl Engine {
         }
         let took_ns = now_ns().saturating_sub(begun_ns);
         self.shared.full_check_ns.store(took_ns, Ordering::Relaxed);
+        if std::mem::take(&mut self.reading.again) {
+            self.check_soon();
+        }
     }
 
     pub(super) fn check_failed(&mut self, error: &anyhow::Error) {
@@ -65,20 +114,22 @@ impl Engine {
         }
     }
 
-    /// Routes are read first: between the reading of the sessions and the decision, nothing waits,
-    /// so that nothing of ours changes.
-    async fn read_and_decide(&mut self) -> anyhow::Result<Decided> {
+    /// Routes are read first, and may have changed since: whoever follows one reads its session
+    /// again. Between the reading of the sessions and the decision nothing waits, so that nothing of
+    /// ours changes.
+    async fn read_and_decide(&mut self, routes: OurRoutes) -> anyhow::Result<Decided> {
         let unread = self.refresh_interfaces().await;
         let unseen = self.look_around().await;
         let unfollowed = self.read_followed().await;
-        let routes = self.connections.routes.list(None).await;
-        self.peers = self.datapath.maps.reader().peers()?.into_iter().collect();
+        self.read_peers()?;
         self.settle_all();
+        self.tick();
         let sessions = self.datapath.maps.reader().sessions()?;
         self.forget_missing(&sessions);
         for entry in &sessions {
             self.adopt(entry);
         }
+        self.tick();
         let mut ops = reconcile::decide(&Facts {
             peers: &self.peers,
             carriers: &self.carriers(),
@@ -98,8 +149,30 @@ impl Engine {
         Ok((ops, failed))
     }
 
+    /// Takes the peers over as they are in the map, which somebody else may have changed.
+    fn read_peers(&mut self) -> Result<(), MapError> {
+        let (mut read, mut known) = (0, 0);
+        self.datapath.maps.reader().each_peer(|key, peer| {
+            read += 1;
+            known += usize::from(self.peers.get(&key) == Some(&peer));
+        })?;
+        if known != read || known != self.peers.len() {
+            let mut peers = HashMap::new();
+            let reader = self.datapath.maps.reader();
+            reader.each_peer(|key, peer| {
+                peers.insert(key, peer);
+            })?;
+            self.peers = peers;
+        }
+        Ok(())
+    }
+
     /// Forgets sessions that somebody else has deleted. Those on their way out go that way.
     fn forget_missing(&mut self, read: &[SessionEntry]) {
+        let known = |entry: &&SessionEntry| self.sessions.contains_key(&entry.key);
+        if read.iter().filter(known).count() == self.sessions.len() {
+            return;
+        }
         let there: HashSet<_> = read.iter().map(|entry| entry.key).collect();
         let missing = |key: &&SessionKey| !there.contains(*key) && !self.closing.contains_key(*key);
         let missing: Vec<_> = self.sessions.keys().filter(missing).copied().collect();

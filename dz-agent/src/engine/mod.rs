@@ -44,6 +44,7 @@ use crate::cli::RunOptions;
 use crate::datapath::Datapath;
 use crate::identity::Identity;
 use crate::logging::FloodLimit;
+use check::Reading;
 use clock::Clock;
 use close::Closing;
 use connections::Connections;
@@ -107,6 +108,7 @@ struct Engine {
     events_read: u64,
     events_before: u64,
     events_lost: u64,
+    reading: Reading,
     /// When to look at everything ahead of time.
     check_at: Option<Instant>,
     /// Full checks in a row that could not read everything.

@@ -49,6 +49,17 @@ pub(super) enum Wanted {
     AsIs,
 }
 
+impl Wanted {
+    /// Whether this is what is there.
+    fn is(&self, there: Option<&Route>) -> bool {
+        match (self, there) {
+            (Self::Present(route), Some(there)) => route == there,
+            (Self::Present(_), None) | (Self::Absent, Some(_)) => false,
+            (Self::Absent, None) | (Self::AsIs, _) => true,
+        }
+    }
+}
+
 /// One step towards what should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {
@@ -81,90 +92,99 @@ pub(super) struct Facts<'a> {
 
 /// The steps from what is to what should be. Empty if all is well.
 pub(super) fn decide(facts: &Facts<'_>) -> Vec<Op> {
-    let names: HashMap<u32, &str> = facts
+    let carriers: HashMap<u32, (&str, &Carrier)> = facts
         .carriers
         .iter()
-        .map(|(name, carrier)| (carrier.ifindex, name.as_str()))
+        .map(|(name, carrier)| (carrier.ifindex, (name.as_str(), carrier)))
         .collect();
-    let mut ops = Vec::new();
-    let mut open = HashSet::new();
-    let mut wanted = HashMap::new();
+    let mut present = present(facts, &carriers);
+    let (mut ops, mut wrong, mut lost) = (Vec::new(), Vec::new(), Vec::new());
+    let mut open = 0;
     for entry in facts.sessions {
-        let carrier = names
-            .get(&entry.key.ifindex)
-            .map(|&name| (name, &facts.carriers[name]));
-        let here = carrier
-            .filter(|(_, carrier)| carrier.locals.contains(&Ipv4Addr::from(entry.key.local)));
-        let peer = here.and_then(|(name, _)| {
-            let key = peer_key(name, entry.key.peer.into());
-            let peer = facts.peers.get(&key)?;
-            (peer.local == entry.key.local).then_some((key, peer))
-        });
-        match peer {
-            Some((key, peer)) if entry.session.state != State::AdminDown => {
-                open.insert(key);
-                let route = wanted_route(entry, peer, facts.ignore_peer_passive);
-                wanted.insert(route_key(&entry.key), route);
+        let found = find(facts, &carriers, entry);
+        match found.peer {
+            Some((_, peer)) => {
+                open += 1;
+                let key = route_key(&entry.key);
+                let wanted = wanted_route(entry, peer, facts.ignore_peer_passive);
+                if !wanted.is(present.remove(&key)) {
+                    wrong.push(Op::Follow(key));
+                }
             }
-            _ => ops.push(Op::Close {
+            None => ops.push(Op::Close {
                 key: entry.key,
-                announce: here.is_some(),
+                announce: found.here,
             }),
         }
-    }
-    for (key, peer) in facts.peers {
-        let carrier = facts.carriers.get(ifname(key));
-        if carrier.is_some_and(|carrier| carrier.locals.contains(&peer.local.into()))
-            && !open.contains(key)
-        {
-            ops.push(Op::Open(*key));
+        let detour = facts.detours.get(&Ipv4Addr::from(entry.key.peer));
+        if detour.is_some_and(|detour| *detour != entry.detour) {
+            lost.push(Op::Divert(route_key(&entry.key)));
         }
     }
-    follow(facts, &names, &wanted, &mut ops);
-    let lost = facts.sessions.iter().filter(|entry| {
-        let detour = facts.detours.get(&Ipv4Addr::from(entry.key.peer));
-        detour.is_some_and(|detour| *detour != entry.detour)
-    });
-    ops.extend(lost.map(|entry| Op::Divert(route_key(&entry.key))));
+    let can_open = |(key, peer): &(&PeerKey, &Peer)| {
+        let carrier = facts.carriers.get(ifname(key));
+        carrier.is_some_and(|carrier| carrier.locals.contains(&peer.local.into()))
+    };
+    // Each peer has one session at most, so that nearly always the numbers tell.
+    if facts.peers.iter().filter(can_open).count() != open {
+        let sessions = facts.sessions.iter();
+        let open = sessions.filter_map(|entry| Some(find(facts, &carriers, entry).peer?.0));
+        let open: HashSet<_> = open.collect();
+        let missing = facts.peers.iter().filter(can_open);
+        let missing = missing.filter(|(key, _)| !open.contains(*key));
+        ops.extend(missing.map(|(key, _)| Op::Open(*key)));
+    }
+    ops.extend(wrong);
+    // Routes of no session.
+    ops.extend(present.into_keys().map(Op::Follow));
+    ops.extend(lost);
     ops
 }
 
-/// Routes that are not what they should be.
-fn follow(
-    facts: &Facts<'_>,
-    names: &HashMap<u32, &str>,
-    wanted: &HashMap<RouteKey, Wanted>,
-    ops: &mut Vec<Op>,
-) {
-    let present: HashMap<_, _> = facts
-        .routes
-        .iter()
-        .filter(|route| names.contains_key(&route.ifindex))
-        .map(|route| {
-            (
-                RouteKey {
-                    ifindex: route.ifindex,
-                    dst: route.dst,
-                },
-                route,
-            )
-        })
-        .collect();
-    for (key, wanted) in wanted {
-        let right = match (wanted, present.get(key)) {
-            (Wanted::Present(route), Some(found)) => route == *found,
-            (Wanted::Present(_), None) | (Wanted::Absent, Some(_)) => false,
-            (Wanted::Absent, None) | (Wanted::AsIs, _) => true,
+/// What a session has.
+struct Finding<'a> {
+    /// Its local address is one of its interface's.
+    here: bool,
+    /// The peer that wants it, as it is.
+    peer: Option<(PeerKey, &'a Peer)>,
+}
+
+fn find<'a>(
+    facts: &Facts<'a>,
+    carriers: &HashMap<u32, (&str, &Carrier)>,
+    entry: &SessionEntry,
+) -> Finding<'a> {
+    let carrier = carriers.get(&entry.key.ifindex);
+    let here =
+        carrier.filter(|(_, carrier)| carrier.locals.contains(&Ipv4Addr::from(entry.key.local)));
+    let wanted = here.filter(|_| entry.session.state != State::AdminDown);
+    let peer = wanted.and_then(|(name, _)| {
+        let key = peer_key(name, entry.key.peer.into());
+        let peer = facts.peers.get(&key)?;
+        (peer.local == entry.key.local).then_some((key, peer))
+    });
+    Finding {
+        here: here.is_some(),
+        peer,
+    }
+}
+
+/// Our routes over the interfaces that are served.
+fn present<'a>(
+    facts: &Facts<'a>,
+    carriers: &HashMap<u32, (&str, &Carrier)>,
+) -> HashMap<RouteKey, &'a Route> {
+    let mut present = HashMap::with_capacity(facts.routes.len());
+    let ours = facts.routes.iter();
+    let ours = ours.filter(|route| carriers.contains_key(&route.ifindex));
+    present.extend(ours.map(|route| {
+        let key = RouteKey {
+            ifindex: route.ifindex,
+            dst: route.dst,
         };
-        if !right {
-            ops.push(Op::Follow(*key));
-        }
-    }
-    for key in present.keys() {
-        if !wanted.contains_key(key) {
-            ops.push(Op::Follow(*key));
-        }
-    }
+        (key, route)
+    }));
+    present
 }
 
 /// What a session wants of its peer's route.

@@ -13,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
 use super::alarm::Alarm;
+use super::check::Reading;
 use super::configured;
 use super::connections::Connections;
 use super::detours::Detours;
@@ -221,6 +222,7 @@ impl Engine {
             events_read: 0,
             events_before: 0,
             events_lost: 0,
+            reading: Reading::default(),
             check_at: None,
             check_failures: 0,
             look_around_at: None,
@@ -296,7 +298,7 @@ impl Engine {
                     self.floods.report();
                     self.detours.look_at_some();
                     if self.events_missing(ring.get_mut()) {
-                        self.full_check().await;
+                        self.begin_check();
                     }
                 }
                 guard = ring.readable_mut() => {
@@ -315,15 +317,16 @@ impl Engine {
                 Some(found) = self.detours.running.next(), if !self.detours.running.is_empty() => {
                     self.detour_found(found);
                 }
+                routes = self.reading.done(), if self.reading.is_running() => {
+                    self.check_with(routes).await;
+                    self.tick();
+                }
                 event = monitor.next() => {
                     self.changed(event.fail_with(ExitCode::Failure, || "netlink notifications")?);
                     self.late(lateness(due_ns, look_at)).await;
                 }
                 Some(command) = requests.recv() => self.command(command).await,
-                _ = full_check.tick() => {
-                    self.full_check().await;
-                    self.tick();
-                }
+                _ = full_check.tick() => self.begin_check(),
                 // Last: with more sessions than can be served, one of them is always due.
                 () = moment(look_at) => self.due().await,
                 rung = alarm.rings() => {
@@ -355,8 +358,7 @@ impl Engine {
         }
         if self.check_at.is_some_and(|at| at <= Instant::now()) {
             self.check_at = None;
-            self.full_check().await;
-            self.tick();
+            self.begin_check();
         }
         if self
             .sources

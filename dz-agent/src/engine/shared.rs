@@ -72,7 +72,7 @@ pub(super) struct Shared {
     pub(super) overruns: AtomicU64,
     /// Full checks that could not read everything.
     pub(super) checks_failed: AtomicU64,
-    /// How long the last full check took, ns.
+    /// For how long the last full check kept everything else waiting, ns.
     pub(super) full_check_ns: AtomicU64,
     /// What the last full check could not read.
     check_error: Mutex<Option<String>>,

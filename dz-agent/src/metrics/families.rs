@@ -360,7 +360,7 @@ impl Families {
         let help = "Full checks that could not read everything and were repeated";
         let name = "doublezero_liveness_checks_failed";
         single(out, name, help, &ConstCounter::new(agent.checks_failed))?;
-        let help = "How long the last full check took, during which nothing else is done";
+        let help = "For how long the last full check kept everything else waiting";
         let name = "doublezero_liveness_full_check_seconds";
         let took = ConstGauge::new(seconds(agent.full_check_ns));
         single(out, name, help, &took)?;
