@@ -45,24 +45,30 @@ impl Reading {
 }
 
 impl Engine {
-    /// Begins a full check, which goes on with [`Self::check_with`].
+    /// Begins a full check, which goes on with [`Self::check_with`]; others have their turn meanwhile.
     pub(super) fn begin_check(&mut self) {
         if self.reading.is_running() {
             self.reading.again = true;
-            return;
+        } else {
+            self.read_routes();
         }
+    }
+
+    /// Reads everything and carries out what is missing, before anything else: where an address may be
+    /// gone, nothing is to be sent from it meanwhile.
+    pub(super) async fn full_check(&mut self) {
+        self.read_routes();
+        let routes = self.reading.done().await;
+        self.check_with(routes).await;
+    }
+
+    /// From now on, whatever is being read.
+    fn read_routes(&mut self) {
         let routes = self.connections.routes.clone();
         self.reading = Reading {
             running: Some(Box::pin(async move { routes.list(None).await })),
             again: false,
         };
-    }
-
-    /// Reads everything and carries out what is missing, before anything else.
-    pub(super) async fn full_check(&mut self) {
-        self.begin_check();
-        let routes = self.reading.done().await;
-        self.check_with(routes).await;
     }
 
     /// The rest of a full check. What could not be read is read again soon.
@@ -116,20 +122,18 @@ impl Engine {
 
     /// Routes are read first, and may have changed since: whoever follows one reads its session
     /// again. Between the reading of the sessions and the decision nothing waits, so that nothing of
-    /// ours changes.
+    /// ours changes; nor is anything sent, for an address may be found gone.
     async fn read_and_decide(&mut self, routes: OurRoutes) -> anyhow::Result<Decided> {
         let unread = self.refresh_interfaces().await;
         let unseen = self.look_around().await;
         let unfollowed = self.read_followed().await;
         self.read_peers()?;
         self.settle_all();
-        self.tick();
         let sessions = self.datapath.maps.reader().sessions()?;
         self.forget_missing(&sessions);
         for entry in &sessions {
             self.adopt(entry);
         }
-        self.tick();
         let mut ops = reconcile::decide(&Facts {
             peers: &self.peers,
             carriers: &self.carriers(),

@@ -358,7 +358,8 @@ impl Engine {
         }
         if self.check_at.is_some_and(|at| at <= Instant::now()) {
             self.check_at = None;
-            self.begin_check();
+            self.full_check().await;
+            self.tick();
         }
         if self
             .sources
