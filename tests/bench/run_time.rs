@@ -14,7 +14,8 @@ pub(crate) fn busy(agent: &mut Agent, time: Duration) -> anyhow::Result<f64> {
     Ok(run_ns(agent)? - before)
 }
 
-fn run_ns(agent: &mut Agent) -> anyhow::Result<f64> {
+/// So far, ns.
+pub(crate) fn run_ns(agent: &mut Agent) -> anyhow::Result<f64> {
     let tasks = format!("/proc/{}/task", agent.process().pid());
     let mut ran = 0.0;
     for task in fs::read_dir(&tasks).context(tasks)? {

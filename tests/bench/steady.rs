@@ -24,6 +24,7 @@ use crate::crowd::{self, FIRST, Hosts, QUICK, peer};
 use crate::generator::{Generator, Pace};
 use crate::plain::{Plain, Sends};
 use crate::row::{Goal, Row};
+use crate::run_time::run_ns;
 use crate::speakers::{self, TICK_MS};
 use crate::times::Times;
 use crate::{bird_bfd, cpu, plain};
@@ -70,8 +71,33 @@ struct Load {
     busy: f64,
     /// Packets received per second.
     packets: f64,
-    /// How often per second a thread of the agent was woken up.
-    wakeups: Option<f64>,
+    /// What the agent's threads did.
+    threads: Option<Threads>,
+}
+
+/// Of all threads of the agent together, since they began or per second.
+#[derive(Clone, Copy, Default)]
+struct Threads {
+    /// How often they have waited for something.
+    wakeups: f64,
+    /// Processor time, s.
+    busy: f64,
+}
+
+impl Threads {
+    fn of(agent: &mut Agent) -> anyhow::Result<Self> {
+        Ok(Self {
+            wakeups: wakeups(agent)?,
+            busy: run_ns(agent)? / 1e9,
+        })
+    }
+
+    fn per_second(self, before: Self, time: Duration) -> Self {
+        Self {
+            wakeups: (self.wakeups - before.wakeups) / time.as_secs_f64(),
+            busy: (self.busy - before.busy) / time.as_secs_f64(),
+        }
+    }
 }
 
 pub(crate) fn run(part: Option<&str>) -> anyhow::Result<Vec<Row>> {
@@ -90,12 +116,12 @@ fn idle() -> anyhow::Result<Row> {
     let hosts = Hosts::new()?;
     let mut agent = hosts.agent(1_000, QUICK, &[])?;
     thread::sleep(SETTLE);
-    let before = wakeups(&mut agent)?;
+    let before = Threads::of(&mut agent)?;
     thread::sleep(WINDOW);
-    let after = wakeups(&mut agent)?;
+    let figures = Threads::of(&mut agent)?.per_second(before, WINDOW);
     Ok(plain_row(
         "0/agent/wakeups".to_owned(),
-        (after - before) / WINDOW.as_secs_f64(),
+        figures.wakeups,
         "1/s",
     ))
 }
@@ -138,8 +164,10 @@ fn compare(sessions: u32, clock: Clock) -> anyhow::Result<Vec<Row>> {
         let packets = figures(of, |load| load.packets);
         rows.push(spread(format!("{prefix}/{who}/packets"), &packets, "1/s"));
     }
-    let wakeups = figures(0, |load| load.wakeups.unwrap_or_default());
+    let wakeups = figures(0, |load| load.threads.unwrap_or_default().wakeups);
     rows.push(spread(format!("{prefix}/agent/wakeups"), &wakeups, "1/s"));
+    let threads = figures(0, |load| load.threads.unwrap_or_default().busy * 100.0);
+    rows.push(spread(format!("{prefix}/agent/threads"), &threads, "%"));
     for (of, kind) in kinds.iter().enumerate().skip(1) {
         let pairs = loads[0].iter().zip(&loads[of]);
         let ratios = Times::of(pairs.map(|(ours, theirs)| ours.busy / theirs.busy));
@@ -161,16 +189,16 @@ fn compare(sessions: u32, clock: Clock) -> anyhow::Result<Vec<Row>> {
 
 /// One of them for a while, and then the packets alone.
 fn measure(kind: Kind, sessions: u32, clock: Clock) -> anyhow::Result<Load> {
-    let (busy, packets, wakeups) = kept(kind, sessions, clock)?;
+    let (busy, packets, threads) = kept(kind, sessions, clock)?;
     let packets_alone = alone(sessions, clock, packets)?;
     Ok(Load {
         busy: busy - packets_alone,
         packets,
-        wakeups,
+        threads,
     })
 }
 
-fn kept(kind: Kind, sessions: u32, clock: Clock) -> anyhow::Result<(f64, f64, Option<f64>)> {
+fn kept(kind: Kind, sessions: u32, clock: Clock) -> anyhow::Result<(f64, f64, Option<Threads>)> {
     let hosts = Hosts::new()?;
     let far = Bare::attach(
         &hosts.there,
@@ -192,18 +220,18 @@ fn kept(kind: Kind, sessions: u32, clock: Clock) -> anyhow::Result<(f64, f64, Op
     // What answers by itself does not speak first.
     let _far = (clock == Clock::Ours).then_some(far);
     thread::sleep(SETTLE);
-    let woken = keeper.wakeups()?;
+    let threads = keeper.threads()?;
     let before = crowd::received(&hosts.here)?;
     let busy = cpu::busy(WINDOW)?;
     let packets = (crowd::received(&hosts.here)? - before) as f64 / WINDOW.as_secs_f64();
-    let woken = keeper.wakeups()?.zip(woken);
+    let threads = keeper.threads()?.zip(threads);
     let up = keeper.up()?;
     drop(speaking);
     ensure!(up == sessions, "{kind:?}: only {up} of {sessions} stay Up");
     Ok((
         busy,
         packets,
-        woken.map(|(after, before)| (after - before) / WINDOW.as_secs_f64()),
+        threads.map(|(after, before)| after.per_second(before, WINDOW)),
     ))
 }
 
@@ -262,9 +290,9 @@ impl Keeper {
             .collect())
     }
 
-    fn wakeups(&mut self) -> anyhow::Result<Option<f64>> {
+    fn threads(&mut self) -> anyhow::Result<Option<Threads>> {
         match self {
-            Self::Agent(agent) => wakeups(agent).map(Some),
+            Self::Agent(agent) => Threads::of(agent).map(Some),
             _ => Ok(None),
         }
     }
