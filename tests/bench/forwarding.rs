@@ -51,18 +51,24 @@ impl Pace {
     const fn of(kind: Kind, has_goal: bool) -> Self {
         match kind {
             _ if !has_goal => Self::short(50),
-            Kind::VethTc => Self::short(200),
+            Kind::VethTc => Self::long(25),
             Kind::VethXdp => Self::short(400),
             // In emulation, mostly, whose time is instructions: one moment is like the other, and slow.
-            Kind::Gre => Self {
-                rounds: 10,
-                catch_up: Duration::from_millis(250),
-                lead: Duration::from_millis(250),
-                moment: Duration::from_secs(1),
-            },
+            Kind::Gre => Self::long(10),
         }
     }
 
+    /// Holds as many of the sessions' packets as are sent in operation.
+    const fn long(rounds: usize) -> Self {
+        Self {
+            rounds,
+            catch_up: Duration::from_millis(250),
+            lead: Duration::from_millis(250),
+            moment: Duration::from_secs(1),
+        }
+    }
+
+    /// Holds more of them.
     const fn short(rounds: usize) -> Self {
         Self {
             rounds,
