@@ -24,8 +24,6 @@ type Decided = (Vec<Op>, Option<anyhow::Error>);
 #[derive(Default)]
 pub(super) struct Reading {
     running: Option<BoxFuture<'static, OurRoutes>>,
-    /// Asked for when it had begun: what is read may be older than what it is to find.
-    again: bool,
 }
 
 impl Reading {
@@ -46,10 +44,9 @@ impl Reading {
 
 impl Engine {
     /// Begins a full check, which goes on with [`Self::check_with`]; others have their turn meanwhile.
+    /// One that has begun will do: sessions are read at its end.
     pub(super) fn begin_check(&mut self) {
-        if self.reading.is_running() {
-            self.reading.again = true;
-        } else {
+        if !self.reading.is_running() {
             self.read_routes();
         }
     }
@@ -67,7 +64,6 @@ impl Engine {
         let routes = self.connections.routes.clone();
         self.reading = Reading {
             running: Some(Box::pin(async move { routes.list(None).await })),
-            again: false,
         };
     }
 
@@ -100,9 +96,6 @@ impl Engine {
         }
         let took_ns = now_ns().saturating_sub(begun_ns);
         self.shared.full_check_ns.store(took_ns, Ordering::Relaxed);
-        if std::mem::take(&mut self.reading.again) {
-            self.check_soon();
-        }
     }
 
     pub(super) fn check_failed(&mut self, error: &anyhow::Error) {
