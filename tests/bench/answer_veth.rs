@@ -14,7 +14,6 @@ use anyhow::ensure;
 use dz_agent::datapath::MapReader;
 use dz_common::packet::State;
 use dz_common::session::Timers;
-use dz_tests::agent::Agent;
 use dz_tests::bare::{Bare, Program};
 use dz_tests::bed::{HERE, INTERFACE, THERE};
 use dz_tests::wait::eventually;
@@ -27,9 +26,9 @@ use crate::speakers::{self, in_state};
 use crate::times::Times;
 
 const SESSIONS: u32 = 16_000;
-/// So short that pacing lets each of some millions of packets per second be answered.
+/// So short that pacing lets 8 million packets per second be answered.
 const TIMING: Timing = Timing {
-    interval_ms: 5,
+    interval_ms: 2,
     detect_mult: 255,
 };
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -137,7 +136,7 @@ fn answered_by_agent(hook: &Hook, generators: usize) -> anyhow::Result<f64> {
     let hosts = hosts()?;
     let _sink = Bare::attach(&hosts.there, INTERFACE, hook.sink)?;
     let attach = format!("--attach={}", hook.attach);
-    let more = [attach.as_str(), "--interval-floor=5ms"];
+    let more = [attach.as_str(), "--interval-floor=2ms"];
     let mut agent = hosts.agent(SESSIONS, TIMING, &more)?;
     crowd::connect(&agent, (0..SESSIONS).map(peer), Some(THERE))?;
     agent.process().freeze()?;
@@ -146,7 +145,7 @@ fn answered_by_agent(hook: &Hook, generators: usize) -> anyhow::Result<f64> {
     ensure!(sessions.len() == SESSIONS as usize, "sessions are missing");
     let frames = speakers::frames_to(&hosts, sessions.iter(), TIMING.interval_us())?;
     begin(&hosts, &frames, || crowd::up(&agent))?;
-    rate(&hosts, &frames, generators, || answers(&agent))
+    rate(&hosts, &frames, generators)
 }
 
 fn answered_by_plain(generators: usize) -> anyhow::Result<f64> {
@@ -164,7 +163,7 @@ fn answered_by_plain(generators: usize) -> anyhow::Result<f64> {
     let plain = Plain::start(&hosts.here, HERE, peers, timers, Sends::Answers)?;
     let frames = frames(&hosts, plain::discriminator)?;
     begin(&hosts, &frames, || Ok(plain.up()))?;
-    rate(&hosts, &frames, generators, || Ok(plain.sent()))
+    rate(&hosts, &frames, generators)
 }
 
 fn reflected(hook: &Hook, generators: usize) -> anyhow::Result<f64> {
@@ -172,9 +171,7 @@ fn reflected(hook: &Hook, generators: usize) -> anyhow::Result<f64> {
     let _sink = Bare::attach(&hosts.there, INTERFACE, hook.sink)?;
     let _reflector = Bare::attach(&hosts.here, INTERFACE, hook.reflector)?;
     let frames = frames(&hosts, |_| 1)?;
-    rate(&hosts, &frames, generators, || {
-        crowd::received(&hosts.there)
-    })
+    rate(&hosts, &frames, generators)
 }
 
 /// Two hosts; the near one takes frames without socket buffers.
@@ -206,6 +203,7 @@ fn begin(
     let frames = frames.iter().map(|frame| in_state(frame, State::Init));
     let frames = frames.collect::<anyhow::Result<Vec<_>>>()?;
     let generator = Generator::new(&hosts.there, INTERFACE, &frames)?;
+    let generator = generator.live(&hosts.there, "begin")?;
     let begin = generator.start(&hosts.there, Pace::LiveFlood);
     eventually(PATIENCE, "all sessions Up", || {
         let up = up()?;
@@ -215,33 +213,24 @@ fn begin(
     begin.stop()
 }
 
-/// How much what is counted grows per second while frames come in.
-fn rate(
-    hosts: &Hosts,
-    frames: &[Vec<u8>],
-    generators: usize,
-    counted: impl Fn() -> anyhow::Result<u64>,
-) -> anyhow::Result<f64> {
+/// What comes back per second while frames are sent.
+fn rate(hosts: &Hosts, frames: &[Vec<u8>], generators: usize) -> anyhow::Result<f64> {
     // Each makes the packets of its own peers, as a device's queues have them.
     let shares = frames.chunks(frames.len().div_ceil(generators)).enumerate();
     let running = shares.map(|(cpu, share)| {
         let generator = Generator::new(&hosts.there, INTERFACE, share)?;
+        let generator = generator.live(&hosts.there, &format!("cpu{cpu}"))?;
         Ok(generator.on(cpu).start(&hosts.there, Pace::LiveFlood))
     });
     let running: Vec<Running> = running.collect::<anyhow::Result<_>>()?;
     thread::sleep(SETTLE);
-    let (begun, before) = (Instant::now(), counted()?);
+    let (begun, before) = (Instant::now(), crowd::received(&hosts.there)?);
     thread::sleep(WINDOW);
-    let after = counted()?;
+    let after = crowd::received(&hosts.there)?;
     let took = begun.elapsed().as_secs_f64();
     for generator in running {
         generator.stop()?;
     }
     ensure!(after > before, "nothing is answered");
     Ok((after - before) as f64 / took)
-}
-
-fn answers(agent: &Agent) -> anyhow::Result<u64> {
-    let maps = MapReader::from_pins(agent.home().pin_dir())?;
-    Ok(maps.sessions()?.iter().map(|entry| entry.answered).sum())
 }

@@ -104,7 +104,6 @@ impl Inbox {
 pub(super) struct Outbox {
     batch: Batch,
     waiting: usize,
-    sent: u64,
 }
 
 impl Outbox {
@@ -112,7 +111,6 @@ impl Outbox {
         Self {
             batch: Batch::new(SIZE),
             waiting: 0,
-            sent: 0,
         }
     }
 
@@ -131,16 +129,10 @@ impl Outbox {
         let waiting = mem::take(&mut self.waiting);
         if waiting > 0 {
             // That it was not sent the sessions will notice.
-            let sent = self.batch.describe(waiting, |headers, len| {
+            let _ = self.batch.describe(waiting, |headers, len| {
                 // SAFETY: as above.
                 unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, len, libc::MSG_DONTWAIT) }
             });
-            self.sent += sent.unwrap_or(0) as u64;
         }
-    }
-
-    /// Datagrams so far.
-    pub(super) const fn sent(&self) -> u64 {
-        self.sent
     }
 }

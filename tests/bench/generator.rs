@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
-use aya::programs::{ProgramFd, SchedClassifier, Xdp};
+use aya::programs::{ProgramFd, SchedClassifier, Xdp, XdpMode};
 use aya::util::nr_cpus;
 use dz_common::ingress::Link;
 use dz_tests::bare::OBJECT;
@@ -40,7 +40,7 @@ pub(crate) enum Pace {
     /// As many as can be.
     Flood,
     /// As many as can be in XDP's frames, which the device at the other end must take: with an XDP
-    /// program or receive offload (GRO).
+    /// program or receive offload (GRO). Wants [`Generator::live`].
     LiveFlood,
 }
 
@@ -104,6 +104,18 @@ impl Generator {
             cpu: Some(cpu),
             ..self
         }
+    }
+
+    /// Attaches the program of [`Pace::LiveFlood`] to a device that nothing arrives at. The kernel keeps attached
+    /// XDP programs in its dispatcher; of another one each test run waits twice for all
+    /// processors, until it is in there and until it is out again (`bpf_dispatcher_change_prog`): most of
+    /// the time nothing would be sent.
+    pub(crate) fn live(mut self, netns: &Netns, device: &str) -> anyhow::Result<Self> {
+        netns.command(&format!("ip link add {device} type veth"))?;
+        let live = self.ebpf.program_mut("generate_xdp");
+        let live: &mut Xdp = live.context("no generate_xdp")?.try_into()?;
+        netns.run(|| live.attach(device, XdpMode::Driver))?;
+        Ok(self)
     }
 
     /// Sends on a thread of its own in the device's namespace.

@@ -7,7 +7,7 @@ use std::collections::BinaryHeap;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -36,7 +36,6 @@ const BATCHES: usize = 16;
 /// Sessions from one address to many; they end with the drop.
 pub(crate) struct Plain {
     up: Arc<AtomicU32>,
-    sent: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -64,7 +63,7 @@ impl Plain {
         let socket = netns.run(|| UdpSocket::bind(SocketAddrV4::new(local, LIVENESS_PORT)))?;
         socket.set_nonblocking(true)?;
         setsockopt(&socket, RcvBufForce, &BUFFER)?;
-        let (up, sent) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU64::new(0)));
+        let up = Arc::new(AtomicU32::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let now_ns = monotonic_ns();
         let sessions = (0..count).map(|number| {
@@ -87,13 +86,11 @@ impl Plain {
             inbox: Inbox::new(),
             outbox: Outbox::new(),
             up: Arc::clone(&up),
-            sent: Arc::clone(&sent),
             stop: Arc::clone(&stop),
         };
         let thread = std::thread::spawn(move || peer.run());
         Ok(Self {
             up,
-            sent,
             stop,
             thread: Some(thread),
         })
@@ -102,11 +99,6 @@ impl Plain {
     /// How many sessions are Up.
     pub(crate) fn up(&self) -> u32 {
         self.up.load(Ordering::Relaxed)
-    }
-
-    /// Packets so far.
-    pub(crate) fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
     }
 }
 
@@ -129,7 +121,6 @@ struct Peer {
     inbox: Inbox,
     outbox: Outbox,
     up: Arc<AtomicU32>,
-    sent: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 }
 
@@ -140,7 +131,6 @@ impl Peer {
             self.drain();
             self.look();
             self.outbox.flush(&self.socket);
-            self.sent.store(self.outbox.sent(), Ordering::Relaxed);
         }
     }
 
