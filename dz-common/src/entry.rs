@@ -126,8 +126,7 @@ impl SessionEntry {
         if !attended {
             return Counter::RxUnattended;
         }
-        let random = self.draw();
-        match self.session.answer(changed, now_ns, random) {
+        match self.session.answer(changed, now_ns) {
             Answer::Paced => Counter::RxPaced,
             Answer::BurstSpent => Counter::RxBurstSpent,
             Answer::Send => {

@@ -40,9 +40,9 @@ pub enum Tick {
 
 impl Session {
     /// Decides whether a received packet is answered, and notes the transmission if it is.
-    /// `changed`: the packet changed our state. `random` is uniform over `u32`.
+    /// `changed`: the packet changed our state.
     #[inline(always)]
-    pub fn answer(&mut self, changed: bool, now_ns: u64, random: u32) -> Answer {
+    pub fn answer(&mut self, changed: bool, now_ns: u64) -> Answer {
         if now_ns < self.earliest_ns(changed) {
             return if changed {
                 Answer::BurstSpent
@@ -50,7 +50,8 @@ impl Session {
                 Answer::Paced
             };
         }
-        self.transmitted(now_ns, random);
+        let interval_us = self.noted_interval_us(now_ns);
+        self.next_tx_ns = fallback_ns(now_ns, interval_us, self.timers.detect_mult);
         Answer::Send
     }
 
@@ -70,10 +71,19 @@ impl Session {
         (decision, self.next_due_ns(now_ns))
     }
 
-    /// Notes a transmission and sets the next one: interval with jitter, and while Down with
-    /// back-off, which doubles until it reaches its cap. Returns the interval before jitter, µs.
+    /// Notes a transmission by our clock and sets the next one, see [`scheduled_ns`]. Returns the
+    /// interval before jitter, µs. `random` is uniform over `u32`.
     #[inline(always)]
     pub fn transmitted(&mut self, now_ns: u64, random: u32) -> u32 {
+        let interval_us = self.noted_interval_us(now_ns);
+        self.next_tx_ns = scheduled_ns(now_ns, interval_us, self.timers.detect_mult, random);
+        interval_us
+    }
+
+    /// Notes a transmission. Returns the interval to the next one, before jitter and while Down with
+    /// back-off, which doubles until it reaches its cap, µs.
+    #[inline(always)]
+    fn noted_interval_us(&mut self, now_ns: u64) -> u32 {
         self.note(now_ns);
         let mut interval_us = self.tx_interval_us();
         if self.state == State::Down {
@@ -100,7 +110,6 @@ impl Session {
         } else {
             self.backoff = 1;
         }
-        self.next_tx_ns = scheduled_ns(now_ns, interval_us, self.timers.detect_mult, random);
         interval_us
     }
 
@@ -244,6 +253,20 @@ pub const fn scheduled_ns(now_ns: u64, interval_us: u32, detect_mult: u8, random
         before_ns + mask + 1
     } else {
         before_ns
+    }
+}
+
+/// When to transmit next after an answer, ns: our clock is the fallback then. Unless the peer's stops,
+/// its next packet comes first and is answered, and all that our clock does is to look. So its grid is
+/// as coarse as the bounds of jitter are wide, which leaves one point between them; where, is a
+/// matter of when the packet came.
+#[inline(always)]
+pub const fn fallback_ns(now_ns: u64, interval_us: u32, detect_mult: u8) -> u64 {
+    let (earliest_ns, span_ns) = jitter_ns(interval_us, detect_mult);
+    let latest_ns = now_ns + earliest_ns + span_ns;
+    match latest_ns.checked_rem(span_ns) {
+        Some(beyond_ns) => latest_ns - beyond_ns,
+        None => latest_ns,
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::node::{Habit, Node};
 use crate::support::{FAST, FAST_NS, MS, OURS, Rng, START_NS, for_seeds, packet, session_in};
 use dz_common::pacing::{
-    BURST, Tick, ahead_ns, due_now_stamp, due_stamp, jittered_ns, scheduled_ns,
+    BURST, Tick, ahead_ns, due_now_stamp, due_stamp, fallback_ns, jittered_ns, scheduled_ns,
 };
 use dz_common::packet::{Packet, State};
 use dz_common::session::{NS_PER_US, Session, Timers};
@@ -218,7 +218,7 @@ fn an_answer_that_tells_nothing_new_waits_for_three_quarters_of_an_interval() {
         (FAST_NS, true),
     ] {
         let mut session = session;
-        let answer = session.answer(false, START_NS + after_ns, 0);
+        let answer = session.answer(false, START_NS + after_ns);
         assert_eq!(
             answer == dz_common::pacing::Answer::Send,
             answered,
@@ -259,15 +259,28 @@ fn transmissions_gather_on_a_grid_within_the_bounds_of_jitter() {
         let interval_us = rng.pick(&[1, 999, 50_000, 300_000, 1_000_000, 3_000_000, u32::MAX]);
         let base_ns = u64::from(interval_us) * NS_PER_US;
         let now_ns = START_NS + rng.below(1 << 40);
+        let bounds = base_ns * low / 100..=base_ns * high / 100 + 1;
         let at_ns = scheduled_ns(now_ns, interval_us, mult, rng.below(1 << 32) as u32);
         let after_ns = at_ns - now_ns;
         assert!(
-            (base_ns * low / 100..=base_ns * high / 100 + 1).contains(&after_ns),
+            bounds.contains(&after_ns),
             "{interval_us} us × {mult}: {after_ns} ns"
         );
         let grid_ns = (base_ns / 32).clamp(1, 1 << 23);
         assert!(
             at_ns.trailing_zeros() >= grid_ns.ilog2(),
+            "{at_ns} ns is on no grid of {grid_ns} ns"
+        );
+
+        let at_ns = fallback_ns(now_ns, interval_us, mult);
+        let after_ns = at_ns - now_ns;
+        assert!(
+            bounds.contains(&after_ns),
+            "answered, {interval_us} us × {mult}: {after_ns} ns"
+        );
+        let grid_ns = base_ns * (high - low) / 100;
+        assert!(
+            at_ns.is_multiple_of(grid_ns),
             "{at_ns} ns is on no grid of {grid_ns} ns"
         );
     });

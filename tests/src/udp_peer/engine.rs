@@ -278,8 +278,7 @@ impl Peer {
                 None
             }
             Counter::RxUnattended if config.answer => {
-                let random = self.entry.draw();
-                let answer = self.entry.session.answer(change.is_some(), now_ns, random);
+                let answer = self.entry.session.answer(change.is_some(), now_ns);
                 (answer == Answer::Send).then(|| self.entry.session.packet(config.version))
             }
             // A new state is announced at once, as far as the pacing allows.
