@@ -65,17 +65,20 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         );
     }
     let mut rows = Vec::new();
+    let mut failed = Vec::new();
     for (name, part) in wanted {
         let about = known.iter().find(|known| known.0 == name);
         eprintln!("==== {name}: {}", about.map_or("", |known| &known.1));
-        let mut measured = measure(&built, name, part)?;
-        if machines::has_part(name, part) && !options.no_vm {
-            measured.extend(machines::measure(&built, &PROGRAMS, options.kernel)?);
+        let mut measured = Vec::new();
+        // What has been measured in an hour is not lost to what cannot be measured after it.
+        if let Err(error) = figures(&built, (name, part), options, &mut measured) {
+            eprintln!("{name} cannot be measured: {error:#}");
+            failed.push(name);
         }
-        if !options.json {
+        if !options.json && !measured.is_empty() {
             table::print(name, &measured);
         }
-        rows.extend(measured);
+        rows.extend(measured.into_iter().map(|row| row.of(name)));
     }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
@@ -84,10 +87,29 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     for row in &missed {
         eprintln!("goal not met: {}", row.verdict());
     }
+    ensure!(
+        failed.is_empty(),
+        "not measured, see above: {}",
+        failed.join(", ")
+    );
     if options.check && !missed.is_empty() {
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Measures one, here and, if it has a part for them, in virtual machines.
+fn figures(
+    built: &programs::Bench,
+    (name, part): (&str, Option<&str>),
+    options: &Options,
+    measured: &mut Vec<Row>,
+) -> anyhow::Result<()> {
+    measured.extend(measure(built, name, part)?);
+    if machines::has_part(name, part) && !options.no_vm {
+        measured.extend(machines::measure(built, &PROGRAMS, options.kernel)?);
+    }
+    Ok(())
 }
 
 /// Names and one line about each.

@@ -23,6 +23,14 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// The same with the bench's name before its own: of many benches in one list.
+    pub(crate) fn of(self, bench: &str) -> Self {
+        Self {
+            name: format!("{bench}/{}", self.name),
+            ..self
+        }
+    }
+
     /// The figure beside its goal.
     pub(crate) fn verdict(&self) -> String {
         let Self {
