@@ -1,6 +1,9 @@
 //! What sessions notice of an agent that stands still, dies, is restarted, or is kept from running by
 //! a busy host: 1,000 of them at 300 ms × 3. The far side is the state machine over a UDP socket, whose
 //! thread runs at `SCHED_FIFO` 60, before everything else here.
+//!
+//! While the host is busy some peers hear nothing any more and say so: how long their routes outlive the
+//! verdict is what `--realtime` is for.
 
 use std::net::Ipv4Addr;
 use std::thread;
@@ -8,17 +11,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use dz_agent::datapath::MapReader;
+use dz_common::map::Event;
+use dz_common::packet::State;
 use dz_common::session::Timers;
 use dz_tests::agent::Agent;
 use dz_tests::bed::HERE;
 use dz_tests::priority;
+use dz_tests::route_log::RouteLog;
 use dz_tests::udp_peer::{UdpPeer, UdpPeerConfig};
 use nix::sys::signal::Signal;
 
 use crate::crowd::{self, Hosts, NETWORK, QUICK, peer};
+use crate::events::Events;
 use crate::row::{Goal, Row};
+use crate::times::Times;
 
 const SESSIONS: u32 = 1_000;
+/// The first of them, whose peers hear nothing while the host is busy.
+const CUT_OFF: u32 = 10;
 const FROZEN: Duration = Duration::from_secs(2);
 const BUSY: Duration = Duration::from_secs(5);
 /// Longer than a detection time: what happens late happens by then.
@@ -59,10 +69,25 @@ pub(crate) fn run(part: Option<&str>) -> anyhow::Result<Vec<Row>> {
                 goal: has_goal.then_some(Goal::AtMost(0.0)),
                 noisy: false,
             });
+            rows.extend(ends(name, std::mem::take(&mut bed.route_gone)));
             crowd::until_up(&bed.agent, &bed.hosts.here, SESSIONS)?;
         }
     }
     Ok(rows)
+}
+
+/// Of routes whose sessions went Down meanwhile.
+fn ends(case: &str, route_gone: Vec<u64>) -> Option<Row> {
+    let times = Times::of_ns(route_gone);
+    (times.max() > 0.0).then(|| Row {
+        name: format!("{case}/route_gone"),
+        value: times.median(),
+        unit: "us",
+        spread: Some(times.spread()),
+        baseline: None,
+        goal: None,
+        noisy: false,
+    })
 }
 
 type Case = fn(Bed) -> anyhow::Result<Bed>;
@@ -73,6 +98,8 @@ struct Bed {
     far: UdpPeer,
     hosts: Hosts,
     realtime: String,
+    /// From verdicts to the ends of their routes, ns.
+    route_gone: Vec<u64>,
 }
 
 impl Bed {
@@ -110,14 +137,28 @@ impl Bed {
             far,
             hosts,
             realtime,
+            route_gone: Vec::new(),
         })
     }
 
-    /// At either end.
+    /// What the first peers are sent does not reach them, or does again.
+    fn cut_off(&self, add_or_del: &str) -> anyhow::Result<()> {
+        for number in 0..CUT_OFF {
+            let address = peer(number);
+            let line = format!("route {add_or_del} unreachable {address} table local");
+            self.hosts.there.ip(&line)?;
+        }
+        Ok(())
+    }
+
+    /// At either end, but for the peers that are cut off.
     fn state_changes(&self) -> anyhow::Result<[u64; 2]> {
         let maps = MapReader::from_pins(self.agent.home().pin_dir())?;
+        let stays = |address: Ipv4Addr| u32::from(address) >= u32::from(peer(CUT_OFF));
         let ours = maps.sessions()?.into_iter();
+        let ours = ours.filter(|entry| stays(entry.key.peer.into()));
         let theirs = self.far.sessions().into_iter();
+        let theirs = theirs.filter(|session| stays(session.peer));
         Ok([
             ours.map(|entry| u64::from(entry.session.transitions)).sum(),
             theirs.map(|session| session.changes.len() as u64).sum(),
@@ -146,6 +187,7 @@ fn end(bed: Bed, signal: Signal) -> anyhow::Result<Bed> {
         far,
         hosts,
         realtime,
+        route_gone,
     } = bed;
     let home = match signal {
         Signal::SIGKILL => agent.crash()?,
@@ -157,11 +199,46 @@ fn end(bed: Bed, signal: Signal) -> anyhow::Result<Bed> {
         far,
         hosts,
         realtime,
+        route_gone,
     })
 }
 
-/// Somebody keeps every processor.
-fn busy(bed: Bed) -> anyhow::Result<Bed> {
+/// Somebody keeps every processor, while some peers are cut off.
+fn busy(mut bed: Bed) -> anyhow::Result<Bed> {
+    let mut events = Events::open(bed.agent.home().pin_dir())?;
+    // It takes the times, and so must not wait for anybody.
+    let log = bed.hosts.here.run(|| {
+        priority::first_in_first_out(FAR_PRIORITY)?;
+        RouteLog::start(&bed.hosts.here)
+    })?;
+    bed.cut_off("add")?;
+    keep_processors()?;
+    let goes_down = |number| {
+        let address = peer(number);
+        move |event: &&Event| event.to == State::Down && event.key.peer == address.octets()
+    };
+    let (events, changes) = (
+        events.take()?,
+        log.wait(0, AFTER, |changes| {
+            changes.iter().filter(|change| change.gone).count() >= CUT_OFF as usize
+        })?,
+    );
+    for number in 0..CUT_OFF {
+        let verdict = events
+            .iter()
+            .find(goes_down(number))
+            .context("no verdict")?;
+        let route = changes
+            .iter()
+            .find(|change| change.gone && change.route.dst == peer(number));
+        let gone_ns = route.context("a route is left")?.read_ns;
+        bed.route_gone.push(gone_ns.saturating_sub(verdict.at_ns));
+    }
+    bed.cut_off("del")?;
+    Ok(bed)
+}
+
+fn keep_processors() -> anyhow::Result<()> {
     let processors = thread::available_parallelism()?.get();
     let until = Instant::now() + BUSY;
     let busy: Vec<_> = (0..processors)
@@ -179,5 +256,5 @@ fn busy(bed: Bed) -> anyhow::Result<Bed> {
     for thread in busy {
         dz_tests::wait::join(thread).context("busy")??;
     }
-    Ok(bed)
+    Ok(())
 }
