@@ -11,7 +11,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::datapath::readable;
 
-/// Set to a moment of `CLOCK_MONOTONIC`, or to none.
+/// Set to a moment of `CLOCK_MONOTONIC`, or to none once it has rung.
 pub(super) struct Alarm {
     timer: AsyncFd<Timer>,
     set_ns: Option<u64>,
@@ -44,20 +44,18 @@ impl Alarm {
     }
 
     /// Sets it to `at_ns` in place of what it was set to; what has passed rings at once.
-    pub(super) fn set(&mut self, at_ns: Option<u64>) -> io::Result<()> {
-        if at_ns == self.set_ns {
+    pub(super) fn set(&mut self, at_ns: u64) -> io::Result<()> {
+        if self.set_ns == Some(at_ns) {
             return Ok(());
         }
+        // 0 would be none.
+        let at = TimeSpec::from_duration(Duration::from_nanos(at_ns.max(1)));
         let timer = &self.timer.get_ref().0;
-        match at_ns {
-            // 0 would be none.
-            Some(at_ns) => timer.set(
-                Expiration::OneShot(TimeSpec::from_duration(Duration::from_nanos(at_ns.max(1)))),
-                TimerSetTimeFlags::TFD_TIMER_ABSTIME,
-            )?,
-            None => timer.unset()?,
-        }
-        self.set_ns = at_ns;
+        timer.set(
+            Expiration::OneShot(at),
+            TimerSetTimeFlags::TFD_TIMER_ABSTIME,
+        )?;
+        self.set_ns = Some(at_ns);
         Ok(())
     }
 
@@ -93,7 +91,7 @@ mod tests {
         let mut alarm = Alarm::new().unwrap();
         for wait_ns in [0, MS, 3 * MS] {
             let at_ns = now_ns() + wait_ns;
-            alarm.set(Some(at_ns)).unwrap();
+            alarm.set(at_ns).unwrap();
             rung(&mut alarm).await;
             assert!(now_ns() >= at_ns);
         }
@@ -104,12 +102,11 @@ mod tests {
     #[tokio::test]
     async fn what_was_set_last_counts() {
         let mut alarm = Alarm::new().unwrap();
-        alarm.set(Some(1)).unwrap();
-        alarm.set(None).unwrap();
-        let never = tokio::time::timeout(Duration::from_millis(5), alarm.rings());
-        assert!(never.await.is_err(), "it was set to none");
-        alarm.set(Some(now_ns() + LONG.as_nanos() as u64)).unwrap();
-        alarm.set(Some(now_ns())).unwrap();
+        alarm.set(1).unwrap();
+        alarm.set(now_ns() + LONG.as_nanos() as u64).unwrap();
+        let later = tokio::time::timeout(Duration::from_millis(5), alarm.rings());
+        assert!(later.await.is_err(), "it was set to later");
+        alarm.set(now_ns()).unwrap();
         rung(&mut alarm).await;
     }
 }

@@ -38,8 +38,10 @@ use crate::metrics::Recorded;
 use crate::net::monitor::Monitor;
 use crate::realtime;
 
-/// How often the agent says that it is alive and counts events.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often the agent says that it is alive and counts events, ns.
+const HEARTBEAT_NS: u64 = 1_000_000_000;
+/// How long that may wait for something else to wake the thread up, ns.
+const HEARTBEAT_SLACK_NS: u64 = 250_000_000;
 /// How long a withdrawal may take before we give up and say so.
 const WITHDRAWAL: Duration = Duration::from_secs(10);
 /// Changes of links and addresses come in groups: look once for all of them.
@@ -276,16 +278,22 @@ impl Engine {
         requests: &mut mpsc::Receiver<Command>,
         signals: &mut Signals,
     ) -> Result<Stop, Failure> {
-        let mut heartbeat = interval(HEARTBEAT);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut full_check = interval(FULL_CHECK);
         full_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         full_check.reset();
         let mut alarm = Alarm::new().fail_with(ExitCode::Failure, || "timerfd")?;
+        let mut beat_ns = 0;
         loop {
+            // Here, so that nothing that goes on and on keeps it waiting.
+            let begun_ns = now_ns();
+            if begun_ns >= beat_ns {
+                self.beat(begun_ns, ring.get_mut());
+                beat_ns = begun_ns + HEARTBEAT_NS;
+            }
             let (due_ns, look_at) = (self.due_ns(), self.look_at());
+            let beat_at_ns = beat_ns + HEARTBEAT_SLACK_NS;
             alarm
-                .set(due_ns)
+                .set(due_ns.map_or(beat_at_ns, |due_ns| due_ns.min(beat_at_ns)))
                 .fail_with(ExitCode::Failure, || "timerfd")?;
             tokio::select! {
                 biased;
@@ -293,14 +301,6 @@ impl Engine {
                     Some(stop) => return Ok(stop),
                     None => self.reload(),
                 },
-                _ = heartbeat.tick() => {
-                    self.datapath.maps.beat(now_ns());
-                    self.floods.report();
-                    self.detours.look_at_some();
-                    if self.events_missing(ring.get_mut()) {
-                        self.begin_check();
-                    }
-                }
                 guard = ring.readable_mut() => {
                     let mut guard = guard.fail_with(ExitCode::Failure, || "dz_events")?;
                     if !self.drain(guard.get_inner_mut()) {
@@ -334,6 +334,16 @@ impl Engine {
                     self.due().await;
                 }
             }
+        }
+    }
+
+    /// Says that we are alive, and looks at what nobody tells us about.
+    fn beat(&mut self, now_ns: u64, ring: &mut RingBuf<MapData>) {
+        self.datapath.maps.beat(now_ns);
+        self.floods.report();
+        self.detours.look_at_some();
+        if self.events_missing(ring) {
+            self.begin_check();
         }
     }
 
