@@ -44,21 +44,21 @@ pub(crate) fn run(part: Option<&str>) -> anyhow::Result<Vec<Row>> {
         (
             "auto",
             &[
-                ("stopped_2s", stopped as Case, true),
-                ("killed_and_restarted", killed, true),
-                ("restarted", restarted, true),
-                ("busy_realtime", busy, true),
+                ("stopped_2s", stopped as Case, 0, true),
+                ("killed_and_restarted", killed, 0, true),
+                ("restarted", restarted, 0, true),
+                ("busy_realtime", busy, CUT_OFF, true),
             ][..],
         ),
-        ("off", &[("busy", busy, false)]),
+        ("off", &[("busy", busy, CUT_OFF, false)]),
     ] {
         let mut bed = Bed::new(realtime)?;
-        for (name, case, has_goal) in cases {
+        for (name, case, cut_off, has_goal) in cases {
             eprintln!("{name}");
-            let before = bed.state_changes()?;
+            let before = bed.state_changes(*cut_off)?;
             bed = case(bed)?;
             thread::sleep(AFTER);
-            let [ours, theirs] = bed.state_changes()?;
+            let [ours, theirs] = bed.state_changes(*cut_off)?;
             let flaps = (ours - before[0]) + (theirs - before[1]);
             rows.push(Row {
                 name: format!("{name}/state_changes"),
@@ -151,10 +151,10 @@ impl Bed {
         Ok(())
     }
 
-    /// At either end, but for the peers that are cut off.
-    fn state_changes(&self) -> anyhow::Result<[u64; 2]> {
+    /// At either end, but for the first peers, which are cut off.
+    fn state_changes(&self, cut_off: u32) -> anyhow::Result<[u64; 2]> {
         let maps = MapReader::from_pins(self.agent.home().pin_dir())?;
-        let stays = |address: Ipv4Addr| u32::from(address) >= u32::from(peer(CUT_OFF));
+        let stays = |address: Ipv4Addr| u32::from(address) >= u32::from(peer(cut_off));
         let ours = maps.sessions()?.into_iter();
         let ours = ours.filter(|entry| stays(entry.key.peer.into()));
         let theirs = self.far.sessions().into_iter();
