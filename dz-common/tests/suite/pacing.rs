@@ -224,6 +224,15 @@ fn an_answer_that_tells_nothing_new_waits_for_three_quarters_of_an_interval() {
             answered,
             "{after_ns} ns later"
         );
+        if answered {
+            // Our clock is the fallback from now on.
+            let fallback_ns = fallback_ns(
+                START_NS + after_ns,
+                FAST.desired_min_tx_us,
+                FAST.detect_mult,
+            );
+            assert_eq!(session.next_tx_ns, fallback_ns, "{after_ns} ns later");
+        }
     }
 }
 
