@@ -36,7 +36,7 @@ const SILENT: u32 = 10;
 const REPETITIONS: u32 = 20;
 /// How often all of them do.
 const ALL: usize = 5;
-/// Of the verdicts of each of these times; their medians are what counts.
+/// Of how late verdicts are. All of them together count; each time shows as the spread.
 const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("max", 1.0)];
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(5);
@@ -170,32 +170,21 @@ impl Bed {
     fn all(&mut self) -> anyhow::Result<Vec<Row>> {
         eprintln!("all {SESSIONS} peers fall silent, {ALL} times");
         let mut seen = Seen::default();
-        let mut late = Vec::new();
+        let mut repetitions = Vec::new();
         for _ in 0..ALL {
             self.events.take()?;
-            let from = self.log.len();
+            let (from, before) = (self.log.len(), seen.late.len());
             self.peers.take().context("nobody speaks")?.stop()?;
             self.look(from, SESSIONS as usize, &mut seen)?;
-            late.push(Times::of_ns(std::mem::take(&mut seen.late)));
+            repetitions.push(Times::of_ns(seen.late[before..].iter().copied()));
             self.speak()?;
             self.until_heard()?;
         }
-        let mut rows: Vec<Row> = QUANTILES
-            .map(|(quantile, part)| {
-                let each = Times::of(late.iter().map(|times| times.quantile(part)));
-                let [low, high] = each.spread();
-                let goal = (quantile == "p99").then_some(LATE_US);
-                Row {
-                    name: format!("all/verdict_late/{quantile}"),
-                    value: each.median(),
-                    unit: "us",
-                    spread: Some(each.spread()),
-                    baseline: None,
-                    goal: goal.map(Goal::AtMost),
-                    noisy: goal.is_some_and(|goal| low <= goal && goal < high),
-                }
-            })
-            .into();
+        let mut rows = quantiles("all/verdict_late", &seen.late, false, &[("p99", LATE_US)]);
+        for (row, (_, part)) in rows.iter_mut().zip(QUANTILES) {
+            let each = Times::of(repetitions.iter().map(|times| times.quantile(part)));
+            row.spread = Some(each.spread());
+        }
         let last = Times::of_ns(seen.last_route_gone);
         rows.push(Row {
             name: "all/routes_gone".to_owned(),
