@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use dz_agent::datapath::MapReader;
 use dz_common::packet::State;
 use dz_common::session::{DownReason, Timers};
 use dz_tests::agent::{Agent, Home};
@@ -73,6 +74,16 @@ fn over() -> Result<()> {
         bed::until_route(&bed.here, address, true)?;
         let ours = session(agent.home(), address)?.session;
         ensure!(ours.state == State::Up && ours.ups == 2, "{ours:?}");
+    }
+    // One that stays goes on saying so: twice, for the start says it, too.
+    let maps = MapReader::from_pins(agent.home().pin_dir())?;
+    for _ in 0..2 {
+        let before_ns = maps.heartbeat()?;
+        eventually(PATIENCE, "another heartbeat", || {
+            let now_ns = maps.heartbeat()?;
+            ensure!(now_ns > before_ns, "the last was at {now_ns} ns");
+            anyhow::Ok(())
+        })?;
     }
     Ok(())
 }
