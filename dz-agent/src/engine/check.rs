@@ -1,10 +1,10 @@
 //! The full check: everything is read, compared and put right, whatever events came or did not come.
 
-use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
 
 use dz_common::map::{SessionEntry, SessionKey};
+use foldhash::{HashMap, HashMapExt, HashSet};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -123,9 +123,11 @@ impl Engine {
         self.read_peers()?;
         self.settle_all();
         let sessions = self.datapath.maps.reader().sessions()?;
-        self.forget_missing(&sessions);
-        for entry in &sessions {
-            self.adopt(entry);
+        if !self.knows_all(&sessions) {
+            self.forget_missing(&sessions);
+            for entry in &sessions {
+                self.adopt(entry);
+            }
         }
         let mut ops = reconcile::decide(&Facts {
             peers: &self.peers,
@@ -164,12 +166,18 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether the sessions that were read are those that we know.
+    fn knows_all(&self, read: &[SessionEntry]) -> bool {
+        let known = |entry: &SessionEntry| {
+            let live = self.sessions.get(&entry.key);
+            live.is_some_and(|live| live.generation == entry.generation)
+                && self.owners.contains_key(&route_key(&entry.key))
+        };
+        read.len() == self.sessions.len() && read.iter().all(known)
+    }
+
     /// Forgets sessions that somebody else has deleted. Those on their way out go that way.
     fn forget_missing(&mut self, read: &[SessionEntry]) {
-        let known = |entry: &&SessionEntry| self.sessions.contains_key(&entry.key);
-        if read.iter().filter(known).count() == self.sessions.len() {
-            return;
-        }
         let there: HashSet<_> = read.iter().map(|entry| entry.key).collect();
         let missing = |key: &&SessionKey| !there.contains(*key) && !self.closing.contains_key(*key);
         let missing: Vec<_> = self.sessions.keys().filter(missing).copied().collect();

@@ -3,12 +3,12 @@
 //! The steps, and what a crash right after each of them leaves, are in ARCHITECTURE.md, "The
 //! transaction, step by step". The next start closes every session without a peer, from the first.
 
-use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use dz_common::control::{OP_ADMIN_DOWN, OP_DISCONNECT, Request};
 use dz_common::counters::Counter;
 use dz_common::map::{MAX_DUE, Origin, PeerKey, SessionKey};
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 

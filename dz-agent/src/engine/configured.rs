@@ -2,9 +2,8 @@
 //! touched. They come back after a reboot, which those of the API do not. The file also has lines about
 //! destinations whoever asks for them: `exclude` and `override`.
 
-use std::collections::HashMap;
-
 use dz_common::map::{Origin, Peer, PeerKey};
+use foldhash::{HashMap, HashMapExt};
 use tracing::{error, info};
 
 use super::Engine;

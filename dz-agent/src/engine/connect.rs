@@ -1,13 +1,13 @@
 //! Keeping sessions: check everything, write the peer, insert the session, transmit. The route
 //! follows Up.
 
-use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use dz_common::map::{LocalKey, Origin, Peer, PeerKey, SessionEntry, SessionKey, bpf_spin_lock};
 use dz_common::session::{Mode, Session, Timers};
+use foldhash::{HashSet, HashSetExt};
 use tracing::info;
 
 use super::configured::same;

@@ -31,6 +31,8 @@ pub(super) struct Detours {
     candidates: Arc<[u32]>,
     /// Those that were looked up; 0 = there is none.
     known: BTreeMap<Ipv4Addr, u32>,
+    /// How many of these are 0.
+    without: usize,
     wanted: BTreeSet<Ipv4Addr>,
     underway: BTreeSet<Ipv4Addr>,
     pub(super) running: FuturesUnordered<BoxFuture<'static, Found>>,
@@ -48,6 +50,7 @@ impl Detours {
             netlink,
             candidates: Arc::default(),
             known: BTreeMap::new(),
+            without: 0,
             wanted: BTreeSet::new(),
             underway: BTreeSet::new(),
             running: FuturesUnordered::new(),
@@ -77,7 +80,8 @@ impl Detours {
 
     /// A destination that no session has any more.
     pub(super) fn forget(&mut self, dst: Ipv4Addr) {
-        self.known.remove(&dst);
+        let known = self.known.remove(&dst);
+        self.without -= usize::from(known == Some(0));
         self.wanted.remove(&dst);
     }
 
@@ -130,11 +134,13 @@ impl Detours {
         let Found { dst, detour } = found;
         self.underway.remove(&dst);
         let changed = match detour {
-            Ok(detour) => self.known.insert(dst, detour) != Some(detour),
+            Ok(detour) => self.note(dst, detour),
             // The look of the next seconds comes to it again; what is known stays.
             Err(error) => {
                 warn!(%dst, %error, "way around not looked up; repeated");
-                self.known.entry(dst).or_insert(0);
+                if !self.known.contains_key(&dst) {
+                    self.note(dst, 0);
+                }
                 false
             }
         };
@@ -145,25 +151,31 @@ impl Detours {
         changed
     }
 
+    /// Takes note of the way around a destination; returns whether that is new.
+    fn note(&mut self, dst: Ipv4Addr, detour: u32) -> bool {
+        let before = self.known.insert(dst, detour);
+        self.without += usize::from(detour == 0);
+        self.without -= usize::from(before == Some(0));
+        before != Some(detour)
+    }
+
     /// Says once that destinations are without a way around, and once that none is any more.
     fn say(&mut self) {
-        let mut without = self.known.iter().filter(|(_, detour)| **detour == 0);
-        let first = without.next().map(|(dst, _)| *dst);
-        let more = without.count();
-        match first {
-            Some(dst) if self.warn && !self.warned => {
+        if self.without == 0 {
+            if std::mem::take(&mut self.warned) {
+                info!("every peer has a route by another interface");
+            }
+        } else if self.warn && !self.warned {
+            self.warned = true;
+            let mut without = self.known.iter().filter(|(_, detour)| **detour == 0);
+            if let Some((dst, _)) = without.next() {
+                let more = self.without - 1;
                 warn!(
                     %dst, more,
                     "no route by another interface: packets for this peer are dropped while it is \
                      down (--when-down reroute)"
                 );
-                self.warned = true;
             }
-            None if self.warned => {
-                info!("every peer has a route by another interface");
-                self.warned = false;
-            }
-            _ => {}
         }
     }
 

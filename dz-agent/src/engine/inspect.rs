@@ -1,6 +1,6 @@
 //! Looking, without disturbing the engine: from the pinned maps and the kernel's routing table.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use anyhow::Context;
 use dz_common::map::{Origin, SessionEntry};
 use dz_common::packet::State;
+use foldhash::{HashMap, HashSet};
 use tokio::sync::OnceCell;
 
 use super::reconcile::{RouteKey, ifname, peer_key, route_key};

@@ -1,10 +1,10 @@
 //! The interfaces served: waiting for them, attaching, following their addresses.
 
-use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use dz_common::ingress::Link;
 use dz_common::map::{Confined, LocalKey};
+use foldhash::{HashMap, HashMapExt, HashSet};
 use tracing::{info, warn};
 
 use super::Engine;

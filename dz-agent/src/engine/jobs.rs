@@ -1,10 +1,11 @@
 //! Which destinations have a route change under way, wait for one, or are to be tried again.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use dz_common::map::Event;
 use dz_common::packet::State;
+use foldhash::HashMap;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 

@@ -1,8 +1,9 @@
 //! The followed routes as the kernel has them, by notifications and, from time to time, as a dump
 //! says. Which of several routes to a destination counts is decided here.
 
-use std::collections::HashMap;
 use std::net::Ipv4Addr;
+
+use foldhash::HashMap;
 
 use super::reconcile::RouteKey;
 use crate::net::hosts::{HostChange, HostRoute};

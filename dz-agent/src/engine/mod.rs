@@ -32,12 +32,13 @@ mod stop;
 mod surroundings;
 mod transmit;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dz_common::map::{Peer, PeerKey, SessionKey};
+use foldhash::HashMap;
 use tokio::time::Instant;
 
 use crate::cli::RunOptions;

@@ -1,9 +1,9 @@
 //! Ethernet addresses of next hops, and the sessions that wait for one.
 
-use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use dz_common::map::SessionKey;
+use foldhash::{HashMap, HashSet, HashSetExt};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tracing::debug;
@@ -117,7 +117,7 @@ mod tests {
         let other = (8, HOP.1);
         assert!(hops.wait(other, key(3), 6), "another one");
         let waited = hops.found((HOP.0, HOP.1, Some(MAC)));
-        assert_eq!(waited, HashSet::from([key(1), key(2)]));
+        assert_eq!(waited, HashSet::from_iter([key(1), key(2)]));
         assert_eq!((hops.mac(&HOP), hops.mac(&other)), (Some(MAC), None));
         assert_eq!(hops.found((HOP.0, HOP.1, None)), HashSet::new());
         assert_eq!(hops.mac(&HOP), None);

@@ -12,13 +12,14 @@
 //!
 //! A session knows the way around its peer that was looked up last.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use dz_common::gate::is_passive;
 use dz_common::map::{Origin, Peer, PeerKey, SessionEntry, SessionKey};
 use dz_common::packet::State;
 use dz_common::session::Mode;
+use foldhash::{HashMap, HashSet};
 
 use crate::net::routes::Route;
 
@@ -34,8 +35,8 @@ pub(super) struct Carrier {
 /// Destination and interface of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct RouteKey {
-    pub(super) ifindex: u32,
     pub(super) dst: Ipv4Addr,
+    pub(super) ifindex: u32,
 }
 
 /// What should become of a route.
@@ -97,29 +98,26 @@ pub(super) fn decide(facts: &Facts<'_>) -> Vec<Op> {
         .iter()
         .map(|(name, carrier)| (carrier.ifindex, (name.as_str(), carrier)))
         .collect();
-    let mut present = present(facts, &carriers);
-    let (mut ops, mut wrong, mut lost) = (Vec::new(), Vec::new(), Vec::new());
+    let mut ops = Vec::new();
+    let mut ends = Vec::with_capacity(facts.sessions.len());
     let mut open = 0;
     for entry in facts.sessions {
         let found = find(facts, &carriers, entry);
-        match found.peer {
-            Some((_, peer)) => {
-                open += 1;
-                let key = route_key(&entry.key);
-                let wanted = wanted_route(entry, peer, facts.ignore_peer_passive);
-                if !wanted.is(present.remove(&key)) {
-                    wrong.push(Op::Follow(key));
-                }
-            }
+        let wanted = found
+            .peer
+            .map(|(_, peer)| wanted_route(entry, peer, facts.ignore_peer_passive));
+        match wanted {
+            Some(_) => open += 1,
             None => ops.push(Op::Close {
                 key: entry.key,
                 announce: found.here,
             }),
         }
-        let detour = facts.detours.get(&Ipv4Addr::from(entry.key.peer));
-        if detour.is_some_and(|detour| *detour != entry.detour) {
-            lost.push(Op::Divert(route_key(&entry.key)));
-        }
+        ends.push(End {
+            key: route_key(&entry.key),
+            wanted,
+            detour: entry.detour,
+        });
     }
     let can_open = |(key, peer): &(&PeerKey, &Peer)| {
         let carrier = facts.carriers.get(ifname(key));
@@ -134,11 +132,54 @@ pub(super) fn decide(facts: &Facts<'_>) -> Vec<Op> {
         let missing = missing.filter(|(key, _)| !open.contains(*key));
         ops.extend(missing.map(|(key, _)| Op::Open(*key)));
     }
-    ops.extend(wrong);
-    // Routes of no session.
-    ops.extend(present.into_keys().map(Op::Follow));
-    ops.extend(lost);
+    ops.extend(differences(ends, present(facts, &carriers), facts.detours));
     ops
+}
+
+/// Where a session leads, and what it makes of that.
+struct End {
+    key: RouteKey,
+    /// None if the session is given up.
+    wanted: Option<Wanted>,
+    detour: u32,
+}
+
+/// Where routes or ways around are not what sessions want. All three are walked through side by side, in the
+/// order of their destinations: to look each up would be to wait for memory three times per session.
+fn differences(
+    mut ends: Vec<End>,
+    present: Vec<(RouteKey, &Route)>,
+    detours: &BTreeMap<Ipv4Addr, u32>,
+) -> Vec<Op> {
+    ends.sort_unstable_by_key(|end| end.key);
+    let (mut wrong, mut lost) = (Vec::new(), Vec::new());
+    let mut present = present.into_iter().peekable();
+    let mut detours = detours.iter().peekable();
+    for End {
+        key,
+        wanted,
+        detour,
+    } in ends
+    {
+        // Routes of no session.
+        while let Some((stray, _)) = present.next_if(|(there, _)| *there < key) {
+            wrong.push(Op::Follow(stray));
+        }
+        if let Some(wanted) = wanted {
+            let there = present.next_if(|(there, _)| *there == key);
+            if !wanted.is(there.map(|(_, route)| route)) {
+                wrong.push(Op::Follow(key));
+            }
+        }
+        while detours.next_if(|(dst, _)| **dst < key.dst).is_some() {}
+        let known = detours.peek().filter(|(dst, _)| **dst == key.dst);
+        if known.is_some_and(|(_, known)| **known != detour) {
+            lost.push(Op::Divert(key));
+        }
+    }
+    wrong.extend(present.map(|(stray, _)| Op::Follow(stray)));
+    wrong.extend(lost);
+    wrong
 }
 
 /// What a session has.
@@ -169,21 +210,27 @@ fn find<'a>(
     }
 }
 
-/// Our routes over the interfaces that are served.
+/// Our routes over the interfaces that are served, by destination; one for each, the last one that was read.
 fn present<'a>(
     facts: &Facts<'a>,
     carriers: &HashMap<u32, (&str, &Carrier)>,
-) -> HashMap<RouteKey, &'a Route> {
-    let mut present = HashMap::with_capacity(facts.routes.len());
+) -> Vec<(RouteKey, &'a Route)> {
     let ours = facts.routes.iter();
     let ours = ours.filter(|route| carriers.contains_key(&route.ifindex));
-    present.extend(ours.map(|route| {
-        let key = RouteKey {
-            ifindex: route.ifindex,
-            dst: route.dst,
-        };
-        (key, route)
-    }));
+    let key = |route: &Route| RouteKey {
+        dst: route.dst,
+        ifindex: route.ifindex,
+    };
+    let mut present: Vec<_> = ours.map(|route| (key(route), route)).collect();
+    // Nearly so already: the kernel's table is sorted by destination.
+    present.sort_by_key(|(key, _)| *key);
+    present.dedup_by(|later, kept| {
+        let same = later.0 == kept.0;
+        if same {
+            *kept = *later;
+        }
+        same
+    });
     present
 }
 

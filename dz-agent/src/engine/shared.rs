@@ -1,12 +1,13 @@
 //! What the engine shares with those who only look: the API and the metrics.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use dz_common::map::PeerKey;
+use foldhash::HashMap;
 
 use super::reconcile::RouteKey;
 use crate::metrics::Recorded;

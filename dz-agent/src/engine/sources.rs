@@ -4,11 +4,12 @@
 //!
 //! For one interface and peer the file comes first, then a request through the API, then a route.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use anyhow::Context;
 use dz_common::map::{Origin, Peer, PeerKey};
+use foldhash::HashSet;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -110,11 +111,14 @@ impl Engine {
             let interface = self.interface_at(key.ifindex)?;
             Some(peer_key(&interface.name, key.dst))
         });
-        let mut keys: HashSet<PeerKey> = followed.collect();
-        keys.extend(self.peers.keys());
-        keys.extend(self.sources.configured.keys());
-        keys.extend(&self.sources.waiting);
-        keys.extend(self.shared.follow().keys());
+        let mut others: HashSet<PeerKey> = followed.collect();
+        others.extend(self.sources.configured.keys());
+        others.extend(&self.sources.waiting);
+        others.extend(self.shared.follow().keys());
+        // Peers in the order in which their map has them, so that it is walked through and not
+        // jumped about in.
+        let mut keys: Vec<PeerKey> = self.peers.keys().copied().collect();
+        keys.extend(others.iter().filter(|key| !self.peers.contains_key(*key)));
         self.sources.dirty.clear();
         self.settle(keys)
     }

@@ -1,10 +1,11 @@
 //! What is around the interfaces that we serve: interfaces that packets can be diverted to, and
 //! addresses that must not be seen there.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use dz_common::map::Confined;
+use foldhash::{HashSet, HashSetExt};
 use tokio::time::Instant;
 use tracing::{info, warn};
 

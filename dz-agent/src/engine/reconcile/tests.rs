@@ -20,8 +20,8 @@ impl World {
     /// One peer, its session Up, its route there.
     fn settled() -> Self {
         let mut world = Self {
-            peers: HashMap::from([(peer_key("dz0", PEER), peer())]),
-            carriers: HashMap::new(),
+            peers: HashMap::from_iter([(peer_key("dz0", PEER), peer())]),
+            carriers: HashMap::default(),
             sessions: vec![entry(State::Up)],
             routes: vec![route()],
             detours: BTreeMap::new(),
@@ -281,4 +281,92 @@ fn routes_of_interfaces_that_are_not_ours_are_none_of_our_business() {
         ..route()
     });
     assert_eq!(world.decide(), []);
+}
+
+#[test]
+fn each_of_many_has_its_own_route_and_way_around() {
+    let mut world = World::settled();
+    world.carriers.insert(
+        "dz1".to_owned(),
+        Carrier {
+            ifindex: IFINDEX + 1,
+            locals: HashSet::from_iter([LOCAL]),
+        },
+    );
+    let (template, peer) = (world.sessions[0], peer());
+    world.peers.clear();
+    world.sessions.clear();
+    world.routes.clear();
+    // Read in an order that is nobody's, two interfaces for each of 19 destinations.
+    let at = |n: u32| RouteKey {
+        dst: Ipv4Addr::new(10, 1, 0, (n * 7 % 19) as u8),
+        ifindex: IFINDEX + n % 2,
+    };
+    for n in 0..38 {
+        let RouteKey { dst, ifindex } = at(n);
+        let name = if ifindex == IFINDEX { "dz0" } else { "dz1" };
+        world.peers.insert(peer_key(name, dst), peer);
+        let mut session = template;
+        session.key.ifindex = ifindex;
+        session.key.peer = dst.octets();
+        world.sessions.push(session);
+        world.routes.push(Route {
+            dst,
+            ifindex,
+            ..route()
+        });
+        world.detours.insert(dst, template.detour);
+    }
+    world.sessions.reverse();
+    assert_eq!(world.decide(), []);
+
+    // The first, the last and some between them.
+    for n in [0, 5, 11, 37] {
+        let mut broken = World {
+            sessions: world.sessions.clone(),
+            routes: world.routes.clone(),
+            peers: world.peers.clone(),
+            carriers: world.carriers.clone(),
+            detours: world.detours.clone(),
+            ignore_peer_passive: false,
+        };
+        let key = at(n);
+        broken
+            .routes
+            .retain(|route| (route.dst, route.ifindex) != (key.dst, key.ifindex));
+        assert_eq!(broken.decide(), [Op::Follow(key)], "no route");
+
+        broken.routes = world.routes.clone();
+        broken.detours.insert(key.dst, 0);
+        let other = RouteKey {
+            ifindex: 2 * IFINDEX + 1 - key.ifindex,
+            ..key
+        };
+        let (low, high) = (key.min(other), key.max(other));
+        assert_eq!(broken.decide(), [Op::Divert(low), Op::Divert(high)]);
+
+        broken.detours.clone_from(&world.detours);
+        broken.sessions.retain(|entry| route_key(&entry.key) != key);
+        broken.peers.remove(&peer_key(
+            if key.ifindex == IFINDEX { "dz0" } else { "dz1" },
+            key.dst,
+        ));
+        assert_eq!(broken.decide(), [Op::Follow(key)], "a route of no session");
+    }
+}
+
+#[test]
+fn of_several_routes_of_ours_the_last_counts() {
+    let mut world = World::settled();
+    let other = Route {
+        via: Some(Ipv4Addr::new(10, 0, 0, 3)),
+        ..route()
+    };
+    world.routes = vec![other, route()];
+    assert_eq!(world.decide(), []);
+    world.routes = vec![route(), other];
+    assert_eq!(world.decide(), [Op::Follow(ROUTE)]);
+    world.sessions.clear();
+    world.peers.clear();
+    assert_eq!(world.decide(), [Op::Follow(ROUTE)], "once");
 }
