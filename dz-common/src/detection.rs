@@ -18,7 +18,7 @@
 //! longer the earliest starts it again; so the last start is for the earliest. How two
 //! receipts and a scan can interleave is walked through in `tests/detection.rs`.
 
-use crate::map::{MAX_SCAN_DELAY_NS, MIN_SCAN_DELAY_NS, NEVER_NS};
+use crate::map::{MAX_SCAN_DELAY_NS, MIN_SCAN_DELAY_NS, MIN_SCAN_DELAY_OF_MANY_NS, NEVER_NS};
 
 /// How often a compare-and-swap or a start is repeated; each failure means that another CPU lowered
 /// the next firing meanwhile. Few, for the verifier walks through every one of them.
@@ -26,6 +26,24 @@ const TRIES: u32 = 3;
 /// A next firing earlier than any: once it is set, whoever starts the timer starts it for the
 /// shortest delay, until a scan resets it. What is left when the tries are used up; costs a scan.
 const AT_ONCE_NS: u64 = 0;
+/// What the shortest delay grows by with each group, ns. A scan takes some 30 µs: where sessions of all groups
+/// expire all the time, scans take half of a processor at most, up to 16 groups, and no more often than every ms
+/// beyond.
+const DELAY_PER_GROUP_NS: u64 = 64_000;
+
+/// Shortest delay the timers of so many groups are armed with, ns: deadlines that pass soon after a scan
+/// wait for as long.
+#[inline(always)]
+pub const fn min_scan_delay_ns(groups: u32) -> u64 {
+    let share_ns = DELAY_PER_GROUP_NS * groups as u64;
+    if share_ns < MIN_SCAN_DELAY_NS {
+        MIN_SCAN_DELAY_NS
+    } else if share_ns > MIN_SCAN_DELAY_OF_MANY_NS {
+        MIN_SCAN_DELAY_OF_MANY_NS
+    } else {
+        share_ns
+    }
+}
 
 /// A group's timer and its next firing, shared with other CPUs. Every exchange is a full barrier.
 pub trait GroupTimer {
@@ -37,6 +55,8 @@ pub trait GroupTimer {
     fn exchange_next(&self, to_ns: u64);
     /// Replaces it if it is `expected_ns`; returns what it was.
     fn compare_exchange_next(&self, expected_ns: u64, to_ns: u64) -> u64;
+    /// Shortest delay to start it with, ns: see [`min_scan_delay_ns`].
+    fn min_delay_ns(&self) -> u64;
     /// Starts the timer, in place of an earlier start. Returns whether that worked.
     fn start(&self, delay_ns: u64) -> bool;
 }
@@ -118,10 +138,12 @@ fn lower<T: GroupTimer>(timer: &T, to_ns: u64) -> bool {
 /// Starts the timer for `at_ns`, and again for as long as somebody wants it earlier.
 #[inline(always)]
 fn start<T: GroupTimer>(timer: &T, mut at_ns: u64, now_ns: u64) -> bool {
+    let min_ns = timer.min_delay_ns();
     for _ in 0..TRIES {
         let delay_ns = at_ns
             .saturating_sub(now_ns)
-            .clamp(MIN_SCAN_DELAY_NS, MAX_SCAN_DELAY_NS);
+            .max(min_ns)
+            .min(MAX_SCAN_DELAY_NS);
         if !timer.start(delay_ns) {
             // Not armed after all: the next receipt must not rely on it.
             timer.exchange_next(NEVER_NS);
@@ -134,5 +156,17 @@ fn start<T: GroupTimer>(timer: &T, mut at_ns: u64, now_ns: u64) -> bool {
         at_ns = next_ns;
     }
     timer.exchange_next(AT_ONCE_NS);
-    timer.start(MIN_SCAN_DELAY_NS)
+    timer.start(min_ns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_groups_are_scanned_more_often_than_many() {
+        let delays = [1, 3, 4, 8, 16, 64, u32::MAX].map(min_scan_delay_ns);
+        let us = delays.map(|ns| ns / 1_000);
+        assert_eq!(us, [250, 250, 256, 512, 1_000, 1_000, 1_000]);
+    }
 }

@@ -16,8 +16,10 @@ pub const MAX_GROUPS: u32 = 64;
 pub const MAX_DUE: u32 = 256;
 /// `Group::next_firing_ns` of a timer that is not armed.
 pub const NEVER_NS: u64 = u64::MAX;
-/// Shortest delay a detection timer is armed with, ns.
-pub const MIN_SCAN_DELAY_NS: u64 = 1_000_000;
+/// Shortest delay a detection timer is armed with where there are few of them, ns.
+pub const MIN_SCAN_DELAY_NS: u64 = 250_000;
+/// And where there are many.
+pub const MIN_SCAN_DELAY_OF_MANY_NS: u64 = 1_000_000;
 /// Longest delay a detection timer is armed with, ns.
 pub const MAX_SCAN_DELAY_NS: u64 = 250_000_000;
 

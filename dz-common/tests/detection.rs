@@ -4,7 +4,7 @@
 //! depend on it.
 
 use dz_common::detection::{GroupTimer, begin, begin_scan, finish_scan, stored};
-use dz_common::map::NEVER_NS;
+use dz_common::map::{MIN_SCAN_DELAY_NS, NEVER_NS};
 use loom::sync::Arc;
 use loom::sync::atomic::Ordering::{Relaxed, SeqCst};
 use loom::sync::atomic::{AtomicU64, fence};
@@ -82,6 +82,10 @@ impl GroupTimer for Group {
             .compare_exchange(expected_ns, to_ns, SeqCst, SeqCst);
         fence(SeqCst);
         found.unwrap_or_else(|found_ns| found_ns)
+    }
+
+    fn min_delay_ns(&self) -> u64 {
+        MIN_SCAN_DELAY_NS
     }
 
     fn start(&self, delay_ns: u64) -> bool {

@@ -11,11 +11,11 @@ use aya_ebpf::helpers::{
 };
 use dz_common::counters::Counter;
 use dz_common::detection::{self, GroupTimer};
-use dz_common::map::{Deadline, Group, NEVER_NS, SLOTS_PER_GROUP};
+use dz_common::map::{Deadline, Group, MIN_SCAN_DELAY_OF_MANY_NS, NEVER_NS, SLOTS_PER_GROUP};
 
 use crate::atomic;
 use crate::count::{NO_BLOCK, count, transition};
-use crate::maps::{DEADLINES, GROUPS};
+use crate::maps::{CONFIG, DEADLINES, GROUPS};
 use crate::session::{Locked, find};
 
 const CLOCK_MONOTONIC: u64 = 1;
@@ -88,6 +88,13 @@ impl GroupTimer for Timer {
     fn compare_exchange_next(&self, expected_ns: u64, to_ns: u64) -> u64 {
         // SAFETY: a live map value.
         unsafe { atomic::compare_exchange(self.next(), expected_ns, to_ns) }
+    }
+
+    #[inline(always)]
+    fn min_delay_ns(&self) -> u64 {
+        CONFIG.get(0).map_or(MIN_SCAN_DELAY_OF_MANY_NS, |config| {
+            detection::min_scan_delay_ns(config.groups)
+        })
     }
 
     #[inline(always)]
