@@ -1,11 +1,13 @@
 //! State changes, as the kernel reports them.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use aya::maps::{MapData, RingBuf};
 use dz_common::map::{Event, Origin};
 use dz_common::packet::State;
+use futures_util::{FutureExt, StreamExt};
 use tracing::{info, warn};
 use zerocopy::TryFromBytes;
 
@@ -16,9 +18,47 @@ use crate::datapath::{MapError, now_ns};
 /// Events handled before the loop looks at anything else.
 const AT_ONCE: usize = 1_024;
 
+/// State changes that have been acted upon and are still to be logged: a line takes as long as a route.
+#[derive(Default)]
+pub(super) struct Unlogged(Vec<(Event, Arc<str>)>);
+
+impl Unlogged {
+    pub(super) fn log(&mut self) {
+        for (event, interface) in self.0.drain(..) {
+            let interface = &*interface;
+            let local = Ipv4Addr::from(event.key.local);
+            let peer = Ipv4Addr::from(event.key.peer);
+            let (from, to) = (event.from.name(), event.to.name());
+            if event.to == State::Down {
+                info!(interface, %local, %peer, from, to, reason = event.reason.name(), "session");
+            } else {
+                info!(interface, %local, %peer, from, to, "session");
+            }
+        }
+    }
+}
+
 impl Engine {
+    /// What the kernel reports: first the routes, then the log, then what peers are to be told. Returns
+    /// whether there may be more.
+    pub(super) async fn reported(&mut self, ring: &mut RingBuf<MapData>) -> bool {
+        let more = self.drain(ring);
+        let mut answer = None;
+        if !self.jobs.running.is_empty() {
+            // What has not been looked at yet is asked for; a task of its own sends it.
+            answer = self.jobs.running.next().now_or_never().flatten();
+            tokio::task::yield_now().await;
+        }
+        self.unlogged.log();
+        if let Some(answer) = answer {
+            self.route_done(answer);
+        }
+        self.tick();
+        more
+    }
+
     /// Handles what is in the ring; returns whether there may be more.
-    pub(super) fn drain(&mut self, ring: &mut RingBuf<MapData>) -> bool {
+    fn drain(&mut self, ring: &mut RingBuf<MapData>) -> bool {
         for _ in 0..AT_ONCE {
             let Some(item) = ring.next() else {
                 return false;
@@ -41,17 +81,8 @@ impl Engine {
         if live.generation != event.generation {
             return;
         }
-        let (local, peer) = (
-            Ipv4Addr::from(event.key.local),
-            Ipv4Addr::from(event.key.peer),
-        );
-        let (from, to) = (event.from.name(), event.to.name());
-        let interface = &*live.interface;
-        if event.to == State::Down {
-            info!(interface, %local, %peer, from, to, reason = event.reason.name(), "session");
-        } else {
-            info!(interface, %local, %peer, from, to, "session");
-        }
+        let interface = Arc::clone(&live.interface);
+        self.unlogged.0.push((*event, interface));
         if event.to != State::AdminDown {
             // A state that no answer has told the peer is told by the clock.
             self.clock.set_earlier(live.slot, event.key, now_ns());
@@ -77,11 +108,13 @@ impl Engine {
     /// Returns whether something is missing, so that everything must be read.
     pub(super) fn events_missing(&mut self, ring: &mut RingBuf<MapData>) -> bool {
         while self.drain(ring) {}
+        self.unlogged.log();
         let Ok((emitted, lost)) = self.events_emitted() else {
             return true;
         };
         // Emitted between the two looks: they are there to be read.
         while self.drain(ring) {}
+        self.unlogged.log();
         let unread = (emitted - lost).saturating_sub(self.events_before + self.events_read);
         let missing = unread > 0 || lost > self.events_lost;
         if missing {

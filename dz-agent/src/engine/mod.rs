@@ -50,6 +50,7 @@ use clock::Clock;
 use close::Closing;
 use connections::Connections;
 use detours::Detours;
+use events::Unlogged;
 use followed::Followed;
 use interfaces::{Blocks, Interface};
 use jobs::RouteJobs;
@@ -109,6 +110,7 @@ struct Engine {
     events_read: u64,
     events_before: u64,
     events_lost: u64,
+    unlogged: Unlogged,
     reading: Reading,
     /// When to look at everything ahead of time.
     check_at: Option<Instant>,

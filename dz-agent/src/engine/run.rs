@@ -17,6 +17,7 @@ use super::check::Reading;
 use super::configured;
 use super::connections::Connections;
 use super::detours::Detours;
+use super::events::Unlogged;
 use super::followed::Followed;
 use super::front::Front;
 use super::interfaces::{Blocks, Interface};
@@ -224,6 +225,7 @@ impl Engine {
             events_read: 0,
             events_before: 0,
             events_lost: 0,
+            unlogged: Unlogged::default(),
             reading: Reading::default(),
             check_at: None,
             check_failures: 0,
@@ -303,10 +305,9 @@ impl Engine {
                 },
                 guard = ring.readable_mut() => {
                     let mut guard = guard.fail_with(ExitCode::Failure, || "dz_events")?;
-                    if !self.drain(guard.get_inner_mut()) {
+                    if !self.reported(guard.get_inner_mut()).await {
                         guard.clear_ready();
                     }
-                    self.tick();
                 }
                 Some(done) = self.jobs.running.next(), if !self.jobs.running.is_empty() => {
                     self.route_done(done);
