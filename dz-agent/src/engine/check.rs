@@ -90,6 +90,7 @@ impl Engine {
                     "full check: everything read again"
                 );
                 self.check_failures = 0;
+                self.check_errors.clear();
                 *self.shared.check_error() = None;
             }
             None => {}
@@ -104,13 +105,14 @@ impl Engine {
         let pause = backoff(self.check_failures);
         self.check_by(Instant::now() + pause);
         let text = format!("{error:#}");
-        let mut last = self.shared.check_error();
-        if last.as_ref() == Some(&text) {
+        // Two that take turns are said once each.
+        if self.check_errors.contains(&text) {
             debug!(error = text, retry = ?pause, "full check, again");
         } else {
             warn!(error = text, retry = ?pause, "full check");
-            *last = Some(text);
+            self.check_errors.insert(text.clone());
         }
+        *self.shared.check_error() = Some(text);
     }
 
     /// Routes are read first, and may have changed since: whoever follows one reads its session

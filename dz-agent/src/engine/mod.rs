@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dz_common::map::{Peer, PeerKey, SessionKey};
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use tokio::time::Instant;
 
 use crate::cli::RunOptions;
@@ -116,6 +116,8 @@ struct Engine {
     check_at: Option<Instant>,
     /// Full checks in a row that could not read everything.
     check_failures: u32,
+    /// What they could not read, logged once each.
+    check_errors: HashSet<String>,
     /// When to look at all interfaces and addresses ahead of time.
     look_around_at: Option<Instant>,
 }

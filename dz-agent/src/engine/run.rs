@@ -229,6 +229,7 @@ impl Engine {
             reading: Reading::default(),
             check_at: None,
             check_failures: 0,
+            check_errors: Default::default(),
             look_around_at: None,
         };
         let (emitted, lost) = engine
