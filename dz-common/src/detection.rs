@@ -26,9 +26,8 @@ const TRIES: u32 = 3;
 /// A next firing earlier than any: once it is set, whoever starts the timer starts it for the
 /// shortest delay, until a scan resets it. What is left when the tries are used up; costs a scan.
 const AT_ONCE_NS: u64 = 0;
-/// What the shortest delay grows by with each group, ns. A scan takes some 30 µs: where sessions of all groups
-/// expire all the time, scans take half of a processor at most, up to 16 groups, and no more often than every ms
-/// beyond.
+/// What the shortest delay grows by with each group, ns. To look through a group takes some 30 µs: up to 16 groups
+/// that is half of a processor at most, however often sessions expire; verdicts, one per session, come on top.
 const DELAY_PER_GROUP_NS: u64 = 64_000;
 
 /// Shortest delay the timers of so many groups are armed with, ns: deadlines that pass soon after a scan

@@ -106,11 +106,10 @@ impl Engine {
         self.check_by(Instant::now() + pause);
         let text = format!("{error:#}");
         // Two that take turns are said once each.
-        if self.check_errors.contains(&text) {
-            debug!(error = text, retry = ?pause, "full check, again");
-        } else {
+        if self.check_errors.insert(text.clone()) {
             warn!(error = text, retry = ?pause, "full check");
-            self.check_errors.insert(text.clone());
+        } else {
+            debug!(error = text, retry = ?pause, "full check, again");
         }
         *self.shared.check_error() = Some(text);
     }
