@@ -1,19 +1,21 @@
 //! Our discriminators: the same after a restart and a reboot, unguessable to others.
 //!
-//! A deployed peer never lets go of a discriminator that it has learned (see the protocol notes in
-//! ARCHITECTURE.md), so ours are a keyed hash of what identifies the session, under a secret that
-//! is kept on disk.
+//! They are a keyed hash of what identifies the session, under a secret that is kept on disk. A packet
+//! that echoes one is proven to come from somebody who hears us (see the protocol notes in
+//! ARCHITECTURE.md). That they stay the same is a convenience: peers that know one believe our first
+//! packet after a restart, and with another one they take an exchange of packets more.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Write};
 use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::Context;
 use siphasher::sip::SipHasher24;
 use tempfile::NamedTempFile;
+use tracing::warn;
 
 use crate::error::{ExitCode, FailWith, Failure};
 
@@ -29,28 +31,42 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads the secret, or makes one (mode 0600) where there is none yet.
+    /// Reads the secret, or makes one (mode 0600) where there is none yet, or none that can be read.
+    /// One that others can read is taken away from them. Both are warned about.
     ///
     /// # Errors
-    /// A secret that others can read, of the wrong size, or that cannot be read or made.
+    /// None can be made.
     pub fn load(state_dir: &Path) -> Result<Self, Failure> {
         let path = state_dir.join(KEY_FILE);
-        if !path.try_exists().is_ok_and(|exists| exists) {
-            let code = |error: &std::io::Error| match error.kind() {
-                ErrorKind::PermissionDenied => ExitCode::Privilege,
-                _ => ExitCode::Failure,
-            };
-            create(state_dir, &path).map_err(|error| Failure {
-                code: code(&error),
+        let made = |result: std::io::Result<()>| {
+            result.map_err(|error| Failure {
+                code: match error.kind() {
+                    ErrorKind::PermissionDenied => ExitCode::Privilege,
+                    _ => ExitCode::Failure,
+                },
                 error: anyhow::Error::from(error).context(format!(
                     "cannot make the discriminator secret: {}: check --state-dir",
                     path.display()
                 )),
-            })?;
+            })
+        };
+        if !path.try_exists().is_ok_and(|exists| exists) {
+            made(create(state_dir, &path, Existing::Keep))?;
         }
-        let key = read(&path).fail_with(ExitCode::Failure, || {
-            format!("discriminator secret: {}", path.display())
-        })?;
+        let key = match read(&path) {
+            Ok(key) => key,
+            Err(error) => {
+                warn!(
+                    file = %path.display(), error = format!("{error:#}"),
+                    "discriminator secret not readable: replaced; peers that know our discriminators \
+                     take some intervals longer to come back, once"
+                );
+                made(create(state_dir, &path, Existing::Replace))?;
+                read(&path).fail_with(ExitCode::Failure, || {
+                    format!("discriminator secret: {}", path.display())
+                })?
+            }
+        };
         Ok(Self { key })
     }
 
@@ -76,25 +92,39 @@ fn read(path: &Path) -> anyhow::Result<[u8; KEY_LEN]> {
     let metadata = file.metadata()?;
     anyhow::ensure!(metadata.is_file(), "not a regular file: move it away");
     anyhow::ensure!(
-        metadata.mode() & OTHERS == 0,
-        "mode {:04o} lets others read it: chmod 600, or delete it to get a new one (sessions with \
-         deployed peers then take longer to come back)",
-        metadata.mode() & 0o7777
-    );
-    anyhow::ensure!(
         metadata.len() == KEY_LEN as u64,
-        "{} bytes instead of {KEY_LEN}: restore it, or delete it to get a new one",
+        "{} bytes instead of {KEY_LEN}",
         metadata.len()
     );
     let mut key = [0; KEY_LEN];
     file.read_exact(&mut key).context("reading")?;
+    let mode = metadata.mode() & 0o7777;
+    if mode & OTHERS != 0 {
+        let (file_name, was) = (path.display(), format!("{mode:04o}"));
+        match file.set_permissions(Permissions::from_mode(0o600)) {
+            Ok(()) => warn!(
+                file = %file_name, was,
+                "discriminator secret was readable by others: mode 0600 now; delete the file if \
+                 somebody may have read it, and a new one is made"
+            ),
+            Err(error) => warn!(file = %file_name, was, %error,
+                "discriminator secret is readable by others: chmod 600 it"),
+        }
+    }
     Ok(key)
 }
 
+/// What becomes of a file that has the secret's name already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Existing {
+    Keep,
+    Replace,
+}
+
 /// Writes a new secret beside the file, and gives it its name when it is safely on disk: after a
-/// crash there is a whole secret or none. The name is given only if there is none yet, so of two
-/// agents that start at once both use the secret of the first.
-fn create(state_dir: &Path, path: &Path) -> std::io::Result<()> {
+/// crash there is a whole secret or none. A first one's name is given only if there is none yet, so of
+/// two agents that start at once both use the secret of the first.
+fn create(state_dir: &Path, path: &Path, existing: Existing) -> std::io::Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -104,7 +134,11 @@ fn create(state_dir: &Path, path: &Path) -> std::io::Result<()> {
     let mut file = NamedTempFile::new_in(state_dir)?; // mode 0600
     file.write_all(&key)?;
     file.as_file().sync_all()?;
-    match file.persist_noclobber(path) {
+    let named = match existing {
+        Existing::Replace => file.persist(path),
+        Existing::Keep => file.persist_noclobber(path),
+    };
+    match named {
         Err(error) if error.error.kind() != ErrorKind::AlreadyExists => return Err(error.error),
         _ => {}
     }
@@ -114,7 +148,6 @@ fn create(state_dir: &Path, path: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -165,18 +198,49 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_cannot_trust() {
+    fn readable_by_others_is_tightened_and_kept() {
         let dir = tempfile::tempdir().unwrap();
-        Identity::load(dir.path()).unwrap();
+        let first = Identity::load(dir.path()).unwrap();
         let path = dir.path().join(KEY_FILE);
+        for mode in [0o640, 0o604, 0o666] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(Identity::load(dir.path()).unwrap().key, first.key);
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        }
+    }
 
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let message = Identity::load(dir.path()).err().unwrap().to_string();
-        assert!(message.contains("0640"), "{message}");
+    #[test]
+    fn what_cannot_be_read_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Identity::load(dir.path()).unwrap();
+        let path = dir.path().join(KEY_FILE);
+        let spoil: [&dyn Fn(); 4] = [
+            &|| fs::write(&path, [0; 5]).unwrap(),
+            &|| fs::write(&path, [0; 500]).unwrap(),
+            &|| {
+                fs::remove_file(&path).unwrap();
+                nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+            },
+            &|| {
+                fs::remove_file(&path).unwrap();
+                std::os::unix::fs::symlink("/nowhere/at/all", &path).unwrap();
+            },
+        ];
+        for spoil in spoil {
+            spoil();
+            let replaced = Identity::load(dir.path()).unwrap();
+            assert_ne!(replaced.key, first.key);
+            assert_eq!(
+                Identity::load(dir.path()).unwrap().key,
+                replaced.key,
+                "kept"
+            );
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        }
 
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        fs::write(&path, [0; 5]).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
         let message = Identity::load(dir.path()).err().unwrap().to_string();
-        assert!(message.contains("5 bytes instead of 16"), "{message}");
+        assert!(message.contains("--state-dir"), "{message}");
     }
 }
