@@ -24,7 +24,7 @@ use crate::policy::{self, Override, Timing, once};
 const MAX_LEN: u64 = 8 << 20;
 /// What can follow a peer's address.
 const WORDS: &str =
-    "local, interface, via, tx-interval, rx-interval, detect-mult, passive or active";
+    "local, interface, via, tx-interval, rx-interval, detect-mult, min-ttl, passive or active";
 
 /// Peers as they were asked for.
 #[derive(Debug)]
@@ -353,6 +353,7 @@ fn peer(mut words: SplitWhitespace<'_>) -> Result<PeerRequest, String> {
     request.tx_interval_us = timing.tx_interval_us;
     request.rx_interval_us = timing.rx_interval_us;
     request.detect_mult = timing.detect_mult;
+    request.min_ttl = timing.min_ttl;
     request.passive = timing.passive;
     Ok(request)
 }

@@ -91,7 +91,7 @@ pub struct ConnectOptions {
     pub peers: Vec<Ipv4Addr>,
     /// More peers, one per line ("-": standard input): JSON as in the API, or "PEER [local ADDR]
     /// [interface NAME] [via ADDR] [tx-interval TIME] [rx-interval TIME] [detect-mult N]
-    /// [passive]". The options given here are for what a line leaves out.
+    /// [min-ttl N] [passive]". The options given here are for what a line leaves out.
     #[arg(long, value_name = "PATH")]
     pub file: Option<PathBuf>,
     /// Our address, which the interface holds.
@@ -117,6 +117,9 @@ pub struct ConnectOptions {
     /// Missed packets that make a peer Down [default: the agent's].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     pub detect_mult: Option<u8>,
+    /// Fewest hops that the peers' packets may have left, 0 for any [default: the agent's].
+    #[arg(long, value_name = "N")]
+    pub min_ttl: Option<u8>,
     /// Leave the peers' routes alone.
     #[arg(long)]
     pub passive: bool,
@@ -133,6 +136,7 @@ impl ConnectOptions {
             tx_interval_us: self.tx_interval.map(micros),
             rx_interval_us: self.rx_interval.map(micros),
             detect_mult: self.detect_mult,
+            min_ttl: self.min_ttl,
             passive: self.passive.then_some(true),
         }
     }

@@ -26,6 +26,8 @@ pub struct PeerSpec {
     pub rx_interval_us: Option<u32>,
     /// Our detection multiplier.
     pub detect_mult: Option<u8>,
+    /// Fewest hops that the peer's packets may have left (RFC 5082); 0: any.
+    pub min_ttl: Option<u8>,
     /// Leave the peer's route alone.
     pub passive: Option<bool>,
 }
@@ -41,6 +43,7 @@ impl PeerSpec {
             tx_interval_us: None,
             rx_interval_us: None,
             detect_mult: None,
+            min_ttl: None,
             passive: None,
         }
     }
@@ -51,6 +54,7 @@ impl PeerSpec {
             tx_interval_us: self.tx_interval_us,
             rx_interval_us: self.rx_interval_us,
             detect_mult: self.detect_mult,
+            min_ttl: self.min_ttl,
             passive: self.passive,
         };
         Peer {

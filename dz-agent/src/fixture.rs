@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use dz_common::counters::Counters;
-use dz_common::map::{Origin, SessionEntry, SessionKey, bpf_spin_lock};
+use dz_common::entry::Identity;
+use dz_common::map::{Origin, SessionEntry, SessionKey};
 use dz_common::packet::{State, Version};
 use dz_common::session::{DownReason, Mode, Session, Timers};
 
@@ -34,25 +35,20 @@ impl Inspect for Fixed {
 }
 
 pub(crate) fn entry(peer: [u8; 4]) -> SessionEntry {
-    SessionEntry {
-        lock: bpf_spin_lock { val: 0 },
-        detour: 0,
-        slot: 0,
-        generation: 1,
-        block: 1,
-        key: SessionKey {
-            ifindex: 7,
-            local: LOCAL.octets(),
-            peer,
+    SessionEntry::new(
+        Identity {
+            key: SessionKey {
+                ifindex: 7,
+                local: LOCAL.octets(),
+                peer,
+            },
+            slot: 0,
+            generation: 1,
+            block: 1,
+            seed: 1,
         },
-        random: 1,
-        reserved: 0,
-        received: 0,
-        answered: 0,
-        originated: 0,
-        last_seen_ns: 0,
-        session: Session::new(Timers::DEFAULT, 0x1234, NOW_NS - 5_000_000_000),
-    }
+        Session::new(Timers::DEFAULT, 0x1234, NOW_NS - 5_000_000_000),
+    )
 }
 
 /// Up for 60 s, last packet 250 ms ago.

@@ -27,11 +27,13 @@ pub struct Timing {
     pub rx_interval_us: Option<u32>,
     /// Our detection multiplier.
     pub detect_mult: Option<u8>,
+    /// Fewest hops that the peer's packets may have left.
+    pub min_ttl: Option<u8>,
     /// Our mode.
     pub passive: Option<bool>,
 }
 
-/// An override with its prefix: `PREFIX [tx-interval T] [rx-interval T] [detect-mult N]
+/// An override with its prefix: `PREFIX [tx-interval T] [rx-interval T] [detect-mult N] [min-ttl N]
 /// [passive|active]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Override {
@@ -83,6 +85,9 @@ impl Timing {
         if let Some(detect_mult) = self.detect_mult {
             timers.detect_mult = detect_mult;
         }
+        if let Some(min_ttl) = self.min_ttl {
+            timers.min_ttl = min_ttl;
+        }
         if let Some(passive) = self.passive {
             timers.mode = if passive { Mode::Passive } else { Mode::Active };
         }
@@ -112,6 +117,12 @@ impl Timing {
                 let number = text.parse().ok().filter(|number| *number > 0_u8);
                 let number = number.ok_or_else(|| format!("{word} {text}: must be 1 to 255"))?;
                 once(&mut self.detect_mult, word, number)?;
+            }
+            "min-ttl" => {
+                let text = value()?;
+                let number = text.parse();
+                let number = number.map_err(|_| format!("{word} {text}: must be 0 to 255"))?;
+                once(&mut self.min_ttl, word, number)?;
             }
             "passive" | "active" => once(&mut self.passive, "the mode", word == "passive")?,
             _ => return Ok(false),

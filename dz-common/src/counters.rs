@@ -104,11 +104,26 @@ counters! {
         DropZeroMultiplier = drop_zero_multiplier,
         /// Sender's discriminator 0.
         DropZeroDiscriminator = drop_zero_discriminator,
+        /// From another port than the protocol's, where anybody on the peer's host can send from.
+        DropSourcePort = drop_source_port,
+        /// Fewer hops left than `--min-ttl` demands (RFC 5082).
+        DropTtl = drop_ttl,
         /// Rule 1: our session is AdminDown.
         DropAdminDown = drop_admin_down,
-        /// Rule 2: echoes a discriminator that is not ours.
+        // Ingress: valid, and not proven; changes nothing.
+        /// AdminDown that does not echo our discriminator.
+        DropUnprovenAdminDown = drop_unproven_admin_down,
+        /// Init or Up that echoes discriminator 0 (RFC 5880 §6.8.6).
+        DropZeroYourDiscriminator = drop_zero_your_discriminator,
+        /// Init or Up that echoes a discriminator that is not ours, while we are Up.
         DropWrongDiscriminator = drop_wrong_discriminator,
-        // Ingress: valid, the session took note.
+        /// From a peer that does not know us: told who we are, without the session taking note.
+        RxUnprovenAnswered = rx_unproven_answered,
+        /// The same, not answered: the last such answer is too recent.
+        RxUnprovenPaced = rx_unproven_paced,
+        /// The same, not answered: on Ethernet, no next hop is known yet.
+        RxUnprovenNoNeighbour = rx_unproven_no_neighbour,
+        // Ingress: proven, the session took note.
         /// Answered in place.
         RxAnswered = rx_answered,
         /// Not answered: the peer is AdminDown.
@@ -117,7 +132,7 @@ counters! {
         RxPaced = rx_paced,
         /// Not answered: state changes faster than the burst allowance.
         RxBurstSpent = rx_burst_spent,
-        /// Not answered: the agent's heartbeat is older than the restart grace.
+        /// Not answered, proven or not: the agent's heartbeat is older than the restart grace.
         RxUnattended = rx_unattended,
         /// Answer due, but the frame could not be rewritten.
         RxAnswerFailed = rx_answer_failed,
@@ -176,8 +191,6 @@ counters! {
         ReservedSet = reserved_set,
         /// Rule 5: a stale Down was ignored.
         StaleDown = stale_down,
-        /// While Down, adopted the discriminator that the peer clings to.
-        DiscriminatorAdopted = discriminator_adopted,
         /// An event was put into `dz_events`.
         EventEmitted = event_emitted,
         /// `dz_events` was full; the agent scans instead.

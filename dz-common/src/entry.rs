@@ -3,10 +3,10 @@
 use crate::counters::Counter;
 #[cfg(doc)]
 use crate::map::Deadline;
-use crate::map::{Config, Event, NEVER_NS, SessionEntry, SessionKey};
-use crate::pacing::{Answer, due_stamp};
-use crate::packet::{Packet, State};
-use crate::session::{DownReason, Receipt};
+use crate::map::{Config, Event, NEVER_NS, SessionEntry, SessionKey, bpf_spin_lock};
+use crate::pacing::{Answer, due_now_stamp, due_stamp, long_ago_stamp};
+use crate::packet::{Packet, State, Version};
+use crate::session::{DownReason, Receipt, Session};
 
 /// A state change, with what an [`Event`] needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +46,6 @@ impl Transition {
 pub struct Taken {
     /// What the session made of it.
     pub receipt: Receipt,
-    /// Another discriminator became ours.
-    pub adopted: bool,
     /// The state changed, as `transition` says; it says nothing otherwise.
     pub changed: bool,
     /// How the state changed.
@@ -61,17 +59,53 @@ pub struct Outcome {
     pub exit: Counter,
     /// Rule 5 ignored a stale Down.
     pub stale_down: bool,
-    /// Another discriminator became ours.
-    pub adopted: bool,
     /// The state changed.
     pub transition: Option<Transition>,
     /// Transmit this.
     pub answer: Option<Packet>,
 }
 
+/// What the agent decides about an entry when it inserts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// What it is the session of.
+    pub key: SessionKey,
+    /// Index into `dz_deadlines`.
+    pub slot: u32,
+    /// Tells it from an earlier one in the same memory.
+    pub generation: u32,
+    /// Its block in `dz_counters`.
+    pub block: u32,
+    /// Seed of the generator that jitter is drawn from; any number.
+    pub seed: u32,
+}
+
 impl SessionEntry {
-    /// Everything a valid packet does to its session: [`Self::take`], then [`Self::reply`].
-    /// `attended`: the agent's heartbeat is recent, so answering is allowed.
+    /// A session as it is inserted.
+    #[must_use]
+    pub const fn new(identity: Identity, session: Session) -> Self {
+        Self {
+            lock: bpf_spin_lock { val: 0 },
+            detour: 0,
+            slot: identity.slot,
+            generation: identity.generation,
+            block: identity.block,
+            key: identity.key,
+            random: identity.seed | 1,
+            introduced: long_ago_stamp(session.since_ns),
+            received: 0,
+            answered: 0,
+            originated: 0,
+            last_seen_ns: 0,
+            session,
+            neighbour: [0; 6],
+            introduced_unknown: 0,
+            reserved: 0,
+        }
+    }
+
+    /// Everything a valid packet does to its session on a layer-3 device: [`Self::take`], then
+    /// [`Self::reply`]. `attended`: the agent's heartbeat is recent, so answering is allowed.
     pub fn receive(
         &mut self,
         packet: &Packet,
@@ -80,14 +114,12 @@ impl SessionEntry {
         attended: bool,
     ) -> Outcome {
         let taken = self.take(packet, now_ns);
-        let exit = self.reply(taken.receipt, taken.changed, attended, now_ns);
-        let answered = matches!(exit, Counter::RxAnswered);
+        let exit = self.reply(taken.receipt, taken.changed, attended, true, now_ns);
         Outcome {
             exit,
             stale_down: matches!(taken.receipt, Receipt::StaleDown),
-            adopted: taken.adopted,
             transition: taken.changed.then_some(taken.transition),
-            answer: answered.then(|| self.session.packet(config.version)),
+            answer: self.answer(exit, packet.my_discr, config.version),
         }
     }
 
@@ -95,36 +127,46 @@ impl SessionEntry {
     #[inline(always)]
     pub fn take(&mut self, packet: &Packet, now_ns: u64) -> Taken {
         let before = self.session.state;
-        let discr = self.session.local_discr;
         let converging_ns = self.session.first_rx_ns;
         self.received += 1;
         let receipt = self.session.receive(packet, now_ns);
         Taken {
             receipt,
-            adopted: self.session.local_discr != discr,
             changed: self.session.state != before,
             transition: self.transition(before, converging_ns, now_ns),
         }
     }
 
     /// Decides on the answer to a packet that was taken, to be called under the lock. Returns the way
-    /// out; if it is [`Counter::RxAnswered`], [`crate::session::Session::packet`] is to be transmitted.
+    /// out; [`Self::answer`] has the packet that goes with it. `reachable`: it is known where a frame
+    /// to the peer goes, other than back to where this one came from.
     #[inline(always)]
     pub fn reply(
         &mut self,
         receipt: Receipt,
         changed: bool,
         attended: bool,
+        reachable: bool,
         now_ns: u64,
     ) -> Counter {
-        match receipt {
+        let returning = match receipt {
             Receipt::AdminDown => return Counter::DropAdminDown,
+            Receipt::UnprovenAdmin => return Counter::DropUnprovenAdminDown,
+            Receipt::ZeroEcho => return Counter::DropZeroYourDiscriminator,
             Receipt::WrongDiscriminator => return Counter::DropWrongDiscriminator,
             Receipt::RemoteAdmin => return Counter::RxRemoteAdmin,
-            Receipt::RemoteDown | Receipt::StaleDown | Receipt::Accepted => {}
-        }
+            Receipt::Unproven => Some(false),
+            Receipt::Returning => Some(true),
+            Receipt::RemoteDown | Receipt::StaleDown | Receipt::Accepted => None,
+        };
         if !attended {
             return Counter::RxUnattended;
+        }
+        if let Some(returning) = returning {
+            if !reachable {
+                return Counter::RxUnprovenNoNeighbour;
+            }
+            return self.introduce(returning, now_ns);
         }
         match self.session.answer(changed, now_ns) {
             Answer::Paced => Counter::RxPaced,
@@ -133,6 +175,31 @@ impl SessionEntry {
                 self.answered += 1;
                 Counter::RxAnswered
             }
+        }
+    }
+
+    /// Decides whether an unproven packet gets its stateless answer: one per ¾ of the transmit
+    /// interval. `returning`: it has the discriminator of the peer as it was last proven, which no
+    /// blind sender can know; so it need not wait for an answer that went to somebody else.
+    #[inline(always)]
+    fn introduce(&mut self, returning: bool, now_ns: u64) -> Counter {
+        let overtakes = returning && self.introduced_unknown != 0;
+        if self.session.is_paced(self.introduced, now_ns) && !overtakes {
+            return Counter::RxUnprovenPaced;
+        }
+        self.introduced = due_now_stamp(now_ns);
+        self.introduced_unknown = !returning as u8;
+        Counter::RxUnprovenAnswered
+    }
+
+    /// What is to be transmitted with a way out that [`Self::reply`] decided on, if anything.
+    /// `peer_discr`: the sender's discriminator in the packet that was received.
+    #[inline(always)]
+    pub const fn answer(&self, exit: Counter, peer_discr: u32, version: Version) -> Option<Packet> {
+        match exit {
+            Counter::RxAnswered => Some(self.session.packet(version)),
+            Counter::RxUnprovenAnswered => Some(self.session.introduction(peer_discr, version)),
+            _ => None,
         }
     }
 

@@ -1,9 +1,10 @@
 //! The IPv4 and UDP headers in front of everything we send.
 //!
-//! Answers and our own transmissions carry the same headers: no options, DF, TTL 64, both ports the
-//! configured one.
+//! Answers and our own transmissions carry the same headers: no options, DF, both ports, type of
+//! service and time to live the configured ones.
 
 use crate::checksum::{self, IPPROTO_UDP};
+use crate::map::Config;
 use crate::packet::{PACKET_LEN, Packet};
 use crate::unaligned;
 
@@ -21,14 +22,13 @@ pub const DATAGRAM_WORDS: usize = DATAGRAM_LEN / 4;
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 
 const UDP_TOTAL: u16 = (UDP_LEN + PACKET_LEN) as u16;
-/// Version 4, five words of header, no type of service, and the length of the whole.
+/// Version 4, five words of header, and the length of the whole.
 const VERSION_AND_LENGTH: u32 = {
     let [high, low] = (DATAGRAM_LEN as u16).to_be_bytes();
     word([0x45, 0, high, low])
 };
 /// No identification, DF, no offset.
 const FRAGMENT: u32 = word([0, 0, 0x40, 0]);
-const TTL: u8 = 64;
 
 /// What to put into the UDP checksum field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,17 +40,40 @@ pub enum UdpChecksum {
     Partial,
 }
 
-/// Writes a complete IPv4 packet that carries `packet` from `src` to `dst`; `port` in host order.
+/// What every header of ours has, as configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// Both ports, host order.
+    pub port: u16,
+    /// Type of service.
+    pub tos: u8,
+    /// Time to live.
+    pub ttl: u8,
+}
+
+impl Marks {
+    /// Those of a configuration.
+    #[inline(always)]
+    pub const fn of(config: &Config) -> Self {
+        Self {
+            port: config.port,
+            tos: config.tos,
+            ttl: config.ttl,
+        }
+    }
+}
+
+/// Writes a complete IPv4 packet that carries `packet` from `src` to `dst`.
 #[inline(always)]
 pub fn write(
     d: &mut [u8; DATAGRAM_LEN],
     src: &[u8; 4],
     dst: &[u8; 4],
-    port: u16,
+    marks: Marks,
     packet: &Packet,
     udp_checksum: UdpChecksum,
 ) {
-    let words = datagram(src, dst, port, packet, udp_checksum);
+    let words = datagram(src, dst, marks, packet, udp_checksum);
     let (chunks, _) = d.as_chunks_mut();
     for (chunk, word) in chunks.iter_mut().zip(&words) {
         unaligned::store_u32(chunk, *word);
@@ -63,15 +86,16 @@ pub fn write(
 pub fn datagram(
     src: &[u8; 4],
     dst: &[u8; 4],
-    port: u16,
+    marks: Marks,
     packet: &Packet,
     udp_checksum: UdpChecksum,
 ) -> [u32; DATAGRAM_WORDS] {
+    let Marks { port, tos, ttl } = marks;
+    let first = VERSION_AND_LENGTH | word([0, tos, 0, 0]);
     let (src, dst) = (u32::from_ne_bytes(*src), u32::from_ne_bytes(*dst));
     let addresses = src as u64 + dst as u64;
-    let constant =
-        VERSION_AND_LENGTH as u64 + FRAGMENT as u64 + word([TTL, IPPROTO_UDP, 0, 0]) as u64;
-    let [a, b] = (!checksum::fold(addresses + constant)).to_ne_bytes();
+    let rest = first as u64 + FRAGMENT as u64 + word([ttl, IPPROTO_UDP, 0, 0]) as u64;
+    let [a, b] = (!checksum::fold(addresses + rest)).to_ne_bytes();
 
     let pseudo = addresses + word([0, IPPROTO_UDP, 0, 0]) as u64 + UDP_TOTAL.to_be() as u64;
     let payload = packet.words();
@@ -94,9 +118,9 @@ pub fn datagram(
     let [length_high, length_low] = UDP_TOTAL.to_be_bytes();
     let [p0, p1, p2, p3, p4, p5, p6] = payload;
     [
-        VERSION_AND_LENGTH,
+        first,
         FRAGMENT,
-        word([TTL, IPPROTO_UDP, a, b]),
+        word([ttl, IPPROTO_UDP, a, b]),
         src,
         dst,
         port.to_be() as u32 * 0x1_0001, // both ports

@@ -57,6 +57,8 @@ pub struct Flow {
     pub src: [u8; 4],
     /// Destination address: ours, perhaps.
     pub dst: [u8; 4],
+    /// Hops left.
+    pub ttl: u8,
     /// Bytes behind the IPv4 header, at least 8.
     pub ip_payload_len: u16,
 }
@@ -138,8 +140,19 @@ pub fn classify<F: Frame + ?Sized>(frame: &F, link: Link, port: u16) -> Result<F
     Ok(Flow {
         src: word::<3, _>(ip).to_ne_bytes(),
         dst: word::<4, _>(ip).to_ne_bytes(),
+        ttl: word::<2, _>(ip).to_ne_bytes()[0],
         ip_payload_len: (total_len - IPV4_LEN) as u16,
     })
+}
+
+/// What keeps those out who are not where the peer is: a fence, where proof is the wall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// The protocol's port, host order. All known senders send from it, and while they hold it no
+    /// unprivileged user of their host can.
+    pub port: u16,
+    /// Fewest hops left (RFC 5082); 0: any.
+    pub min_ttl: u8,
 }
 
 /// Checks and decodes the datagram of a frame that [`classify`] accepted.
@@ -150,9 +163,21 @@ pub fn classify<F: Frame + ?Sized>(frame: &F, link: Link, port: u16) -> Result<F
 /// # Errors
 /// The `drop_*` exit of the first rule that the datagram breaks.
 #[inline(always)]
-pub fn decode<F: Frame + ?Sized>(frame: &F, link: Link, flow: &Flow) -> Result<Received, Counter> {
+pub fn decode<F: Frame + ?Sized>(
+    frame: &F,
+    link: Link,
+    flow: &Flow,
+    fence: Fence,
+) -> Result<Received, Counter> {
     let at = link.ip_offset() + IPV4_LEN;
     let udp = frame.read::<UDP_LEN>(at).ok_or(Counter::Fault)?;
+    let [source_high, source_low, ..] = word::<0, _>(udp).to_ne_bytes();
+    if u16::from_be_bytes([source_high, source_low]) != fence.port {
+        return Err(Counter::DropSourcePort);
+    }
+    if flow.ttl < fence.min_ttl {
+        return Err(Counter::DropTtl);
+    }
     let [length_high, length_low, checksum @ ..] = word::<1, _>(udp).to_ne_bytes();
     let udp_len = u16::from_be_bytes([length_high, length_low]);
     if udp_len < UDP_LEN as u16 || udp_len > flow.ip_payload_len {

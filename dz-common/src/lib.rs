@@ -12,6 +12,8 @@
 pub mod checksum;
 pub mod control;
 pub mod counters;
+#[cfg(feature = "deployed")]
+pub mod deployed;
 pub mod detection;
 pub mod entry;
 pub mod gate;
@@ -21,6 +23,7 @@ pub mod map;
 pub mod pacing;
 pub mod packet;
 pub mod session;
+mod timers;
 pub mod unaligned;
 
 /// UDP port of the liveness protocol.

@@ -7,7 +7,7 @@ use crate::packet::State;
 use crate::session::{DownReason, Session};
 
 /// Version of everything in this module, kept in [`Config::abi_version`].
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 /// Deadline slots watched by one timer.
 pub const SLOTS_PER_GROUP: u32 = 2_048;
 /// Most timers, and with [`SLOTS_PER_GROUP`] the most sessions: 131,072.
@@ -153,11 +153,11 @@ map_types! {
         pub key: SessionKey,
         /// State of the generator that jitter is drawn from (xorshift32, non-zero).
         pub random: u32,
-        /// Always zero.
-        pub reserved: u32,
+        /// When an unproven packet was last answered: [`crate::pacing::due_now_stamp`].
+        pub introduced: u32,
         /// Packets that matched the session and were valid (rule 1 and 2 included).
         pub received: u64,
-        /// Answers sent from the receive path.
+        /// Answers sent from the receive path, but for those to unproven packets.
         pub answered: u64,
         /// Packets sent on our own clock.
         pub originated: u64,
@@ -165,6 +165,14 @@ map_types! {
         pub last_seen_ns: u64,
         /// The state machine.
         pub session: Session,
+        /// On Ethernet, where frames to the peer go: where its last proven packet came from, or where
+        /// our clock sent the last one. Zero until either is known. In the last eight bytes of what
+        /// is touched anyway.
+        pub neighbour: [u8; 6],
+        /// 1 if the last unproven packet that was answered was nobody's that we know.
+        pub introduced_unknown: u8,
+        /// Always zero.
+        pub reserved: u8,
     }
 
     /// Value of `dz_deadlines`: an index for the scan. The truth is in the session.
@@ -252,8 +260,12 @@ map_types! {
         pub when_down: Action,
         /// Packets for a peer that was never Up.
         pub when_never_up: Action,
+        /// Time to live of what we make.
+        pub ttl: u8,
+        /// Type of service of what we make: DSCP and ECN (RFC 2474).
+        pub tos: u8,
         /// Always zero.
-        pub reserved: [u8; 6],
+        pub reserved: [u8; 4],
     }
 }
 
@@ -294,7 +306,7 @@ const _: () = {
     assert!(size_of::<LocalKey>() == 8);
     assert!(size_of::<PeerKey>() == 20);
     assert!(size_of::<Peer>() == 36);
-    assert!(size_of::<Session>() == 128);
+    assert!(size_of::<Session>() == 120);
     // The kernel puts 48 bytes of its own and the key before an entry (`struct htab_elem`): 256 in all,
     // so that the session proper has two cache lines of 64 bytes to itself.
     assert!(size_of::<Destination>() == 8);

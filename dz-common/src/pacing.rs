@@ -193,6 +193,9 @@ impl Session {
         self.tx_gaps_us = [gap_us, self.tx_gaps_us[0]];
         self.last_tx_ns = now_ns;
         self.announce = 0;
+        if self.state == State::Down {
+            self.echoes_left = self.echoes_left.saturating_sub(1);
+        }
     }
 
     #[inline(always)]
@@ -200,9 +203,18 @@ impl Session {
         self.tx_interval_us() as u64 * NS_PER_US
     }
 
+    /// Whether ¾ of the transmit interval have passed since an instant, given by its
+    /// [`due_now_stamp`]. Stamps come round every 73 minutes: one that old may seem recent for ¾ of an
+    /// interval once more.
+    #[inline(always)]
+    pub(crate) fn is_paced(&self, since: u32, now_ns: u64) -> bool {
+        let passed = due_now_stamp(now_ns).wrapping_sub(since);
+        ((passed as u64) << STAMP_SHIFT) < self.pace_ns()
+    }
+
     /// ¾ of the transmit interval.
     #[inline(always)]
-    fn pace_ns(&self) -> u64 {
+    pub(crate) fn pace_ns(&self) -> u64 {
         self.tx_interval_us() as u64 * (NS_PER_US * 3 / 4)
     }
 }
@@ -221,8 +233,14 @@ pub const fn due_stamp(at_ns: u64) -> u32 {
 }
 
 /// The stamp of what is due now.
+#[inline(always)]
 pub const fn due_now_stamp(now_ns: u64) -> u32 {
     (now_ns >> STAMP_SHIFT) as u32
+}
+
+/// A stamp so long ago that no pacing waits for it.
+pub const fn long_ago_stamp(now_ns: u64) -> u32 {
+    due_now_stamp(now_ns).wrapping_sub(1 << 31)
 }
 
 /// The instant of a stamp, in ns, if it is ahead.

@@ -192,6 +192,16 @@ impl Packet {
         })
     }
 
+    /// Makes what a session would transmit its stateless answer to `peer_discr`, see
+    /// [`crate::session::Session::introduction`].
+    #[inline(always)]
+    pub const fn introduce(&mut self, peer_discr: u32) {
+        if matches!(self.state, State::Down) {
+            self.state = State::Init;
+        }
+        self.your_discr = peer_discr;
+    }
+
     /// Encodes the packet; reserved bits and bytes are zero.
     #[inline(always)]
     pub fn encode(&self) -> [u8; PACKET_LEN] {

@@ -1,27 +1,29 @@
 //! The session state machine: one BFD-like session, as pure functions of (session, event, now).
 //!
 //! ```text
-//!                        any packet
-//!              ┌──────┐ not echoing us ┌──────┐
+//!              ┌──────┐      Down      ┌──────┐
 //!              │      │───────────────▶│      │
 //!      ┌──────▶│ Down │                │ Init │──┐
 //!      │       │      │◀───────────────│      │  │ detection deadline,
-//!      │       └──────┘                └──────┘  │ remote Down or AdminDown
-//!      │           │ Init or Up, echoing us │    │ lead back to Down
+//!      │       └──────┘                └──────┘  │ Down or AdminDown
+//!      │           │       Init or Up       │    │ lead back to Down
 //!      │           ▼                        ▼    │
 //!      │       ┌──────┐◀────────────────────┘    │
 //!      └───────│  Up  │──────────────────────────┘
 //!              └──────┘      AdminDown: entered and left by command only
 //! ```
 //!
-//! This is the deployed client's machine, not RFC 5880's: Down goes to Init on any packet that
-//! does not echo our discriminator, whatever its state. Rules marked *ours* differ from the
-//! deployed client on purpose; the protocol notes in ARCHITECTURE.md say why.
+//! Only packets that echo our discriminator step the machine: they are *proven*, for only who has
+//! received from us can know it. What is not proven changes nothing; some of it is answered without
+//! the session taking note ([`Session::introduction`]), so that a peer which does not know us can
+//! prove itself with its next packet. The deployed client believes more, see `deployed.rs`. Rules
+//! marked *ours* differ from it on purpose; the protocol notes in ARCHITECTURE.md say why.
 //!
 //! Everything here is inlined into a BPF program that holds a spin lock, hence: no calls that stay
 //! calls, no loops, no wide multiplication.
 
 use crate::packet::{Packet, State, Version};
+pub use crate::timers::{Mode, Timers};
 
 /// Nanoseconds in a microsecond.
 pub const NS_PER_US: u64 = 1_000;
@@ -64,96 +66,6 @@ impl DownReason {
     }
 }
 
-/// Whether an end manages routes.
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "user",
-    derive(
-        zerocopy::TryFromBytes,
-        zerocopy::IntoBytes,
-        zerocopy::KnownLayout,
-        zerocopy::Immutable
-    )
-)]
-pub enum Mode {
-    /// Nothing heard yet (of a peer only).
-    Unknown = 0,
-    /// Routes follow the session.
-    Active = 1,
-    /// Routes are left alone.
-    Passive = 2,
-}
-
-impl Mode {
-    /// Name in JSON and traces.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Active => "active",
-            Self::Passive => "passive",
-        }
-    }
-}
-
-/// What is configured for a session. Intervals in µs.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "user",
-    derive(
-        zerocopy::TryFromBytes,
-        zerocopy::IntoBytes,
-        zerocopy::KnownLayout,
-        zerocopy::Immutable
-    )
-)]
-pub struct Timers {
-    /// `bfd.DesiredMinTxInterval`.
-    pub desired_min_tx_us: u32,
-    /// `bfd.RequiredMinRxInterval`.
-    pub required_min_rx_us: u32,
-    /// Every interval, ours or the peer's, is raised to this.
-    pub floor_us: u32,
-    /// Every interval is lowered to this. Non-zero and not below the floor.
-    pub ceiling_us: u32,
-    /// Longest transmit interval while Down. 0: no back-off cap.
-    pub backoff_cap_us: u32,
-    /// `bfd.DetectMult`, non-zero; the local one decides our detection (unlike RFC 5880 §6.8.4).
-    pub detect_mult: u8,
-    /// Announced to the peer; [`Mode::Active`] or [`Mode::Passive`].
-    pub mode: Mode,
-    /// Always zero.
-    pub reserved: [u8; 2],
-}
-
-impl Timers {
-    /// The deployed client's defaults, with *our* back-off cap: 1 s, multiplier 3, 50 ms to 3 s,
-    /// 5 s.
-    pub const DEFAULT: Self = Self {
-        desired_min_tx_us: 1_000_000,
-        required_min_rx_us: 1_000_000,
-        floor_us: 50_000,
-        ceiling_us: 3_000_000,
-        backoff_cap_us: 5_000_000,
-        detect_mult: 3,
-        mode: Mode::Active,
-        reserved: [0; 2],
-    };
-
-    /// Clamps an interval to [floor, ceiling].
-    #[inline(always)]
-    pub const fn clamp(&self, us: u32) -> u32 {
-        if us < self.floor_us {
-            self.floor_us
-        } else if us > self.ceiling_us {
-            self.ceiling_us
-        } else {
-            us
-        }
-    }
-}
-
 /// One session. Instants in ns of `CLOCK_MONOTONIC`, 0 = never.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +81,7 @@ impl Timers {
 pub struct Session {
     /// When the session goes Down unless something is received; 0 = disarmed.
     pub detect_deadline_ns: u64,
-    /// Last packet accepted by rule 6.
+    /// Last packet taken by rule 6.
     pub last_rx_ns: u64,
     /// Last transmission of any kind: answer or our own.
     pub last_tx_ns: u64,
@@ -186,14 +98,13 @@ pub struct Session {
     pub timers: Timers,
     /// `bfd.LocalDiscr`, non-zero.
     pub local_discr: u32,
-    /// `bfd.RemoteDiscr`, 0 until learned.
+    /// The peer's discriminator in the last proven packet, 0 until there was one. What is sent as
+    /// `bfd.RemoteDiscr` is [`Session::echo`].
     pub peer_discr: u32,
     /// `bfd.RemoteMinTxInterval` (desired), clamped; 0 until learned.
     pub peer_desired_min_tx_us: u32,
     /// `bfd.RemoteMinRxInterval` (required), clamped; 0 until learned.
     pub peer_required_min_rx_us: u32,
-    /// The unknown discriminator that the last packet echoed while we were Down, else 0.
-    pub echoed_discr: u32,
     /// Back-off factor while Down: a power of two, at least 1.
     pub backoff: u32,
     /// State changes since the session was created.
@@ -214,9 +125,16 @@ pub struct Session {
     pub burst_left: u8,
     /// 1 while the present state has not been transmitted yet.
     pub announce: u8,
+    /// While not Init or Up: 0 = transmissions echo nothing, else one more than how many still echo
+    /// [`Session::peer_discr`].
+    pub echoes_left: u8,
     /// Always zero.
-    pub reserved: [u8; 6],
+    pub reserved: u8,
 }
+
+/// What a session that left Up has for [`Session::echoes_left`]: its first two packets echo the peer's
+/// discriminator, so that a peer with our rules believes that we are Down.
+const ECHOES_AFTER_UP: u8 = 3;
 
 /// What a received packet did.
 #[repr(u8)]
@@ -224,7 +142,16 @@ pub struct Session {
 pub enum Receipt {
     /// Rule 1: we are AdminDown.
     AdminDown,
-    /// Rule 2: it echoes a discriminator that is not ours.
+    /// Not proven, changed nothing: the peer does not know us, or not any more. It may be told who we
+    /// are, see [`Session::introduction`].
+    Unproven,
+    /// The same from somebody who has the discriminator that the peer had when it was last proven.
+    Returning,
+    /// Not proven, changed nothing: AdminDown, which takes nobody down unproven.
+    UnprovenAdmin,
+    /// Not proven, changed nothing: Init or Up that echo nothing (RFC 5880 §6.8.6).
+    ZeroEcho,
+    /// Not proven, changed nothing: Init or Up that echo somebody else, while we are Up.
     WrongDiscriminator,
     /// Rule 4: the peer is AdminDown.
     RemoteAdmin,
@@ -234,6 +161,17 @@ pub enum Receipt {
     StaleDown,
     /// Rules 6 and 7: it counts as a sign of life.
     Accepted,
+}
+
+impl Receipt {
+    /// Whether the packet echoed our discriminator, and we were not AdminDown.
+    #[inline(always)]
+    pub const fn is_proven(self) -> bool {
+        matches!(
+            self,
+            Self::RemoteAdmin | Self::RemoteDown | Self::StaleDown | Self::Accepted
+        )
+    }
 }
 
 impl Session {
@@ -253,7 +191,6 @@ impl Session {
             peer_discr: 0,
             peer_desired_min_tx_us: 0,
             peer_required_min_rx_us: 0,
-            echoed_discr: 0,
             backoff: 1,
             transitions: 0,
             ups: 0,
@@ -264,7 +201,8 @@ impl Session {
             peer_mode: Mode::Unknown,
             burst_left: crate::pacing::BURST,
             announce: 1,
-            reserved: [0; 6],
+            echoes_left: 0,
+            reserved: 0,
         }
     }
 
@@ -275,14 +213,37 @@ impl Session {
         if self.state == State::AdminDown {
             return Receipt::AdminDown; // rule 1
         }
-        if packet.your_discr != 0 && packet.your_discr != self.local_discr {
-            if !self.adopt(packet.your_discr) {
-                return Receipt::WrongDiscriminator; // rule 2
-            }
-        } else {
-            self.echoed_discr = 0;
+        if packet.your_discr != self.local_discr {
+            return self.unproven(packet); // rule 2
         }
+        // *Ours*: the deployed client takes it in rule 6, and not always (RFC 5880 §6.8.6 does).
+        self.peer_discr = packet.my_discr;
+        self.believe(packet, now_ns)
+    }
 
+    /// Rule 2: tells packets apart that do not echo our discriminator, and changes nothing.
+    #[inline(always)]
+    const fn unproven(&self, packet: &Packet) -> Receipt {
+        match packet.state {
+            State::AdminDown => return Receipt::UnprovenAdmin,
+            State::Down => {}
+            State::Init | State::Up if packet.your_discr == 0 => return Receipt::ZeroEcho,
+            State::Init | State::Up if matches!(self.state, State::Up) => {
+                return Receipt::WrongDiscriminator;
+            }
+            // A peer that clings to a discriminator that was ours once.
+            State::Init | State::Up => {}
+        }
+        if packet.my_discr == self.peer_discr {
+            Receipt::Returning
+        } else {
+            Receipt::Unproven
+        }
+    }
+
+    /// Rules 3 to 7, but for the sender's discriminator.
+    #[inline(always)]
+    pub(crate) fn believe(&mut self, packet: &Packet, now_ns: u64) -> Receipt {
         // Rule 3.
         self.peer_mode = if packet.passive {
             Mode::Passive
@@ -306,8 +267,7 @@ impl Session {
             return Receipt::RemoteDown;
         }
 
-        // Rule 6; *ours*: RFC 5880 §6.8.6 sets bfd.RemoteDiscr on every packet.
-        self.peer_discr = packet.my_discr;
+        // Rule 6.
         self.peer_desired_min_tx_us = self.timers.clamp(packet.desired_min_tx_us);
         self.peer_required_min_rx_us = self.timers.clamp(packet.required_min_rx_us);
         self.last_rx_ns = now_ns;
@@ -349,6 +309,9 @@ impl Session {
         }
         self.detect_deadline_ns = 0;
         self.first_rx_ns = 0;
+        if self.state != State::Down {
+            self.echoes_left = ECHOES_AFTER_UP; // not counted while AdminDown
+        }
         self.enter(State::AdminDown, now_ns);
         self.down_reason = DownReason::LocalAdmin;
         self.last_down_reason = DownReason::LocalAdmin;
@@ -373,13 +336,35 @@ impl Session {
             state: self.state,
             detect_mult: self.timers.detect_mult,
             my_discr: self.local_discr,
-            your_discr: self.peer_discr,
+            your_discr: self.echo(),
             desired_min_tx_us: self.timers.desired_min_tx_us,
             required_min_rx_us: self.timers.required_min_rx_us,
             passive: matches!(self.timers.mode, Mode::Passive),
             version,
             reserved_set: false,
         }
+    }
+
+    /// `bfd.RemoteDiscr`: what we echo. While Down no more than two packets echo a peer that was
+    /// proven once (RFC 5880 §6.8.1): it may have restarted, and one with the deployed rules ignores
+    /// what echoes another than its own, but believes what echoes nothing.
+    #[inline(always)]
+    pub const fn echo(&self) -> u32 {
+        if matches!(self.state, State::Init | State::Up) || self.echoes_left != 0 {
+            self.peer_discr
+        } else {
+            0
+        }
+    }
+
+    /// The stateless answer to a packet that is not proven and has this discriminator: a peer that
+    /// is Down goes Up on it, and echoes us from then on. It is no transmission of the session: it
+    /// tells nothing that the session has to remember, and delays nothing.
+    #[inline(always)]
+    pub const fn introduction(&self, peer_discr: u32, version: Version) -> Packet {
+        let mut packet = self.packet(version);
+        packet.introduce(peer_discr);
+        packet
     }
 
     /// Detection time in ns: local multiplier × negotiated receive interval.
@@ -406,23 +391,6 @@ impl Session {
         ))
     }
 
-    /// *Ours*: while Down, two consecutive packets that echo the same unknown discriminator make
-    /// it ours, for a deployed peer never lets go of the one it learned before we restarted. An
-    /// off-path sender gains nothing over echoing 0, which rule 2 accepts anyway.
-    #[inline(always)]
-    fn adopt(&mut self, discr: u32) -> bool {
-        if self.state != State::Down {
-            return false;
-        }
-        if self.echoed_discr != discr {
-            self.echoed_discr = discr;
-            return false;
-        }
-        self.echoed_discr = 0;
-        self.local_discr = discr;
-        true
-    }
-
     /// Enters Down (or stays there: a repeated AdminDown renews reason and back-off, as deployed).
     #[inline(always)]
     fn go_down(&mut self, reason: DownReason, now_ns: u64) {
@@ -430,6 +398,10 @@ impl Session {
         self.first_rx_ns = 0;
         self.backoff = 1;
         if self.state != State::Down {
+            self.echoes_left = match self.state {
+                State::Up => ECHOES_AFTER_UP,
+                _ => 0,
+            };
             self.enter(State::Down, now_ns);
         }
         self.down_reason = reason;
@@ -443,7 +415,6 @@ impl Session {
         self.transitions = self.transitions.wrapping_add(1);
         self.down_reason = DownReason::None;
         self.backoff = 1;
-        self.echoed_discr = 0;
         self.announce = 1;
     }
 }

@@ -5,7 +5,6 @@ use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use dz_common::LIVENESS_PORT;
 use dz_common::headers::{self, ETHERNET_LEN, ETHERTYPE_IPV4, IPV4_LEN, UdpChecksum};
 use dz_common::ingress::Link;
 
@@ -56,7 +55,7 @@ fn answer(ctx: &TcContext) -> Option<i32> {
             &mut *datagram,
             &flow.dst,
             &flow.src,
-            LIVENESS_PORT,
+            super::MARKS,
             &answer,
             UdpChecksum::Full,
         );

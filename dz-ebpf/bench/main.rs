@@ -31,8 +31,8 @@ use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use dz_common::LIVENESS_PORT;
-use dz_common::headers::{self, ETHERNET_LEN, UdpChecksum};
-use dz_common::ingress::{self, Flow, Frame, Link};
+use dz_common::headers::{self, ETHERNET_LEN, Marks, UdpChecksum};
+use dz_common::ingress::{self, Fence, Flow, Frame, Link};
 use dz_common::packet::{Packet, State, Version};
 use frame::Linear;
 use skb::Outgoing;
@@ -41,6 +41,15 @@ use skb::Outgoing;
 const IPV4_ADDRESSES: usize = 12;
 /// Whoever we are, we are known by this discriminator.
 const DISCRIMINATOR: u32 = 0x0dd_ba11;
+const MARKS: Marks = Marks {
+    port: LIVENESS_PORT,
+    tos: 0,
+    ttl: 64,
+};
+const FENCE: Fence = Fence {
+    port: LIVENESS_PORT,
+    min_ttl: 0,
+};
 
 /// No code path leads here, as in the product's programs.
 #[panic_handler]
@@ -138,7 +147,7 @@ pub fn respond_eth(ctx: TcContext) -> i32 {
     let (destination, source) = ([g, h, i, j, k, l], [a, b, c, d, e, f]);
     let skb = ctx.skb.skb;
     let full = UdpChecksum::Full;
-    let datagram = headers::datagram(&flow.dst, &flow.src, LIVENESS_PORT, &answer, full);
+    let datagram = headers::datagram(&flow.dst, &flow.src, MARKS, &answer, full);
     if Outgoing::new(destination, source, datagram)
         .store(skb, Link::Ethernet)
         .is_err()
@@ -170,7 +179,7 @@ pub fn respond_xdp(ctx: XdpContext) -> u32 {
             &mut *datagram,
             &flow.dst,
             &flow.src,
-            LIVENESS_PORT,
+            MARKS,
             &answer,
             UdpChecksum::Full,
         );
@@ -184,7 +193,9 @@ fn asked(frame: &Linear, link: Link) -> Option<(Flow, Option<Packet>)> {
     let flow = ingress::classify(frame, link, LIVENESS_PORT).ok()?;
     // Our agents send nothing longer.
     let ours = frame.frame_len() == link.frame_len();
-    let received = ingress::decode(frame, link, &flow).ok().filter(|_| ours);
+    let received = ingress::decode(frame, link, &flow, FENCE)
+        .ok()
+        .filter(|_| ours);
     Some((flow, received.and_then(|received| reply(&received.packet))))
 }
 

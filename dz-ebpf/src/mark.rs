@@ -10,6 +10,9 @@ const DIVERTED: u32 = 0xd2a6;
 /// programs have made.
 const LIVENESS: u32 = 0xd300;
 const BLOCK_MASK: u32 = 0xff;
+/// `TC_PRIO_CONTROL` (linux/pkt_sched.h): the first band of the kernel's default queue, so that a queue
+/// full of other traffic does not delay liveness packets until sessions go Down.
+const PRIO_CONTROL: u32 = 7;
 
 /// Whether a gate has diverted the packet.
 #[inline(always)]
@@ -23,12 +26,14 @@ pub fn divert(skb: *mut __sk_buff) {
     write(skb, DIVERTED);
 }
 
-/// Says that the packet is a liveness packet of ours: the gate need not look at it. Blocks that do not
-/// fit have the gate look.
+/// Says that the packet is a liveness packet of ours: queues let it go first, and the gate need not
+/// look at it. Blocks that do not fit have the gate look.
 #[inline(always)]
 pub fn liveness(skb: *mut __sk_buff, block: u32) {
     let fits = block <= BLOCK_MASK;
     write(skb, if fits { LIVENESS | block } else { 0 });
+    // SAFETY: the kernel's own context, in which this field may be written.
+    unsafe { (&raw mut (*skb).priority).write_volatile(PRIO_CONTROL) }
 }
 
 /// The block of a liveness packet of ours. The mark ends here: a tunnel's device may be followed by

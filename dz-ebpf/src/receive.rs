@@ -3,15 +3,17 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use dz_common::counters::Counter;
 use dz_common::entry::{Taken, Transition};
-use dz_common::ingress::Flow;
+use dz_common::headers::ETHERNET_LEN;
+use dz_common::ingress::{Fence, Flow, Frame, Link, Received};
 use dz_common::map::{Config, LocalKey, SessionEntry, SessionKey};
 use dz_common::packet::Packet;
 use dz_common::session::Receipt;
+use dz_common::unaligned::word;
 
 use crate::count::{NO_BLOCK, count, transition};
 use crate::detect;
 use crate::maps::{CONFIG, HEARTBEAT, LOCALS};
-use crate::session::{self, Locked, identity, local};
+use crate::session::{self, Locked, identity, local, min_ttl};
 use crate::verifier::forget;
 
 /// What is to become of a frame that is not answered.
@@ -23,18 +25,32 @@ pub enum Verdict {
     Drop,
 }
 
-/// A datagram on its way through its session, and the answer on its way back.
-///
-/// One struct passed by reference, and functions that are not inlined, because 512 bytes of stack
-/// have to do. Only C-like types may appear in it: the kernel's BTF has no Rust enums with data.
-#[repr(C)]
+/// A datagram on its way through its session.
 pub struct Work {
     pub config: &'static Config,
     pub entry: *mut SessionEntry,
-    /// What was received; once [`handle`] says so, what to answer.
     pub packet: Packet,
     pub key: SessionKey,
     pub block: u32,
+    /// Whether frames have an Ethernet header.
+    pub ethernet: bool,
+}
+
+/// The answer on its way back.
+///
+/// Passed by reference, and to a function that is not inlined, because 512 bytes of stack have to do;
+/// so it has nothing but what that function needs. Only C-like types may appear in it: the kernel's
+/// BTF has no Rust enums with data.
+#[repr(C)]
+pub struct Reply {
+    /// What to say, once [`handle`] says so.
+    pub packet: Packet,
+    pub local: [u8; 4],
+    pub peer: [u8; 4],
+    /// On Ethernet, our address in the frame.
+    pub source: [u8; 6],
+    /// On Ethernet, where the frame came from; once [`handle`] says so, where the answer goes.
+    pub destination: [u8; 6],
     /// See `dz_common::ingress::Received`.
     pub maybe_partial: bool,
 }
@@ -50,6 +66,39 @@ pub fn config() -> Option<&'static Config> {
 pub fn pass(exit: Counter) -> Verdict {
     count(NO_BLOCK, exit);
     Verdict::Pass
+}
+
+/// What an answer to a frame begins with: back where it came from, saying what it said.
+#[inline(always)]
+pub fn back(frame: &impl Frame, link: Link, flow: &Flow, received: &Received) -> Reply {
+    let mut reply = Reply {
+        packet: received.packet,
+        local: flow.dst,
+        peer: flow.src,
+        source: [0; 6],
+        destination: [0; 6],
+        maybe_partial: received.maybe_partial,
+    };
+    // Readable, for what comes after it was.
+    if let Link::Ethernet = link
+        && let Some(header) = frame.read::<ETHERNET_LEN>(0)
+    {
+        let [a, b, c, d] = word::<0, _>(header).to_ne_bytes();
+        let [e, f, g, h] = word::<1, _>(header).to_ne_bytes();
+        let [i, j, k, l] = word::<2, _>(header).to_ne_bytes();
+        reply.source = [a, b, c, d, e, f];
+        reply.destination = [g, h, i, j, k, l];
+    }
+    reply
+}
+
+/// What keeps others than the session's peer out.
+#[inline(always)]
+pub fn fence(config: &Config, entry: *mut SessionEntry) -> Fence {
+    Fence {
+        port: config.port,
+        min_ttl: min_ttl(entry),
+    }
 }
 
 /// Finds the session of a flow, or what becomes of a datagram without one.
@@ -79,33 +128,47 @@ pub fn find(config: &Config, key: &SessionKey) -> Result<*mut SessionEntry, Verd
     })
 }
 
-/// Runs a datagram through its session: everything but rewriting the frame. Returns whether
-/// `work.packet` is to be sent as the answer; if not, the exit has been counted.
+/// Runs a datagram through its session: everything but rewriting the frame. Returns the exit to be
+/// counted if `reply` is sent; if there is none, another one has been counted.
 #[inline(always)]
-pub fn handle(work: &mut Work) -> u32 {
+pub fn handle(work: &Work, reply: &mut Reply) -> Option<Counter> {
     let block = work.block;
     let (slot, _) = identity(work.entry);
     let Some(deadline) = detect::slot(slot) else {
         count(block, Counter::Fault);
-        return 0;
+        return None;
     };
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let attended = attended(work.config, now_ns);
     let Some(mut session) = Locked::new(work.entry, &work.key, slot) else {
         count(block, Counter::DropUnknownPeer);
-        return 0;
+        return None;
     };
     session.last_seen_ns = now_ns;
     let before_ns = session.scan_deadline_ns();
     let taken = session.take(&work.packet, now_ns);
     let taken = forgotten(&taken, now_ns);
-    let exit = session.reply(taken.receipt, taken.changed, attended, now_ns);
+    let reachable = !work.ethernet || session.neighbour != [0; 6];
+    let exit = session.reply(taken.receipt, taken.changed, attended, reachable, now_ns);
     let exit = forget(exit, now_ns);
     let answered = matches!(exit, Counter::RxAnswered);
     let reserved_set = work.packet.reserved_set;
-    if answered {
-        work.packet = session.session.packet(work.config.version);
+    // `SessionEntry::answer`, in place: the stack is short.
+    let sends = answered || matches!(exit, Counter::RxUnprovenAnswered);
+    if sends {
+        reply.packet = session.session.packet(work.config.version);
+        if !answered {
+            reply.packet.introduce(work.packet.my_discr);
+        }
+    }
+    if work.ethernet {
+        if taken.receipt.is_proven() {
+            session.neighbour = reply.destination;
+        } else {
+            // Whoever sent this may be anybody, and is told nothing.
+            reply.destination = session.neighbour;
+        }
     }
     let generation = session.generation;
     let deadline_ns = session.scan_deadline_ns();
@@ -121,23 +184,17 @@ pub fn handle(work: &mut Work) -> u32 {
         let event = taken.transition.event(work.key, generation, now_ns);
         transition(block, &event);
     }
-    if !answered {
-        count(block, exit);
+    if sends {
+        return Some(exit);
     }
-    u32::from(answered)
+    count(block, exit);
+    None
 }
 
-/// Counts the end of an answer.
+/// Counts the end of an answer with this exit.
 #[inline(always)]
-pub fn answered(block: u32, sent: bool) {
-    count(
-        block,
-        if sent {
-            Counter::RxAnswered
-        } else {
-            Counter::RxAnswerFailed
-        },
-    );
+pub fn answered(block: u32, exit: Counter, sent: bool) {
+    count(block, if sent { exit } else { Counter::RxAnswerFailed });
 }
 
 /// The same, with the verifier knowing no more of it than if it had come from a map.
@@ -146,7 +203,6 @@ fn forgotten(taken: &Taken, now_ns: u64) -> Taken {
     let change = &taken.transition;
     Taken {
         receipt: forget(taken.receipt, now_ns),
-        adopted: forget(taken.adopted, now_ns),
         changed: forget(taken.changed, now_ns),
         transition: Transition {
             from: forget(change.from, now_ns),
@@ -166,9 +222,6 @@ fn note(block: u32, taken: &Taken, reserved_set: bool) {
     }
     if matches!(taken.receipt, Receipt::StaleDown) {
         count(block, Counter::StaleDown);
-    }
-    if taken.adopted {
-        count(block, Counter::DiscriminatorAdopted);
     }
 }
 

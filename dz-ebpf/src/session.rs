@@ -74,3 +74,11 @@ pub fn local(entry: *mut SessionEntry) -> [u8; 4] {
     // SAFETY: map values stay allocated while a program runs.
     unsafe { (*entry).key.local }
 }
+
+/// Fewest hops that a packet of the session may have left, as readable as its [`identity`]: a byte that
+/// is stored as a whole.
+#[inline(always)]
+pub fn min_ttl(entry: *mut SessionEntry) -> u8 {
+    // SAFETY: map values stay allocated while a program runs; volatile, for it is read without the lock.
+    unsafe { (&raw const (*entry).session.timers.min_ttl).read_volatile() }
+}

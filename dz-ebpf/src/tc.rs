@@ -11,21 +11,21 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use dz_common::counters::Counter;
-use dz_common::headers::{self, IPV4_LEN, UdpChecksum};
+use dz_common::headers::{self, IPV4_LEN, Marks, UdpChecksum};
 use dz_common::ingress::{self, Flow, Link};
 use dz_common::map::Config;
 
 use crate::count::count;
 use crate::frame::Linear;
 use crate::mark;
-use crate::receive::{self, Verdict, Work};
+use crate::receive::{self, Reply, Verdict, Work};
 use crate::session::identity;
 use crate::skb::{Outgoing, check, frame_len, linear};
 
 /// `PACKET_HOST`: the frame's destination is this host.
 const PACKET_HOST: u32 = 0;
 const UDP_CHECKSUM_OFFSET: usize = 6;
-const EFAULT: i64 = 14;
+const ENOENT: i64 = 2;
 
 /// Ingress of a device whose packets start with the IPv4 header.
 #[classifier]
@@ -57,26 +57,27 @@ fn ingress(ctx: &TcContext, link: Link) -> i32 {
         Err(verdict) => return action(verdict),
     };
     let (_, block) = identity(entry);
-    let received = match ingress::decode(&frame, link, &flow) {
+    let received = match ingress::decode(&frame, link, &flow, receive::fence(config, entry)) {
         Ok(received) => received,
         Err(exit) => {
             count(block, exit);
             return TC_ACT_SHOT;
         }
     };
-    let mut work = Work {
+    let work = Work {
         config,
         entry,
         packet: received.packet,
         key,
         block,
-        maybe_partial: received.maybe_partial,
+        ethernet: link as u32 == Link::Ethernet as u32,
     };
-    if receive::handle(&mut work) == 0 {
+    let mut reply = receive::back(&frame, link, &flow, &received);
+    let Some(exit) = receive::handle(&work, &mut reply) else {
         return TC_ACT_SHOT;
-    }
-    let error = answer(skb, &work, link as u32);
-    receive::answered(block, error == 0);
+    };
+    let error = answer(skb, &reply, link as u32);
+    receive::answered(block, exit, error == 0);
     if error != 0 {
         complain(ctx, &key.peer, error);
         return TC_ACT_SHOT;
@@ -140,48 +141,36 @@ fn complain(ctx: &TcContext, peer: &[u8; 4], error: i64) {
 
 /// Turns the packet into its answer, in place. Returns 0, or the error of the helper that failed.
 #[inline(never)]
-fn answer(skb: *mut __sk_buff, work: &Work, link: u32) -> i64 {
+fn answer(skb: *mut __sk_buff, reply: &Reply, link: u32) -> i64 {
     let link = if link == Link::Layer3 as u32 {
         Link::Layer3
     } else {
         Link::Ethernet
     };
-    match rewrite(skb, work, link) {
+    match rewrite(skb, reply, link) {
         Ok(()) => 0,
         Err(error) => error,
     }
 }
 
 #[inline(always)]
-fn rewrite(skb: *mut __sk_buff, work: &Work, link: Link) -> Result<(), i64> {
+fn rewrite(skb: *mut __sk_buff, reply: &Reply, link: Link) -> Result<(), i64> {
+    let Some(config) = receive::config() else {
+        return Err(-ENOENT);
+    };
     // SAFETY: the kernel's own context.
     if unsafe { (*skb).len } as usize != link.frame_len() {
         // SAFETY: the kernel's own context.
         check(unsafe { bpf_skb_change_tail(skb, link.frame_len() as u32, 0) })?;
     }
-    let checksum = if work.maybe_partial && is_partial(skb, link.ip_offset())? {
+    let checksum = if reply.maybe_partial && is_partial(skb, link.ip_offset())? {
         UdpChecksum::Partial
     } else {
         UdpChecksum::Full
     };
-    let (local, peer) = (&work.key.local, &work.key.peer);
-    let datagram = headers::datagram(local, peer, work.config.port, &work.packet, checksum);
-    let (destination, source) = match link {
-        Link::Layer3 => ([0; 6], [0; 6]),
-        Link::Ethernet => turned(skb)?,
-    };
-    Outgoing::new(destination, source, datagram).store(skb, link)
-}
-
-/// The addresses of an Ethernet header for the way back.
-#[inline(always)]
-fn turned(skb: *mut __sk_buff) -> Result<([u8; 6], [u8; 6]), i64> {
-    let ctx = TcContext::new(skb);
-    // Readable, for the whole frame was: unless the kernel has moved it when it was cut to length.
-    let addresses = linear(&ctx).at::<12>(0).ok_or(-EFAULT)?;
-    // SAFETY: within the packet, and nothing writes to it meanwhile.
-    let [a, b, c, d, e, f, g, h, i, j, k, l] = unsafe { *addresses };
-    Ok(([g, h, i, j, k, l], [a, b, c, d, e, f]))
+    let (local, peer) = (&reply.local, &reply.peer);
+    let datagram = headers::datagram(local, peer, Marks::of(config), &reply.packet, checksum);
+    Outgoing::new(reply.destination, reply.source, datagram).store(skb, link)
 }
 
 /// Whether the packet is `CHECKSUM_PARTIAL`, given that its UDP checksum field looks like it.

@@ -13,7 +13,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use dz_common::counters::Counter;
-use dz_common::headers::{self, UdpChecksum};
+use dz_common::headers::{self, Marks, UdpChecksum};
 use dz_common::ingress::Link;
 use dz_common::map::{Config, DUE_ETHERNET, DUE_FORCE, Due, MAX_DUE, SessionEntry};
 use dz_common::pacing::Tick;
@@ -84,6 +84,9 @@ fn transmit(skb: *mut __sk_buff, config: &Config, due: &mut Due) -> (u32, Counte
         return (NO_BLOCK, Counter::TxNoSession);
     }
     let (packet, next_due_ns) = decide(&mut session, config, flags, reachable, now_ns);
+    if packet.is_some() && flags & DUE_ETHERNET != 0 {
+        session.neighbour = due.destination;
+    }
     drop(session);
 
     due.next_due_ns = next_due_ns;
@@ -143,7 +146,7 @@ fn send(skb: *mut __sk_buff, config: &Config, due: &Due, packet: &Packet) -> Res
     let datagram = headers::datagram(
         &due.key.local,
         &due.key.peer,
-        config.port,
+        Marks::of(config),
         packet,
         UdpChecksum::Full,
     );

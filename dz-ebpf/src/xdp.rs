@@ -6,15 +6,18 @@ use aya_ebpf::helpers::bpf_xdp_adjust_tail;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
-use dz_common::headers::{self, DATAGRAM_LEN, ETHERNET_LEN, UdpChecksum};
+use dz_common::headers::{self, DATAGRAM_LEN, ETHERNET_LEN, Marks, UdpChecksum};
 use dz_common::ingress::{self, Frame, Link};
+use dz_common::map::Config;
 
 use crate::count::count;
 use crate::frame::Linear;
-use crate::receive::{self, Verdict, Work};
+use crate::receive::{self, Reply, Verdict, Work};
 use crate::session::identity;
 
 const LINK: Link = Link::Ethernet;
+/// Those of an Ethernet header, in front of its EtherType.
+const ETHERNET_ADDRESSES_LEN: usize = 12;
 
 /// Ingress of an Ethernet device, before the stack.
 #[xdp]
@@ -33,26 +36,27 @@ pub fn dz_xdp(ctx: XdpContext) -> u32 {
         Err(verdict) => return action(verdict),
     };
     let (_, block) = identity(entry);
-    let received = match ingress::decode(&frame, LINK, &flow) {
+    let received = match ingress::decode(&frame, LINK, &flow, receive::fence(config, entry)) {
         Ok(received) => received,
         Err(exit) => {
             count(block, exit);
             return XDP_DROP;
         }
     };
-    let mut work = Work {
+    let work = Work {
         config,
         entry,
         packet: received.packet,
         key,
         block,
-        maybe_partial: false,
+        ethernet: true,
     };
-    if receive::handle(&mut work) == 0 {
+    let mut reply = receive::back(&frame, LINK, &flow, &received);
+    let Some(exit) = receive::handle(&work, &mut reply) else {
         return XDP_DROP;
-    }
-    let sent = answer(ctx.ctx, &work) != 0;
-    receive::answered(block, sent);
+    };
+    let sent = answer(ctx.ctx, config, &reply) != 0;
+    receive::answered(block, exit, sent);
     if sent {
         XDP_TX
     } else {
@@ -75,7 +79,7 @@ fn action(verdict: Verdict) -> u32 {
 /// Turns the frame into its answer, in place. Returns 0 if it could not. The checksum is always a
 /// full one: nobody behind `XDP_TX` completes a partial one.
 #[inline(always)]
-fn answer(ctx: *mut xdp_md, work: &Work) -> u32 {
+fn answer(ctx: *mut xdp_md, config: &Config, reply: &Reply) -> u32 {
     let surplus = linear(ctx).frame_len() as i32 - LINK.frame_len() as i32;
     if surplus != 0 {
         // SAFETY: the kernel's own context.
@@ -85,22 +89,22 @@ fn answer(ctx: *mut xdp_md, work: &Work) -> u32 {
     }
     let frame = linear(ctx);
     let (Some(ethernet), Some(ip)) = (
-        frame.at::<ETHERNET_LEN>(0),
+        frame.at::<ETHERNET_ADDRESSES_LEN>(0),
         frame.at::<DATAGRAM_LEN>(ETHERNET_LEN),
     ) else {
         return 0;
     };
-    let (local, peer) = (&work.key.local, &work.key.peer);
     // SAFETY: both lie within the frame and do not overlap; no other reference is alive.
     unsafe {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = *ethernet;
-        *ethernet = [g, h, i, j, k, l, a, b, c, d, e, f, m, n];
+        let [a, b, c, d, e, f] = reply.destination;
+        let [g, h, i, j, k, l] = reply.source;
+        *ethernet = [a, b, c, d, e, f, g, h, i, j, k, l];
         headers::write(
             &mut *ip,
-            local,
-            peer,
-            work.config.port,
-            &work.packet,
+            &reply.local,
+            &reply.peer,
+            Marks::of(config),
+            &reply.packet,
             UdpChecksum::Full,
         );
     }

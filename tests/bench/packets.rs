@@ -11,10 +11,9 @@ use anyhow::{Context, ensure};
 use aya::programs::{ProgramFd, SchedClassifier, Xdp};
 use dz_common::LIVENESS_PORT;
 use dz_common::counters::Counter;
+use dz_common::entry::Identity;
 use dz_common::gate::Action;
-use dz_common::map::{
-    ABI_VERSION, Config, Deadline, LocalKey, NEVER_NS, SessionEntry, SessionKey, bpf_spin_lock,
-};
+use dz_common::map::{ABI_VERSION, Config, Deadline, LocalKey, NEVER_NS, SessionEntry, SessionKey};
 use dz_common::packet::{State, Version};
 use dz_common::session::{Session, Timers};
 use dz_tests::bare;
@@ -295,7 +294,9 @@ fn kernel() -> anyhow::Result<Kernel> {
         grace_ns: NEVER_NS,
         when_down: Action::Reroute,
         when_never_up: Action::Pass,
-        reserved: [0; 6],
+        ttl: 64,
+        tos: 0xc0,
+        reserved: [0; 4],
     })?;
     // Looked at only where there is no session.
     let addr = peer(0).octets();
@@ -309,21 +310,16 @@ fn kernel() -> anyhow::Result<Kernel> {
             local,
             peer: local,
         };
-        kernel.insert_session(&SessionEntry {
-            lock: bpf_spin_lock { val: 0 },
-            detour: 0,
-            slot,
-            generation: 1,
-            block: BLOCK,
-            key,
-            random: number + 1,
-            reserved: 0,
-            received: 0,
-            answered: 0,
-            originated: 0,
-            last_seen_ns: 0,
-            session: session(),
-        })?;
+        kernel.insert_session(&SessionEntry::new(
+            Identity {
+                key,
+                slot,
+                generation: 1,
+                block: BLOCK,
+                seed: number + 1,
+            },
+            session(),
+        ))?;
         kernel.set_deadline(
             slot,
             &Deadline {

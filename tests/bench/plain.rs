@@ -12,8 +12,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use dz_common::LIVENESS_PORT;
+use dz_common::entry::Identity;
 use dz_common::gate::Action;
-use dz_common::map::{ABI_VERSION, Config, SessionEntry, SessionKey, bpf_spin_lock};
+use dz_common::map::{ABI_VERSION, Config, SessionEntry, SessionKey};
 use dz_common::pacing::Tick;
 use dz_common::packet::{Packet, State, Version};
 use dz_common::session::{Session, Timers};
@@ -205,25 +206,20 @@ fn note(up: &AtomicU32, before: State, after: State) {
 
 fn entry(local: Ipv4Addr, peer: Ipv4Addr, timers: Timers, now_ns: u64) -> SessionEntry {
     let discr = discriminator(peer);
-    SessionEntry {
-        lock: bpf_spin_lock { val: 0 },
-        detour: 0,
-        slot: 0,
-        generation: 0,
-        block: 0,
-        key: SessionKey {
-            ifindex: 0,
-            local: local.octets(),
-            peer: peer.octets(),
+    SessionEntry::new(
+        Identity {
+            key: SessionKey {
+                ifindex: 0,
+                local: local.octets(),
+                peer: peer.octets(),
+            },
+            slot: 0,
+            generation: 0,
+            block: 0,
+            seed: discr,
         },
-        random: discr,
-        reserved: 0,
-        received: 0,
-        answered: 0,
-        originated: 0,
-        last_seen_ns: 0,
-        session: Session::new(timers, discr, now_ns),
-    }
+        Session::new(timers, discr, now_ns),
+    )
 }
 
 /// What it calls its end of a session.
@@ -243,6 +239,8 @@ fn config(answer: bool) -> Config {
         grace_ns: answer.into(),
         when_down: Action::Pass,
         when_never_up: Action::Pass,
-        reserved: [0; 6],
+        ttl: 64,
+        tos: 0xc0,
+        reserved: [0; 4],
     }
 }

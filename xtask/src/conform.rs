@@ -1,9 +1,13 @@
 //! Conformance: replays recorded behaviour of the deployed client against `dz-common`.
 //!
+//! The deployed rules (`dz_common::deployed`) have to reproduce it step by step. Ours believe less:
+//! which steps they take elsewhere, and by which rule, is counted (see [`rules`]).
+//!
 //! Two kinds of file: traces of its session code (JSON lines, plain or gzip; see [`trace`]), and
 //! captures of its packets (see [`capture`]). The first bytes of a file tell which one it is.
 
 mod capture;
+mod rules;
 mod trace;
 
 use std::fs::File;
@@ -22,17 +26,29 @@ const PCAP: [[u8; 4]; 4] = [
 /// First bytes of a gzip file, RFC 1952 §2.3.1.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
-/// Replays every file. Prints a line for each capture, one for all traces together, and one for
-/// the first difference in each trace.
+/// Whose rules a recording is held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Trust {
+    /// Ours: only what echoes our discriminator is believed.
+    Proven,
+    /// The deployed client's.
+    Deployed,
+}
+
+/// Replays every file. Prints a line for each capture, one for all traces together, one for the first
+/// difference in each trace and, with our rules, how many steps they take elsewhere.
 ///
 /// # Errors
-/// A file that cannot be read or understood, no file at all, or any difference.
-pub(crate) fn run(files: &[PathBuf]) -> anyhow::Result<()> {
+/// A file that cannot be read or understood, no file at all, a difference from the deployed rules, or
+/// one of ours that none of its rules is the reason for.
+pub(crate) fn run(trust: Trust, files: &[PathBuf]) -> anyhow::Result<()> {
     ensure!(!files.is_empty(), "no files given");
     let mut totals = trace::Totals::default();
+    let mut ours = rules::Differing::default();
     let mut differences = Vec::new();
     for path in files {
-        let found = replay(path, &mut totals).with_context(|| path.display().to_string())?;
+        let found =
+            replay(path, &mut totals, &mut ours).with_context(|| path.display().to_string())?;
         differences.extend(
             found
                 .into_iter()
@@ -45,6 +61,9 @@ pub(crate) fn run(files: &[PathBuf]) -> anyhow::Result<()> {
     if totals.traces > 0 {
         println!("{totals}");
     }
+    if trust == Trust::Proven {
+        println!("{ours}");
+    }
     if !differences.is_empty() {
         bail!(
             "{} differences from the recorded behaviour",
@@ -55,20 +74,25 @@ pub(crate) fn run(files: &[PathBuf]) -> anyhow::Result<()> {
 }
 
 /// The differences found in one file.
-fn replay(path: &Path, totals: &mut trace::Totals) -> anyhow::Result<Vec<String>> {
+fn replay(
+    path: &Path,
+    totals: &mut trace::Totals,
+    ours: &mut rules::Differing,
+) -> anyhow::Result<Vec<String>> {
     let mut reader = BufReader::new(File::open(path)?);
     let first = reader.fill_buf()?;
     if PCAP.iter().any(|magic| first.starts_with(magic)) {
-        let report = capture::replay(reader)?;
+        let report = capture::replay(reader, ours)?;
         println!("{}: {report}", path.display());
         Ok(report.differences)
     } else if first.starts_with(&GZIP) {
         trace::replay(
             BufReader::new(flate2::bufread::MultiGzDecoder::new(reader)),
             totals,
+            ours,
         )
     } else {
-        trace::replay(reader, totals)
+        trace::replay(reader, totals, ours)
     }
 }
 
@@ -92,18 +116,29 @@ mod tests {
 
     #[test]
     fn every_recorded_trace_and_the_capture_are_reproduced() {
-        run(&[data("traces.jsonl.gz"), data("reference-session.pcap")]).unwrap();
-        let mut totals = trace::Totals::default();
+        for trust in [Trust::Deployed, Trust::Proven] {
+            let files = [data("traces.jsonl.gz"), data("reference-session.pcap")];
+            run(trust, &files).unwrap();
+        }
+        let (mut totals, mut ours) = Default::default();
         assert_eq!(
-            trace::replay(&traces()[..], &mut totals).unwrap(),
+            trace::replay(&traces()[..], &mut totals, &mut ours).unwrap(),
             Vec::<String>::new()
         );
         assert_eq!(totals.to_string(), "80 traces, 4801 steps: all equal");
+        for rule in ["a Down", "an AdminDown", "an Init or Up", "two packets"] {
+            let found = ours.to_string();
+            assert!(
+                found.contains(rule),
+                "the recordings have a step for each: {found}"
+            );
+        }
     }
 
     #[test]
     fn the_capture_holds_what_it_is_said_to_hold() {
-        let report = capture::replay(File::open(data("reference-session.pcap")).unwrap()).unwrap();
+        let file = File::open(data("reference-session.pcap")).unwrap();
+        let report = capture::replay(file, &mut rules::Differing::default()).unwrap();
         assert_eq!(report.differences, Vec::<String>::new());
         assert_eq!(
             report.packets,
@@ -149,8 +184,9 @@ mod tests {
                 serde_json::Value::Null => 1.into(),
                 _ => "00".into(),
             };
+            let (mut totals, mut ours) = Default::default();
             let found =
-                trace::replay(trace.to_string().as_bytes(), &mut trace::Totals::default()).unwrap();
+                trace::replay(trace.to_string().as_bytes(), &mut totals, &mut ours).unwrap();
             assert_eq!(found.len(), 1, "{field}");
             assert!(
                 found[0].contains(field) && found[0].contains(&format!("step {step} ")),
@@ -163,8 +199,8 @@ mod tests {
     fn what_is_neither_traces_nor_a_capture_is_an_error() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"{\"name\":1}\n").unwrap();
-        assert!(run(&[file.path().to_path_buf()]).is_err());
-        assert!(run(&[]).is_err());
-        assert!(run(&[data("no such file")]).is_err());
+        for files in [vec![file.path().to_path_buf()], vec![], vec![data("none")]] {
+            assert!(run(Trust::Deployed, &files).is_err());
+        }
     }
 }

@@ -49,6 +49,9 @@ enum Command {
     Demo,
     /// Replays recorded traces (JSON lines, plain or gzip) and captures (pcap) against dz-common
     Conform {
+        /// Whose rules they are held against; with ours, the steps that lead elsewhere are counted
+        #[arg(long, value_enum, default_value_t = conform::Trust::Proven)]
+        trust: conform::Trust,
         /// Files to replay
         #[arg(required = true)]
         files: Vec<PathBuf>,
@@ -77,7 +80,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(options) => return bench::run(&options),
         Command::Ci => ci::run(),
         Command::Demo => return demo::run(),
-        Command::Conform { files } => conform::run(&files),
+        Command::Conform { trust, files } => conform::run(trust, &files),
     }?;
     Ok(ExitCode::SUCCESS)
 }

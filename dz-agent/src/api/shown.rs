@@ -105,6 +105,8 @@ pub struct SessionJson {
     pub detect_time_us: u64,
     /// Our multiplier.
     pub detect_mult: u8,
+    /// Fewest hops that the peer's packets may have left; 0: any.
+    pub min_ttl: u8,
     /// Negotiated transmit interval.
     pub tx_interval_us: u32,
     /// Negotiated receive interval.
@@ -223,6 +225,7 @@ impl SessionJson {
             peer_version: heard.then(|| session.peer_version.to_string()),
             detect_time_us: session.detect_time_ns() / NS_PER_US,
             detect_mult: session.timers.detect_mult,
+            min_ttl: session.timers.min_ttl,
             tx_interval_us: session.tx_interval_us(),
             rx_interval_us: session.rx_interval_us(),
             received: entry.received,

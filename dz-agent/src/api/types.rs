@@ -32,6 +32,9 @@ pub struct PeerRequest {
     /// Our detection multiplier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detect_mult: Option<u8>,
+    /// Fewest hops that the peer's packets may have left; 0: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_ttl: Option<u8>,
     /// Leave the peer's route alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passive: Option<bool>,
@@ -49,6 +52,7 @@ impl PeerRequest {
             tx_interval_us: self.tx_interval_us.or(defaults.tx_interval_us),
             rx_interval_us: self.rx_interval_us.or(defaults.rx_interval_us),
             detect_mult: self.detect_mult.or(defaults.detect_mult),
+            min_ttl: self.min_ttl.or(defaults.min_ttl),
             passive: self.passive.or(defaults.passive),
         }
     }
@@ -86,6 +90,7 @@ impl PeerRequest {
             tx_interval_us: self.tx_interval_us,
             rx_interval_us: self.rx_interval_us,
             detect_mult: self.detect_mult,
+            min_ttl: self.min_ttl,
             passive: self.passive,
         };
         faults.extend(spec.faults());
@@ -134,6 +139,7 @@ impl From<&PeerSpec> for PeerRequest {
             tx_interval_us: spec.tx_interval_us,
             rx_interval_us: spec.rx_interval_us,
             detect_mult: spec.detect_mult,
+            min_ttl: spec.min_ttl,
             passive: spec.passive,
         }
     }

@@ -11,7 +11,7 @@ use dz_common::map::{MAX_GROUPS, SLOTS_PER_GROUP};
 use dz_common::session::{Mode, Timers};
 use ipnet::Ipv4Net;
 
-use super::values::{MetricsListen, grace, interval, micros, route_protocol};
+use super::values::{MetricsListen, Tos, grace, interval, micros, route_protocol};
 use crate::address::parse_interface;
 use crate::error::{ExitCode, Failure};
 use crate::follow::{Conditions, Follows};
@@ -46,7 +46,7 @@ pub struct RunOptions {
         value_parser = policy::prefix)]
     pub exclude: Vec<Ipv4Net>,
     /// Other timers for some peers: "PREFIX [tx-interval TIME] [rx-interval TIME] [detect-mult N]
-    /// [passive|active]"; may be given several times, or with ";". The longest prefix counts, unless
+    /// [min-ttl N] [passive|active]"; may be given several times, or with ";". The longest prefix counts, unless
     /// a peer says otherwise itself. Also as lines "override ..." of the --peers file.
     #[arg(long = "override", env = "DZ_AGENT_OVERRIDE", value_name = "OVERRIDE")]
     pub overrides: Vec<Overrides>,
@@ -110,6 +110,18 @@ pub struct RunOptions {
     #[arg(long, env = "DZ_AGENT_DETECT_MULT", value_name = "N", default_value_t = 3,
         value_parser = clap::value_parser!(u8).range(1..))]
     pub detect_mult: u8,
+    /// Fewest hops that a peer's packets may have left (RFC 5082): 255 for peers on the same link, if
+    /// they send with 255; 0 for any.
+    #[arg(long, env = "DZ_AGENT_MIN_TTL", value_name = "N", default_value_t = 0)]
+    pub min_ttl: u8,
+    /// Time to live of what we send.
+    #[arg(long, env = "DZ_AGENT_TTL", value_name = "N", default_value_t = 64,
+        value_parser = clap::value_parser!(u8).range(1..))]
+    pub ttl: u8,
+    /// Type of service of what we send: cs0 to cs7, ef, or a number (0xc0). A tunnel copies it to the
+    /// outer header only if it was made with `tos inherit`.
+    #[arg(long, env = "DZ_AGENT_TOS", value_name = "TOS", default_value = "cs6")]
+    pub tos: Tos,
     /// Every interval, ours or a peer's, is raised to this.
     #[arg(long, env = "DZ_AGENT_INTERVAL_FLOOR", value_name = "TIME", default_value = "50ms",
         value_parser = interval)]
@@ -308,7 +320,8 @@ impl RunOptions {
             backoff_cap_us: micros(self.backoff_cap),
             detect_mult: self.detect_mult,
             mode: Mode::Active,
-            reserved: [0; 2],
+            min_ttl: self.min_ttl,
+            reserved: 0,
         }
     }
 }

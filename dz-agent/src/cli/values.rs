@@ -53,6 +53,31 @@ pub(super) fn route_protocol(text: &str) -> Result<u8, String> {
     }
 }
 
+/// A type of service: DSCP in the upper six bits, ECN in the lower two (RFC 2474, RFC 3168).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tos(pub u8);
+
+/// DSCP of expedited forwarding, RFC 3246.
+const EF: u8 = 46;
+
+impl FromStr for Tos {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let name = text.to_ascii_lowercase();
+        let hex = name.strip_prefix("0x");
+        let class = name.strip_prefix("cs").and_then(|class| class.parse().ok());
+        let tos = match class {
+            // Class selectors, RFC 2474 §4.2.2.
+            Some(class @ 0..=7_u8) => Some(class << 5),
+            _ if name == "ef" => Some(EF << 2),
+            _ => hex.map_or_else(|| name.parse().ok(), |hex| u8::from_str_radix(hex, 16).ok()),
+        };
+        tos.map(Self)
+            .ok_or_else(|| "must be cs0 to cs7, ef, or a number from 0 to 255 (0xc0)".to_owned())
+    }
+}
+
 /// Where `/metrics` is served over TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricsListen {

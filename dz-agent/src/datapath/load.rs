@@ -57,6 +57,10 @@ pub struct Settings {
     pub when_down: Action,
     /// The same for a peer that was never Up.
     pub when_never_up: Action,
+    /// Time to live of what we make.
+    pub ttl: u8,
+    /// Type of service of what we make.
+    pub tos: u8,
     /// A peer's passive bit does not make the session passive.
     pub ignore_peer_passive: bool,
 }
@@ -114,7 +118,9 @@ impl Datapath {
             grace_ns: settings.grace_ns,
             when_down: settings.when_down,
             when_never_up: settings.when_never_up,
-            reserved: [0; 6],
+            ttl: settings.ttl,
+            tos: settings.tos,
+            reserved: [0; 4],
         });
         maps.beat(now_ns());
         let datapath = Self {
@@ -240,18 +246,18 @@ fn remove_maps(pin_dir: &Path) {
     }
 }
 
+/// Channel "other": a number of ours with a stable channel would be a deployed client's of long ago
+/// on the dashboards of the network.
+const CHANNEL_OTHER: u8 = 5;
+
+/// What our packets announce.
 fn our_version() -> Version {
     let number = |text: &str| text.parse().unwrap_or(0);
-    let channel = if env!("CARGO_PKG_VERSION_PRE").is_empty() {
-        0
-    } else {
-        4
-    };
     Version::new([
         number(env!("CARGO_PKG_VERSION_MAJOR")),
         number(env!("CARGO_PKG_VERSION_MINOR")),
         number(env!("CARGO_PKG_VERSION_PATCH")),
-        channel,
+        CHANNEL_OTHER,
     ])
 }
 

@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use dz_common::map::{LocalKey, Origin, Peer, PeerKey, SessionEntry, SessionKey, bpf_spin_lock};
+use dz_common::entry;
+use dz_common::map::{LocalKey, Origin, Peer, PeerKey, SessionEntry, SessionKey};
 use dz_common::session::{Mode, Session, Timers};
 use foldhash::{HashSet, HashSetExt};
 use tracing::info;
@@ -119,20 +120,17 @@ impl Engine {
         let now_ns = now_ns();
         let dst = key.peer.into();
         let entry = SessionEntry {
-            lock: bpf_spin_lock { val: 0 },
             detour: self.detours.of(dst).unwrap_or(0),
-            slot,
-            generation,
-            block,
-            key: session_key,
-            // Any non-zero seed: spread is all that jitter needs.
-            random: (discr ^ generation.rotate_left(16) ^ now_ns as u32) | 1,
-            reserved: 0,
-            received: 0,
-            answered: 0,
-            originated: 0,
-            last_seen_ns: 0,
-            session: Session::new(peer.timers, discr, now_ns),
+            ..SessionEntry::new(
+                entry::Identity {
+                    key: session_key,
+                    slot,
+                    generation,
+                    block,
+                    seed: (discr ^ generation.rotate_left(16) ^ now_ns as u32) | 1,
+                },
+                Session::new(peer.timers, discr, now_ns),
+            )
         };
         self.datapath.maps.prepare_slot(slot, session_key, now_ns);
         if let Err(error) = self.datapath.maps.insert_session(&entry) {

@@ -87,6 +87,8 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
         grace_ns: u64::try_from(options.restart_grace.as_nanos()).unwrap_or(u64::MAX),
         when_down: options.when_down.into(),
         when_never_up: options.when_never_up.into(),
+        ttl: options.ttl,
+        tos: options.tos.0,
         ignore_peer_passive: options.peer_passive == PeerPassive::Ignore,
     };
     take_over(&settings)?;

@@ -2,7 +2,7 @@
 
 use crate::support::{OURS, Rng, for_seeds, packet};
 use dz_common::checksum;
-use dz_common::headers::{DATAGRAM_LEN, UdpChecksum, write};
+use dz_common::headers::{DATAGRAM_LEN, Marks, UdpChecksum, write};
 use dz_common::packet::{PACKET_LEN, Packet, State};
 
 /// RFC 1071 §1: the one's complement sum of big-endian 16-bit words, end-around carry after each.
@@ -72,11 +72,12 @@ fn folding_takes_any_sum() {
 fn a_datagram_verifies_and_holds_what_it_should() {
     for_seeds(20_000, |rng| {
         let (src, dst) = (any_address(rng), any_address(rng));
-        let port = rng.u32() as u16;
+        let (port, tos, ttl) = (rng.u32() as u16, rng.byte(), rng.byte());
+        let marks = Marks { port, tos, ttl };
         let packet = any_packet(rng);
         // What was in the buffer must not matter.
         let mut d = [rng.byte(); DATAGRAM_LEN];
-        write(&mut d, &src, &dst, port, &packet, UdpChecksum::Full);
+        write(&mut d, &src, &dst, marks, &packet, UdpChecksum::Full);
 
         assert_eq!(ones_sum(&d[..20]), 0xffff, "IPv4 header");
         assert_eq!(
@@ -85,7 +86,7 @@ fn a_datagram_verifies_and_holds_what_it_should() {
             "UDP"
         );
         assert_ne!(d[26..28], [0, 0], "0 means no checksum");
-        assert_eq!(d[0..10], [0x45, 0, 0, 68, 0, 0, 0x40, 0, 64, 17]);
+        assert_eq!(d[0..10], [0x45, tos, 0, 68, 0, 0, 0x40, 0, ttl, 17]);
         assert_eq!((&d[12..16], &d[16..20]), (&src[..], &dst[..]));
         assert_eq!(
             (&d[20..22], &d[22..24]),
@@ -99,7 +100,7 @@ fn a_datagram_verifies_and_holds_what_it_should() {
             &mut partial,
             &src,
             &dst,
-            port,
+            marks,
             &packet,
             UdpChecksum::Partial,
         );
@@ -124,7 +125,11 @@ fn a_udp_checksum_of_zero_is_sent_as_all_ones() {
             &mut d,
             &[10, 0, 0, 1],
             &[10, 0, 0, 2],
-            44880,
+            Marks {
+                port: 44880,
+                tos: 0xc0,
+                ttl: 64,
+            },
             &packet,
             UdpChecksum::Full,
         );

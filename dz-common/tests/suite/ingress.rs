@@ -4,12 +4,16 @@ use crate::headers::{ones_sum, with_pseudo_header};
 use crate::support::{OURS, Rng, for_seeds, packet};
 use dz_common::LIVENESS_PORT;
 use dz_common::counters::{Counter, Kind};
-use dz_common::ingress::{Flow, Frame, Link, Received, classify, decode};
+use dz_common::ingress::{Fence, Flow, Frame, Link, Received, classify, decode};
 use dz_common::packet::State;
 
 const SRC: [u8; 4] = [10, 0, 0, 2];
 const DST: [u8; 4] = [10, 0, 0, 1];
 const LINKS: [Link; 2] = [Link::Layer3, Link::Ethernet];
+const FENCE: Fence = Fence {
+    port: LIVENESS_PORT,
+    min_ttl: 2,
+};
 
 /// A frame in its parts, so that a test can spoil one of them.
 #[derive(Clone)]
@@ -45,7 +49,7 @@ fn sound() -> Parts {
     Parts {
         ethernet: [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0],
         ip,
-        udp: [0x30, 0x39, port_high, port_low, 0, 0, 0, 0],
+        udp: [port_high, port_low, port_high, port_low, 0, 0, 0, 0],
         payload: packet(State::Up, OURS).encode().to_vec(),
         padding: 0,
         udp_len_off: 0,
@@ -83,7 +87,7 @@ impl Parts {
 
 fn receive(frame: &[u8], link: Link) -> Result<(Flow, Received), Counter> {
     let flow = classify(frame, link, LIVENESS_PORT)?;
-    Ok((flow, decode(frame, link, &flow)?))
+    Ok((flow, decode(frame, link, &flow, FENCE)?))
 }
 
 /// A way to spoil a sound frame.
@@ -116,10 +120,16 @@ const SPOILED: &[(&str, Spoil, Counter)] = &[
     ),
     ("other port", |p| p.udp[3] ^= 1, Counter::PassOtherPort),
     (
-        "ours as the source port only",
-        |p| p.udp.copy_within(2..4, 0),
-        Counter::RxAnswered,
+        "from another port",
+        |p| p.udp[..2].copy_from_slice(&[0x30, 0x39]),
+        Counter::DropSourcePort,
     ),
+    (
+        "from port 0, and short",
+        |p| (p.udp[..2].fill(0), p.udp_len_off = -1).0,
+        Counter::DropSourcePort,
+    ),
+    ("a hop too many", |p| p.ip[8] = 1, Counter::DropTtl),
     (
         "our port to another",
         |p| p.udp = [0xaf, 0x50, 0, 53, 0, 0, 0, 0],
@@ -198,8 +208,8 @@ const SPOILED: &[(&str, Spoil, Counter)] = &[
     ("padding", |p| p.padding = 18, Counter::RxAnswered),
     ("longer payload", |p| p.payload.push(1), Counter::RxAnswered),
     (
-        "TOS, TTL 1, no DF",
-        |p| (p.ip[1], p.ip[8], p.ip[6]) = (0xb8, 1, 0),
+        "TOS, fewest hops left, no DF",
+        |p| (p.ip[1], p.ip[8], p.ip[6]) = (0xb8, 2, 0),
         Counter::RxAnswered,
     ),
     ("reserved byte", |p| p.payload[39] = 1, Counter::RxAnswered),
@@ -288,6 +298,8 @@ fn the_table_reaches_every_exit_that_a_frame_alone_decides() {
         Counter::PassUnknownPeer,
         Counter::DropUnknownPeer,
         Counter::DropAdminDown,
+        Counter::DropUnprovenAdminDown,
+        Counter::DropZeroYourDiscriminator,
         Counter::DropWrongDiscriminator,
     ];
     let frames = Counter::ALL.iter().filter(|counter| {
@@ -315,6 +327,7 @@ fn a_sound_frame_yields_its_addresses_and_its_packet() {
             Flow {
                 src: SRC,
                 dst: DST,
+                ttl: 64,
                 ip_payload_len: 48
             }
         );
@@ -363,7 +376,7 @@ fn what_cannot_be_read_is_never_taken_for_a_packet() {
             let partly = Partly(&frame, readable);
             let exit = match classify(&partly, link, LIVENESS_PORT) {
                 Err(exit) => exit,
-                Ok(flow) => decode(&partly, link, &flow).unwrap_err(),
+                Ok(flow) => decode(&partly, link, &flow, FENCE).unwrap_err(),
             };
             let headers = link.ip_offset() + 24;
             let expected = if readable < headers {

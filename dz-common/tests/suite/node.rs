@@ -62,11 +62,9 @@ impl Node {
     pub(crate) fn receive(&mut self, packet: &Packet, now_ns: u64) -> Option<Packet> {
         let attended = self.habit != Habit::ClockDriven;
         let outcome = self.entry.receive(packet, &CONFIG, now_ns, attended);
-        assert_eq!(
-            outcome.exit == Counter::RxAnswered,
-            outcome.answer.is_some()
-        );
-        let (answered, changed) = (outcome.answer.is_some(), outcome.transition.is_some());
+        // The other answers are no transmissions: the session takes no note of them.
+        let answered = outcome.exit == Counter::RxAnswered;
+        let changed = outcome.transition.is_some();
         if let Some(stamp) = self.entry.due_stamp(answered, changed, now_ns) {
             self.stamp = stamp;
             let session = &self.entry.session;
@@ -77,7 +75,7 @@ impl Node {
         if let Some(transition) = outcome.transition {
             self.changes.push((now_ns, transition));
         }
-        if outcome.answer.is_some() {
+        if answered {
             self.sent.push((now_ns, self.state()));
         }
         match self.habit {

@@ -1,70 +1,91 @@
 //! The rules marked *ours*: each vector passes with ours, and fails with the deployed variant of
-//! the rule, which stands here as a thin layer around the same session.
+//! the rule.
 
 use crate::node::{Habit, Node};
-use crate::support::{FAST, FAST_NS, OURS, PEERS, Rng, START_NS, packet, session_in};
+use crate::support::{CONFIG, FAST, FAST_NS, OURS, PEERS, Rng, START_NS, entry, packet};
+use dz_common::deployed::{Deployed, Release};
+use dz_common::map::SessionEntry;
 use dz_common::pacing::jittered_ns;
-use dz_common::packet::{PACKET_LEN, Packet, Reject, State, Version};
-use dz_common::session::{NS_PER_US, Receipt, Session, Timers};
+use dz_common::packet::{PACKET_LEN, Packet, Reject, State};
+use dz_common::session::{NS_PER_US, Session, Timers};
 
-/// Which rules of one end are the deployed client's.
-#[derive(Clone, Copy, Default)]
-struct Rules {
-    /// Learns the peer's discriminator only while Up or when it knows none.
-    clings: bool,
-    /// Never makes another discriminator its own.
-    never_adopts: bool,
-}
+const RESTARTED: u32 = 0x3333_3333;
 
-const OWN: Rules = Rules {
-    clings: false,
-    never_adopts: false,
-};
-const DEPLOYED: Rules = Rules {
-    clings: true,
-    never_adopts: true,
-};
-
+/// One end, by whose rules.
 #[derive(Clone)]
-struct End {
-    session: Session,
-    rules: Rules,
+enum End {
+    Ours(Box<SessionEntry>),
+    Deployed(Deployed),
 }
 
 impl End {
-    fn new(rules: Rules, discr: u32, now_ns: u64) -> Self {
-        Self {
-            session: Session::new(FAST, discr, now_ns),
-            rules,
+    fn ours(discr: u32, now_ns: u64) -> Self {
+        Self::Ours(Box::new(entry(Session::new(FAST, discr, now_ns), 1)))
+    }
+
+    fn deployed(discr: u32, now_ns: u64) -> Self {
+        Self::Deployed(Deployed::new(FAST, discr, Release::Since0_32, now_ns))
+    }
+
+    fn session(&self) -> &Session {
+        match self {
+            Self::Ours(entry) => &entry.session,
+            Self::Deployed(end) => &end.session,
         }
     }
 
-    fn receive(&mut self, packet: &Packet, now_ns: u64) {
-        let before = self.session;
-        if self.session.receive(packet, now_ns) != Receipt::Accepted && !self.rules.never_adopts {
-            return;
+    fn expire(&mut self, now_ns: u64) -> bool {
+        match self {
+            Self::Ours(entry) => entry.session.expire(now_ns),
+            Self::Deployed(end) => end.expire(now_ns),
         }
-        let foreign = packet.your_discr != 0 && packet.your_discr != before.local_discr;
-        if self.rules.never_adopts && foreign {
-            self.session = before;
-        } else if self.rules.clings && before.state != State::Up && before.peer_discr != 0 {
-            self.session.peer_discr = before.peer_discr;
+    }
+
+    fn transmit(&mut self, now_ns: u64) -> Packet {
+        match self {
+            Self::Ours(entry) => {
+                entry.session.transmitted(now_ns, 0);
+                entry.session.packet(CONFIG.version)
+            }
+            Self::Deployed(end) => {
+                end.session.transmitted(now_ns, 0);
+                end.packet(CONFIG.version)
+            }
+        }
+    }
+
+    /// Receives a packet; returns the answer.
+    fn receive(&mut self, packet: &Packet, now_ns: u64) -> Option<Packet> {
+        match self {
+            Self::Ours(entry) => entry.receive(packet, &CONFIG, now_ns, true).answer,
+            Self::Deployed(end) => {
+                end.receive(packet, now_ns);
+                None
+            }
         }
     }
 }
 
-/// Lets both ends send once per interval for four minutes, or until both are Up.
+/// Lets both ends send once per interval, and answer, for four minutes, or until both are Up.
 fn meet(a: &mut End, b: &mut End, now_ns: &mut u64) -> bool {
     for _ in 0..240 * 20 {
         *now_ns += FAST_NS;
         for end in [&mut *a, &mut *b] {
-            end.session.expire(*now_ns);
+            end.expire(*now_ns);
         }
-        let from_a = a.session.packet(Version::new([0; 4]));
-        b.receive(&from_a, *now_ns);
-        let from_b = b.session.packet(Version::new([0; 4]));
-        a.receive(&from_b, *now_ns);
-        if a.session.state == State::Up && b.session.state == State::Up {
+        for (from, to) in [(0, 1), (1, 0)] {
+            let ends = [&mut *a, &mut *b];
+            let (mut from, mut to) = (from, to);
+            let mut under_way = Some(ends[from].transmit(*now_ns));
+            while let Some(packet) = under_way {
+                under_way = ends[to].receive(&packet, *now_ns);
+                (from, to) = (to, from);
+            }
+        }
+        if [&*a, &*b]
+            .iter()
+            .all(|end| end.session().state == State::Up)
+        {
             return true;
         }
     }
@@ -72,121 +93,88 @@ fn meet(a: &mut End, b: &mut End, now_ns: &mut u64) -> bool {
 }
 
 /// Two ends that have been Up for a while.
-fn settled(a: Rules, b: Rules) -> (End, End, u64) {
+fn settled(mut a: End, mut b: End) -> (End, End, u64) {
     let mut now_ns = START_NS;
-    let (mut a, mut b) = (End::new(a, OURS, now_ns), End::new(b, PEERS, now_ns));
-    assert!(meet(&mut a, &mut b, &mut now_ns));
     for _ in 0..10 {
         assert!(meet(&mut a, &mut b, &mut now_ns));
     }
     (a, b, now_ns)
 }
 
+/// The deployed client holds on to the discriminator that it learned, unless it is Up when the peer comes
+/// with another one.
 #[test]
 fn a_peer_restarted_with_a_new_discriminator_comes_back() {
-    let comes_back = |rules| {
-        let (mut a, _, mut now_ns) = settled(rules, DEPLOYED);
-        let mut restarted = End::new(DEPLOYED, 0x3333_3333, now_ns);
+    let comes_back = |a: End, noticed: bool| {
+        let b = End::deployed(PEERS, START_NS);
+        let (mut a, _, mut now_ns) = settled(a, b);
+        if noticed {
+            now_ns += 10 * FAST_NS;
+            assert!(a.expire(now_ns));
+        }
+        let mut restarted = End::deployed(RESTARTED, now_ns);
         meet(&mut a, &mut restarted, &mut now_ns)
     };
-    assert!(comes_back(OWN));
+    for noticed in [false, true] {
+        assert!(comes_back(End::ours(OURS, START_NS), noticed));
+    }
     assert!(
-        !comes_back(Rules {
-            clings: true,
-            ..OWN
-        }),
+        !comes_back(End::deployed(OURS, START_NS), true),
         "the deployed variant must fail this"
     );
-    assert!(!comes_back(DEPLOYED));
 }
 
 #[test]
 fn ours_restarted_comes_back_against_a_peer_that_clings() {
-    let comes_back = |rules| {
-        let (_, mut b, mut now_ns) = settled(rules, DEPLOYED);
-        let mut restarted = End::new(rules, 0x3333_3333, now_ns);
+    let comes_back = |a: End, mut restarted: End| {
+        let (_, mut b, mut now_ns) = settled(a, End::deployed(PEERS, START_NS));
+        now_ns += 10 * FAST_NS;
+        assert!(b.expire(now_ns));
         meet(&mut restarted, &mut b, &mut now_ns)
     };
-    assert!(comes_back(OWN));
+    assert!(comes_back(
+        End::ours(OURS, START_NS),
+        End::ours(RESTARTED, START_NS)
+    ));
     assert!(
-        !comes_back(Rules {
-            never_adopts: true,
-            ..OWN
-        }),
+        !comes_back(
+            End::deployed(OURS, START_NS),
+            End::deployed(RESTARTED, START_NS)
+        ),
         "the deployed variant must fail this"
     );
-    assert!(!comes_back(DEPLOYED));
 }
 
-/// Also when the clinging peer has noticed and is Down itself, and when both ends are ours.
+/// Whether the peer has noticed or not, and whoever it is.
 #[test]
-fn ours_restarted_comes_back_after_the_peer_has_gone_down() {
-    for peer in [OWN, DEPLOYED] {
-        let (_, mut b, mut now_ns) = settled(OWN, peer);
-        now_ns += 10 * FAST_NS;
-        assert!(b.session.expire(now_ns));
-        let mut restarted = End::new(OWN, 0x3333_3333, now_ns);
-        assert!(meet(&mut restarted, &mut b, &mut now_ns));
+fn ours_restarted_comes_back_at_once() {
+    for noticed in [false, true] {
+        for b in [End::ours(PEERS, START_NS), End::deployed(PEERS, START_NS)] {
+            let (_, mut b, mut now_ns) = settled(End::ours(OURS, START_NS), b);
+            if noticed {
+                now_ns += 10 * FAST_NS;
+                assert!(b.expire(now_ns));
+            }
+            let before_ns = now_ns;
+            let mut restarted = End::ours(RESTARTED, now_ns);
+            assert!(meet(&mut restarted, &mut b, &mut now_ns));
+            assert!(now_ns <= before_ns + 4 * FAST_NS, "{noticed}");
+        }
     }
 }
 
-/// Feeds echoes in this order and says which discriminator is ours afterwards.
-fn discr_after(state: State, echoes: &[u32]) -> u32 {
-    let mut session = session_in(state, START_NS);
-    for (i, &your_discr) in echoes.iter().enumerate() {
-        session.receive(&packet(State::AdminDown, your_discr), START_NS + i as u64);
+/// Two packets made ours what they echoed, once: whoever echoed what he liked spoke for the peer.
+#[test]
+fn no_discriminator_is_ever_taken_from_an_echo() {
+    for state in State::ALL {
+        let mut session = crate::support::session_in(state, START_NS);
+        for at_ns in 0..10 {
+            for said in State::ALL {
+                session.receive(&packet(said, 0xaaaa_0001), START_NS + at_ns);
+            }
+        }
+        assert_eq!((session.local_discr, session.state), (OURS, state));
     }
-    session.local_discr
-}
-
-#[test]
-fn adoption_takes_two_consecutive_equal_echoes_while_down() {
-    const X: u32 = 0xaaaa_0001;
-    const Y: u32 = 0xaaaa_0002;
-    assert_eq!(discr_after(State::Down, &[X, X]), X);
-    assert_eq!(discr_after(State::Down, &[Y, X, X]), X);
-    assert_eq!(
-        discr_after(State::Down, &[X, X, Y]),
-        X,
-        "one more is again only one"
-    );
-    assert_eq!(discr_after(State::Down, &[X, X, Y, Y]), Y);
-
-    assert_eq!(discr_after(State::Down, &[X]), OURS, "one is not enough");
-    assert_eq!(discr_after(State::Down, &[X, Y]), OURS, "two different");
-    assert_eq!(
-        discr_after(State::Down, &[X, Y, X, Y]),
-        OURS,
-        "taking turns"
-    );
-    assert_eq!(
-        discr_after(State::Down, &[X, 0, X]),
-        OURS,
-        "not consecutive: 0 between"
-    );
-    assert_eq!(
-        discr_after(State::Down, &[X, OURS, X]),
-        OURS,
-        "not consecutive: ours between"
-    );
-    assert_eq!(discr_after(State::AdminDown, &[X, X, X]), OURS, "AdminDown");
-    assert_eq!(discr_after(State::Init, &[X, X, X]), OURS, "Init");
-    assert_eq!(discr_after(State::Up, &[X, X, X]), OURS, "Up");
-}
-
-/// One echo before leaving Down does not count after the next return to it.
-#[test]
-fn an_echo_from_an_earlier_down_does_not_count() {
-    const X: u32 = 0xaaaa_0001;
-    let mut session = session_in(State::Down, START_NS);
-    session.receive(&packet(State::Down, X), START_NS);
-    session.admin_down(START_NS);
-    session.admin_up(START_NS);
-    assert_eq!(
-        session.receive(&packet(State::Down, X), START_NS),
-        Receipt::WrongDiscriminator
-    );
-    assert_eq!(session.local_discr, OURS);
 }
 
 /// The deployed client's decoder reads multiplier 0 as 1 and takes any discriminator.

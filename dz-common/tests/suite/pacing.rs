@@ -97,7 +97,7 @@ fn a_peer_that_never_stops_flipping_gets_no_more_than_the_steady_rate() {
             } else {
                 State::AdminDown
             };
-            node.receive(&packet(state, 0), at_ns);
+            node.receive(&packet(state, OURS), at_ns);
         }
         // The burst comes once.
         let most = intervals * 4 / 3 + u64::from(BURST) + 1;
@@ -113,7 +113,7 @@ fn a_peer_that_never_stops_flipping_gets_no_more_than_the_steady_rate() {
 #[test]
 fn a_change_is_told_at_once_again_after_three_calm_transmissions() {
     let flip = |node: &mut Node, now_ns| {
-        node.receive(&packet(State::AdminDown, 0), now_ns);
+        node.receive(&packet(State::AdminDown, OURS), now_ns);
         let told = node.sent.len();
         node.receive(&packet(State::Init, OURS), now_ns);
         node.sent.len() > told

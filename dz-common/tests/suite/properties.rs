@@ -12,6 +12,9 @@ struct Walk {
     entry: SessionEntry,
     now_ns: u64,
     sent_ns: Vec<u64>,
+    /// When a stranger was last answered, and when a peer that came back was; and ¾ of the shortest interval
+    /// since.
+    introduced_ns: [(u64, u64); 2],
     /// A packet has echoed our discriminator since the session was last Down.
     echoed: bool,
 }
@@ -30,7 +33,8 @@ fn any_timers(rng: &mut Rng) -> Timers {
         backoff_cap_us: rng.pick(&[0, 1, 3_000_000, 5_000_000, 60_000_000, u32::MAX]),
         detect_mult: rng.pick(&[1, 2, 3, 255]),
         mode: rng.pick(&[Mode::Active, Mode::Passive]),
-        reserved: [0; 2],
+        min_ttl: rng.byte(),
+        reserved: 0,
     }
 }
 
@@ -55,6 +59,7 @@ impl Walk {
             entry: entry(session, rng.u32()),
             now_ns: START_NS,
             sent_ns: vec![],
+            introduced_ns: [(0, 0); 2],
             echoed: false,
         }
     }
@@ -85,21 +90,63 @@ impl Walk {
     }
 
     fn receive(&mut self, rng: &mut Rng) -> Option<Transition> {
-        let packet = any_packet(rng, self.entry.session.local_discr);
+        let before = self.entry.session;
+        let packet = any_packet(rng, before.local_discr);
         let outcome = self
             .entry
             .receive(&packet, &CONFIG, self.now_ns, rng.chance(80));
-        let answerable = !matches!(
-            outcome.exit,
-            Counter::DropAdminDown | Counter::DropWrongDiscriminator | Counter::RxRemoteAdmin
-        );
+        let proven = packet.your_discr == before.local_discr;
         if let Some(answer) = outcome.answer {
-            assert!(answerable);
             assert_eq!(Packet::decode(&answer.encode()), Ok(answer));
-            self.sent();
         }
-        self.echoed |= answerable && packet.your_discr == self.entry.session.local_discr;
+        assert_eq!(
+            outcome.answer.is_some(),
+            matches!(
+                outcome.exit,
+                Counter::RxAnswered | Counter::RxUnprovenAnswered
+            )
+        );
+        if proven {
+            match outcome.exit {
+                Counter::RxAnswered => self.sent(),
+                exit => assert_ne!(exit, Counter::RxUnprovenAnswered),
+            }
+        } else {
+            assert_eq!(
+                self.entry.session, before,
+                "{packet:?} is not proven and changed its session"
+            );
+            self.introduced(&packet, outcome.answer);
+        }
+        self.echoed |= proven && before.state != State::AdminDown;
         outcome.transition
+    }
+
+    /// Notes the answer to a packet that was not proven: one per ¾ interval to whom nobody knows, and
+    /// one to whom has the peer's discriminator; never in AdminDown, nor to AdminDown.
+    fn introduced(&mut self, packet: &Packet, answer: Option<Packet>) {
+        let Some(answer) = answer else { return };
+        let session = &self.entry.session;
+        assert!(session.state != State::AdminDown && packet.state != State::AdminDown);
+        assert!(
+            packet.state == State::Down || packet.your_discr != 0 && session.state != State::Up
+        );
+        assert_eq!(answer.your_discr, packet.my_discr);
+        assert_eq!(answer.my_discr, session.local_discr);
+        let told = match session.state {
+            State::Up => State::Up,
+            _ => State::Init,
+        };
+        assert_eq!(answer.state, told);
+        let returning = usize::from(packet.my_discr == session.peer_discr);
+        let (last_ns, least_ns) = self.introduced_ns[returning];
+        let passed_ns = self.now_ns - last_ns;
+        // Stamps are in 1,024 ns.
+        assert!(
+            passed_ns + 2_048 >= least_ns,
+            "{passed_ns} of {least_ns} ns"
+        );
+        self.introduced_ns[returning] = (self.now_ns, u64::MAX);
     }
 
     fn tick(&mut self) {
@@ -115,6 +162,10 @@ impl Walk {
     fn check(&mut self, before: &Session, transition: Option<Transition>) {
         let session = &self.entry.session;
         let timers = &session.timers;
+        let pace_ns = u64::from(session.tx_interval_us()) * NS_PER_US / 4 * 3;
+        for (_, least_ns) in &mut self.introduced_ns {
+            *least_ns = pace_ns.min(*least_ns);
+        }
         let changed = before.state != session.state;
         assert_eq!(
             session.detect_deadline_ns != 0,
@@ -138,7 +189,8 @@ impl Walk {
             }
         );
         assert!(session.local_discr != 0);
-        assert!(session.local_discr == before.local_discr || before.state == State::Down);
+        assert_eq!(session.local_discr, before.local_discr);
+        assert!(session.echo() == 0 || session.echo() == session.peer_discr);
         assert!(
             Counter::transition(before.state, session.state, session.down_reason).is_some()
                 == changed

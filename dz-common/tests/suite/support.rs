@@ -1,6 +1,7 @@
 //! Random numbers that can be replayed, and packets to feed in.
 
-use dz_common::map::{Config, SessionEntry, SessionKey, bpf_spin_lock};
+use dz_common::entry::Identity;
+use dz_common::map::{Config, SessionEntry, SessionKey};
 use dz_common::packet::{Packet, State, Version};
 use dz_common::session::{NS_PER_US, Session, Timers};
 
@@ -99,7 +100,7 @@ pub(crate) fn session_in(state: State, now_ns: u64) -> Session {
     match state {
         State::AdminDown => _ = session.admin_down(now_ns),
         State::Down => {}
-        State::Init => _ = session.receive(&packet(State::Down, 0), now_ns),
+        State::Init => _ = session.receive(&packet(State::Down, OURS), now_ns),
         State::Up => _ = session.receive(&packet(State::Init, OURS), now_ns),
     }
     assert_eq!(session.state, state);
@@ -108,25 +109,20 @@ pub(crate) fn session_in(state: State, now_ns: u64) -> Session {
 
 /// An entry around a session, as in the map.
 pub(crate) fn entry(session: Session, random: u32) -> SessionEntry {
-    SessionEntry {
-        lock: bpf_spin_lock { val: 0 },
-        detour: 0,
-        slot: 0,
-        generation: 1,
-        block: 1,
-        key: SessionKey {
-            ifindex: 1,
-            local: [10, 0, 0, 1],
-            peer: [10, 0, 0, 2],
+    SessionEntry::new(
+        Identity {
+            key: SessionKey {
+                ifindex: 1,
+                local: [10, 0, 0, 1],
+                peer: [10, 0, 0, 2],
+            },
+            slot: 0,
+            generation: 1,
+            block: 1,
+            seed: random | 1,
         },
-        random: random | 1,
-        reserved: 0,
-        received: 0,
-        answered: 0,
-        originated: 0,
-        last_seen_ns: 0,
         session,
-    }
+    )
 }
 
 pub(crate) const CONFIG: Config = Config {
@@ -139,5 +135,7 @@ pub(crate) const CONFIG: Config = Config {
     grace_ns: 30_000 * MS,
     when_down: dz_common::gate::Action::Pass,
     when_never_up: dz_common::gate::Action::Pass,
-    reserved: [0; 6],
+    ttl: 64,
+    tos: 0xc0,
+    reserved: [0; 4],
 };

@@ -3,6 +3,7 @@
 use crate::support::{CONFIG, FAST_NS, OURS, PEERS, START_NS, entry, packet, session_in};
 use dz_common::counters::{Counter, Kind};
 use dz_common::map::NEVER_NS;
+use dz_common::packet::Packet;
 use dz_common::packet::State::{self, AdminDown, Down, Init, Up};
 use dz_common::session::{DownReason, Mode, Receipt, Session};
 
@@ -11,24 +12,27 @@ const ECHOES: [u32; 3] = [0, OURS, OTHER];
 /// Longer than the detect time of the sessions here.
 const LONG_NS: u64 = 4 * FAST_NS;
 
-/// What a packet leads to; one of each for the echoes none, ours, another's.
-type Row = [(Receipt, State); 3];
+/// What a packet that echoes us leads to, for each state that the peer may say.
+type Row = [(Receipt, State); 4];
 
-const IGNORED: Row = [(Receipt::AdminDown, AdminDown); 3];
-const fn row(none: (Receipt, State), ours: (Receipt, State), state: State) -> Row {
-    [none, ours, (Receipt::WrongDiscriminator, state)]
-}
-const fn both(receipt: Receipt, to: State, from: State) -> Row {
-    row((receipt, to), (receipt, to), from)
-}
-const fn accepted(none: State, ours: State, from: State) -> Row {
-    row((Receipt::Accepted, none), (Receipt::Accepted, ours), from)
-}
+const IGNORED: Row = [(Receipt::AdminDown, AdminDown); 4];
+const DOWN: Row = [
+    (Receipt::RemoteAdmin, Down),
+    (Receipt::Accepted, Init),
+    (Receipt::Accepted, Up),
+    (Receipt::Accepted, Up),
+];
+const INIT: Row = [
+    (Receipt::RemoteAdmin, Down),
+    (Receipt::RemoteDown, Down),
+    (Receipt::Accepted, Up),
+    (Receipt::Accepted, Up),
+];
 
-/// Our state, how long we have been in it, and a row for each state that the peer may say.
-const TABLE: [(State, u64, [Row; 4]); 8] = [
-    (AdminDown, 0, [IGNORED; 4]),
-    (AdminDown, LONG_NS, [IGNORED; 4]),
+/// Our state, how long we have been in it, and where proven packets lead.
+const TABLE: [(State, u64, Row); 8] = [
+    (AdminDown, 0, IGNORED),
+    (AdminDown, LONG_NS, IGNORED),
     (Down, 0, DOWN),
     (Down, LONG_NS, DOWN),
     (Init, 0, INIT),
@@ -37,41 +41,41 @@ const TABLE: [(State, u64, [Row; 4]); 8] = [
         Up,
         0,
         [
-            both(Receipt::RemoteAdmin, Down, Up),
-            both(Receipt::StaleDown, Up, Up),
-            both(Receipt::Accepted, Up, Up),
-            both(Receipt::Accepted, Up, Up),
+            (Receipt::RemoteAdmin, Down),
+            (Receipt::StaleDown, Up),
+            (Receipt::Accepted, Up),
+            (Receipt::Accepted, Up),
         ],
     ),
     (
         Up,
         LONG_NS,
         [
-            both(Receipt::RemoteAdmin, Down, Up),
-            both(Receipt::RemoteDown, Down, Up),
-            both(Receipt::Accepted, Up, Up),
-            both(Receipt::Accepted, Up, Up),
+            (Receipt::RemoteAdmin, Down),
+            (Receipt::RemoteDown, Down),
+            (Receipt::Accepted, Up),
+            (Receipt::Accepted, Up),
         ],
     ),
 ];
-const DOWN: [Row; 4] = [
-    both(Receipt::RemoteAdmin, Down, Down),
-    both(Receipt::Accepted, Init, Down),
-    accepted(Init, Up, Down),
-    accepted(Init, Up, Down),
-];
-const INIT: [Row; 4] = [
-    both(Receipt::RemoteAdmin, Down, Init),
-    both(Receipt::RemoteDown, Down, Init),
-    accepted(Init, Up, Init),
-    accepted(Init, Up, Init),
-];
+
+/// What becomes of a packet that does not echo us: nothing in any session.
+fn unproven(ours: State, said: State, your_discr: u32) -> Receipt {
+    match (ours, said) {
+        (AdminDown, _) => Receipt::AdminDown,
+        (_, AdminDown) => Receipt::UnprovenAdmin,
+        (_, Down) => Receipt::Unproven,
+        _ if your_discr == 0 => Receipt::ZeroEcho,
+        (Up, _) => Receipt::WrongDiscriminator,
+        _ => Receipt::Unproven,
+    }
+}
 
 #[test]
 fn every_packet_in_every_state_leads_where_the_table_says() {
-    for (from, held_ns, rows) in TABLE {
-        for (said, row) in State::ALL.into_iter().zip(rows) {
-            for (your_discr, (receipt, to)) in ECHOES.into_iter().zip(row) {
+    for (from, held_ns, row) in TABLE {
+        for (said, proven) in State::ALL.into_iter().zip(row) {
+            for your_discr in ECHOES {
                 let case = format!("{from:?} for {held_ns} ns, {said:?} echoing {your_discr:#x}");
                 let mut session = session_in(from, START_NS);
                 let before = session;
@@ -79,6 +83,11 @@ fn every_packet_in_every_state_leads_where_the_table_says() {
                 let mut packet = packet(said, your_discr);
                 packet.my_discr = PEERS + 1;
                 packet.passive = true;
+                let (receipt, to) = if your_discr == OURS {
+                    proven
+                } else {
+                    (unproven(from, said, your_discr), from)
+                };
                 assert_eq!(session.receive(&packet, now_ns), receipt, "{case}");
                 assert_eq!(session.state, to, "{case}");
                 check_effects(&before, &session, receipt, now_ns, &case);
@@ -87,8 +96,26 @@ fn every_packet_in_every_state_leads_where_the_table_says() {
     }
 }
 
+/// Who has the discriminator of the peer as it was last proven is told from a stranger.
+#[test]
+fn a_peer_that_comes_back_is_known_by_its_discriminator() {
+    for (from, said, your_discr) in [(Up, Down, 0), (Up, Down, OTHER), (Init, Up, OTHER)] {
+        let mut session = session_in(from, START_NS);
+        let before = session;
+        let receipt = session.receive(&packet(said, your_discr), START_NS);
+        assert_eq!((receipt, session), (Receipt::Returning, before));
+    }
+    let mut never_heard = session_in(Down, START_NS);
+    let receipt = never_heard.receive(&packet(Down, 0), START_NS);
+    assert_eq!(receipt, Receipt::Unproven);
+}
+
 /// What a receipt may touch, and what it must not.
 fn check_effects(before: &Session, after: &Session, receipt: Receipt, now_ns: u64, case: &str) {
+    if !receipt.is_proven() {
+        assert_eq!(after, before, "{case}: changes nothing");
+        return;
+    }
     let changed = before.state != after.state;
     assert_eq!(
         after.transitions,
@@ -106,19 +133,10 @@ fn check_effects(before: &Session, after: &Session, receipt: Receipt, now_ns: u6
         _ => before.detect_deadline_ns,
     };
     assert_eq!(after.detect_deadline_ns, deadline_ns, "{case}");
-    let learned = receipt == Receipt::Accepted;
-    assert_eq!(
-        after.peer_discr,
-        if learned {
-            PEERS + 1
-        } else {
-            before.peer_discr
-        },
-        "{case}"
-    );
+    let accepted = receipt == Receipt::Accepted;
     assert_eq!(
         after.last_rx_ns,
-        if learned { now_ns } else { before.last_rx_ns },
+        if accepted { now_ns } else { before.last_rx_ns },
         "{case}"
     );
     let reason = match receipt {
@@ -128,14 +146,52 @@ fn check_effects(before: &Session, after: &Session, receipt: Receipt, now_ns: u6
         _ => before.down_reason,
     };
     assert_eq!(after.down_reason, reason, "{case}");
-    if matches!(receipt, Receipt::AdminDown | Receipt::WrongDiscriminator) {
-        let ignored = Session {
-            echoed_discr: before.echoed_discr,
-            ..*after
+    assert_eq!(after.peer_mode, Mode::Passive, "{case}: rule 3");
+    assert_eq!(after.peer_discr, PEERS + 1, "{case}: RFC 5880 §6.8.6");
+}
+
+/// RFC 5880 §6.8.1: while nothing is proven nothing is echoed, but for the two packets that say that we
+/// are not Up any more, and AdminDown.
+#[test]
+fn what_was_proven_once_is_echoed_twice() {
+    let echoes = |session: &mut Session, count: u64| -> Vec<u32> {
+        let tell = |n| {
+            session.transmitted(START_NS + n * LONG_NS, 0);
+            session.packet(CONFIG.version).your_discr
         };
-        assert_eq!(ignored, *before, "{case}: rules 1 and 2 change nothing");
-    } else {
-        assert_eq!(after.peer_mode, Mode::Passive, "{case}: rule 3");
+        (0..count).map(tell).collect()
+    };
+    let mut up = session_in(Up, START_NS);
+    assert_eq!(echoes(&mut up, 4), [PEERS; 4]);
+    assert!(up.expire(u64::MAX));
+    assert_eq!(echoes(&mut up, 4), [PEERS, PEERS, 0, 0]);
+    up.admin_down(START_NS);
+    assert_eq!(echoes(&mut up, 1), [0], "as before");
+
+    let mut told = session_in(Up, START_NS);
+    let remote = told.receive(&packet(Down, OURS), START_NS + LONG_NS);
+    assert_eq!(remote, Receipt::RemoteDown);
+    assert_eq!(echoes(&mut told, 3), [PEERS, PEERS, 0]);
+    told.receive(&packet(Init, OURS), START_NS + LONG_NS);
+    assert_eq!(echoes(&mut told, 3), [PEERS; 3], "proven again");
+
+    let mut init = session_in(Init, START_NS);
+    assert_eq!(echoes(&mut init, 3), [PEERS; 3]);
+    assert!(init.expire(u64::MAX));
+    assert_eq!(
+        echoes(&mut init, 1),
+        [0],
+        "it was never told that we are Up"
+    );
+
+    for from in [Up, Init] {
+        let mut admin = session_in(from, START_NS);
+        admin.admin_down(START_NS);
+        assert_eq!(
+            echoes(&mut admin, 5),
+            [PEERS; 5],
+            "however often it is said"
+        );
     }
 }
 
@@ -215,7 +271,10 @@ fn an_entry_takes_every_exit_of_a_valid_packet() {
         entry.session.transmitted(START_NS, 0);
         let outcome = entry.receive(&packet(said, echo), &CONFIG, START_NS + held_ns, attended);
         assert_eq!(entry.received, 1);
-        assert_eq!(entry.answered, u64::from(outcome.answer.is_some()));
+        assert_eq!(
+            entry.answered,
+            u64::from(outcome.exit == Counter::RxAnswered)
+        );
         assert_eq!(outcome.transition.is_some(), entry.session.state != state);
         outcome.exit
     };
@@ -224,13 +283,28 @@ fn an_entry_takes_every_exit_of_a_valid_packet() {
         step(Up, 0, Up, OTHER, true),
         Counter::DropWrongDiscriminator
     );
+    assert_eq!(
+        step(Up, 0, Init, 0, true),
+        Counter::DropZeroYourDiscriminator
+    );
+    assert_eq!(
+        step(Down, 0, AdminDown, 0, true),
+        Counter::DropUnprovenAdminDown
+    );
+    for (state, said, echo) in [(Down, Down, 0), (Init, Up, OTHER), (Up, Down, OTHER)] {
+        assert_eq!(
+            step(state, 0, said, echo, true),
+            Counter::RxUnprovenAnswered
+        );
+        assert_eq!(step(state, 0, said, echo, false), Counter::RxUnattended);
+    }
     assert_eq!(step(Up, 0, AdminDown, OURS, true), Counter::RxRemoteAdmin);
     assert_eq!(step(Up, 0, AdminDown, OURS, false), Counter::RxRemoteAdmin);
     assert_eq!(step(Up, 0, Up, OURS, true), Counter::RxPaced);
     assert_eq!(step(Up, FAST_NS, Up, OURS, true), Counter::RxAnswered);
     assert_eq!(step(Up, FAST_NS, Up, OURS, false), Counter::RxUnattended);
     assert_eq!(
-        step(Down, 1, Down, 0, true),
+        step(Down, 1, Down, OURS, true),
         Counter::RxAnswered,
         "a change is told at once"
     );
@@ -240,7 +314,7 @@ fn an_entry_takes_every_exit_of_a_valid_packet() {
         .map(|i| {
             let said = if i % 2 == 0 { Down } else { AdminDown };
             entry
-                .receive(&packet(said, 0), &CONFIG, START_NS + i, true)
+                .receive(&packet(said, OURS), &CONFIG, START_NS + i, true)
                 .exit
         })
         .filter(|exit| *exit != Counter::RxRemoteAdmin)
@@ -255,7 +329,7 @@ fn an_answer_carries_the_new_state_and_events_say_where_convergence_started() {
     let mut entry = entry(session_in(Down, START_NS), 1);
     assert_eq!(entry.scan_deadline_ns(), NEVER_NS);
     let at = |n: u64| START_NS + n * FAST_NS;
-    let init = entry.receive(&packet(Down, 0), &CONFIG, at(1), true);
+    let init = entry.receive(&packet(Down, OURS), &CONFIG, at(1), true);
     let answer = init.answer.unwrap();
     assert_eq!(
         (answer.state, answer.your_discr, answer.version),
@@ -289,20 +363,54 @@ fn an_answer_carries_the_new_state_and_events_say_where_convergence_started() {
 }
 
 #[test]
-fn adoption_and_stale_down_are_told_apart() {
-    let mut down = entry(session_in(Down, START_NS), 1);
-    let first = down.receive(&packet(Up, OTHER), &CONFIG, START_NS, true);
-    assert_eq!(
-        (first.exit, first.adopted),
-        (Counter::DropWrongDiscriminator, false)
-    );
-    let second = down.receive(&packet(Up, OTHER), &CONFIG, START_NS, true);
-    assert_eq!((second.exit, second.adopted), (Counter::RxAnswered, true));
-    assert_eq!(down.session.state, Up);
-
+fn a_stale_down_is_told_apart() {
     let mut up = entry(session_in(Up, START_NS), 1);
     assert!(
         up.receive(&packet(Down, OURS), &CONFIG, START_NS + 1, true)
             .stale_down
     );
+}
+
+/// Strangers share one answer per ¾ interval, whatever they say. Who has the discriminator of the peer
+/// as it was last proven need not wait for theirs, but for its own.
+#[test]
+fn unproven_packets_are_answered_once_per_three_quarters_of_an_interval() {
+    let mut up = entry(session_in(Up, START_NS), 1);
+    up.session.transmitted(START_NS, 0);
+    let before = up.session;
+    let mut ask = |my_discr, at_ns| {
+        let asking = Packet {
+            my_discr,
+            ..packet(Down, 0)
+        };
+        let outcome = up.receive(&asking, &CONFIG, START_NS + at_ns, true);
+        assert_eq!(up.session, before, "it is no transmission");
+        let answer = outcome
+            .answer
+            .map(|answer| (answer.state, answer.your_discr));
+        assert_eq!(answer, answer.map(|_| (Up, my_discr)));
+        outcome.exit
+    };
+    let pace_ns = FAST_NS / 4 * 3;
+    assert_eq!(ask(5, 0), Counter::RxUnprovenAnswered);
+    assert_eq!(ask(6, 1), Counter::RxUnprovenPaced);
+    assert_eq!(ask(PEERS, 2_048), Counter::RxUnprovenAnswered);
+    assert_eq!(ask(PEERS, 4_096), Counter::RxUnprovenPaced);
+    assert_eq!(ask(5, pace_ns), Counter::RxUnprovenPaced);
+    assert_eq!(ask(5, pace_ns + 4_096), Counter::RxUnprovenAnswered);
+    assert_eq!(ask(PEERS, pace_ns + 6_144), Counter::RxUnprovenAnswered);
+    assert_eq!(ask(PEERS, pace_ns + 8_192), Counter::RxUnprovenPaced);
+
+    let mut down = entry(session_in(Down, START_NS), 1);
+    let answer = down
+        .receive(&packet(Down, OTHER), &CONFIG, START_NS, true)
+        .answer;
+    let answer = answer.map(|answer| (answer.state, answer.your_discr, answer.my_discr));
+    assert_eq!(
+        answer,
+        Some((Init, PEERS, OURS)),
+        "so that a peer that is Down goes Up"
+    );
+    let next = down.receive(&packet(Down, OTHER), &CONFIG, START_NS, true);
+    assert_eq!(next.exit, Counter::RxUnprovenPaced);
 }

@@ -5,7 +5,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::Ipv4Addr;
 
 use dz_common::counters::Counter;
-use dz_common::map::{ABI_VERSION, Config, NEVER_NS, SessionEntry, SessionKey, bpf_spin_lock};
+use dz_common::entry::Identity;
+use dz_common::map::{ABI_VERSION, Config, NEVER_NS, SessionEntry, SessionKey};
 use dz_common::pacing::{Answer, Tick};
 use dz_common::packet::{PACKET_LEN, Packet, State};
 use dz_common::session::{DownReason, NS_PER_US, Session};
@@ -340,30 +341,27 @@ fn map_config(config: &UdpPeerConfig) -> Config {
         grace_ns: 0,
         when_down: dz_common::gate::Action::Pass,
         when_never_up: dz_common::gate::Action::Pass,
-        reserved: [0; 6],
+        ttl: 64,
+        tos: 0xc0,
+        reserved: [0; 4],
     }
 }
 
 fn entry(session: Session, local: Ipv4Addr, peer: Ipv4Addr) -> SessionEntry {
-    SessionEntry {
-        lock: bpf_spin_lock { val: 0 },
-        detour: 0,
-        slot: 0,
-        generation: 0,
-        block: 0,
-        key: SessionKey {
-            ifindex: 0,
-            local: local.octets(),
-            peer: peer.octets(),
+    SessionEntry::new(
+        Identity {
+            key: SessionKey {
+                ifindex: 0,
+                local: local.octets(),
+                peer: peer.octets(),
+            },
+            slot: 0,
+            generation: 0,
+            block: 0,
+            seed: random(),
         },
-        random: random(),
-        reserved: 0,
-        received: 0,
-        answered: 0,
-        originated: 0,
-        last_seen_ns: 0,
         session,
-    }
+    )
 }
 
 /// A random non-zero number: the standard library keys each hasher from the system's generator.

@@ -5,9 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::Context;
 use dz_common::LIVENESS_PORT;
-use dz_common::map::{
-    ABI_VERSION, Config, Deadline, NEVER_NS, SessionEntry, SessionKey, bpf_spin_lock,
-};
+use dz_common::entry::Identity;
+use dz_common::map::{ABI_VERSION, Config, Deadline, NEVER_NS, SessionEntry, SessionKey};
 use dz_common::packet::{Packet, State, Version};
 use dz_common::session::{Session, Timers};
 use dz_tests::bpf::test_run;
@@ -38,7 +37,9 @@ pub(crate) fn kernel(label: &str, sessions: u32) -> anyhow::Result<Kernel> {
         grace_ns: u64::MAX,
         when_down: dz_common::gate::Action::Pass,
         when_never_up: dz_common::gate::Action::Pass,
-        reserved: [0; 6],
+        ttl: 64,
+        tos: 0xc0,
+        reserved: [0; 4],
     })?;
     kernel.set_beat(monotonic_ns())?;
     for slot in 0..SLOTS {
@@ -87,21 +88,16 @@ pub(crate) const fn timers(detect_mult: u8, required_min_rx_us: u32) -> Timers {
 
 /// A session as the agent inserts it. `generation` is its discriminator, too.
 pub(crate) fn entry(key: SessionKey, slot: u32, generation: u32, timers: Timers) -> SessionEntry {
-    SessionEntry {
-        lock: bpf_spin_lock { val: 0 },
-        detour: 0,
-        slot,
-        generation,
-        block: 0,
-        key,
-        random: generation | 1,
-        reserved: 0,
-        received: 0,
-        answered: 0,
-        originated: 0,
-        last_seen_ns: 0,
-        session: Session::new(timers, generation, monotonic_ns()),
-    }
+    SessionEntry::new(
+        Identity {
+            key,
+            slot,
+            generation,
+            block: 0,
+            seed: generation | 1,
+        },
+        Session::new(timers, generation, monotonic_ns()),
+    )
 }
 
 /// Gives a session its slot and inserts it, in the agent's order.

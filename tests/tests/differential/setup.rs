@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use dz_common::LIVENESS_PORT;
-use dz_common::map::{
-    ABI_VERSION, Config, Deadline, LocalKey, NEVER_NS, SessionEntry, SessionKey, bpf_spin_lock,
-};
+use dz_common::entry::Identity;
+use dz_common::map::{ABI_VERSION, Config, Deadline, LocalKey, NEVER_NS, SessionEntry, SessionKey};
 use dz_common::packet::Version;
 use dz_common::session::{Session, Timers};
 use dz_tests::wait::monotonic_ns;
@@ -39,7 +38,9 @@ pub(crate) fn world(devices: &[Device; 2]) -> World {
             grace_ns: USUAL_GRACE_NS,
             when_down: dz_common::gate::Action::Pass,
             when_never_up: dz_common::gate::Action::Pass,
-            reserved: [0; 6],
+            ttl: 64,
+            tos: 0xc0,
+            reserved: [0; 4],
         },
         beat_ns: monotonic_ns(),
         locals: BTreeMap::new(),
@@ -80,21 +81,16 @@ fn populate(devices: &[Device; 2], world: &mut World) {
                     local,
                     peer: [10, 9, peer, 1],
                 };
-                let mut entry = SessionEntry {
-                    lock: bpf_spin_lock { val: 0 },
-                    detour: 0,
-                    slot,
-                    generation: slot * 3 + 1,
-                    block,
-                    key,
-                    random: slot + 1,
-                    reserved: 0,
-                    received: 0,
-                    answered: 0,
-                    originated: 0,
-                    last_seen_ns: 0,
-                    session: Session::new(Timers::DEFAULT, slot + 1, 1),
-                };
+                let mut entry = SessionEntry::new(
+                    Identity {
+                        key,
+                        slot,
+                        generation: slot * 3 + 1,
+                        block,
+                        seed: slot + 1,
+                    },
+                    Session::new(Timers::DEFAULT, slot + 1, 1),
+                );
                 match peer {
                     0 => entry.slot = SLOTS,
                     1 => entry.key.peer = [10, 9, 250, 1],

@@ -11,11 +11,14 @@ use std::net::Ipv4Addr;
 
 use anyhow::{anyhow, ensure};
 use dz_common::LIVENESS_PORT;
-use dz_common::ingress::{self, Link};
+use dz_common::deployed::{Deployed, Release};
+use dz_common::ingress::{self, Fence, Link};
 use dz_common::packet::{Packet, State};
-use dz_common::session::{Mode, Session, Timers};
+use dz_common::session::{Mode, Timers};
 use pcap_file::DataLink;
 use pcap_file::pcap::PcapReader;
+
+use super::rules::Differing;
 
 /// One liveness packet in the capture.
 struct Seen {
@@ -55,8 +58,8 @@ impl fmt::Display for Report {
     }
 }
 
-/// Decodes and replays a capture.
-pub(super) fn replay(file: impl Read) -> anyhow::Result<Report> {
+/// Decodes and replays a capture by the deployed rules. `ours`: what our rules make of each step.
+pub(super) fn replay(file: impl Read, ours: &mut Differing) -> anyhow::Result<Report> {
     let seen = read(file)?;
     let mut ends = BTreeMap::new();
     for one in &seen {
@@ -75,7 +78,7 @@ pub(super) fn replay(file: impl Read) -> anyhow::Result<Report> {
     for first in ends.values() {
         report
             .differences
-            .extend(replay_side(first, &seen, &mut report.sides));
+            .extend(replay_side(first, &seen, &mut report.sides, ours)?);
     }
     Ok(report)
 }
@@ -93,7 +96,11 @@ fn read(file: impl Read) -> anyhow::Result<Vec<Seen>> {
         let Ok(flow) = ingress::classify(bytes, Link::Ethernet, LIVENESS_PORT) else {
             continue;
         };
-        let received = ingress::decode(bytes, Link::Ethernet, &flow)
+        let fence = Fence {
+            port: LIVENESS_PORT,
+            min_ttl: 0,
+        };
+        let received = ingress::decode(bytes, Link::Ethernet, &flow, fence)
             .map_err(|exit| anyhow!("packet {}: {}", seen.len(), exit.name()))?;
         let at_ns = u64::try_from(frame.timestamp.as_nanos())?;
         seen.push(Seen {
@@ -106,9 +113,15 @@ fn read(file: impl Read) -> anyhow::Result<Vec<Seen>> {
 }
 
 /// Replays the end that sent `first`; returns where it said something else than the session.
-fn replay_side(first: &Seen, seen: &[Seen], sides: &mut Vec<Side>) -> Vec<String> {
+fn replay_side(
+    first: &Seen,
+    seen: &[Seen],
+    sides: &mut Vec<Side>,
+    ours: &mut Differing,
+) -> anyhow::Result<Vec<String>> {
     let addr = Ipv4Addr::from(first.src);
-    let mut session = Session::new(timers_of(&first.packet), first.packet.my_discr, first.at_ns);
+    let (timers, discr) = (timers_of(&first.packet), first.packet.my_discr);
+    let mut end = Deployed::new(timers, discr, Release::Since0_32, first.at_ns);
     let mut sent = 0;
     let mut differences = Vec::new();
     // What was sent to an end before its own first packet found nobody there: it had not started.
@@ -117,19 +130,22 @@ fn replay_side(first: &Seen, seen: &[Seen], sides: &mut Vec<Side>) -> Vec<String
         .enumerate()
         .skip_while(|(_, one)| one.src != first.src)
     {
-        if session.detect_deadline_ns <= one.at_ns {
-            session.expire(session.detect_deadline_ns);
+        if end.session.detect_deadline_ns <= one.at_ns {
+            end.expire(end.session.detect_deadline_ns);
         }
         if one.src != first.src {
-            session.receive(&one.packet, one.at_ns);
+            let before = end;
+            end.receive(&one.packet, one.at_ns);
+            ours.received(&before, &end, &one.packet, one.at_ns)?;
             continue;
         }
         sent += 1;
         if one.packet.state == State::AdminDown {
-            session.admin_down(one.at_ns); // a command, which only its announcement shows
+            end.session.admin_down(one.at_ns); // a command, which only its announcement shows
         }
-        let got = session.packet(one.packet.version);
-        session.transmitted(one.at_ns, 0);
+        ours.transmitted(&end, one.packet.version)?;
+        let got = end.packet(one.packet.version);
+        end.session.transmitted(one.at_ns, 0);
         if got != one.packet {
             differences.push(format!(
                 "packet {number} of {addr}: expected {:?}, got {got:?}",
@@ -140,9 +156,9 @@ fn replay_side(first: &Seen, seen: &[Seen], sides: &mut Vec<Side>) -> Vec<String
     sides.push(Side {
         addr,
         sent,
-        ups: session.ups,
+        ups: end.session.ups,
     });
-    differences
+    Ok(differences)
 }
 
 fn timers_of(packet: &Packet) -> Timers {

@@ -7,10 +7,13 @@ use std::fmt;
 use std::io::BufRead;
 
 use anyhow::{Context, bail};
+use dz_common::deployed::{Deployed, Release};
 use dz_common::packet::{Packet, Version};
-use dz_common::session::{Mode, NS_PER_US, Session, Timers};
+use dz_common::session::{Mode, NS_PER_US, Timers};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+
+use super::rules::Differing;
 
 /// The version that the recorded client announced: 0.34.0, stable.
 const RECORDED: Version = Version::new([0, 34, 0, 0]);
@@ -71,8 +74,13 @@ impl fmt::Display for Totals {
     }
 }
 
-/// Replays every line; returns the first difference of each trace that has one.
-pub(super) fn replay(lines: impl BufRead, totals: &mut Totals) -> anyhow::Result<Vec<String>> {
+/// Replays every line by the deployed rules; returns the first difference of each trace that has
+/// one. `ours`: what our rules make of each step.
+pub(super) fn replay(
+    lines: impl BufRead,
+    totals: &mut Totals,
+    ours: &mut Differing,
+) -> anyhow::Result<Vec<String>> {
     let mut differences = Vec::new();
     for (index, line) in lines.lines().enumerate() {
         let line = line?;
@@ -82,7 +90,7 @@ pub(super) fn replay(lines: impl BufRead, totals: &mut Totals) -> anyhow::Result
         let trace: Trace =
             serde_json::from_str(&line).with_context(|| format!("line {}", index + 1))?;
         let found = trace
-            .replay()
+            .replay(ours)
             .with_context(|| format!("line {}", index + 1))?;
         totals.traces += 1;
         totals.steps += trace.steps.len();
@@ -94,11 +102,11 @@ pub(super) fn replay(lines: impl BufRead, totals: &mut Totals) -> anyhow::Result
 
 impl Trace {
     /// The first step after which the session is not as recorded.
-    fn replay(&self) -> anyhow::Result<Option<String>> {
-        let mut session = self.config.session();
+    fn replay(&self, ours: &mut Differing) -> anyhow::Result<Option<String>> {
+        let mut end = self.config.end();
         for (number, step) in self.steps.iter().enumerate() {
             let got = step
-                .apply(&mut session)
+                .apply(&mut end, ours)
                 .with_context(|| format!("step {number}"))?;
             if got != step.expect {
                 return Ok(Some(step.difference(number, &got)));
@@ -109,7 +117,7 @@ impl Trace {
 }
 
 impl Config {
-    fn session(&self) -> Session {
+    fn end(&self) -> Deployed {
         let timers = Timers {
             desired_min_tx_us: self.tx_min_us,
             required_min_rx_us: self.rx_min_us,
@@ -118,39 +126,52 @@ impl Config {
             backoff_cap_us: self.backoff_max_us,
             detect_mult: self.detect_mult,
             mode: Mode::Active,
-            reserved: [0; 2],
+            min_ttl: 0,
+            reserved: 0,
         };
-        Session::new(timers, self.local_discr, 0)
+        Deployed::new(timers, self.local_discr, Release::Since0_32, 0)
     }
 }
 
 impl Step {
     /// Does the step and describes the session after it in the recording's terms.
-    fn apply(&self, session: &mut Session) -> anyhow::Result<Map<String, Value>> {
+    fn apply(
+        &self,
+        end: &mut Deployed,
+        ours: &mut Differing,
+    ) -> anyhow::Result<Map<String, Value>> {
         let now_ns = self.at_us * NS_PER_US;
-        let before = session.state;
+        let before = *end;
         let mut sent = None;
         match self.action {
             Action::Rx => {
                 let bytes = hex::decode(self.packet.as_deref().context("rx without a packet")?)?;
                 match Packet::decode(&bytes) {
-                    Ok(packet) => _ = session.receive(&packet, now_ns),
+                    Ok(packet) => {
+                        end.receive(&packet, now_ns);
+                        ours.received(&before, end, &packet, now_ns)?;
+                    }
                     Err(reject) => bail!("recorded packet refused: {reject:?}"),
                 }
             }
-            Action::ExpireIfDue => _ = session.expire(now_ns),
+            Action::ExpireIfDue => _ = end.expire(now_ns),
             Action::Tx => {
-                let bytes = session.packet(RECORDED).encode();
+                ours.transmitted(end, RECORDED)?;
+                let bytes = end.packet(RECORDED).encode();
                 // Jitter does not show in what is recorded.
-                sent = Some((hex::encode(bytes), session.transmitted(now_ns, 0)));
+                sent = Some((hex::encode(bytes), end.session.transmitted(now_ns, 0)));
             }
         }
+        let session = &end.session;
         let deadline_us = match session.detect_deadline_ns {
             0 => None,
             deadline_ns => Some(deadline_ns / NS_PER_US),
         };
         let mut got = Map::from_iter([
-            ("changed".into(), json!(session.state != before)),
+            (
+                "changed".into(),
+                json!(session.state != before.session.state),
+            ),
             ("state".into(), json!(session.state.name())),
             ("peer_discr".into(), json!(session.peer_discr)),
             ("down_reason".into(), json!(session.down_reason.name())),

@@ -1,4 +1,5 @@
-use dz_common::map::{Origin, bpf_spin_lock};
+use dz_common::entry::Identity;
+use dz_common::map::Origin;
 use dz_common::session::{Session, Timers};
 
 use super::*;
@@ -71,19 +72,17 @@ fn entry(state: State) -> SessionEntry {
     let mut session = Session::new(Timers::DEFAULT, 7, 1);
     session.state = state;
     SessionEntry {
-        lock: bpf_spin_lock { val: 0 },
         detour: 9,
-        slot: 0,
-        generation: 1,
-        block: 1,
-        key: key(),
-        random: 1,
-        reserved: 0,
-        received: 0,
-        answered: 0,
-        originated: 0,
-        last_seen_ns: 0,
-        session,
+        ..SessionEntry::new(
+            Identity {
+                key: key(),
+                slot: 0,
+                generation: 1,
+                block: 1,
+                seed: 1,
+            },
+            session,
+        )
     }
 }
 
