@@ -36,6 +36,7 @@ fn an_ethernet_interface() -> Result<()> {
         running: false,
         mtu: 1400,
         mac: Some([2, 0, 0, 0, 0, 7]),
+        controller: None,
         link: Ok(Link::Ethernet),
     };
     ensure!(v0 == expected, "{v0:?}");
