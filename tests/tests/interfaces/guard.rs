@@ -1,8 +1,10 @@
 //! The liveness port is a courtesy: whoever has it, interfaces are served, and it is taken when it is
 //! free.
 
+use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
@@ -19,12 +21,15 @@ use dz_tests::tun::Tun;
 use dz_tests::udp_peer::Rules;
 use dz_tests::wait::eventually;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::unistd::{Uid, setfsuid};
 use serde_json::Value;
 
 use crate::NEEDS;
 
 const PORT: u16 = 44880;
 const INTERVAL_MS: u32 = 100;
+/// A user who is not root.
+const NOBODY: u32 = 65_534;
 const ADDRESS: [&str; 1] = ["169.254.7.0/31"];
 const ON_TUN: [&str; 2] = ["--interface", INTERFACE];
 /// Two full checks, ten seconds apart, and a machine that may be busy.
@@ -184,9 +189,10 @@ fn created_anew() -> Result<()> {
     missing(&mut agent, &[&us()])
 }
 
-/// A process of this name with the port, for as long as the value lives.
-fn holder(netns: &Netns, name: &str) -> Result<(Process, tempfile::TempDir)> {
+/// A process of this name and user with the port, for as long as the value lives.
+fn holder(netns: &Netns, name: &str, user: u32) -> Result<(Process, tempfile::TempDir)> {
     let folder = tempfile::tempdir()?;
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
     let program = folder.path().join(name);
     // By another process: what is open for writing, if only in a child just started, cannot be run.
     let copied = Command::new("sh")
@@ -194,9 +200,13 @@ fn holder(netns: &Netns, name: &str) -> Result<(Process, tempfile::TempDir)> {
         .arg(&program)
         .status()?;
     ensure!(copied.success(), "cp: {copied}");
-    let socket = bind(netns, "0.0.0.0")?;
+    let socket = netns.run(|| {
+        // A socket belongs to whom its thread is for files when it is made; this thread ends here.
+        setfsuid(Uid::from_raw(user));
+        bind(netns, "0.0.0.0")
+    })?;
     let mut command = Command::new(&program);
-    command.arg("600");
+    command.arg("600").uid(user);
     let fd = socket.as_raw_fd();
     // SAFETY: between fork and exec, where only this one system call is made.
     unsafe {
@@ -213,7 +223,7 @@ fn holder(netns: &Netns, name: &str) -> Result<(Process, tempfile::TempDir)> {
 fn by_doublezerod() -> Result<()> {
     let here = Netns::new("daemon")?;
     let _tun = Tun::new(&here, INTERFACE, &ADDRESS)?;
-    let (process, _folder) = holder(&here, "doublezerod")?;
+    let (process, _folder) = holder(&here, "doublezerod", 0)?;
     let mut agent = Agent::start(&here, &ON_TUN)?;
     let named = format!("process {} (doublezerod)", process.pid());
     missing(&mut agent, &[&named, FLAGS])?;
@@ -222,7 +232,8 @@ fn by_doublezerod() -> Result<()> {
     Ok(())
 }
 
-/// An agent as the unit runs it: without the privilege to look into processes that have more than it.
+/// An agent as the unit runs it: without the privilege to look into other users' processes, and
+/// `doublezerod` is one.
 fn by_somebody_unseen() -> Result<()> {
     let here = Netns::new("unseen")?;
     let _tun = Tun::new(&here, INTERFACE, &ADDRESS)?;
@@ -231,12 +242,12 @@ fn by_somebody_unseen() -> Result<()> {
         "--bounding-set=-sys_ptrace",
         "--inh-caps=-sys_ptrace",
     ];
-    let (process, folder) = holder(&here, "somebody")?;
+    let (process, folder) = holder(&here, "somebody", NOBODY)?;
     let mut agent = Agent::start_by(&wrapper, &here, &ON_TUN)?;
-    missing(&mut agent, &["a process of user 0 that is not visible"])?;
+    missing(&mut agent, &["a process of user 65534 that is not visible"])?;
     drop((process, folder, agent));
 
-    let (process, _folder) = holder(&here, "doublezerod")?;
+    let (process, _folder) = holder(&here, "doublezerod", NOBODY)?;
     let mut agent = Agent::start_by(&wrapper, &here, &ON_TUN)?;
     let named = format!("process {} (doublezerod), most likely", process.pid());
     missing(&mut agent, &[&named, FLAGS])
@@ -246,12 +257,12 @@ fn by_somebody_unseen() -> Result<()> {
 fn another_holder() -> Result<()> {
     let here = Netns::new("another")?;
     let _tun = Tun::new(&here, INTERFACE, &ADDRESS)?;
-    let (first, _folder) = holder(&here, "first")?;
+    let (first, _folder) = holder(&here, "first", 0)?;
     let mut agent = Agent::start(&here, &ON_TUN)?;
     missing(&mut agent, &["(first)"])?;
     agent.process().freeze()?;
     drop(first);
-    let (_second, _folder) = holder(&here, "second")?;
+    let (_second, _folder) = holder(&here, "second", 0)?;
     agent.process().signal(nix::sys::signal::Signal::SIGCONT)?;
     eventually(NEXT_CHECKS, "the other holder", || {
         let shown = interface(&agent)?;
