@@ -2,10 +2,10 @@
 //!
 //! An answer in XDP (`XDP_TX`) leaves by a queue of the device's driver, and not every driver sends it
 //! by itself. A veth hands it to the far end's driver, which drops it unless somebody has put an XDP
-//! program there; bonds, bridges and VLANs hand it to whatever is below them; and a driver that
-//! announces `XDP_TX` need not have it (`fec` on Linux 6.3). So `auto` is TC, which works everywhere,
-//! but on devices that are known. The kernel's own list of features (`NETDEV_XDP_ACT_*`, since Linux
-//! 6.3) is not asked: it has `XDP_TX` in one bit with all else, on a veth, too.
+//! program there; a bond hands it to one of its devices; bridges and VLANs have no XDP of their own. So
+//! `auto` is TC, which works everywhere, but on devices that are known. The kernel's list of features
+//! (`NETDEV_XDP_ACT_*`, since Linux 6.3) is not asked: it has `XDP_TX` in one bit with all else, set on
+//! a veth, too, and on hardware that did not have it (`fec` before Linux 6.6).
 
 use std::io;
 

@@ -4,7 +4,7 @@
 use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
@@ -193,20 +193,21 @@ fn created_anew() -> Result<()> {
 fn holder(netns: &Netns, name: &str, user: u32) -> Result<(Process, tempfile::TempDir)> {
     let folder = tempfile::tempdir()?;
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
+    // A process is called what it was started by, not what it is.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let sleep = std::env::split_paths(&path)
+        .map(|folder| folder.join("sleep"))
+        .find(|sleep| sleep.is_file())
+        .context("no sleep")?;
     let program = folder.path().join(name);
-    // By another process: what is open for writing, if only in a child just started, cannot be run.
-    let copied = Command::new("sh")
-        .args(["-c", "cp \"$(command -v sleep)\" \"$0\""])
-        .arg(&program)
-        .status()?;
-    ensure!(copied.success(), "cp: {copied}");
+    symlink(sleep, &program)?;
     let socket = netns.run(|| {
         // A socket belongs to whom its thread is for files when it is made; this thread ends here.
         setfsuid(Uid::from_raw(user));
         bind(netns, "0.0.0.0")
     })?;
     let mut command = Command::new(&program);
-    command.arg("600").uid(user);
+    command.arg0("sleep").arg("600").uid(user);
     let fd = socket.as_raw_fd();
     // SAFETY: between fork and exec, where only this one system call is made.
     unsafe {
