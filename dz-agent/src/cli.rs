@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
-pub use run::{Attach, Gate, LogFormat, PeerPassive, Realtime, RunOptions, UnknownPeers};
+pub use run::{Attach, Gate, LogFormat, PeerPassive, Realtime, RunOptions, Switch, UnknownPeers};
 pub use values::MetricsListen;
 
 use crate::address::{parse_host, parse_interface};
@@ -61,7 +61,7 @@ impl Cli {
 const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/dz-agent";
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not allowed, 4 kernel lacks a \
-    feature, 5 interface cannot be served, 6 already running or port taken, 7 no agent at the \
+    feature, 5 interface cannot be served, 6 already running, 7 no agent at the \
     socket, 8 refused by the agent";
 
 /// Subcommands.

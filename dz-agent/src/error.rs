@@ -4,7 +4,6 @@ use std::fmt;
 use std::process;
 
 use crate::lock::LockError;
-use crate::port::PortError;
 
 /// Exit codes. Stable: a number never changes its meaning.
 #[repr(u8)]
@@ -22,7 +21,7 @@ pub enum ExitCode {
     Kernel = 4,
     /// The interface cannot be served: its kind, or an attach mode that it cannot carry.
     Interface = 5,
-    /// Something else holds the interface, port or socket, most likely another agent.
+    /// Something else holds the interface, pin directory or socket, most likely another agent.
     Busy = 6,
     /// No agent answers at the socket.
     Unreachable = 7,
@@ -83,20 +82,6 @@ impl From<anyhow::Error> for Failure {
 impl From<LockError> for Failure {
     fn from(error: LockError) -> Self {
         let code = if error.is_busy() {
-            ExitCode::Busy
-        } else {
-            ExitCode::Failure
-        };
-        Self {
-            code,
-            error: error.into(),
-        }
-    }
-}
-
-impl From<PortError> for Failure {
-    fn from(error: PortError) -> Self {
-        let code = if error.is_taken() {
             ExitCode::Busy
         } else {
             ExitCode::Failure

@@ -10,8 +10,8 @@ use dz_common::packet::{State, Version};
 use dz_common::session::{DownReason, Mode, Session, Timers};
 
 use crate::view::{
-    AgentView, BlockView, Detour, FollowChanges, Inspect, InterfaceView, PassedOver, RouteState,
-    RouteTotals, SessionView, Snapshot,
+    AgentView, BlockView, Detour, FollowChanges, Inspect, InterfaceView, MetricsView, PassedOver,
+    PortGuardView, RouteState, RouteTotals, SessionView, Snapshot,
 };
 
 /// Now, in the snapshots below.
@@ -117,6 +117,8 @@ pub(crate) fn snapshot() -> Snapshot {
             ifindex: Some(7),
             attach: Some("tc".to_owned()),
             tc: Some("tcx".to_owned()),
+            attach_reason: Some("as asked for with --attach".to_owned()),
+            port_guard: Some(PortGuardView::Missing("UDP port 44880 is taken".to_owned())),
             locals: vec![LOCAL],
             waiting: None,
         }],
@@ -167,6 +169,7 @@ pub(crate) fn snapshot() -> Snapshot {
             },
             check_error: None,
             started_at: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+            metrics: MetricsView::At(([127, 0, 0, 1], 44881).into()),
             pid: 42,
             port: 44880,
             max_sessions: 16_384,

@@ -51,32 +51,57 @@ pub(crate) fn list(holders: &[Holder], if_none: &str) -> String {
 
 /// The processes that have one of these sockets open.
 pub(crate) fn of_sockets(inodes: &BTreeSet<u64>) -> Vec<Holder> {
-    let links: BTreeSet<String> = inodes
-        .iter()
-        .map(|inode| format!("socket:[{inode}]"))
+    let holders: BTreeSet<_> = by_socket(inodes)
+        .into_iter()
+        .map(|(_, holder)| holder)
         .collect();
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let pids = processes
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let mut holders: Vec<Holder> = pids
-        .filter(|pid| has_open(*pid, &links))
-        .map(Holder::of_pid)
-        .collect();
-    holders.sort();
-    holders
+    holders.into_iter().collect()
 }
 
-fn has_open(pid: u32, links: &BTreeSet<String>) -> bool {
+/// The same with what each of them has open. It takes a look at every file of every process.
+pub(crate) fn by_socket(inodes: &BTreeSet<u64>) -> BTreeSet<(u64, Holder)> {
+    let mut found = BTreeSet::new();
+    for pid in pids() {
+        let open = open_sockets(pid);
+        found.extend(
+            open.intersection(inodes)
+                .map(|inode| (*inode, Holder::of_pid(pid))),
+        );
+    }
+    found
+}
+
+/// The processes of a user whose command has this name: that much is told of a process that may not
+/// be looked into.
+pub(crate) fn named(command: &str, uid: u32) -> Vec<Holder> {
+    pids()
+        .map(Holder::of_pid)
+        .filter(|holder| holder.command == command && effective_uid(holder.pid) == Some(uid))
+        .collect()
+}
+
+/// The inodes of the sockets that a process has open; none if it may not be looked into.
+pub(crate) fn open_sockets(pid: u32) -> BTreeSet<u64> {
     let Ok(files) = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd")) else {
-        return false;
+        return BTreeSet::new();
     };
-    files
-        .flatten()
-        .filter_map(|file| fs::read_link(file.path()).ok())
-        .any(|link| link.to_str().is_some_and(|link| links.contains(link)))
+    let inode = |file: fs::DirEntry| {
+        let link = fs::read_link(file.path()).ok()?;
+        let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+        inode.parse().ok()
+    };
+    files.flatten().filter_map(inode).collect()
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn effective_uid(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Reads a table of the calling thread's network namespace; empty if it cannot be read.

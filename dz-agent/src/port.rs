@@ -1,33 +1,29 @@
-//! The liveness port, kept by us on every interface that we serve.
+//! The liveness port, kept by us on every interface that we serve, where it can be had.
 //!
-//! The kernel programs answer; the socket only takes the port, so that nothing else on the host
-//! answers beside them, and so that a packet that they pass up causes no ICMP "port unreachable"
-//! (which would fail the sender's next send).
+//! The kernel programs answer before any socket; this one only takes the port, so that nothing else on
+//! the host answers beside them, and so that a packet that they pass up causes no ICMP "port
+//! unreachable" (which would fail the sender's next send).
 
-use std::collections::BTreeSet;
+mod taken;
+
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use nix::libc;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
-use crate::holder::{self, Holder};
+pub use taken::{Holders, Sockets};
 
 /// Why the port was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
     /// Somebody else has it, on this interface or on all.
-    #[error(
-        "UDP port {port} on {interface} is taken by {}; stop that first, or give another port",
-        holder::list(holders, "a process that is not visible from here")
-    )]
+    #[error("UDP port {port} on {interface} is taken")]
     Taken {
         /// The interface.
         interface: String,
         /// The port.
         port: u16,
-        /// Who has it, as far as can be told.
-        holders: Vec<Holder>,
     },
     /// There is no such interface at present.
     #[error("UDP port {port} on {interface}: there is no such interface")]
@@ -38,15 +34,14 @@ pub enum PortError {
         port: u16,
     },
     /// The kernel refused for another reason.
-    #[error("taking UDP port {port} on {interface}")]
+    #[error("UDP port {port} on {interface} cannot be taken: {error}")]
     Io {
         /// The interface.
         interface: String,
         /// The port.
         port: u16,
         /// What it answered.
-        #[source]
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -70,19 +65,15 @@ impl PortGuard {
     /// # Errors
     /// The port is taken, the interface does not exist, or the kernel refuses.
     pub fn bind(interface: &str, port: u16) -> Result<Self, PortError> {
-        let error = |source: io::Error| {
+        let error = |error: io::Error| {
             let interface = interface.to_owned();
-            match source.raw_os_error() {
-                Some(libc::EADDRINUSE) => PortError::Taken {
-                    interface,
-                    port,
-                    holders: holders(port),
-                },
+            match error.raw_os_error() {
+                Some(libc::EADDRINUSE) => PortError::Taken { interface, port },
                 Some(libc::ENODEV) => PortError::NoInterface { interface, port },
                 _ => PortError::Io {
                     interface,
                     port,
-                    source,
+                    error,
                 },
             }
         };
@@ -105,48 +96,3 @@ const DROP_ALL: [SockFilter; 1] = [SockFilter::new(
     0,
     0,
 )];
-
-/// Who has a UDP socket on the port. The tables do not say which interface a socket is bound to, so
-/// that a process with the port on another interface is named as well; an IPv6 socket may cover
-/// IPv4.
-fn holders(port: u16) -> Vec<Holder> {
-    let tables = [holder::net_table("udp"), holder::net_table("udp6")];
-    let inodes: BTreeSet<u64> = tables
-        .iter()
-        .flat_map(|table| table.lines())
-        .filter_map(|line| bound(line, port))
-        .collect();
-    holder::of_sockets(&inodes)
-}
-
-/// The inode of a line's socket if it is bound to the port. Columns: number, local address
-/// (`address:port` in hexadecimal), remote address, state, queues, timer, retransmissions, user,
-/// timeout, inode.
-fn bound(line: &str, port: u16) -> Option<u64> {
-    let mut columns = line.split_whitespace();
-    let (_, local_port) = columns.nth(1)?.rsplit_once(':')?;
-    if u16::from_str_radix(local_port, 16).ok()? != port {
-        return None;
-    }
-    columns.nth(7)?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_a_line_of_the_table() {
-        let line = " 4711: 0100007F:AF50 00000000:0000 07 00000000:00000000 00:00000000 00000000  \
-                    1000        0 123456 2 0000000000000000 0";
-        assert_eq!(bound(line, 44880), Some(123_456));
-        assert_eq!(bound(line, 44881), None);
-        assert_eq!(
-            bound(
-                "  sl  local_address rem_address   st tx_queue rx_queue",
-                44880
-            ),
-            None
-        );
-    }
-}

@@ -1,5 +1,7 @@
 //! Tables for people.
 
+mod ports;
+
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -67,7 +69,7 @@ pub fn status(status: &StatusJson) -> String {
         "STATUS",
     ];
     text += &table(header, "lrllll", status.interfaces.iter().map(row));
-    text
+    text + &ports::notes(status)
 }
 
 /// The sessions, one per line, then the peers that have none.

@@ -1,6 +1,6 @@
 //! What the agent shows, read from the kernel at one moment: for the API and the metrics.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::SystemTime;
 
 use dz_common::counters::Counters;
@@ -47,10 +47,36 @@ pub struct InterfaceView {
     pub attach: Option<String>,
     /// By what TC runs the gate, and the other program if it is TC's: `tcx` or `clsact`.
     pub tc: Option<String>,
+    /// Why they are attached like that, for people.
+    pub attach_reason: Option<String>,
+    /// What became of the liveness port there; none while the interface does not exist.
+    pub port_guard: Option<PortGuardView>,
     /// Its IPv4 addresses.
     pub locals: Vec<Ipv4Addr>,
     /// Why it is not served at present, for people.
     pub waiting: Option<String>,
+}
+
+/// The liveness port of one interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortGuardView {
+    /// It is ours.
+    Held,
+    /// It is left to others (`--port-guard off`, `--unknown pass`).
+    Off,
+    /// It is not ours at present, and tried again; why, for people.
+    Missing(String),
+}
+
+/// Where metrics are served over TCP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetricsView {
+    /// Nowhere (`--metrics-listen off`).
+    Off,
+    /// Here.
+    At(SocketAddr),
+    /// Not at present, and tried again; why, for people.
+    Missing(String),
 }
 
 /// One session.
@@ -250,6 +276,8 @@ pub struct AgentView {
     pub check_error: Option<String>,
     /// When this process started.
     pub started_at: SystemTime,
+    /// Where metrics are served over TCP.
+    pub metrics: MetricsView,
     /// Our process.
     pub pid: u32,
     /// UDP port served.

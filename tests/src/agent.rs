@@ -134,6 +134,19 @@ impl Agent {
         Ok(agent)
     }
 
+    /// Starts it through another program (`setpriv`, say), and waits until it answers.
+    ///
+    /// # Errors
+    /// It ends, or does not answer in time.
+    pub fn start_by(wrapper: &[&str], netns: &Netns, arguments: &[&str]) -> anyhow::Result<Self> {
+        let (first, rest) = wrapper.split_first().context("a wrapper")?;
+        let mut command = Command::new(first);
+        command.args(rest).arg(program()?);
+        let mut agent = Self::spawn_program(command, Home::new()?, netns, arguments)?;
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
     /// Starts it without waiting.
     ///
     /// # Errors

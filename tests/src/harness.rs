@@ -186,7 +186,7 @@ fn link_kind_missing(kind: &str) -> Option<String> {
         let netns = crate::netns::Netns::new("probe")?;
         let mut command = Command::new("ip");
         command.args(["link", "add", "probe0"]);
-        if kind == "vlan" {
+        if ["vlan", "macvlan"].contains(&kind) {
             netns.ip("link add probe1 type veth peer name probe2")?;
             command.args(["link", "probe1"]);
         }

@@ -1,8 +1,7 @@
-//! Where the API and the metrics are served, and the limits that no client can get past.
+//! Where the API is served, and the limits that no client of it or of the metrics can get past.
 
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -17,7 +16,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
@@ -26,7 +25,7 @@ use crate::error::{ExitCode, FailWith, Failure};
 /// Connections served at a time; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 64;
 /// Connections in the kernel's queue.
-const BACKLOG: i32 = 128;
+pub(super) const BACKLOG: i32 = 128;
 /// How long a connection may take to send a request's header, or stay idle between two.
 const HEADER_TIME: Duration = Duration::from_secs(10);
 /// How long another agent may take to start in the same directory.
@@ -200,51 +199,6 @@ fn listen(path: &Path) -> anyhow::Result<(UnixListener, (u64, u64))> {
         UnixListener::from_std(socket.into())?,
         (metadata.dev(), metadata.ino()),
     ))
-}
-
-/// Where `/metrics` is served over TCP.
-#[derive(Debug)]
-pub struct MetricsListener {
-    listener: TcpListener,
-}
-
-impl MetricsListener {
-    /// Listens there.
-    ///
-    /// # Errors
-    /// [`ExitCode::Busy`] if the port is taken.
-    pub async fn bind(address: SocketAddr) -> Result<Self, Failure> {
-        let busy = |error: &io::Error| error.kind() == ErrorKind::AddrInUse;
-        match TcpListener::bind(address).await {
-            Ok(listener) => Ok(Self { listener }),
-            Err(error) => {
-                let code = if busy(&error) {
-                    ExitCode::Busy
-                } else {
-                    ExitCode::Failure
-                };
-                Err(error).fail_with(code, || {
-                    format!("metrics on {address}: give another --metrics-listen, or \"off\"")
-                })
-            }
-        }
-    }
-
-    /// Where it listens.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-impl Accept for MetricsListener {
-    type Stream = tokio::net::TcpStream;
-
-    async fn accept(&self) -> io::Result<Self::Stream> {
-        Ok(self.listener.accept().await?.0)
-    }
 }
 
 /// Serves until `stop` is ready; requests under way then have two seconds to end.

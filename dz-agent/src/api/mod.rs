@@ -12,19 +12,23 @@
 
 mod client;
 mod listen;
+mod metrics_listener;
 mod server;
 mod shown;
+mod status;
 #[cfg(test)]
 mod tests;
 mod types;
 
 pub use client::Client;
-pub use listen::{ApiListener, MetricsListener, serve};
+pub use listen::{ApiListener, serve};
+pub use metrics_listener::MetricsListener;
 pub use server::{api_router, metrics_router};
 pub use shown::{
-    BlockJson, CountersJson, InterfaceJson, MissedJson, ParkedJson, RouteJson, RouteTotalsJson,
-    SessionJson, SessionsJson, StatusJson,
+    BlockJson, CountersJson, MissedJson, ParkedJson, RouteJson, RouteTotalsJson, SessionJson,
+    SessionsJson,
 };
+pub use status::{InterfaceJson, StatusJson};
 pub use types::{
     ConnectedJson, ConnectedPeer, DisconnectRequest, DisconnectedJson, DisconnectedPeer, ErrorJson,
     PeerRequest, RefusalJson,

@@ -14,7 +14,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
-use super::shown::{CountersJson, SessionsJson, StatusJson};
+use super::shown::{CountersJson, SessionsJson};
+use super::status::StatusJson;
 use super::types::{ConnectedJson, DisconnectRequest, DisconnectedJson, ErrorJson, PeerRequest};
 use crate::command::{Command, Refusal, RefusalKind};
 use crate::metrics::{Exporter, Format};

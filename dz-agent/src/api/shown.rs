@@ -2,18 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::time::SystemTime;
 
 use dz_common::counters::Counter;
 use dz_common::gate::is_passive;
-use dz_common::packet::State;
 use dz_common::session::{Mode, NS_PER_US};
 use serde::{Deserialize, Serialize};
 
 use crate::follow::protocol_name;
 use crate::view::{
-    AgentView, BlockView, Detour, InterfaceView, ParkedView, RouteState, RouteTotals, SessionView,
-    Snapshot, VERSION, origin_name,
+    AgentView, BlockView, Detour, ParkedView, RouteState, RouteTotals, SessionView, Snapshot,
+    origin_name,
 };
 
 /// Reply to `GET /v1/sessions`.
@@ -366,108 +364,6 @@ impl From<&Snapshot> for CountersJson {
             blocks,
             routes,
             agent: MissedJson::from(&snapshot.agent),
-        }
-    }
-}
-
-/// Reply to `GET /v1/status`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct StatusJson {
-    /// Of the agent.
-    pub version: String,
-    /// Of the agent.
-    pub pid: u32,
-    /// Since the agent started.
-    pub uptime_seconds: u64,
-    /// UDP port served.
-    pub port: u16,
-    /// Most sessions.
-    pub max_sessions: u32,
-    /// Sessions by state, states without one included.
-    pub sessions: BTreeMap<String, u64>,
-    /// Routes of ours in the kernel's table.
-    pub routes_installed: u64,
-    /// Since the agent's loop last said that it is alive.
-    pub heartbeat_age_us: u64,
-    /// Events of the kernel programs that did not reach the agent.
-    pub events_lost: u64,
-    /// What the agent could not read when it last looked at everything; it tries again.
-    #[serde(default)]
-    pub check_error: Option<String>,
-    /// The interfaces served or waited for.
-    pub interfaces: Vec<InterfaceJson>,
-}
-
-/// One interface.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct InterfaceJson {
-    /// Its name.
-    pub name: String,
-    /// Its index; none while it does not exist.
-    pub ifindex: Option<u32>,
-    /// How the programs are attached: `tc`, `xdp` or `xdp-generic`; none while they are not.
-    pub attach: Option<String>,
-    /// By what TC runs the gate, and the other program if it is TC's: `tcx` (Linux 6.6 and newer) or
-    /// `clsact`; none while they are not.
-    #[serde(default)]
-    pub tc: Option<String>,
-    /// Its addresses.
-    pub locals: Vec<Ipv4Addr>,
-    /// Why it is not served at present.
-    pub waiting: Option<String>,
-}
-
-impl From<&InterfaceView> for InterfaceJson {
-    fn from(view: &InterfaceView) -> Self {
-        let InterfaceView {
-            name,
-            ifindex,
-            attach,
-            tc,
-            locals,
-            waiting,
-        } = view.clone();
-        Self {
-            name,
-            ifindex,
-            attach,
-            tc,
-            locals,
-            waiting,
-        }
-    }
-}
-
-impl From<&Snapshot> for StatusJson {
-    fn from(snapshot: &Snapshot) -> Self {
-        let agent = &snapshot.agent;
-        let count = |state: State| {
-            snapshot
-                .sessions
-                .iter()
-                .filter(|view| view.entry.session.state == state)
-                .count()
-        };
-        let by_state = |state: State| (state.name().to_owned(), count(state) as u64);
-        let uptime = SystemTime::now()
-            .duration_since(agent.started_at)
-            .unwrap_or_default();
-        Self {
-            version: VERSION.to_owned(),
-            pid: agent.pid,
-            uptime_seconds: uptime.as_secs(),
-            port: agent.port,
-            max_sessions: agent.max_sessions,
-            sessions: State::ALL.map(by_state).into(),
-            routes_installed: snapshot.routes.iter().map(|route| route.installed).sum(),
-            heartbeat_age_us: agent.heartbeat_age_ns / NS_PER_US,
-            events_lost: agent.events_lost,
-            check_error: agent.check_error.clone(),
-            interfaces: snapshot
-                .interfaces
-                .iter()
-                .map(InterfaceJson::from)
-                .collect(),
         }
     }
 }

@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -309,12 +309,16 @@ async fn metrics_in_the_format_asked_for() {
     );
     assert!(body.contains("# TYPE doublezero_liveness_answered_total counter"));
 
-    let listener = MetricsListener::bind("127.0.0.1:0".parse().unwrap())
-        .await
-        .unwrap();
-    let address = listener.address().unwrap();
-    let taken = MetricsListener::bind(address).await.unwrap_err();
-    assert_eq!(taken.code, ExitCode::Busy, "{taken}");
+    // All addresses, which IPv4 is served on, too.
+    let everywhere = [
+        (Ipv6Addr::UNSPECIFIED, 0).into(),
+        (Ipv4Addr::UNSPECIFIED, 0).into(),
+    ];
+    let listener = MetricsListener::bind(&everywhere).unwrap();
+    let port = listener.address().unwrap().port();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let taken = MetricsListener::bind(&[address]).unwrap_err();
+    assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse, "{taken}");
     let inspect = Arc::new(Fixed(fixture::snapshot()));
     let exporter = Arc::new(Exporter::new(inspect, Recorded::default(), false));
     let server = tokio::spawn(serve(

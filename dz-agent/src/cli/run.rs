@@ -89,6 +89,10 @@ pub struct RunOptions {
         value_parser = clap::value_parser!(u16).range(1..)
     )]
     pub port: u16,
+    /// Whether we take the port on each interface, so that no other program answers there beside
+    /// us. Interfaces are served all the same while somebody else has it.
+    #[arg(long, env = "DZ_AGENT_PORT_GUARD", value_enum, default_value_t = Switch::On)]
+    pub port_guard: Switch,
     /// Most sessions.
     #[arg(
         long,
@@ -142,7 +146,8 @@ pub struct RunOptions {
     #[arg(long, env = "DZ_AGENT_ROUTE_PROTOCOL", value_name = "N", default_value = "144",
         value_parser = route_protocol)]
     pub route_protocol: u8,
-    /// Where /metrics is served over TCP, or "off".
+    /// Where /metrics is served over TCP: an address of this host, "localhost", or nothing before
+    /// the colon for all of them; or "off".
     #[arg(
         long,
         env = "DZ_AGENT_METRICS_LISTEN",
@@ -173,7 +178,7 @@ pub struct RunOptions {
 /// How to attach to an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Attach {
-    /// Native XDP where the driver has it and the device is Ethernet, else TC.
+    /// Native XDP where the device's driver is known to send XDP's answers by itself, else TC.
     Auto,
     /// TC ingress.
     Tc,
@@ -181,6 +186,15 @@ pub enum Attach {
     Xdp,
     /// XDP in the kernel's generic path.
     XdpGeneric,
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// It is.
+    On,
+    /// It is not.
+    Off,
 }
 
 /// What happens to liveness packets of unknown peers.

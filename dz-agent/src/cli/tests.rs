@@ -76,6 +76,45 @@ fn ranges_are_kept() {
 }
 
 #[test]
+fn metrics_are_listened_for_where_exporters_do() {
+    let listen = |text: &str| run(&format!("dz-agent run --metrics-listen {text}")).metrics_listen;
+    let addresses = |text: &str| -> Vec<String> {
+        let addresses = listen(text).addresses();
+        addresses.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(addresses("10.0.0.1:9100"), ["10.0.0.1:9100"]);
+    assert_eq!(addresses("[2001:db8::1]:9100"), ["[2001:db8::1]:9100"]);
+    assert_eq!(addresses("localhost:44881"), ["127.0.0.1:44881"]);
+    assert_eq!(addresses(":44881"), ["[::]:44881", "0.0.0.0:44881"]);
+    assert!(addresses("off").is_empty());
+    for text in ["off", ":44881", "10.0.0.1:9100", "[::1]:9100"] {
+        assert_eq!(listen(text).to_string(), text);
+    }
+}
+
+#[test]
+fn what_is_no_place_to_listen_at_is_told_what_to_write() {
+    for (text, said) in [
+        (
+            "44881",
+            "write localhost:44881, or :44881 for all addresses",
+        ),
+        ("10.0.0.1", "write 10.0.0.1:44881: the port is missing"),
+        ("localhost", "write localhost:44881: the port is missing"),
+        ("::1:44881", "in brackets: [::1]:44881"),
+        ("10.0.0.1:70000", "write 127.0.0.1:44881"),
+        ("host.example:44881", "write 127.0.0.1:44881"),
+        ("http://127.0.0.1:44881", "write 127.0.0.1:44881"),
+        (":", ":44881 for all addresses, or off"),
+    ] {
+        let error = parse(&format!("dz-agent run --metrics-listen {text}")).unwrap_err();
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default();
+        assert!(line.contains(said), "{line}");
+    }
+}
+
+#[test]
 fn contradictions_are_named() {
     for (line, named) in [
         ("--tx-interval 10ms", "--interval-floor 50ms"),

@@ -1,7 +1,7 @@
 //! Values that clap cannot read by itself.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -83,16 +83,32 @@ impl FromStr for Tos {
 pub enum MetricsListen {
     /// Nowhere; the Unix socket has it all the same.
     Off,
+    /// On this port of every address, IPv4 and IPv6.
+    Everywhere(u16),
     /// Here.
     At(SocketAddr),
 }
 
 impl MetricsListen {
-    /// The address, if anywhere.
-    pub const fn address(self) -> Option<SocketAddr> {
+    /// The addresses to listen on: the first one that is of a family that the host has. None for
+    /// nowhere.
+    pub fn addresses(self) -> Vec<SocketAddr> {
         match self {
-            Self::Off => None,
-            Self::At(address) => Some(address),
+            Self::Off => Vec::new(),
+            Self::Everywhere(port) => vec![
+                (Ipv6Addr::UNSPECIFIED, port).into(),
+                (Ipv4Addr::UNSPECIFIED, port).into(),
+            ],
+            Self::At(address) => vec![address],
+        }
+    }
+
+    /// The TCP port; 0 for nowhere.
+    pub const fn port(self) -> u16 {
+        match self {
+            Self::Off => 0,
+            Self::Everywhere(port) => port,
+            Self::At(address) => address.port(),
         }
     }
 }
@@ -104,17 +120,44 @@ impl FromStr for MetricsListen {
         if text == "off" {
             return Ok(Self::Off);
         }
-        let address = text
-            .parse()
-            .map_err(|_| "must be ADDRESS:PORT or off".to_owned())?;
-        Ok(Self::At(address))
+        if let Ok(address) = text.parse() {
+            return Ok(Self::At(address));
+        }
+        match text
+            .rsplit_once(':')
+            .map(|(host, port)| (host, port.parse()))
+        {
+            Some(("", Ok(port))) => Ok(Self::Everywhere(port)),
+            Some(("localhost", Ok(port))) => Ok(Self::At((Ipv4Addr::LOCALHOST, port).into())),
+            _ => Err(instead(text)),
+        }
     }
+}
+
+/// What to write instead of something that is no place to listen at.
+fn instead(text: &str) -> String {
+    const FORMS: &str = "write 127.0.0.1:44881, localhost:44881, :44881 for all addresses, or off";
+    if let Ok(port) = text.parse::<u16>() {
+        return format!("write localhost:{port}, or :{port} for all addresses");
+    }
+    if text == "localhost" || text.parse::<Ipv4Addr>().is_ok() {
+        return format!("write {text}:44881: the port is missing");
+    }
+    let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
+    if [text, host]
+        .iter()
+        .any(|text| text.parse::<Ipv6Addr>().is_ok())
+    {
+        return "write an IPv6 address in brackets: [::1]:44881".to_owned();
+    }
+    FORMS.to_owned()
 }
 
 impl fmt::Display for MetricsListen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Off => f.write_str("off"),
+            Self::Everywhere(port) => write!(f, ":{port}"),
             Self::At(address) => address.fmt(f),
         }
     }

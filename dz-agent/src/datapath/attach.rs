@@ -12,12 +12,12 @@ use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp};
 use dz_common::ingress::Link;
 use tracing::info;
 
+use super::choice::Choice;
 use super::clsact;
 use super::gate::gate_name;
 use super::load::{Datapath, chain, load_classifier, load_xdp};
 use super::pins::Pin;
 use super::unpin::unpin_link;
-use crate::cli::Attach;
 use crate::error::{ExitCode, FailWith, Failure};
 
 /// How the programs are attached to an interface.
@@ -34,6 +34,12 @@ pub enum AttachMode {
 impl AttachMode {
     /// Every one.
     pub const ALL: [Self; 3] = [Self::Tc, Self::Xdp, Self::XdpGeneric];
+
+    /// Whether an interface may have programs in both of two different modes: it has room for one of
+    /// XDP, in whatever way, beside those of TC.
+    fn goes_with(self, other: Self) -> bool {
+        self == Self::Tc || other == Self::Tc
+    }
 }
 
 impl fmt::Display for AttachMode {
@@ -60,6 +66,8 @@ impl<E: std::error::Error> From<E> for LinkFailure {
 pub struct Attachment {
     /// How.
     pub mode: AttachMode,
+    /// Why so, for people.
+    pub why: String,
     ingress: Hold,
     gate: Hold,
 }
@@ -113,34 +121,23 @@ impl Datapath {
     /// Attaches to an interface, or takes over the pinned link of an earlier agent: the program is
     /// swapped without a gap.
     ///
+    /// Where the earlier agent had chosen another mode, there is no gap between TC and XDP either: its
+    /// program goes when ours is there. No packet of a session is dealt with twice meanwhile, for XDP
+    /// has it first, and passes none of them on to TC. One XDP mode takes the place of the other after
+    /// a gap of some milliseconds, for a device has room for one.
+    ///
     /// # Errors
-    /// [`ExitCode::Interface`] if the device cannot carry the mode asked for.
+    /// [`ExitCode::Interface`] if the device cannot carry any of the modes chosen.
     pub fn attach(
         &mut self,
         interface: &str,
         link: Link,
-        wanted: Attach,
+        choice: &Choice,
     ) -> Result<Attachment, Failure> {
-        if link == Link::Layer3 && matches!(wanted, Attach::Xdp | Attach::XdpGeneric) {
-            return Err(Failure::new(
-                ExitCode::Interface,
-                format!(
-                    "{interface}: XDP needs Ethernet frames and this is a layer-3 device: use \
-                     --attach tc"
-                ),
-            ));
-        }
-        let modes: &[AttachMode] = match (wanted, link) {
-            (Attach::Auto, Link::Ethernet) => &[AttachMode::Xdp, AttachMode::Tc],
-            (Attach::Auto | Attach::Tc, _) => &[AttachMode::Tc],
-            (Attach::Xdp, _) => &[AttachMode::Xdp],
-            (Attach::XdpGeneric, _) => &[AttachMode::XdpGeneric],
-        };
         load_classifier(&mut self.ebpf, gate_name(link)).map(|_| ())?;
+        let mut why = choice.why.clone();
         let mut refusal = None;
-        for &mode in modes {
-            // A link of another mode would see every packet as well.
-            self.drop_other_links(interface, mode)?;
+        for &mode in choice.modes {
             // Apart from attaching: a kernel that refuses the program is not the interface's fault.
             match mode {
                 AttachMode::Tc => {
@@ -148,24 +145,35 @@ impl Datapath {
                 }
                 AttachMode::Xdp | AttachMode::XdpGeneric => load_xdp(&mut self.ebpf).map(|_| ())?,
             }
+            self.drop_modes(interface, |other| !mode.goes_with(other) && other != mode)?;
             match self.attach_as(interface, link, mode) {
-                Ok(ingress) => match self.attach_gate(interface, link) {
-                    Ok(gate) => {
-                        info!(interface, %mode, "attached");
-                        return Ok(Attachment {
-                            mode,
-                            ingress,
-                            gate,
+                Ok(ingress) => {
+                    let gate = self
+                        .drop_modes(interface, |other| other != mode)
+                        .and_then(|()| {
+                            self.attach_gate(interface, link)
+                                .map_err(no_gate(interface))
                         });
-                    }
-                    Err(error) => {
-                        // The failure to attach is the one to tell.
-                        let _ = ingress.release();
-                        let text = format!("{interface}: cannot attach the gate: {error}");
-                        return Err(Failure::new(ExitCode::Interface, text));
-                    }
-                },
-                Err(error) => refusal = Some((mode, error)),
+                    let gate = match gate {
+                        Ok(gate) => gate,
+                        Err(failure) => {
+                            // This failure is the one to tell.
+                            let _ = ingress.release();
+                            return Err(failure);
+                        }
+                    };
+                    info!(interface, %mode, why, "attached");
+                    return Ok(Attachment {
+                        mode,
+                        why,
+                        ingress,
+                        gate,
+                    });
+                }
+                Err(error) => {
+                    why = format!("{}, but cannot attach as {mode}: {error}", choice.why);
+                    refusal = Some((mode, error));
+                }
             }
         }
         let (mode, error) = refusal.unwrap_or((AttachMode::Tc, "no attach mode".to_owned()));
@@ -234,10 +242,18 @@ impl Datapath {
         Ok(FdLink::try_from(program.take_link(id)?)?)
     }
 
-    fn drop_other_links(&self, interface: &str, mode: AttachMode) -> Result<(), Failure> {
-        for other in AttachMode::ALL {
-            let pin = self.link_pin(interface, other);
-            if other != mode && pin.exists() {
+    /// Takes away what an earlier agent has attached in these modes.
+    fn drop_modes(
+        &self,
+        interface: &str,
+        these: impl Fn(AttachMode) -> bool,
+    ) -> Result<(), Failure> {
+        for mode in AttachMode::ALL.into_iter().filter(|mode| these(*mode)) {
+            if mode == AttachMode::Tc && !self.has_tcx {
+                clsact::detach(interface, TcAttachType::Ingress);
+            }
+            let pin = self.link_pin(interface, mode);
+            if pin.exists() {
                 unpin_link(&pin)
                     .fail_with(ExitCode::Failure, || format!("removing {}", pin.display()))?;
             }
@@ -257,6 +273,11 @@ impl Datapath {
     fn xdp(&mut self) -> Result<&mut Xdp, LinkFailure> {
         Ok(load_xdp(&mut self.ebpf)?)
     }
+}
+
+fn no_gate(interface: &str) -> impl FnOnce(String) -> Failure {
+    let context = format!("{interface}: cannot attach the gate");
+    move |error| Failure::new(ExitCode::Interface, error).context(context)
 }
 
 /// The pinned link of an earlier agent, if there is one.

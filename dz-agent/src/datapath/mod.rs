@@ -7,6 +7,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 mod attach;
+mod choice;
 mod clsact;
 mod confined;
 pub mod filters;
@@ -23,6 +24,7 @@ mod unpin;
 mod upgrade;
 
 pub use attach::{AttachMode, Attachment};
+pub use choice::{Choice, choose};
 pub use kernel::check_kernel;
 pub use load::{Datapath, MAPS, OBJECT, Settings};
 pub use maps::{MapError, MapReader, Maps};

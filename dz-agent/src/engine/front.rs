@@ -1,18 +1,19 @@
 //! API and metrics, on a thread of their own: a scrape of 100,000 sessions delays no event.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::info;
 
 use super::Inspector;
-use crate::api::{ApiListener, MetricsListener, api_router, metrics_router, serve};
+use super::scrapes::Scrapes;
+use crate::api::{ApiListener, api_router, metrics_router, serve};
+use crate::cli::MetricsListen;
 use crate::command::Command;
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::metrics::{Exporter, Recorded};
+use crate::view::MetricsView;
 
 /// What it takes to serve.
 struct Kitchen {
@@ -28,7 +29,7 @@ pub(super) struct Front {
     start: oneshot::Sender<Kitchen>,
     stop: watch::Sender<bool>,
     thread: Joined,
-    metrics: Option<SocketAddr>,
+    metrics: watch::Receiver<MetricsView>,
 }
 
 /// The thread, serving.
@@ -50,15 +51,17 @@ impl Drop for Joined {
 }
 
 impl Front {
-    /// Binds the sockets, before anything in the kernel is touched.
+    /// Binds the API's socket, before anything in the kernel is touched, and that of the metrics if
+    /// it can be had by now.
     ///
     /// # Errors
-    /// [`ExitCode::Busy`] if another agent has one of them.
-    pub(super) fn bind(socket: &Path, metrics: Option<SocketAddr>) -> Result<Self, Failure> {
+    /// [`ExitCode::Busy`] if another agent has the API's.
+    pub(super) fn bind(socket: &Path, metrics: MetricsListen) -> Result<Self, Failure> {
         let (start, kitchen) = oneshot::channel();
         let (stop, stopped) = watch::channel(false);
         let (bound, outcome) = std::sync::mpsc::channel();
         let socket = socket.to_owned();
+        let (scrapes, metrics) = Scrapes::new(metrics);
         let thread = thread::Builder::new()
             .name("dz-api".to_owned())
             .spawn(move || {
@@ -67,7 +70,7 @@ impl Front {
                     .build();
                 match runtime.fail_with(ExitCode::Failure, || "API thread") {
                     Ok(runtime) => {
-                        runtime.block_on(work(socket, metrics, &bound, kitchen, stopped))
+                        runtime.block_on(work(socket, scrapes, &bound, kitchen, stopped))
                     }
                     // The receiver waits for exactly one message.
                     Err(failure) => drop(bound.send(Err(failure))),
@@ -75,13 +78,18 @@ impl Front {
             })
             .fail_with(ExitCode::Failure, || "API thread")?;
         let outcome = outcome.recv().fail_with(ExitCode::Failure, || "API thread");
-        let metrics = outcome??;
+        outcome??;
         Ok(Self {
             start,
             stop,
             thread: Joined(Some(thread)),
             metrics,
         })
+    }
+
+    /// Where metrics are served, now and later on.
+    pub(super) fn metrics(&self) -> watch::Receiver<MetricsView> {
+        self.metrics.clone()
     }
 
     /// Starts serving.
@@ -92,9 +100,6 @@ impl Front {
         recorded: Recorded,
         per_peer: bool,
     ) -> Serving {
-        if let Some(address) = self.metrics {
-            info!(%address, "metrics");
-        }
         // If the thread is gone there is nobody to serve, and `stop` finds it so.
         let _ = self.start.send(Kitchen {
             inspector,
@@ -119,28 +124,20 @@ impl Serving {
 
 async fn work(
     socket: PathBuf,
-    metrics: Option<SocketAddr>,
-    bound: &std::sync::mpsc::Sender<Result<Option<SocketAddr>, Failure>>,
+    mut scrapes: Scrapes,
+    bound: &std::sync::mpsc::Sender<Result<(), Failure>>,
     kitchen: oneshot::Receiver<Kitchen>,
     stopped: watch::Receiver<bool>,
 ) {
-    let listeners = async {
-        let api = ApiListener::bind(&socket)?;
-        let metrics = match metrics {
-            Some(address) => Some(MetricsListener::bind(address).await?),
-            None => None,
-        };
-        Ok((api, metrics))
-    };
-    let (api, metrics) = match listeners.await {
-        Ok(listeners) => listeners,
+    let api = match ApiListener::bind(&socket) {
+        Ok(api) => api,
         Err(failure) => {
             drop(bound.send(Err(failure)));
             return;
         }
     };
-    let address = metrics.as_ref().and_then(|metrics| metrics.address().ok());
-    drop(bound.send(Ok(address)));
+    scrapes.bind();
+    drop(bound.send(Ok(())));
     // Dropped without a word: the start failed elsewhere.
     let Ok(kitchen) = kitchen.await else { return };
     let inspect = Arc::new(kitchen.inspector);
@@ -151,7 +148,10 @@ async fn work(
     ));
     let api_routes = api_router(inspect, kitchen.commands, Arc::clone(&exporter));
     let metrics = async {
-        let Some(listener) = metrics else { return };
+        let listener = tokio::select! {
+            listener = scrapes.listener() => listener,
+            () = until(stopped.clone()) => return,
+        };
         serve(listener, metrics_router(exporter), until(stopped.clone())).await;
     };
     tokio::join!(serve(api, api_routes, until(stopped.clone())), metrics);

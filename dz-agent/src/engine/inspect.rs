@@ -273,6 +273,7 @@ impl Inspect for Inspector {
                 follow_changes: *self.shared.follow_changes(),
                 check_error: self.shared.check_error().clone(),
                 started_at: self.shared.started_at,
+                metrics: self.shared.metrics(),
                 pid: std::process::id(),
                 port: self.port,
                 max_sessions: self.max_sessions,

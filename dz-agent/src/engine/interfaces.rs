@@ -8,14 +8,14 @@ use foldhash::{HashMap, HashMapExt, HashSet};
 use tracing::{info, warn};
 
 use super::Engine;
+use super::guard::Guard;
 use super::reconcile::Carrier;
-use crate::cli::UnknownPeers;
-use crate::datapath::Attachment;
+use crate::cli::{Switch, UnknownPeers};
+use crate::datapath::{Attachment, choose};
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::lock::InterfaceLock;
 use crate::net::NetlinkError;
 use crate::net::links::{self, Address};
-use crate::port::PortGuard;
 use crate::view::InterfaceView;
 
 /// Blocks of counters, block 0 included.
@@ -39,8 +39,7 @@ struct Present {
     up: bool,
     locals: Vec<Address>,
     attachment: Attachment,
-    /// None where packets of unknown peers are left to somebody else's socket.
-    _port: Option<PortGuard>,
+    guard: Guard,
 }
 
 impl Interface {
@@ -110,6 +109,11 @@ impl Interface {
                 .present
                 .as_ref()
                 .map(|present| present.attachment.tc().to_owned()),
+            attach_reason: self
+                .present
+                .as_ref()
+                .map(|present| present.attachment.why.clone()),
+            port_guard: self.present.as_ref().map(|present| present.guard.view()),
             locals: self.locals().collect(),
             waiting: self.unavailable(),
         }
@@ -179,8 +183,7 @@ impl Engine {
     /// Looks at one interface.
     ///
     /// # Errors
-    /// [`ExitCode::Interface`] if it exists and cannot be served, [`ExitCode::Busy`] if somebody
-    /// else has our port there.
+    /// [`ExitCode::Interface`] if it exists and cannot be served.
     pub(super) async fn refresh_interface(&mut self, index: usize) -> Result<(), Failure> {
         let name = self.interfaces[index].name.clone();
         let asked = || format!("interface {name}");
@@ -203,6 +206,7 @@ impl Engine {
         let Some(present) = &mut self.interfaces[index].present else {
             return Ok(());
         };
+        present.guard.keep(&name, self.options.port);
         if present.up != found.up {
             info!(interface = name, up = found.up, "interface");
         }
@@ -237,13 +241,13 @@ impl Engine {
             .link
             .clone()
             .fail_with(ExitCode::Interface, || format!("interface {name}"))?;
-        let port = match self.options.unknown {
-            UnknownPeers::Drop => {
-                Some(PortGuard::bind(name, self.options.port).map_err(Failure::from)?)
-            }
-            UnknownPeers::Pass => None,
-        };
-        let attachment = self.datapath.attach(name, link, self.options.attach)?;
+        let choice = choose(self.options.attach, found, link)?;
+        // With `--unknown pass` the port is somebody else's socket's. Before the programs: what they
+        // pass, or a change of mode misses, is answered by no ICMP error.
+        let guarded =
+            self.options.port_guard == Switch::On && self.options.unknown == UnknownPeers::Drop;
+        let guard = Guard::new(guarded, name, self.options.port);
+        let attachment = self.datapath.attach(name, link, &choice)?;
         Ok(Present {
             ifindex: found.ifindex,
             link,
@@ -251,7 +255,7 @@ impl Engine {
             up: found.up,
             locals: Vec::new(),
             attachment,
-            _port: port,
+            guard,
         })
     }
 

@@ -73,7 +73,7 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
     })?;
     let _lock = PinDirLock::acquire(&options.pin_dir).map_err(Failure::from)?;
     let identity = Identity::load(&options.state_dir)?;
-    let front = Front::bind(socket, options.metrics_listen.address())?;
+    let front = Front::bind(socket, options.metrics_listen)?;
     // After the thread of the API, which is to run as others do.
     let realtime = realtime::apply(options.realtime)?;
     let fresh = fs::read_dir(&options.pin_dir).is_ok_and(|mut files| files.next().is_none());
@@ -136,7 +136,7 @@ async fn serve(
         monitor.tell_of_hosts();
     }
     let recorded = Recorded::default();
-    let shared = Arc::new(Shared::new(recorded.clone()));
+    let shared = Arc::new(Shared::new(recorded.clone(), front.metrics()));
     let (mut engine, mut ring) = Engine::new(options, datapath, prepared, shared, floods)?;
     // From here on it asks for changes.
     let left_out = monitor.leave_out(engine.connections.ports());

@@ -8,11 +8,12 @@ use std::time::SystemTime;
 
 use dz_common::map::PeerKey;
 use foldhash::HashMap;
+use tokio::sync::watch;
 
 use super::reconcile::RouteKey;
 use crate::metrics::Recorded;
 use crate::net::hosts::HostRoute;
-use crate::view::{FollowChanges, InterfaceView, PassedOver};
+use crate::view::{FollowChanges, InterfaceView, MetricsView, PassedOver};
 
 /// Counts of what was done to routes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,6 +68,8 @@ pub(super) struct Trouble {
 pub(super) struct Shared {
     pub(super) started_at: SystemTime,
     pub(super) recorded: Recorded,
+    /// Where metrics are served.
+    metrics: watch::Receiver<MetricsView>,
     /// Events that did not reach us.
     pub(super) events_lost: AtomicU64,
     /// How often the kernel had more notifications than we had room for.
@@ -85,10 +88,11 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(recorded: Recorded) -> Self {
+    pub(super) fn new(recorded: Recorded, metrics: watch::Receiver<MetricsView>) -> Self {
         Self {
             started_at: SystemTime::now(),
             recorded,
+            metrics,
             events_lost: AtomicU64::new(0),
             overruns: AtomicU64::new(0),
             checks_failed: AtomicU64::new(0),
@@ -104,6 +108,11 @@ impl Shared {
 
     pub(super) fn interfaces(&self) -> MutexGuard<'_, Vec<InterfaceView>> {
         lock(&self.interfaces)
+    }
+
+    /// Where metrics are served at present.
+    pub(super) fn metrics(&self) -> MetricsView {
+        self.metrics.borrow().clone()
     }
 
     pub(super) fn check_error(&self) -> MutexGuard<'_, Option<String>> {

@@ -30,6 +30,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Its Ethernet address, if it has one.
     pub mac: Option<[u8; 6]>,
+    /// Index of the bridge, bond or the like that it is a part of, if any.
+    pub controller: Option<u32>,
     /// What its frames start with, or why it cannot be served.
     pub link: Result<Link, Unsuitable>,
 }
@@ -171,6 +173,7 @@ pub(crate) fn interface(message: &LinkMessage) -> Interface {
         running: header.flags.contains(LinkFlags::Running),
         mtu: 0,
         mac: None,
+        controller: None,
         link: Err(Unsuitable::Loopback),
     };
     let mut tunnel = None;
@@ -180,6 +183,9 @@ pub(crate) fn interface(message: &LinkMessage) -> Interface {
             LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
             LinkAttribute::Address(bytes) if header.link_layer_type == LinkLayerType::Ether => {
                 interface.mac = bytes.as_slice().try_into().ok();
+            }
+            LinkAttribute::Controller(index) => {
+                interface.controller = Some(*index).filter(|index| *index != 0);
             }
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {

@@ -4,6 +4,7 @@
 //! anything: what is asked is read from the kernel.
 
 pub mod detours;
+pub mod driver;
 mod host_route;
 pub mod hosts;
 pub mod links;

@@ -71,15 +71,12 @@ fn the_port_is_ours_on_that_interface() -> Result<()> {
         .run(|| PortGuard::bind("v0", PORT))
         .err()
         .context("it is taken")?;
-    ensure!(
-        error.is_taken() && error.to_string().contains(&us()),
-        "{error}"
-    );
+    ensure!(error.is_taken(), "{error}");
     drop(guard);
     freed(|| netns.run(|| PortGuard::bind("v0", PORT)).map(drop))
 }
 
-fn a_taken_port_names_who_has_it() -> Result<()> {
+fn a_taken_port_is_told_from_other_errors() -> Result<()> {
     let netns = Netns::new("port")?;
     netns.ip("link add v0 type veth peer name v1")?;
     for address in ["0.0.0.0", "[::]"] {
@@ -89,10 +86,7 @@ fn a_taken_port_names_who_has_it() -> Result<()> {
             .run(|| PortGuard::bind("v0", PORT))
             .err()
             .context("it is taken")?;
-        ensure!(
-            error.is_taken() && error.to_string().contains(&us()),
-            "{address}: {error}"
-        );
+        ensure!(error.is_taken(), "{address}: {error}");
         drop(other);
     }
     match netns.run(|| PortGuard::bind("v9", PORT)) {
@@ -168,9 +162,9 @@ pub(crate) fn tests() -> Vec<Test> {
             the_port_is_ours_on_that_interface,
         ),
         Test::new(
-            "port::names_the_holder",
+            "port::taken",
             &[Root],
-            a_taken_port_names_who_has_it,
+            a_taken_port_is_told_from_other_errors,
         ),
         Test::new(
             "port::silent",

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use dz_agent::net::Netlink;
+use dz_agent::net::driver;
 use dz_agent::net::links::{self, Address, Interface, Unsuitable};
 use dz_common::ingress::Link;
 use dz_tests::harness::{Requirement::LinkKind, Requirement::Root, Requirement::Tun, Test};
@@ -36,6 +37,7 @@ fn an_ethernet_interface() -> Result<()> {
         running: false,
         mtu: 1400,
         mac: Some([2, 0, 0, 0, 0, 7]),
+        controller: None,
         link: Ok(Link::Ethernet),
     };
     ensure!(v0 == expected, "{v0:?}");
@@ -54,6 +56,30 @@ fn an_ethernet_interface() -> Result<()> {
     let again = netns
         .block_on(|| async { anyhow::Ok(links::by_index(&Netlink::open()?, v0.ifindex).await?) })?;
     ensure!(again == Some(by_name(&netns, "v0")?), "{again:?}");
+    Ok(())
+}
+
+fn drivers_tell_their_names() -> Result<()> {
+    let netns = Netns::new("links")?;
+    netns.ip("link add v0 type veth peer name v1")?;
+    netns.ip("tuntap add dev tap0 mode tap")?;
+    let name = |interface: &str| netns.run(|| driver::name(interface));
+    ensure!(name("v0")? == "veth" && name("tap0")? == "tun");
+    ensure!(name("v9").is_err() && name("sixteen-bytes-xx").is_err());
+    // Nothing is known of this one but its name.
+    ensure!(name("lo").is_err());
+    Ok(())
+}
+
+fn a_port_knows_its_bridge() -> Result<()> {
+    let netns = Netns::new("links")?;
+    netns.ip("link add v0 type veth peer name v1")?;
+    netns.ip("link add br0 type bridge")?;
+    netns.ip("link set v0 master br0")?;
+    let bridge = netns.ifindex("br0")?;
+    ensure!(by_name(&netns, "v0")?.controller == Some(bridge));
+    netns.ip("link set v0 nomaster")?;
+    ensure!(by_name(&netns, "v0")?.controller.is_none());
     Ok(())
 }
 
@@ -156,6 +182,12 @@ fn addresses_with_prefix_and_peer() -> Result<()> {
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         Test::new("links::ethernet", &[Root], an_ethernet_interface),
+        Test::new("links::drivers", &[Root, Tun], drivers_tell_their_names),
+        Test::new(
+            "links::controller",
+            &[Root, LinkKind("bridge")],
+            a_port_knows_its_bridge,
+        ),
         Test::new(
             "links::tun_and_tap",
             &[Root, Tun],

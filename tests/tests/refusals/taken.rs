@@ -1,6 +1,6 @@
-//! What somebody else has already: interface, pins, socket, ports.
+//! What another agent has already: interface, pins, socket. Ports are no reason to refuse: see
+//! `interfaces` and `sessions`.
 
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,17 +12,17 @@ use dz_tests::harness::Test;
 use dz_tests::netns::Netns;
 use dz_tests::tun::Tun;
 
-use crate::{NEEDS, agent_run, nothing_left, refused};
+use crate::{NEEDS, agent_run, refused};
 
 const OTHER: &str = "doublezero1";
 const NO_METRICS: [&str; 2] = ["--metrics-listen", "off"];
 
 pub(super) fn tests() -> Vec<Test> {
-    vec![
-        Test::new("taken::by_another_agent", &NEEDS, by_another_agent),
-        Test::new("taken::metrics_port", &NEEDS, metrics_port),
-        Test::new("taken::liveness_port", &NEEDS, liveness_port),
-    ]
+    vec![Test::new(
+        "taken::by_another_agent",
+        &NEEDS,
+        by_another_agent,
+    )]
 }
 
 /// A first agent has interface, pin directory and socket; a second one wants one of each.
@@ -76,35 +76,5 @@ fn empty(home: &Home) -> Result<()> {
     let pins = std::fs::read_dir(home.pin_dir()).map_or(0, Iterator::count);
     ensure!(pins == 0, "{pins} pins are left");
     ensure!(!home.socket().exists(), "the socket is left");
-    Ok(())
-}
-
-fn metrics_port() -> Result<()> {
-    let netns = Netns::new("metrics")?;
-    let _tun = Tun::new(&netns, INTERFACE, &["169.254.7.0/31"])?;
-    let listener = netns.run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 44881)))?;
-    let home = Home::new()?;
-    let output = netns.output(&mut agent_run(&home, &["--interface", INTERFACE])?)?;
-    refused(&output, 6, &["127.0.0.1:44881", "--metrics-listen"])?;
-    nothing_left(&home, &netns)?;
-    drop(listener);
-    Ok(())
-}
-
-/// Taken by this very process, whose name is therefore to be read in the line.
-fn liveness_port() -> Result<()> {
-    let netns = Netns::new("port")?;
-    let _tun = Tun::new(&netns, INTERFACE, &["169.254.7.0/31"])?;
-    let socket = netns.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 44880)))?;
-    let home = Home::new()?;
-    let output = netns.output(&mut agent_run(&home, &["--interface", INTERFACE])?)?;
-    let us = format!("process {}", std::process::id());
-    let words = ["UDP port 44880", INTERFACE, "stop that first", &us];
-    refused(&output, 6, &words)?;
-    nothing_left(&home, &netns)?;
-    drop(socket);
-    // Free again, nothing stands in the way.
-    let agent = Agent::start_in(home, &netns, &["--interface", INTERFACE])?;
-    agent.cli(&["sessions"])?;
     Ok(())
 }

@@ -11,7 +11,8 @@ use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::links::FdLink;
 use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle, qdisc_add_clsact};
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::programs::xdp::XdpMode;
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use dz_tests::agent::Home;
 use dz_tests::bpf::test_run;
@@ -114,6 +115,29 @@ pub(crate) struct Served {
 
 /// Leaves a kernel part in the home, with sessions in Down. The kernel answers, and detects.
 pub(crate) fn leave(home: &Home, netns: &Netns, served: &[Served]) -> Result<()> {
+    let mut ebpf = leave_maps(home, netns, served)?;
+    let program: &mut SchedClassifier = ebpf.program_mut("dz_tc_l3").context("gone")?.try_into()?;
+    for served in served {
+        attach(program, home.pin_dir(), netns, served.interface)?;
+    }
+    Ok(())
+}
+
+/// The same on an Ethernet device, in native XDP, which that version took by itself where there was any.
+pub(crate) fn leave_xdp(home: &Home, netns: &Netns, served: &Served) -> Result<()> {
+    let mut ebpf = leave_maps(home, netns, std::slice::from_ref(served))?;
+    let program: &mut Xdp = ebpf.program_mut("dz_xdp").context("gone")?.try_into()?;
+    program.load()?;
+    let attached = netns.run(|| program.attach(served.interface, XdpMode::Driver));
+    let link = FdLink::try_from(program.take_link(attached?)?)?;
+    link.pin(
+        home.pin_dir()
+            .join(format!("link_xdp_{}", served.interface)),
+    )?;
+    Ok(())
+}
+
+fn leave_maps(home: &Home, netns: &Netns, served: &[Served]) -> Result<Ebpf> {
     let mut ebpf = load(home.pin_dir())?;
     start_timers(&mut ebpf)?;
     let pins = home.pin_dir();
@@ -138,11 +162,8 @@ pub(crate) fn leave(home: &Home, netns: &Netns, served: &[Served]) -> Result<()>
             sessions.insert(bytes(&key), bytes(&entry), 0)?;
             slot += 1;
         }
-        let program: &mut SchedClassifier =
-            ebpf.program_mut("dz_tc_l3").context("gone")?.try_into()?;
-        attach(program, pins, netns, served.interface)?;
     }
-    Ok(())
+    Ok(ebpf)
 }
 
 /// By a pinned TCX link, or below Linux 6.6 by a filter, which stays by itself.

@@ -6,6 +6,7 @@ mod crowd;
 mod cut_short;
 mod grace;
 mod layout_1;
+mod off_xdp;
 mod unnoticed;
 mod upgrade;
 mod witness;
@@ -24,6 +25,7 @@ const NEEDS: [Requirement; 3] = [
 fn main() -> ExitCode {
     let mut tests = unnoticed::tests();
     tests.extend(upgrade::tests());
+    tests.extend(off_xdp::tests());
     tests.extend(cut_short::tests());
     tests.extend(back::tests());
     tests.extend(grace::tests());

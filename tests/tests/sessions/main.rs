@@ -5,6 +5,7 @@ mod configured;
 mod freeze;
 mod handshake;
 mod many;
+mod metrics;
 mod moves;
 mod purge;
 mod rate;
@@ -31,5 +32,6 @@ fn main() -> ExitCode {
     tests.extend(moves::tests());
     tests.extend(readings::tests());
     tests.extend(realtime::tests());
+    tests.extend(metrics::tests());
     run(tests)
 }

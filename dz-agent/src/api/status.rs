@@ -1,0 +1,147 @@
+//! `GET /v1/status`, as JSON. Names are stable; units are in the names.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::SystemTime;
+
+use dz_common::packet::State;
+use dz_common::session::NS_PER_US;
+use serde::{Deserialize, Serialize};
+
+use crate::view::{InterfaceView, MetricsView, PortGuardView, Snapshot, VERSION};
+
+/// Reply to `GET /v1/status`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct StatusJson {
+    /// Of the agent.
+    pub version: String,
+    /// Of the agent.
+    pub pid: u32,
+    /// Since the agent started.
+    pub uptime_seconds: u64,
+    /// UDP port served.
+    pub port: u16,
+    /// Most sessions.
+    pub max_sessions: u32,
+    /// Sessions by state, states without one included.
+    pub sessions: BTreeMap<String, u64>,
+    /// Routes of ours in the kernel's table.
+    pub routes_installed: u64,
+    /// Since the agent's loop last said that it is alive.
+    pub heartbeat_age_us: u64,
+    /// Events of the kernel programs that did not reach the agent.
+    pub events_lost: u64,
+    /// What the agent could not read when it last looked at everything; it tries again.
+    #[serde(default)]
+    pub check_error: Option<String>,
+    /// Where metrics are served over TCP at present.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
+    /// Why they are not, although they are wanted; tried again.
+    #[serde(default)]
+    pub metrics_error: Option<String>,
+    /// The interfaces served or waited for.
+    pub interfaces: Vec<InterfaceJson>,
+}
+
+/// One interface.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct InterfaceJson {
+    /// Its name.
+    pub name: String,
+    /// Its index; none while it does not exist.
+    pub ifindex: Option<u32>,
+    /// How the programs are attached: `tc`, `xdp` or `xdp-generic`; none while they are not.
+    pub attach: Option<String>,
+    /// By what TC runs the gate, and the other program if it is TC's: `tcx` (Linux 6.6 and newer) or
+    /// `clsact`; none while they are not.
+    #[serde(default)]
+    pub tc: Option<String>,
+    /// Why they are attached like that.
+    #[serde(default)]
+    pub attach_reason: Option<String>,
+    /// What became of the liveness port: `held`, `off`, or `missing` while somebody else has it, which
+    /// changes nothing in what the interface does; none while it does not exist.
+    #[serde(default)]
+    pub port_guard: Option<String>,
+    /// Why it is missing, and whom to stop.
+    #[serde(default)]
+    pub port_guard_error: Option<String>,
+    /// Its addresses.
+    pub locals: Vec<Ipv4Addr>,
+    /// Why it is not served at present.
+    pub waiting: Option<String>,
+}
+
+impl From<&InterfaceView> for InterfaceJson {
+    fn from(view: &InterfaceView) -> Self {
+        let InterfaceView {
+            name,
+            ifindex,
+            attach,
+            tc,
+            attach_reason,
+            port_guard,
+            locals,
+            waiting,
+        } = view.clone();
+        let (port_guard, port_guard_error) = match port_guard {
+            None => (None, None),
+            Some(PortGuardView::Held) => (Some("held"), None),
+            Some(PortGuardView::Off) => (Some("off"), None),
+            Some(PortGuardView::Missing(why)) => (Some("missing"), Some(why)),
+        };
+        Self {
+            name,
+            ifindex,
+            attach,
+            tc,
+            attach_reason,
+            port_guard: port_guard.map(str::to_owned),
+            port_guard_error,
+            locals,
+            waiting,
+        }
+    }
+}
+
+impl From<&Snapshot> for StatusJson {
+    fn from(snapshot: &Snapshot) -> Self {
+        let agent = &snapshot.agent;
+        let count = |state: State| {
+            snapshot
+                .sessions
+                .iter()
+                .filter(|view| view.entry.session.state == state)
+                .count()
+        };
+        let by_state = |state: State| (state.name().to_owned(), count(state) as u64);
+        let uptime = SystemTime::now()
+            .duration_since(agent.started_at)
+            .unwrap_or_default();
+        let (metrics, metrics_error) = match &agent.metrics {
+            MetricsView::Off => (None, None),
+            MetricsView::At(address) => (Some(*address), None),
+            MetricsView::Missing(why) => (None, Some(why.clone())),
+        };
+        Self {
+            version: VERSION.to_owned(),
+            pid: agent.pid,
+            uptime_seconds: uptime.as_secs(),
+            port: agent.port,
+            max_sessions: agent.max_sessions,
+            sessions: State::ALL.map(by_state).into(),
+            routes_installed: snapshot.routes.iter().map(|route| route.installed).sum(),
+            heartbeat_age_us: agent.heartbeat_age_ns / NS_PER_US,
+            events_lost: agent.events_lost,
+            check_error: agent.check_error.clone(),
+            metrics,
+            metrics_error,
+            interfaces: snapshot
+                .interfaces
+                .iter()
+                .map(InterfaceJson::from)
+                .collect(),
+        }
+    }
+}
