@@ -11,6 +11,7 @@
 //! A refusal is `{"error": {"kind": ..., "faults": [...]}}` with a status code to match.
 
 mod client;
+mod inert;
 mod listen;
 mod server;
 mod shown;
@@ -19,6 +20,7 @@ mod tests;
 mod types;
 
 pub use client::Client;
+pub use inert::InertJson;
 pub use listen::{ApiListener, MetricsListener, serve};
 pub use server::{api_router, metrics_router};
 pub use shown::{

@@ -10,7 +10,9 @@ use dz_common::packet::State;
 use dz_common::session::{Mode, NS_PER_US};
 use serde::{Deserialize, Serialize};
 
+use super::inert::InertJson;
 use crate::follow::protocol_name;
+use crate::reason::Reason;
 use crate::view::{
     AgentView, BlockView, Detour, InterfaceView, ParkedView, RouteState, RouteTotals, SessionView,
     Snapshot, VERSION, origin_name,
@@ -23,10 +25,9 @@ pub struct SessionsJson {
     pub sessions: Vec<SessionJson>,
     /// Peers without a session at present, by interface, local address, peer.
     pub parked: Vec<ParkedJson>,
-    /// Followed routes that make no peer, by the reason: `no_room`, `excluded`, `no_source` (neither
-    /// the route nor its interface has an address of ours for it).
-    #[serde(default)]
-    pub passed_over: BTreeMap<String, u64>,
+    /// How many are not served as their owner may expect, and why.
+    #[serde(flatten)]
+    pub inert: InertJson,
 }
 
 /// A peer without a session: nothing is sent to it, and no route of ours leads there.
@@ -41,8 +42,11 @@ pub struct ParkedJson {
     /// Who wants it: `api`, `config` or `follow`.
     #[serde(default)]
     pub origin: String,
-    /// Why.
+    /// Why, for people.
     pub reason: String,
+    /// The same as a label: [`crate::reason::Parked`].
+    #[serde(default)]
+    pub reason_label: String,
 }
 
 impl From<&ParkedView> for ParkedJson {
@@ -53,6 +57,7 @@ impl From<&ParkedView> for ParkedJson {
             peer: parked.peer,
             origin: origin_name(parked.origin).to_owned(),
             reason: parked.reason.clone(),
+            reason_label: parked.why.label().to_owned(),
         }
     }
 }
@@ -96,6 +101,12 @@ pub struct SessionJson {
     /// Why: `own` or `peer` if that end is passive (`own` if both are), `peer_ignored` if the peer
     /// is and that means nothing to us, `neither` otherwise.
     pub passive_end: String,
+    /// Why the route stays when the session goes down, if it does: [`crate::reason::Untouched`].
+    #[serde(default)]
+    pub untouched: Option<String>,
+    /// Whether the peer has left: it is followed, and long Down without a packet.
+    #[serde(default)]
+    pub left: bool,
     /// The interface that packets for the peer take while it is Down, if they are rerouted; none if
     /// there is none with a route.
     pub detour: Option<String>,
@@ -216,6 +227,8 @@ impl SessionJson {
             peer_mode: session.peer_mode.name().to_owned(),
             effective_mode: effective.name().to_owned(),
             passive_end: passive_end.to_owned(),
+            untouched: view.untouched().map(|why| why.label().to_owned()),
+            left: view.left,
             detour: match &view.detour {
                 Detour::Interface(name) => Some(name.clone()),
                 Detour::None => None,
@@ -246,14 +259,10 @@ impl From<&Snapshot> for SessionsJson {
             .sort_by(|a, b| (&a.interface, a.local, a.peer).cmp(&(&b.interface, b.local, b.peer)));
         let mut parked: Vec<_> = snapshot.parked.iter().map(ParkedJson::from).collect();
         parked.sort();
-        let passed_over = snapshot.passed_over.iter();
-        let passed_over = passed_over.filter(|(_, count)| *count > 0);
         Self {
             sessions,
             parked,
-            passed_over: passed_over
-                .map(|(why, count)| (why.name().to_owned(), *count))
-                .collect(),
+            inert: InertJson::from(snapshot),
         }
     }
 }
@@ -391,6 +400,9 @@ pub struct StatusJson {
     /// What the agent could not read when it last looked at everything; it tries again.
     #[serde(default)]
     pub check_error: Option<String>,
+    /// How many peers and routes are not served as their owner may expect, and why.
+    #[serde(flatten)]
+    pub inert: InertJson,
     /// The interfaces served or waited for.
     pub interfaces: Vec<InterfaceJson>,
 }
@@ -423,6 +435,7 @@ impl From<&InterfaceView> for InterfaceJson {
             tc,
             locals,
             waiting,
+            parks: _,
         } = view.clone();
         Self {
             name,
@@ -460,6 +473,7 @@ impl From<&Snapshot> for StatusJson {
             heartbeat_age_us: agent.heartbeat_age_ns / NS_PER_US,
             events_lost: agent.events_lost,
             check_error: agent.check_error.clone(),
+            inert: InertJson::from(snapshot),
             interfaces: snapshot
                 .interfaces
                 .iter()

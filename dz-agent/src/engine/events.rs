@@ -13,26 +13,45 @@ use zerocopy::TryFromBytes;
 
 use super::Engine;
 use super::reconcile::route_key;
+use crate::cli::PeerPassive;
 use crate::datapath::{MapError, now_ns};
+use crate::reason::{Reason, Untouched};
 
 /// Events handled before the loop looks at anything else.
 const AT_ONCE: usize = 1_024;
+
+/// Look-ups for the log of one group of events: further lines are mostly not written ([`FloodLimit`]).
+///
+/// [`FloodLimit`]: crate::logging::FloodLimit
+const LOOKED_UP: usize = 20;
 
 /// State changes that have been acted upon and are still to be logged: a line takes as long as a route.
 #[derive(Default)]
 pub(super) struct Unlogged(Vec<(Event, Arc<str>)>);
 
 impl Unlogged {
-    pub(super) fn log(&mut self) {
+    /// Writes them. `untouched` says why a route stays although its session has gone down.
+    fn log(&mut self, untouched: impl Fn(&Event) -> Option<Untouched>) {
+        let mut look_ups = LOOKED_UP;
         for (event, interface) in self.0.drain(..) {
             let interface = &*interface;
             let local = Ipv4Addr::from(event.key.local);
             let peer = Ipv4Addr::from(event.key.peer);
             let (from, to) = (event.from.name(), event.to.name());
-            if event.to == State::Down {
-                info!(interface, %local, %peer, from, to, reason = event.reason.name(), "session");
-            } else {
+            if event.to != State::Down {
                 info!(interface, %local, %peer, from, to, "session");
+                continue;
+            }
+            let reason = event.reason.name();
+            let mut why = None;
+            if event.from == State::Up && look_ups > 0 {
+                look_ups -= 1;
+                why = untouched(&event);
+            }
+            if let Some(why) = why.map(Reason::text) {
+                info!(interface, %local, %peer, from, to, reason, route_stays = why, "session");
+            } else {
+                info!(interface, %local, %peer, from, to, reason, "session");
             }
         }
     }
@@ -49,12 +68,27 @@ impl Engine {
             answer = self.jobs.running.next().now_or_never().flatten();
             tokio::task::yield_now().await;
         }
-        self.unlogged.log();
+        self.log_events();
         if let Some(answer) = answer {
             self.route_done(answer);
         }
         self.tick();
         more
+    }
+
+    fn log_events(&mut self) {
+        let mut unlogged = std::mem::take(&mut self.unlogged);
+        unlogged.log(|event| self.why_untouched(event));
+        self.unlogged = unlogged;
+    }
+
+    /// Why the route of a session that has gone down stays, by what the session is now.
+    fn why_untouched(&self, event: &Event) -> Option<Untouched> {
+        let entry = self.datapath.maps.reader().session(&event.key).ok()??;
+        let (own, theirs) = (entry.session.timers.mode, entry.session.peer_mode);
+        let ignore = self.options.peer_passive == PeerPassive::Ignore;
+        let origin = self.peer_of(route_key(&event.key)).map(|peer| peer.origin);
+        Untouched::of(own, theirs, ignore, origin)
     }
 
     /// Handles what is in the ring; returns whether there may be more.
@@ -82,6 +116,7 @@ impl Engine {
             return;
         }
         let interface = Arc::clone(&live.interface);
+        self.left.forget(&event.key);
         self.unlogged.0.push((*event, interface));
         if event.to != State::AdminDown {
             // A state that no answer has told the peer is told by the clock.
@@ -108,13 +143,13 @@ impl Engine {
     /// Returns whether something is missing, so that everything must be read.
     pub(super) fn events_missing(&mut self, ring: &mut RingBuf<MapData>) -> bool {
         while self.drain(ring) {}
-        self.unlogged.log();
+        self.log_events();
         let Ok((emitted, lost)) = self.events_emitted() else {
             return true;
         };
         // Emitted between the two looks: they are there to be read.
         while self.drain(ring) {}
-        self.unlogged.log();
+        self.log_events();
         let unread = (emitted - lost).saturating_sub(self.events_before + self.events_read);
         let missing = unread > 0 || lost > self.events_lost;
         if missing {
