@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 
+use anyhow::Context;
 use dz_common::map::{Origin, Peer, PeerKey};
 use tracing::{info, warn};
 
@@ -35,7 +36,7 @@ enum Fit {
     Followed,
     /// It would be, if it were not for this.
     Unfit(PassedOver),
-    /// It does not meet the conditions of `--follow`, or leads through no served interface.
+    /// It does not meet the conditions of `--follow`, or leads through other interfaces.
     Others,
 }
 
@@ -111,7 +112,8 @@ impl Engine {
     fn fit(&self, route: &HostRoute) -> Fit {
         let mut interfaces = route.interfaces.iter();
         let served = |ifindex: &u32| *ifindex != 0 && self.interface_at(*ifindex).is_some();
-        if !self.followed.conditions.matches(route) || !interfaces.any(served) {
+        let here = route.leads_nowhere() || interfaces.any(served);
+        if !here || !self.followed.conditions.matches(route) {
             return Fit::Others;
         }
         fit_here(route)
@@ -127,27 +129,17 @@ impl Engine {
         if !self.followed.is_on() {
             return None;
         }
-        let mut routes = Vec::new();
-        let interfaces: Vec<_> = self
-            .interfaces
-            .iter()
-            .filter_map(Interface::ifindex)
-            .collect();
-        for ifindex in interfaces {
-            for follow in self.followed.conditions.dumps() {
-                match hosts::list(self.connections.netlink(), ifindex, &follow).await {
-                    Ok(found) => routes.extend(found),
-                    Err(error) => {
-                        self.followed.known = false;
-                        let error = anyhow::Error::from(error);
-                        return Some(error.context(format!("followed routes ({follow})")));
-                    }
-                }
+        let routes = match self.list_followed().await {
+            Ok(routes) => routes,
+            Err(error) => {
+                self.followed.known = false;
+                return Some(error);
             }
-        }
+        };
         let (mut followed, mut unfollowed) = (Vec::new(), Unfollowed::default());
         for route in routes {
-            // The kernel has listed it for an interface of ours, also where it does not say so.
+            // The kernel has listed it for an interface of ours, also where it does not say so, or as
+            // one that leads nowhere.
             match fit_here(&route) {
                 _ if !self.followed.conditions.matches(&route) => {}
                 Fit::Followed => followed.push(route),
@@ -164,11 +156,33 @@ impl Engine {
         if left_out > 0 {
             warn!(left_out, "more routes to follow than can be kept in mind");
         }
+        if self.followed.known {
+            unfollowed.insert_nowhere_of(&self.followed.unfollowed);
+        }
         self.followed.mirror = mirror;
         self.followed.unfollowed = unfollowed;
         self.followed.known = true;
         self.show_unfollowed();
         None
+    }
+
+    /// Lists the routes by our interfaces. Those that lead nowhere have none, so that each takes a walk
+    /// through the whole table to find: only where notifications do not say what there is.
+    async fn list_followed(&self) -> anyhow::Result<Vec<HostRoute>> {
+        let mut routes = Vec::new();
+        let netlink = self.connections.netlink();
+        for follow in self.followed.conditions.dumps() {
+            let reading = || format!("followed routes ({follow})");
+            for ifindex in self.interfaces.iter().filter_map(Interface::ifindex) {
+                let found = hosts::list(netlink, ifindex, &follow).await;
+                routes.extend(found.with_context(reading)?);
+            }
+            if !self.followed.known {
+                let found = hosts::list_nowhere(netlink, &follow).await;
+                routes.extend(found.with_context(reading)?);
+            }
+        }
+        Ok(routes)
     }
 
     /// What the followed routes say of a peer.
@@ -205,7 +219,7 @@ impl Engine {
     }
 }
 
-/// Whether a route by a served interface that meets the conditions is followed.
+/// Whether a route by a served interface, or by none, that meets the conditions is followed.
 fn fit_here(route: &HostRoute) -> Fit {
     match route.unfit {
         Some(why) => Fit::Unfit(why),

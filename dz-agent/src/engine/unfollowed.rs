@@ -1,5 +1,5 @@
-//! Routes that meet the conditions of `--follow`, lead through a served interface, and cannot be
-//! followed: so that they can be counted and named.
+//! Routes that meet the conditions of `--follow`, lead through a served interface or nowhere, and cannot
+//! be followed: so that they can be counted and named.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -34,6 +34,25 @@ impl Place {
     }
 }
 
+/// What is known of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Known {
+    protocol: u8,
+    why: PassedOver,
+    /// By no interface.
+    nowhere: bool,
+}
+
+impl Known {
+    fn of(route: &HostRoute, why: PassedOver) -> Self {
+        Self {
+            protocol: route.protocol,
+            why,
+            nowhere: route.leads_nowhere(),
+        }
+    }
+}
+
 /// What a change meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Noted {
@@ -48,7 +67,7 @@ pub(super) enum Noted {
 /// The routes. Those of one place, protocol and reason count as one.
 #[derive(Debug, Default)]
 pub(super) struct Unfollowed {
-    routes: HashMap<Place, Vec<(u8, PassedOver)>>,
+    routes: HashMap<Place, Vec<Known>>,
     counts: BTreeMap<PassedOver, u64>,
     len: usize,
 }
@@ -59,35 +78,50 @@ impl Unfollowed {
         let route = &change.route;
         let mut ended = None;
         if change.gone || change.replaced {
-            let ends =
-                |(protocol, _): &(u8, PassedOver)| change.replaced || *protocol == route.protocol;
+            let ends = |known: &Known| change.replaced || known.protocol == route.protocol;
             ended = self.remove(&Place::of(route), ends);
         }
         let why = why.filter(|_| !change.gone);
         let came = why.filter(|why| self.insert(route, *why));
         match (ended, came) {
             (None, None) => Noted::Nothing,
-            (ended, Some(why)) if ended != Some((route.protocol, why)) => Noted::New,
+            (ended, Some(why)) if ended != Some(Known::of(route, why)) => Noted::New,
             _ => Noted::Changed,
         }
     }
 
     /// Takes note of a route; returns whether there is room for it and it was not there before.
     pub(super) fn insert(&mut self, route: &HostRoute, why: PassedOver) -> bool {
-        if self.len >= MAX_ROUTES || self.contains(route, why) {
+        self.insert_at(Place::of(route), Known::of(route, why))
+    }
+
+    /// Takes over those that lead nowhere: they do not vanish without a notification.
+    pub(super) fn insert_nowhere_of(&mut self, before: &Self) {
+        for (place, here) in &before.routes {
+            for known in here.iter().filter(|known| known.nowhere) {
+                self.insert_at(*place, *known);
+            }
+        }
+    }
+
+    fn insert_at(&mut self, place: Place, known: Known) -> bool {
+        if self.len >= MAX_ROUTES {
             return false;
         }
-        let here = self.routes.entry(Place::of(route)).or_default();
-        here.push((route.protocol, why));
+        let here = self.routes.entry(place).or_default();
+        if here.contains(&known) {
+            return false;
+        }
+        here.push(known);
         self.len += 1;
-        *self.counts.entry(why).or_default() += 1;
+        *self.counts.entry(known.why).or_default() += 1;
         true
     }
 
     /// Whether a route is one of them.
     pub(super) fn contains(&self, route: &HostRoute, why: PassedOver) -> bool {
         let here = self.routes.get(&Place::of(route));
-        here.is_some_and(|here| here.contains(&(route.protocol, why)))
+        here.is_some_and(|here| here.contains(&Known::of(route, why)))
     }
 
     /// How many there are, by the reason.
@@ -95,16 +129,12 @@ impl Unfollowed {
         &self.counts
     }
 
-    fn remove(
-        &mut self,
-        place: &Place,
-        ended: impl Fn(&(u8, PassedOver)) -> bool,
-    ) -> Option<(u8, PassedOver)> {
+    fn remove(&mut self, place: &Place, ends: impl Fn(&Known) -> bool) -> Option<Known> {
         let here = self.routes.get_mut(place)?;
-        let at = here.iter().position(ended)?;
+        let at = here.iter().position(ends)?;
         let removed = here.remove(at);
         self.len -= 1;
-        if let Some(count) = self.counts.get_mut(&removed.1) {
+        if let Some(count) = self.counts.get_mut(&removed.why) {
             *count -= 1;
         }
         if here.is_empty() {
@@ -214,6 +244,33 @@ mod tests {
                 unfollowed.len
             ),
             (2, 2)
+        );
+    }
+
+    #[test]
+    fn what_leads_nowhere_outlives_a_full_check() {
+        let mut before = Unfollowed::default();
+        let blackhole = HostRoute {
+            path: None,
+            unfit: Some(PassedOver::NotUnicast),
+            interfaces: [0; 4],
+            ..route()
+        };
+        before.apply(&came(blackhole), Some(PassedOver::NotUnicast));
+        before.apply(
+            &came(HostRoute {
+                metric: 9,
+                ..route()
+            }),
+            WHY,
+        );
+        let mut after = Unfollowed::default();
+        after.insert_nowhere_of(&before);
+        assert_eq!(count(&after, PassedOver::NotUnicast), 1);
+        assert_eq!(
+            count(&after, PassedOver::SeveralNextHops),
+            0,
+            "it would be in the dump"
         );
     }
 

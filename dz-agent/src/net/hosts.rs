@@ -19,6 +19,13 @@ use crate::reason::PassedOver;
 const LOCAL_TABLE: u32 = 255;
 /// Length of a host route's prefix, bits.
 pub const HOST_PREFIX: u8 = 32;
+/// Types of routes that have no interface.
+const NOWHERE: [RouteType; 4] = [
+    RouteType::BlackHole,
+    RouteType::Unreachable,
+    RouteType::Prohibit,
+    RouteType::Throw,
+];
 /// Most interfaces of one route that are told.
 const INTERFACES: usize = 4;
 
@@ -46,6 +53,14 @@ pub struct HostRoute {
     /// Indices of the interfaces that it leads through, as far as the kernel names them: not behind
     /// a next hop object, and of further ones than these only in a dump by interface. 0 = none.
     pub interfaces: [u32; INTERFACES],
+}
+
+impl HostRoute {
+    /// Whether it is a host route that has packets dropped or refused (a blackhole, unreachable,
+    /// prohibit or throw route): it is by no interface, and so by none that is not served.
+    pub fn leads_nowhere(&self) -> bool {
+        self.unfit == Some(PassedOver::NotUnicast) && self.interfaces == [0; INTERFACES]
+    }
 }
 
 /// Where a route leads.
@@ -164,15 +179,42 @@ pub async fn list(
     ifindex: u32,
     follow: &Follow,
 ) -> Result<Vec<HostRoute>, NetlinkError> {
+    let mut message = asking(follow);
+    message.attributes.push(RouteAttribute::Oif(ifindex));
+    dump(netlink, message).await
+}
+
+/// Reads the host routes that are by no interface ([`HostRoute::leads_nowhere`]), likewise.
+///
+/// # Errors
+/// The table could not be read, or kept changing.
+pub async fn list_nowhere(
+    netlink: &Netlink,
+    follow: &Follow,
+) -> Result<Vec<HostRoute>, NetlinkError> {
+    let mut routes = Vec::new();
+    for kind in NOWHERE {
+        let mut message = asking(follow);
+        message.header.kind = kind;
+        routes.extend(dump(netlink, message).await?);
+    }
+    routes.retain(HostRoute::leads_nowhere);
+    Ok(routes)
+}
+
+fn asking(follow: &Follow) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;
     // RTA_TABLE has room for all of them.
     message.header.table = RouteHeader::RT_TABLE_UNSPEC;
     message.attributes.push(RouteAttribute::Table(follow.table));
-    message.attributes.push(RouteAttribute::Oif(ifindex));
     if let Some(protocol) = follow.protocol {
         message.header.protocol = RouteProtocol::from(protocol);
     }
+    message
+}
+
+async fn dump(netlink: &Netlink, message: RouteMessage) -> Result<Vec<HostRoute>, NetlinkError> {
     let keep = |message| match message {
         RouteNetlinkMessage::NewRoute(message) => parse(&message),
         _ => None,
@@ -242,7 +284,7 @@ mod tests {
         assert_eq!(unfit(wide), Some(PassedOver::ShorterPrefix));
         let tos = |message: &mut RouteMessage| message.header.tos = 0x10;
         assert_eq!(unfit(tos), Some(PassedOver::Tos));
-        for kind in [RouteType::BlackHole, RouteType::Local, RouteType::Multicast] {
+        for kind in [RouteType::Broadcast, RouteType::Local, RouteType::Multicast] {
             let other = |message: &mut RouteMessage| message.header.kind = kind;
             assert_eq!(unfit(other), Some(PassedOver::NotUnicast));
         }
@@ -260,6 +302,21 @@ mod tests {
             message.attributes.push(RouteAttribute::Encap(Vec::new()));
         };
         assert_eq!(unfit(labelled), Some(PassedOver::NotPlainIpv4));
+    }
+
+    #[test]
+    fn who_leads_nowhere() {
+        let mut message = message();
+        assert!(!parse(&message).expect("a route").leads_nowhere());
+        message.header.kind = RouteType::Unreachable;
+        assert!(!parse(&message).expect("a route").leads_nowhere(), "by 7");
+        message.attributes.remove(1);
+        assert!(parse(&message).expect("a route").leads_nowhere());
+        message.header.destination_prefix_length = 24;
+        assert!(
+            !parse(&message).expect("a route").leads_nowhere(),
+            "an aggregate"
+        );
     }
 
     #[test]

@@ -136,13 +136,15 @@ fn not_followed() -> Result<()> {
         format!("10.9.2.0/24 dev {INTERFACE} proto bgp metric 5"),
         format!("224.0.0.5 dev {INTERFACE} proto bgp"),
         format!("broadcast {third} dev {INTERFACE} proto bgp table main"),
+        "unreachable 10.9.3.2 proto bgp".to_owned(),
     ];
     let others = [
         "10.9.3.1 dev lo proto bgp".to_owned(),
         "10.9.3.0/24 dev lo proto bgp".to_owned(),
         format!("10.9.4.0/24 dev {INTERFACE} proto bird"),
         format!("10.9.5.0/24 dev {INTERFACE} proto bgp table 7"),
-        "blackhole 10.9.3.2 proto bgp".to_owned(),
+        "blackhole 10.9.3.0/25 proto bgp".to_owned(),
+        "blackhole 10.9.3.3 proto static".to_owned(),
     ];
     for route in counted.iter().chain(&others) {
         scene.route(&format!("add {route}"))?;
@@ -152,7 +154,7 @@ fn not_followed() -> Result<()> {
         ("tos", 1),
         ("shorter_prefix", 2),
         ("not_a_host", 1),
-        ("not_unicast", 1),
+        ("not_unicast", 2),
     ];
     let family = "followed_routes_passed_over";
     until_counted(&scene, family, "passed_over", &wanted)?;
@@ -176,7 +178,7 @@ fn not_followed() -> Result<()> {
     };
     scene.logged("reason=\"next_hop_object\"")?;
     let lines = said(&mut scene);
-    ensure!(lines.len() == 7, "{lines:#?}");
+    ensure!(lines.len() == 8, "{lines:#?}");
     // One that takes its place is followed.
     scene.route(&format!(
         "replace {first} dev {INTERFACE} proto bgp src {HERE}"
@@ -194,7 +196,7 @@ fn not_followed() -> Result<()> {
     until_counted(&scene, family, "passed_over", &wanted)?;
     eventually(PATIENCE, "said by the next one", || {
         let lines = said(&mut scene);
-        ensure!(lines.len() == 7, "{lines:#?}");
+        ensure!(lines.len() == 8, "{lines:#?}");
         anyhow::Ok(())
     })?;
     for route in &counted {
