@@ -75,23 +75,30 @@ reasons! {
         /// It is a followed route: another daemon's.
         Followed: "followed",
             "the route is another daemon's, only the gate acts: --when-down";
+        /// Somebody else's route is in the place of ours.
+        Foreign: "foreign",
+            "somebody else's route is in the place of ours, only the gate acts: remove it, or --follow it";
     }
 }
 
 impl Untouched {
-    /// Decides whether a session's route stays when the session goes down, and why.
+    /// Decides whether a session's route stays when the session goes down, and why. `foreign`:
+    /// somebody else's route is in the place of ours.
     pub fn of(
         own: Mode,
         peer: Mode,
         ignore_peer_passive: bool,
         origin: Option<Origin>,
+        foreign: bool,
     ) -> Option<Self> {
         if own == Mode::Passive {
             Some(Self::OwnPassive)
         } else if is_passive(own, peer, ignore_peer_passive) {
             Some(Self::PeerPassive)
+        } else if origin == Some(Origin::Follow) {
+            Some(Self::Followed)
         } else {
-            (origin == Some(Origin::Follow)).then_some(Self::Followed)
+            foreign.then_some(Self::Foreign)
         }
     }
 }
@@ -183,6 +190,7 @@ mod tests {
             (Untouched::OwnPassive, 1),
             (Untouched::PeerPassive, 0),
             (Untouched::Followed, 2),
+            (Untouched::Foreign, 0),
         ];
         assert_eq!(counts, expected);
     }
@@ -201,8 +209,11 @@ mod tests {
             (Active, Passive, false, follow, Some(Untouched::PeerPassive)),
             (Passive, Active, false, follow, Some(Untouched::OwnPassive)),
         ] {
-            let found = Untouched::of(own, peer, ignore, origin);
+            let found = Untouched::of(own, peer, ignore, origin, false);
             assert_eq!(found, why, "{own:?} {peer:?} {ignore} {origin:?}");
+            let foreign = Untouched::of(own, peer, ignore, origin, true);
+            let why = why.or(Some(Untouched::Foreign));
+            assert_eq!(foreign, why, "{own:?} {peer:?} {ignore} {origin:?}");
         }
     }
 }

@@ -348,6 +348,7 @@ doublezero0  10.0.0.1  10.0.0.2  api     up     1m00s  timeout    present       
 doublezero0  10.0.0.1  10.0.0.3  config  down    5.0s  -          foreign (proto 186)  active          -         3.0s         0     0         0         never
 doublezero0  10.0.0.1  10.0.0.4  follow  down    5.0s  -          bird metric 32       active          -         3.0s         0     0         0         never
 routes that stay when their session goes down: 1 (the route is another daemon's, only the gate acts: --when-down), \
+1 (somebody else's route is in the place of ours, only the gate acts: remove it, or --follow it), \
 1 (the peer says that it is passive: --peer-passive ignore changes that)
 followed routes without a session: 2 (no room: raise --max-sessions)
 ";

@@ -104,7 +104,8 @@ impl SessionView {
     pub fn untouched(&self) -> Option<Untouched> {
         let session = &self.entry.session;
         let (own, theirs) = (session.timers.mode, session.peer_mode);
-        Untouched::of(own, theirs, self.ignore_peer_passive, self.origin)
+        let foreign = matches!(self.route, RouteState::Foreign { .. });
+        Untouched::of(own, theirs, self.ignore_peer_passive, self.origin, foreign)
     }
 }
 

@@ -82,13 +82,19 @@ impl Engine {
         self.unlogged = unlogged;
     }
 
-    /// Why the route of a session that has gone down stays, by what the session is now.
+    /// Why the route of a session that has gone down stays, by what the session is now. To be asked
+    /// before the kernel's answer about the route is dealt with: it ends what was in our route's place.
     fn why_untouched(&self, event: &Event) -> Option<Untouched> {
         let entry = self.datapath.maps.reader().session(&event.key).ok()??;
         let (own, theirs) = (entry.session.timers.mode, entry.session.peer_mode);
         let ignore = self.options.peer_passive == PeerPassive::Ignore;
-        let origin = self.peer_of(route_key(&event.key)).map(|peer| peer.origin);
-        Untouched::of(own, theirs, ignore, origin)
+        let route = route_key(&event.key);
+        let origin = self.peer_of(route).map(|peer| peer.origin);
+        let troubles = self.shared.troubles();
+        let foreign = troubles
+            .get(&route)
+            .is_some_and(|trouble| trouble.conflict.is_some());
+        Untouched::of(own, theirs, ignore, origin, foreign)
     }
 
     /// Handles what is in the ring; returns whether there may be more.

@@ -229,7 +229,7 @@ fn fit_here(route: &HostRoute) -> Fit {
 }
 
 /// Logs it once for each route: `sessions` and the metrics say how many there are.
-fn say_unfollowed(route: &HostRoute, why: PassedOver) {
+pub(super) fn say_unfollowed(route: &HostRoute, why: PassedOver) {
     let (dst, prefix_len) = (route.dst, route.prefix_len);
     let (table, protocol) = (route.table, protocol_name(route.protocol));
     info!(%dst, prefix_len, table, protocol, reason = why.label(), "route not followed: {}", why.text());

@@ -72,7 +72,7 @@ impl Inspector {
     ) -> anyhow::Result<Vec<SessionView>> {
         let peers: HashMap<_, _> = self.reader.peers()?.into_iter().collect();
         let mut troubles = self.shared.troubles().clone();
-        let left_after_ns = left::after_ns();
+        let (now_ns, left_after_ns) = (now_ns(), left::after_ns());
         let mut sessions = Vec::new();
         for entry in self.reader.sessions()? {
             let interface = name_of(names, entry.key.ifindex);
@@ -101,7 +101,7 @@ impl Inspector {
             };
             sessions.push(SessionView {
                 interface,
-                left: left::has_left(|| origin, &entry, now_ns(), left_after_ns),
+                left: left::has_left(|| origin, &entry, now_ns, left_after_ns),
                 entry,
                 origin,
                 via,

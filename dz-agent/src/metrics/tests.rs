@@ -127,6 +127,7 @@ fn what_is_not_served_is_counted_by_reason() {
         ("own_passive", 0.0),
         ("peer_passive", 1.0),
         ("followed", 1.0),
+        ("foreign", 1.0),
     ] {
         let series = format!("untouched_routes{{reason=\"{reason}\"}}");
         assert_eq!(of(&series), count, "{reason}");

@@ -2,6 +2,7 @@
 //! the metrics.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ const STAYS: &str = "route_stays=\"";
 pub(super) fn tests() -> Vec<Test> {
     vec![
         Test::new("inert::routes_stay", &NEEDS, routes_stay),
+        Test::new("inert::others_route_stays", &NEEDS, others_route_stays),
         Test::new("inert::not_followed", &NEEDS, not_followed),
         Test::new("inert::parked", &NEEDS, parked),
         Test::new("inert::left", &NEEDS, left),
@@ -99,22 +101,49 @@ fn routes_stay() -> Result<()> {
         !scene.agent.process().log().contains(STAYS),
         "nothing has gone down"
     );
-    for (peer, why) in [
-        (passive, "--peer-passive ignore"),
-        (followed, "--when-down"),
-        (ours, "our own mode is passive"),
-    ] {
-        scene.peer(peer)?.silence();
-        eventually(PATIENCE, &format!("{peer}: {why}"), || {
-            let log = scene.agent.process().log();
-            let line = log.lines().rfind(|line| {
-                line.contains(&format!("peer={peer} ")) && line.contains("to=\"down\"")
-            });
-            let line = line.context("not down yet")?;
-            ensure!(line.contains(STAYS) && line.contains(why), "{line}");
-            anyhow::Ok(())
-        })?;
+    until_said(&mut scene, passive, "--peer-passive ignore")?;
+    until_said(&mut scene, followed, "--when-down")?;
+    until_said(&mut scene, ours, "our own mode is passive")
+}
+
+/// Takes a peer down, and waits until the log says why its route stays.
+fn until_said(scene: &mut Scene, peer: Ipv4Addr, why: &str) -> Result<()> {
+    scene.peer(peer)?.silence();
+    eventually(PATIENCE, &format!("{peer}: {why}"), || {
+        let log = scene.agent.process().log();
+        let line = log
+            .lines()
+            .rfind(|line| line.contains(&format!("peer={peer} ")) && line.contains("to=\"down\""));
+        let line = line.context("not down yet")?;
+        ensure!(line.contains(STAYS) && line.contains(why), "{line}");
+        anyhow::Ok(())
+    })
+}
+
+/// Where somebody else's route is in the place of ours, a Down withdraws nothing; the next one, with our
+/// route there, says nothing of the kind.
+fn others_route_stays() -> Result<()> {
+    let mut scene = Scene::new("inert", &[])?;
+    let [foreign, plain, _] = PEERS;
+    scene.route(&format!("add {foreign} dev {INTERFACE} proto static"))?;
+    let here = HERE.to_string();
+    for peer in [foreign, plain] {
+        scene
+            .agent
+            .cli(&["connect", &peer.to_string(), "--local", &here])?;
     }
+    scene.until_up(&[(foreign, HERE), (plain, HERE)])?;
+    until_counted(&scene, "untouched_routes", "untouched", &[("foreign", 1)])?;
+    until_said(&mut scene, foreign, "somebody else's route")?;
+    until_counted(&scene, "untouched_routes", "untouched", &[])?;
+    scene.peer(plain)?.silence();
+    scene.logged(&format!("peer={plain} from=\"up\" to=\"down\""))?;
+    let log = scene.agent.process().log();
+    let plain = format!("peer={plain} ");
+    let said = log
+        .lines()
+        .any(|line| line.contains(&plain) && line.contains(STAYS));
+    ensure!(!said, "{log}");
     Ok(())
 }
 
