@@ -15,15 +15,14 @@ use super::Engine;
 use super::reconcile::route_key;
 use crate::cli::PeerPassive;
 use crate::datapath::{MapError, now_ns};
+use crate::logging;
 use crate::reason::{Reason, Untouched};
 
 /// Events handled before the loop looks at anything else.
 const AT_ONCE: usize = 1_024;
 
-/// Look-ups for the log of one group of events: further lines are mostly not written ([`FloodLimit`]).
-///
-/// [`FloodLimit`]: crate::logging::FloodLimit
-const LOOKED_UP: usize = 20;
+/// Most look-ups for the log of one group of events: as many lines as one place may write in a second.
+const LOOKED_UP: u32 = logging::BURST;
 
 /// State changes that have been acted upon and are still to be logged: a line takes as long as a route.
 #[derive(Default)]
@@ -43,16 +42,13 @@ impl Unlogged {
                 continue;
             }
             let reason = event.reason.name();
-            let mut why = None;
+            let mut route_stays = None;
             if event.from == State::Up && look_ups > 0 {
                 look_ups -= 1;
-                why = untouched(&event);
+                route_stays = untouched(&event).map(Reason::text);
             }
-            if let Some(why) = why.map(Reason::text) {
-                info!(interface, %local, %peer, from, to, reason, route_stays = why, "session");
-            } else {
-                info!(interface, %local, %peer, from, to, reason, "session");
-            }
+            // One place for both: what the flood limit lets through first is what was looked up.
+            info!(interface, %local, %peer, from, to, reason, route_stays, "session");
         }
     }
 }
@@ -174,5 +170,49 @@ impl Engine {
             counters.event_emitted + counters.event_lost,
             counters.event_lost,
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use dz_common::session::DownReason;
+
+    use super::*;
+    use crate::fixture;
+
+    fn event(from: State, to: State) -> Event {
+        Event {
+            key: fixture::entry([10, 0, 0, 2]).key,
+            from,
+            to,
+            reason: DownReason::Timeout,
+            generation: 1,
+            at_ns: 0,
+            since_ns: 0,
+            sequence: 1,
+            reserved: 0,
+        }
+    }
+
+    #[test]
+    fn a_flood_of_downs_is_looked_up_as_far_as_it_is_written() {
+        let mut unlogged = Unlogged::default();
+        let interface: Arc<str> = "doublezero0".into();
+        let mut note = |from, to| unlogged.0.push((event(from, to), Arc::clone(&interface)));
+        note(State::Down, State::Up);
+        note(State::Init, State::Down);
+        for _ in 0..100 {
+            note(State::Up, State::Down);
+        }
+        let looked_up = Cell::new(0);
+        unlogged.log(|event| {
+            assert_eq!((event.from, event.to), (State::Up, State::Down));
+            looked_up.set(looked_up.get() + 1);
+            Some(Untouched::PeerPassive)
+        });
+        assert_eq!(looked_up.get(), LOOKED_UP);
+        assert!(unlogged.0.is_empty());
     }
 }
