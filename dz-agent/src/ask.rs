@@ -12,7 +12,9 @@ use crate::api::{
     StatusJson,
 };
 use crate::batch::Batch;
-use crate::cli::{ConnectOptions, CountersOptions, DisconnectOptions, ShowOptions};
+use crate::cli::{
+    ConnectOptions, CountersOptions, DisconnectOptions, SessionsOptions, ShowOptions,
+};
 use crate::error::Failure;
 use crate::render;
 
@@ -91,12 +93,12 @@ pub async fn status(socket: &Path, options: &ShowOptions) -> Result<(), Failure>
 ///
 /// # Errors
 /// As [`Client::get`].
-pub async fn sessions(socket: &Path, options: &ShowOptions) -> Result<(), Failure> {
+pub async fn sessions(socket: &Path, options: &SessionsOptions) -> Result<(), Failure> {
     let sessions: SessionsJson = Client::new(socket).get("/v1/sessions").await?;
     print(&if options.json {
         json(&sessions)?
     } else {
-        render::sessions(&sessions)
+        render::sessions(&sessions, options.all)
     })
 }
 

@@ -78,7 +78,7 @@ pub enum Action {
     /// Show the agent and its interfaces, and why one of them is not served.
     Status(ShowOptions),
     /// Show the sessions.
-    Sessions(ShowOptions),
+    Sessions(SessionsOptions),
     /// Show the counters of the kernel programs.
     Counters(CountersOptions),
 }
@@ -210,12 +210,23 @@ pub struct PurgeOptions {
     pub dry_run: bool,
 }
 
-/// Options of `sessions` and `status`.
+/// Options of `status`.
 #[derive(Args, Debug)]
 pub struct ShowOptions {
     /// As the agent's API has it.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `sessions`.
+#[derive(Args, Debug)]
+pub struct SessionsOptions {
+    /// As the agent's API has it: everything.
+    #[arg(long)]
+    pub json: bool,
+    /// Those of peers that have left, too: followed ones that are long Down without a packet.
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// Options of `counters`.

@@ -11,6 +11,7 @@
 //! | `add-refused` | error number that adding a route is refused with |
 //! | `session-delete-refused` | error number that deleting a session is refused with |
 //! | `dump-interrupted` | the next so many dumps are called inconsistent |
+//! | `left-after-ms` | for so long a followed peer is Down and silent before it has left, ms |
 //! | `die-in-takeover` | so many steps of a takeover are done, then the agent is gone; counts down |
 
 use std::fs;
@@ -83,6 +84,11 @@ pub(crate) fn dump_interrupted() -> bool {
     }
     counted.1 = counted.1.saturating_add(1);
     counted.1 <= wanted
+}
+
+/// After how long a silent peer has left, ms, if a test cannot wait.
+pub(crate) fn left_after_ms() -> Option<u64> {
+    number("left-after-ms")
 }
 
 fn file(name: &str) -> Option<PathBuf> {

@@ -10,8 +10,8 @@ use dz_common::packet::{State, Version};
 use dz_common::session::{DownReason, Mode, Session, Timers};
 
 use crate::view::{
-    AgentView, BlockView, Detour, FollowChanges, Inspect, InterfaceView, MetricsView, PassedOver,
-    PortGuardView, RouteState, RouteTotals, SessionView, Snapshot,
+    AgentView, BlockView, Detour, FollowChanges, Inspect, InterfaceView, MetricsView, Parked,
+    ParkedView, PassedOver, PortGuardView, RouteState, RouteTotals, SessionView, Snapshot,
 };
 
 /// Now, in the snapshots below.
@@ -85,7 +85,20 @@ fn view(entry: SessionEntry, route: RouteState) -> SessionView {
             _ => Detour::None,
         },
         ignore_peer_passive: false,
+        left: false,
         route_error: None,
+    }
+}
+
+/// A peer without a session.
+pub(crate) fn parked() -> ParkedView {
+    ParkedView {
+        interface: "doublezero0".to_owned(),
+        local: LOCAL,
+        peer: Ipv4Addr::new(10, 0, 0, 5),
+        origin: Origin::Config,
+        why: Parked::InterfaceDown,
+        reason: "doublezero0 is down: bring it up".to_owned(),
     }
 }
 
@@ -121,6 +134,7 @@ pub(crate) fn snapshot() -> Snapshot {
             port_guard: Some(PortGuardView::Missing("UDP port 44880 is taken".to_owned())),
             locals: vec![LOCAL],
             waiting: None,
+            parks: None,
         }],
         parked: vec![],
         sessions: vec![

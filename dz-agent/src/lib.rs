@@ -26,5 +26,6 @@ pub mod policy;
 pub mod port;
 pub mod purge;
 pub mod realtime;
+pub mod reason;
 pub mod render;
 pub mod view;

@@ -18,7 +18,7 @@ use tracing_subscriber::{Layer, fmt};
 use crate::cli::LogFormat;
 
 /// Lines of one place per [`PERIOD`].
-const BURST: u32 = 20;
+pub(crate) const BURST: u32 = 20;
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Starts logging, once per process.

@@ -2,15 +2,18 @@
 
 mod ports;
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
 use dz_common::counters::Counter;
 
 use crate::api::{
-    CountersJson, InterfaceJson, ParkedJson, RouteJson, SessionJson, SessionsJson, StatusJson,
+    CountersJson, InertJson, InterfaceJson, ParkedJson, RouteJson, SessionJson, SessionsJson,
+    StatusJson,
 };
 use crate::follow::MAIN_TABLE;
+use crate::reason::{Parked, PassedOver, Reason, Untouched, text_of};
 
 /// The agent in a few lines, then its interfaces, one per line.
 pub fn status(status: &StatusJson) -> String {
@@ -44,6 +47,9 @@ pub fn status(status: &StatusJson) -> String {
             "cannot read what the kernel has, and tries again: {error}"
         );
     }
+    text += &inert(&status.inert);
+    let parked = &status.inert.parked_reasons;
+    text += &by_reason::<Parked>("peers without a session", parked);
     let row = |interface: &InterfaceJson| {
         let locals: Vec<_> = interface.locals.iter().map(ToString::to_string).collect();
         [
@@ -72,14 +78,17 @@ pub fn status(status: &StatusJson) -> String {
     text + &ports::notes(status)
 }
 
-/// The sessions, one per line, then the peers that have none.
-pub fn sessions(sessions: &SessionsJson) -> String {
+/// The sessions, one per line, then the peers that have none. Those of peers that have left come last,
+/// and only if `all`.
+pub fn sessions(sessions: &SessionsJson, all: bool) -> String {
     let mut text = String::new();
     if sessions.sessions.is_empty() && sessions.parked.is_empty() {
         text += "no sessions\n";
     }
-    if !sessions.sessions.is_empty() {
-        text += &live(sessions);
+    let (left, here): (Vec<_>, Vec<_>) = sessions.sessions.iter().partition(|row| row.left);
+    let shown = here.iter().chain(left.iter().filter(|_| all));
+    if shown.clone().next().is_some() {
+        text += &live(shown.map(|row| session(row)));
     }
     let stuck = |session: &SessionJson| {
         let (local, peer) = (session.local.to_string(), session.peer.to_string());
@@ -100,19 +109,41 @@ pub fn sessions(sessions: &SessionsJson) -> String {
         let header = ["INTERFACE", "LOCAL", "PEER", "ORIGIN", "PARKED"];
         text += &table(header, "lllll", sessions.parked.iter().map(row));
     }
-    for (why, count) in &sessions.passed_over {
-        let why = match why.as_str() {
-            "no_room" => "no room: raise --max-sessions",
-            "excluded" => "their destinations are excluded",
-            "no_source" => "neither they nor their interface have an address of ours for them",
-            other => other,
-        };
-        let _ = writeln!(text, "followed routes without a session: {count} ({why})");
+    text += &inert(&sessions.inert);
+    text
+}
+
+/// What is not served as its owner may expect, one line for each kind that there is.
+fn inert(inert: &InertJson) -> String {
+    let mut text = by_reason::<Untouched>(
+        "routes that stay when their session goes down",
+        &inert.untouched,
+    );
+    text += &by_reason::<PassedOver>("followed routes without a session", &inert.passed_over);
+    if inert.left > 0 {
+        let _ = writeln!(
+            text,
+            "peers that have left: {} (ten minutes down without a packet; spoken to once a minute; \
+             listed last by `sessions --all`)",
+            inert.left
+        );
     }
     text
 }
 
-fn live(sessions: &SessionsJson) -> String {
+/// One line; none if there is nothing to count.
+fn by_reason<R: Reason>(what: &str, counts: &BTreeMap<String, u64>) -> String {
+    if counts.is_empty() {
+        return String::new();
+    }
+    let counts = counts.iter();
+    let counts: Vec<_> = counts
+        .map(|(label, count)| format!("{count} ({})", text_of::<R>(label)))
+        .collect();
+    format!("{what}: {}\n", counts.join(", "))
+}
+
+fn live(rows: impl Iterator<Item = [String; 15]>) -> String {
     let header = [
         "INTERFACE",
         "LOCAL",
@@ -130,11 +161,7 @@ fn live(sessions: &SessionsJson) -> String {
         "ANSWERED",
         "LAST RECEIPT",
     ];
-    table(
-        header,
-        "lllllrllllrrrrr",
-        sessions.sessions.iter().map(session),
-    )
+    table(header, "lllllrllllrrrrr", rows)
 }
 
 fn session(session: &SessionJson) -> [String; 15] {
@@ -316,15 +343,55 @@ mod tests {
 
     #[test]
     fn sessions_line_up() {
-        let text = sessions(&SessionsJson::from(&fixture::snapshot()));
+        let text = sessions(&SessionsJson::from(&fixture::snapshot()), false);
         let expected = "\
 INTERFACE    LOCAL     PEER      ORIGIN  STATE  SINCE  LAST DOWN  ROUTE                MODE            DETOUR  DETECT  RECEIVED  SENT  ANSWERED  LAST RECEIPT
 doublezero0  10.0.0.1  10.0.0.2  api     up     1m00s  timeout    present              passive (peer)  eth0      3.0s      1000   990       900     250ms ago
 doublezero0  10.0.0.1  10.0.0.3  config  down    5.0s  -          foreign (proto 186)  active          -         3.0s         0     0         0         never
 doublezero0  10.0.0.1  10.0.0.4  follow  down    5.0s  -          bird metric 32       active          -         3.0s         0     0         0         never
+routes that stay when their session goes down: 1 (the route is another daemon's, only the gate acts: --when-down), \
+1 (somebody else's route is in the place of ours, only the gate acts: remove it, or --follow it), \
+1 (the peer says that it is passive: --peer-passive ignore changes that)
 followed routes without a session: 2 (no room: raise --max-sessions)
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn peers_that_have_left_are_counted_and_listed_last() {
+        let mut snapshot = fixture::snapshot();
+        snapshot.sessions[0].left = true;
+        let shown = SessionsJson::from(&snapshot);
+        let text = sessions(&shown, false);
+        assert!(!text.contains("10.0.0.2"), "{text}");
+        assert!(text.contains("peers that have left: 1 ("), "{text}");
+        let all = sessions(&shown, true);
+        let peers: Vec<_> = all.lines().skip(1).take(3).collect();
+        let at = |address| peers.iter().position(|line| line.contains(address));
+        let order = ["10.0.0.3", "10.0.0.4", "10.0.0.2"].map(at);
+        assert_eq!(order, [Some(0), Some(1), Some(2)], "{all}");
+        // A table without rows is none.
+        for session in &mut snapshot.sessions {
+            session.left = true;
+        }
+        let text = sessions(&SessionsJson::from(&snapshot), false);
+        assert!(!text.contains("INTERFACE"), "{text}");
+        assert!(!text.contains("no sessions"), "{text}");
+    }
+
+    #[test]
+    fn the_status_says_what_is_not_served() {
+        let mut snapshot = fixture::snapshot();
+        snapshot.parked.push(fixture::parked());
+        let text = status(&StatusJson::from(&snapshot));
+        for line in [
+            "1 (the peer says that it is passive: --peer-passive ignore changes that)\n",
+            "followed routes without a session: 2 (no room: raise --max-sessions)\n",
+            "peers without a session: 1 (interface is down)\n",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+        assert!(!text.contains("have left"), "{text}");
     }
 
     #[test]
@@ -350,11 +417,14 @@ followed routes without a session: 2 (no room: raise --max-sessions)
             agent: MissedJson::default(),
         };
         assert_eq!(
-            sessions(&SessionsJson {
-                sessions: Vec::new(),
-                parked: Vec::new(),
-                passed_over: Default::default(),
-            }),
+            sessions(
+                &SessionsJson {
+                    sessions: Vec::new(),
+                    parked: Vec::new(),
+                    inert: Default::default(),
+                },
+                false
+            ),
             "no sessions\n"
         );
         assert_eq!(counters(&none, false), "nothing counted yet\n");
@@ -368,12 +438,14 @@ followed routes without a session: 2 (no room: raise --max-sessions)
             peer: [10, 0, 0, 2].into(),
             origin: "api".to_owned(),
             reason: "10.0.0.1 is not an address of doublezero0".to_owned(),
+            reason_label: "address_missing".to_owned(),
         };
-        let text = sessions(&SessionsJson {
+        let shown = SessionsJson {
             sessions: Vec::new(),
             parked: vec![parked],
-            passed_over: Default::default(),
-        });
+            inert: Default::default(),
+        };
+        let text = sessions(&shown, false);
         assert_eq!(text.lines().count(), 2, "{text}");
         assert!(
             text.ends_with("10.0.0.2  api     10.0.0.1 is not an address of doublezero0\n"),

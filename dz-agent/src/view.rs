@@ -6,6 +6,8 @@ use std::time::SystemTime;
 use dz_common::counters::Counters;
 use dz_common::map::{Origin, SessionEntry};
 
+pub use crate::reason::{Parked, PassedOver, Untouched};
+
 /// Reads everything there is to show.
 pub trait Inspect: Send + Sync + 'static {
     /// Reads it now.
@@ -30,7 +32,7 @@ pub struct Snapshot {
     pub blocks: Vec<BlockView>,
     /// What was done to routes, and how many there are.
     pub routes: Vec<RouteTotals>,
-    /// Followed routes without a peer, by the reason.
+    /// Routes that meet the conditions of `--follow` and make no peer, by the reason.
     pub passed_over: Vec<(PassedOver, u64)>,
     /// The agent itself.
     pub agent: AgentView,
@@ -55,6 +57,8 @@ pub struct InterfaceView {
     pub locals: Vec<Ipv4Addr>,
     /// Why it is not served at present, for people.
     pub waiting: Option<String>,
+    /// Why no peer on it has a session at present.
+    pub parks: Option<Parked>,
 }
 
 /// The liveness port of one interface.
@@ -98,6 +102,8 @@ pub struct SessionView {
     pub detour: Detour,
     /// Whether a peer's passive bit means nothing to us.
     pub ignore_peer_passive: bool,
+    /// Whether the peer has left: it is followed, and long Down without a packet.
+    pub left: bool,
 }
 
 /// The way around a peer.
@@ -119,6 +125,14 @@ impl SessionView {
     pub const fn peer(&self) -> Ipv4Addr {
         addr(self.entry.key.peer)
     }
+
+    /// Why the route stays when the session goes down, if it does.
+    pub fn untouched(&self) -> Option<Untouched> {
+        let session = &self.entry.session;
+        let (own, theirs) = (session.timers.mode, session.peer_mode);
+        let foreign = matches!(self.route, RouteState::Foreign { .. });
+        Untouched::of(own, theirs, self.ignore_peer_passive, self.origin, foreign)
+    }
 }
 
 const fn addr([a, b, c, d]: [u8; 4]) -> Ipv4Addr {
@@ -136,7 +150,9 @@ pub struct ParkedView {
     pub peer: Ipv4Addr,
     /// Who wants it.
     pub origin: Origin,
-    /// Why, for people.
+    /// Why.
+    pub why: Parked,
+    /// The same for people, with names.
     pub reason: String,
 }
 
@@ -195,31 +211,6 @@ pub const fn origin_name(origin: Origin) -> &'static str {
         Origin::Api => "api",
         Origin::Config => "config",
         Origin::Follow => "follow",
-    }
-}
-
-/// Why a followed route makes no peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PassedOver {
-    /// There are `--max-sessions` peers.
-    NoRoom,
-    /// Its destination is excluded.
-    Excluded,
-    /// It names no source address, and its interface has none for it.
-    NoSource,
-}
-
-impl PassedOver {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::NoRoom, Self::Excluded, Self::NoSource];
-
-    /// Name in JSON and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::NoRoom => "no_room",
-            Self::Excluded => "excluded",
-            Self::NoSource => "no_source",
-        }
     }
 }
 

@@ -66,6 +66,14 @@ impl Faults {
         self.set("dump-interrupted", dumps.into())
     }
 
+    /// Has followed peers be those that left after so long a silence while Down.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn leave_after(&self, silence: Duration) -> anyhow::Result<()> {
+        self.set("left-after-ms", silence.as_millis())
+    }
+
     /// Has the agent die in a takeover, after so many of its steps and one.
     ///
     /// # Errors

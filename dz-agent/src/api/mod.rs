@@ -11,6 +11,7 @@
 //! A refusal is `{"error": {"kind": ..., "faults": [...]}}` with a status code to match.
 
 mod client;
+mod inert;
 mod listen;
 mod metrics_listener;
 mod server;
@@ -21,6 +22,7 @@ mod tests;
 mod types;
 
 pub use client::Client;
+pub use inert::InertJson;
 pub use listen::{ApiListener, serve};
 pub use metrics_listener::MetricsListener;
 pub use server::{api_router, metrics_router};

@@ -8,7 +8,9 @@ use dz_common::gate::is_passive;
 use dz_common::session::{Mode, NS_PER_US};
 use serde::{Deserialize, Serialize};
 
+use super::inert::InertJson;
 use crate::follow::protocol_name;
+use crate::reason::Reason;
 use crate::view::{
     AgentView, BlockView, Detour, ParkedView, RouteState, RouteTotals, SessionView, Snapshot,
     origin_name,
@@ -21,10 +23,9 @@ pub struct SessionsJson {
     pub sessions: Vec<SessionJson>,
     /// Peers without a session at present, by interface, local address, peer.
     pub parked: Vec<ParkedJson>,
-    /// Followed routes that make no peer, by the reason: `no_room`, `excluded`, `no_source` (neither
-    /// the route nor its interface has an address of ours for it).
-    #[serde(default)]
-    pub passed_over: BTreeMap<String, u64>,
+    /// How many are not served as their owner may expect, and why.
+    #[serde(flatten)]
+    pub inert: InertJson,
 }
 
 /// A peer without a session: nothing is sent to it, and no route of ours leads there.
@@ -39,8 +40,11 @@ pub struct ParkedJson {
     /// Who wants it: `api`, `config` or `follow`.
     #[serde(default)]
     pub origin: String,
-    /// Why.
+    /// Why, for people.
     pub reason: String,
+    /// The same as a label: [`crate::reason::Parked`].
+    #[serde(default)]
+    pub reason_label: String,
 }
 
 impl From<&ParkedView> for ParkedJson {
@@ -51,6 +55,7 @@ impl From<&ParkedView> for ParkedJson {
             peer: parked.peer,
             origin: origin_name(parked.origin).to_owned(),
             reason: parked.reason.clone(),
+            reason_label: parked.why.label().to_owned(),
         }
     }
 }
@@ -94,6 +99,12 @@ pub struct SessionJson {
     /// Why: `own` or `peer` if that end is passive (`own` if both are), `peer_ignored` if the peer
     /// is and that means nothing to us, `neither` otherwise.
     pub passive_end: String,
+    /// Why the route stays when the session goes down, if it does: [`crate::reason::Untouched`].
+    #[serde(default)]
+    pub untouched: Option<String>,
+    /// Whether the peer has left: it is followed, and long Down without a packet.
+    #[serde(default)]
+    pub left: bool,
     /// The interface that packets for the peer take while it is Down, if they are rerouted; none if
     /// there is none with a route.
     pub detour: Option<String>,
@@ -216,6 +227,8 @@ impl SessionJson {
             peer_mode: session.peer_mode.name().to_owned(),
             effective_mode: effective.name().to_owned(),
             passive_end: passive_end.to_owned(),
+            untouched: view.untouched().map(|why| why.label().to_owned()),
+            left: view.left,
             detour: match &view.detour {
                 Detour::Interface(name) => Some(name.clone()),
                 Detour::None => None,
@@ -247,14 +260,10 @@ impl From<&Snapshot> for SessionsJson {
             .sort_by(|a, b| (&a.interface, a.local, a.peer).cmp(&(&b.interface, b.local, b.peer)));
         let mut parked: Vec<_> = snapshot.parked.iter().map(ParkedJson::from).collect();
         parked.sort();
-        let passed_over = snapshot.passed_over.iter();
-        let passed_over = passed_over.filter(|(_, count)| *count > 0);
         Self {
             sessions,
             parked,
-            passed_over: passed_over
-                .map(|(why, count)| (why.name().to_owned(), *count))
-                .collect(),
+            inert: InertJson::from(snapshot),
         }
     }
 }

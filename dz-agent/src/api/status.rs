@@ -8,6 +8,7 @@ use dz_common::packet::State;
 use dz_common::session::NS_PER_US;
 use serde::{Deserialize, Serialize};
 
+use super::inert::InertJson;
 use crate::view::{InterfaceView, MetricsView, PortGuardView, Snapshot, VERSION};
 
 /// Reply to `GET /v1/status`.
@@ -40,6 +41,9 @@ pub struct StatusJson {
     /// Why they are not, although they are wanted; tried again.
     #[serde(default)]
     pub metrics_error: Option<String>,
+    /// How many peers and routes are not served as their owner may expect, and why.
+    #[serde(flatten)]
+    pub inert: InertJson,
     /// The interfaces served or waited for.
     pub interfaces: Vec<InterfaceJson>,
 }
@@ -84,6 +88,7 @@ impl From<&InterfaceView> for InterfaceJson {
             port_guard,
             locals,
             waiting,
+            parks: _,
         } = view.clone();
         let (port_guard, port_guard_error) = match port_guard {
             None => (None, None),
@@ -137,6 +142,7 @@ impl From<&Snapshot> for StatusJson {
             check_error: agent.check_error.clone(),
             metrics,
             metrics_error,
+            inert: InertJson::from(snapshot),
             interfaces: snapshot
                 .interfaces
                 .iter()

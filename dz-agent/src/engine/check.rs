@@ -130,6 +130,7 @@ impl Engine {
                 self.adopt(entry);
             }
         }
+        self.note_who_has_left(&sessions);
         let mut ops = reconcile::decide(&Facts {
             peers: &self.peers,
             carriers: &self.carriers(),
@@ -202,6 +203,7 @@ impl Engine {
         if !self.is_peer(route.dst) {
             self.detours.forget(route.dst);
         }
+        self.left.forget(key);
         if let Some(live) = self.sessions.remove(key) {
             self.clock.forget(live.slot);
             self.give_up_resolving(key, &live);

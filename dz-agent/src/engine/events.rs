@@ -13,27 +13,42 @@ use zerocopy::TryFromBytes;
 
 use super::Engine;
 use super::reconcile::route_key;
+use crate::cli::PeerPassive;
 use crate::datapath::{MapError, now_ns};
+use crate::logging;
+use crate::reason::{Reason, Untouched};
 
 /// Events handled before the loop looks at anything else.
 const AT_ONCE: usize = 1_024;
+
+/// Most look-ups for the log of one group of events: as many lines as one place may write in a second.
+const LOOKED_UP: u32 = logging::BURST;
 
 /// State changes that have been acted upon and are still to be logged: a line takes as long as a route.
 #[derive(Default)]
 pub(super) struct Unlogged(Vec<(Event, Arc<str>)>);
 
 impl Unlogged {
-    pub(super) fn log(&mut self) {
+    /// Writes them. `untouched` says why a route stays although its session has gone down.
+    fn log(&mut self, untouched: impl Fn(&Event) -> Option<Untouched>) {
+        let mut look_ups = LOOKED_UP;
         for (event, interface) in self.0.drain(..) {
             let interface = &*interface;
             let local = Ipv4Addr::from(event.key.local);
             let peer = Ipv4Addr::from(event.key.peer);
             let (from, to) = (event.from.name(), event.to.name());
-            if event.to == State::Down {
-                info!(interface, %local, %peer, from, to, reason = event.reason.name(), "session");
-            } else {
+            if event.to != State::Down {
                 info!(interface, %local, %peer, from, to, "session");
+                continue;
             }
+            let reason = event.reason.name();
+            let mut route_stays = None;
+            if event.from == State::Up && look_ups > 0 {
+                look_ups -= 1;
+                route_stays = untouched(&event).map(Reason::text);
+            }
+            // One place for both: what the flood limit lets through first is what was looked up.
+            info!(interface, %local, %peer, from, to, reason, route_stays, "session");
         }
     }
 }
@@ -49,12 +64,33 @@ impl Engine {
             answer = self.jobs.running.next().now_or_never().flatten();
             tokio::task::yield_now().await;
         }
-        self.unlogged.log();
+        self.log_events();
         if let Some(answer) = answer {
             self.route_done(answer);
         }
         self.tick();
         more
+    }
+
+    fn log_events(&mut self) {
+        let mut unlogged = std::mem::take(&mut self.unlogged);
+        unlogged.log(|event| self.why_untouched(event));
+        self.unlogged = unlogged;
+    }
+
+    /// Why the route of a session that has gone down stays, by what the session is now. To be asked
+    /// before the kernel's answer about the route is dealt with: it ends what was in our route's place.
+    fn why_untouched(&self, event: &Event) -> Option<Untouched> {
+        let entry = self.datapath.maps.reader().session(&event.key).ok()??;
+        let (own, theirs) = (entry.session.timers.mode, entry.session.peer_mode);
+        let ignore = self.options.peer_passive == PeerPassive::Ignore;
+        let route = route_key(&event.key);
+        let origin = self.peer_of(route).map(|peer| peer.origin);
+        let troubles = self.shared.troubles();
+        let foreign = troubles
+            .get(&route)
+            .is_some_and(|trouble| trouble.conflict.is_some());
+        Untouched::of(own, theirs, ignore, origin, foreign)
     }
 
     /// Handles what is in the ring; returns whether there may be more.
@@ -82,6 +118,7 @@ impl Engine {
             return;
         }
         let interface = Arc::clone(&live.interface);
+        self.left.forget(&event.key);
         self.unlogged.0.push((*event, interface));
         if event.to != State::AdminDown {
             // A state that no answer has told the peer is told by the clock.
@@ -108,13 +145,13 @@ impl Engine {
     /// Returns whether something is missing, so that everything must be read.
     pub(super) fn events_missing(&mut self, ring: &mut RingBuf<MapData>) -> bool {
         while self.drain(ring) {}
-        self.unlogged.log();
+        self.log_events();
         let Ok((emitted, lost)) = self.events_emitted() else {
             return true;
         };
         // Emitted between the two looks: they are there to be read.
         while self.drain(ring) {}
-        self.unlogged.log();
+        self.log_events();
         let unread = (emitted - lost).saturating_sub(self.events_before + self.events_read);
         let missing = unread > 0 || lost > self.events_lost;
         if missing {
@@ -133,5 +170,49 @@ impl Engine {
             counters.event_emitted + counters.event_lost,
             counters.event_lost,
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use dz_common::session::DownReason;
+
+    use super::*;
+    use crate::fixture;
+
+    fn event(from: State, to: State) -> Event {
+        Event {
+            key: fixture::entry([10, 0, 0, 2]).key,
+            from,
+            to,
+            reason: DownReason::Timeout,
+            generation: 1,
+            at_ns: 0,
+            since_ns: 0,
+            sequence: 1,
+            reserved: 0,
+        }
+    }
+
+    #[test]
+    fn a_flood_of_downs_is_looked_up_as_far_as_it_is_written() {
+        let mut unlogged = Unlogged::default();
+        let interface: Arc<str> = "doublezero0".into();
+        let mut note = |from, to| unlogged.0.push((event(from, to), Arc::clone(&interface)));
+        note(State::Down, State::Up);
+        note(State::Init, State::Down);
+        for _ in 0..100 {
+            note(State::Up, State::Down);
+        }
+        let looked_up = Cell::new(0);
+        unlogged.log(|event| {
+            assert_eq!((event.from, event.to), (State::Up, State::Down));
+            looked_up.set(looked_up.get() + 1);
+            Some(Untouched::PeerPassive)
+        });
+        assert_eq!(looked_up.get(), LOOKED_UP);
+        assert!(unlogged.0.is_empty());
     }
 }

@@ -3,25 +3,41 @@
 
 use std::net::Ipv4Addr;
 
+use anyhow::Context;
 use dz_common::map::{Origin, Peer, PeerKey};
-use tracing::{debug, warn};
+use tracing::{info, warn};
 
 use super::Engine;
 use super::interfaces::Interface;
 use super::mirror::Mirror;
 use super::reconcile::{RouteKey, ifname, peer_key};
-use crate::follow::Conditions;
-use crate::net::hosts::{self, HostChange, HostRoute, Path};
+use super::unfollowed::{Noted, Unfollowed};
+use crate::follow::{Conditions, protocol_name};
+use crate::net::hosts::{self, HOST_PREFIX, HostChange, HostRoute, Path};
 use crate::net::links::Address;
+use crate::reason::{PassedOver, Reason};
 
 /// The followed routes.
 #[derive(Debug)]
 pub(super) struct Followed {
     conditions: Conditions,
     mirror: Mirror,
+    /// Those that meet the conditions and cannot be followed.
+    unfollowed: Unfollowed,
     /// The mirror is what the kernel has, but for notifications on their way. Until then no followed
     /// peer is made or given up: a table that could not be read is not an empty one.
     known: bool,
+}
+
+/// Whether a route makes a peer, by what it is alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fit {
+    /// It is followed.
+    Followed,
+    /// It would be, if it were not for this.
+    Unfit(PassedOver),
+    /// It does not meet the conditions of `--follow`, or leads through other interfaces.
+    Others,
 }
 
 /// What a destination's routes say.
@@ -44,6 +60,7 @@ impl Followed {
             known: conditions.is_empty(),
             conditions,
             mirror: Mirror::default(),
+            unfollowed: Unfollowed::default(),
         }
     }
 
@@ -64,9 +81,25 @@ impl Followed {
 }
 
 impl Engine {
-    /// A host route came, changed or went.
+    /// A route came, changed or went.
     pub(super) fn host_route_changed(&mut self, change: &HostChange) {
-        let tracked = self.is_followed(&change.route);
+        let route = &change.route;
+        let fit = self.fit(route);
+        let why = match fit {
+            Fit::Unfit(why) => Some(why),
+            Fit::Followed | Fit::Others => None,
+        };
+        let noted = self.followed.unfollowed.apply(change, why);
+        if let (Noted::New, Some(why)) = (noted, why) {
+            say_unfollowed(route, why);
+        }
+        if noted != Noted::Nothing {
+            self.show_unfollowed();
+        }
+        if route.prefix_len != HOST_PREFIX {
+            return;
+        }
+        let tracked = fit == Fit::Followed;
         for key in self.followed.mirror.apply(change, tracked) {
             let Some(interface) = self.interface_at(key.ifindex) else {
                 continue;
@@ -76,17 +109,19 @@ impl Engine {
         }
     }
 
-    fn is_followed(&self, route: &HostRoute) -> bool {
-        if !self.followed.conditions.matches(route) {
-            return false;
+    fn fit(&self, route: &HostRoute) -> Fit {
+        let mut interfaces = route.interfaces.iter();
+        let served = |ifindex: &u32| *ifindex != 0 && self.interface_at(*ifindex).is_some();
+        let here = route.leads_nowhere() || interfaces.any(served);
+        if !here || !self.followed.conditions.matches(route) {
+            return Fit::Others;
         }
-        let dst = route.dst;
-        let Some(path) = route.path.filter(|_| route.tos == 0 && is_host(dst)) else {
-            debug!(%dst, table = route.table, protocol = route.protocol,
-                "route not followed: several next hops, not unicast, a tos, or no host's address");
-            return false;
-        };
-        self.interface_at(path.ifindex).is_some()
+        fit_here(route)
+    }
+
+    fn show_unfollowed(&self) {
+        let counts = self.followed.unfollowed.counts();
+        self.shared.unfollowed().clone_from(counts);
     }
 
     /// Reads the followed routes. Returns why that failed; then what was known is in doubt.
@@ -94,32 +129,60 @@ impl Engine {
         if !self.followed.is_on() {
             return None;
         }
-        let mut routes = Vec::new();
-        let interfaces: Vec<_> = self
-            .interfaces
-            .iter()
-            .filter_map(Interface::ifindex)
-            .collect();
-        for ifindex in interfaces {
-            for follow in self.followed.conditions.dumps() {
-                match hosts::list(self.connections.netlink(), ifindex, &follow).await {
-                    Ok(found) => routes.extend(found),
-                    Err(error) => {
-                        self.followed.known = false;
-                        let error = anyhow::Error::from(error);
-                        return Some(error.context(format!("followed routes ({follow})")));
+        let routes = match self.list_followed().await {
+            Ok(routes) => routes,
+            Err(error) => {
+                self.followed.known = false;
+                return Some(error);
+            }
+        };
+        let (mut followed, mut unfollowed) = (Vec::new(), Unfollowed::default());
+        for route in routes {
+            // The kernel has listed it for an interface of ours, also where it does not say so, or as
+            // one that leads nowhere.
+            match fit_here(&route) {
+                _ if !self.followed.conditions.matches(&route) => {}
+                Fit::Followed => followed.push(route),
+                Fit::Unfit(why) => {
+                    let known = self.followed.unfollowed.contains(&route, why);
+                    if unfollowed.insert(&route, why) && !known {
+                        say_unfollowed(&route, why);
                     }
                 }
+                Fit::Others => {}
             }
         }
-        let followed = routes.into_iter().filter(|route| self.is_followed(route));
         let (mirror, left_out) = Mirror::of(followed);
         if left_out > 0 {
             warn!(left_out, "more routes to follow than can be kept in mind");
         }
+        if self.followed.known {
+            unfollowed.insert_nowhere_of(&self.followed.unfollowed);
+        }
         self.followed.mirror = mirror;
+        self.followed.unfollowed = unfollowed;
         self.followed.known = true;
+        self.show_unfollowed();
         None
+    }
+
+    /// Lists the routes by our interfaces. Those that lead nowhere have none, so that each takes a walk
+    /// through the whole table to find: only where notifications do not say what there is.
+    async fn list_followed(&self) -> anyhow::Result<Vec<HostRoute>> {
+        let mut routes = Vec::new();
+        let netlink = self.connections.netlink();
+        for follow in self.followed.conditions.dumps() {
+            let reading = || format!("followed routes ({follow})");
+            for ifindex in self.interfaces.iter().filter_map(Interface::ifindex) {
+                let found = hosts::list(netlink, ifindex, &follow).await;
+                routes.extend(found.with_context(reading)?);
+            }
+            if !self.followed.known {
+                let found = hosts::list_nowhere(netlink, &follow).await;
+                routes.extend(found.with_context(reading)?);
+            }
+        }
+        Ok(routes)
     }
 
     /// What the followed routes say of a peer.
@@ -154,6 +217,22 @@ impl Engine {
         };
         Says::Peer(peer, route)
     }
+}
+
+/// Whether a route by a served interface, or by none, that meets the conditions is followed.
+fn fit_here(route: &HostRoute) -> Fit {
+    match route.unfit {
+        Some(why) => Fit::Unfit(why),
+        None if !is_host(route.dst) => Fit::Unfit(PassedOver::NotAHost),
+        None => Fit::Followed,
+    }
+}
+
+/// Logs it once for each route: `sessions` and the metrics say how many there are.
+pub(super) fn say_unfollowed(route: &HostRoute, why: PassedOver) {
+    let (dst, prefix_len) = (route.dst, route.prefix_len);
+    let (table, protocol) = (route.table, protocol_name(route.protocol));
+    info!(%dst, prefix_len, table, protocol, reason = why.label(), "route not followed: {}", why.text());
 }
 
 /// Whether an address can be a peer's, as for those that are given by hand.

@@ -11,15 +11,17 @@ use dz_common::packet::State;
 use foldhash::{HashMap, HashSet};
 use tokio::sync::OnceCell;
 
+use super::left;
 use super::reconcile::{RouteKey, ifname, peer_key, route_key};
 use super::shared::{FollowedRoute, Shared};
 use crate::cli::{PeerPassive, RunOptions};
 use crate::datapath::{MapReader, now_ns};
 use crate::net::Netlink;
 use crate::net::routes::{Route, Routes};
+use crate::reason::{self, Parked, PassedOver};
 use crate::view::{
-    AgentView, BlockView, Detour, Inspect, InterfaceView, ParkedView, PassedOver, RouteState,
-    RouteTotals, SessionView, Snapshot,
+    AgentView, BlockView, Detour, Inspect, InterfaceView, ParkedView, RouteState, RouteTotals,
+    SessionView, Snapshot,
 };
 
 /// Reads everything there is to show.
@@ -70,6 +72,7 @@ impl Inspector {
     ) -> anyhow::Result<Vec<SessionView>> {
         let peers: HashMap<_, _> = self.reader.peers()?.into_iter().collect();
         let mut troubles = self.shared.troubles().clone();
+        let (now_ns, left_after_ns) = (now_ns(), left::after_ns());
         let mut sessions = Vec::new();
         for entry in self.reader.sessions()? {
             let interface = name_of(names, entry.key.ifindex);
@@ -98,6 +101,7 @@ impl Inspector {
             };
             sessions.push(SessionView {
                 interface,
+                left: left::has_left(|| origin, &entry, now_ns, left_after_ns),
                 entry,
                 origin,
                 via,
@@ -121,29 +125,33 @@ impl Inspector {
             .collect();
         let peers = self.reader.peers()?.into_iter();
         let parked = peers.filter(|(key, _)| !live.contains(key));
+        let room = sessions.len() < self.max_sessions as usize;
         Ok(parked
             .map(|(key, peer)| {
-                let local = Ipv4Addr::from(peer.local);
+                let (name, local) = (ifname(&key), Ipv4Addr::from(peer.local));
+                let (why, reason) = why_parked(interfaces, name, local, room);
                 ParkedView {
-                    interface: ifname(&key).to_owned(),
+                    interface: name.to_owned(),
                     local,
                     peer: key.peer.into(),
                     origin: peer.origin,
-                    reason: why_parked(interfaces, ifname(&key), local),
+                    why,
+                    reason,
                 }
             })
             .collect())
     }
 
     fn passed_over(&self) -> Vec<(PassedOver, u64)> {
-        let follow = self.shared.follow();
-        let count = |why| {
-            let routes = follow
-                .values()
-                .filter(|route| route.passed_over == Some(why));
-            (why, routes.count() as u64)
+        let mut counts = {
+            let follow = self.shared.follow();
+            reason::count(follow.values().filter_map(|route| route.passed_over))
         };
-        PassedOver::ALL.map(count).into()
+        let unfollowed = self.shared.unfollowed();
+        for (why, count) in &mut counts {
+            *count += unfollowed.get(why).copied().unwrap_or(0);
+        }
+        counts
     }
 
     fn blocks(&self, names: &HashMap<u32, String>) -> anyhow::Result<Vec<BlockView>> {
@@ -282,14 +290,30 @@ impl Inspect for Inspector {
     }
 }
 
-fn why_parked(interfaces: &[InterfaceView], name: &str, local: Ipv4Addr) -> String {
+/// Why a peer has no session, as a reason and for people. `room`: there is room for one more.
+fn why_parked(
+    interfaces: &[InterfaceView],
+    name: &str,
+    local: Ipv4Addr,
+    room: bool,
+) -> (Parked, String) {
     let Some(interface) = interfaces.iter().find(|i| i.name == name) else {
-        return format!("{name} is not served by this agent");
+        let text = format!("{name} is not served by this agent");
+        return (Parked::NotServed, text);
     };
-    match &interface.waiting {
-        Some(reason) => format!("{name} {reason}"),
-        None if interface.locals.contains(&local) => "session is being opened".to_owned(),
-        None => format!("{local} is not an address of {name}"),
+    if let Some(why) = interface.parks {
+        let waiting = interface.waiting.as_deref().unwrap_or("is not served");
+        return (why, format!("{name} {waiting}"));
+    }
+    if !interface.locals.contains(&local) {
+        let text = format!("{local} is not an address of {name}");
+        return (Parked::AddressMissing, text);
+    }
+    if room {
+        (Parked::Opening, "session is being opened".to_owned())
+    } else {
+        let text = "no room for its session: raise --max-sessions";
+        (Parked::NoRoom, text.to_owned())
     }
 }
 
@@ -331,5 +355,58 @@ fn detour(ifindex: u32) -> Detour {
     match nix::net::if_::if_indextoname(ifindex) {
         Ok(name) => Detour::Interface(name.to_string_lossy().into_owned()),
         Err(_gone) => Detour::Interface(format!("#{ifindex}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{self, LOCAL};
+
+    #[test]
+    fn why_a_peer_is_parked() {
+        let interface = fixture::snapshot().interfaces.remove(0);
+        let unfit = |why: Parked, waiting: &str| InterfaceView {
+            parks: Some(why),
+            waiting: Some(waiting.to_owned()),
+            ..interface.clone()
+        };
+        let other = Ipv4Addr::new(10, 9, 9, 9);
+        for (interface, local, room, why, text) in [
+            (
+                unfit(Parked::InterfaceMissing, "is gone"),
+                LOCAL,
+                true,
+                Parked::InterfaceMissing,
+                "doublezero0 is gone",
+            ),
+            (
+                interface.clone(),
+                other,
+                true,
+                Parked::AddressMissing,
+                "10.9.9.9 is not an address of doublezero0",
+            ),
+            (
+                interface.clone(),
+                LOCAL,
+                true,
+                Parked::Opening,
+                "session is being opened",
+            ),
+            (
+                interface.clone(),
+                LOCAL,
+                false,
+                Parked::NoRoom,
+                "no room for its session: raise --max-sessions",
+            ),
+        ] {
+            let found = why_parked(&[interface], "doublezero0", local, room);
+            assert_eq!(found, (why, text.to_owned()));
+        }
+        let (why, text) = why_parked(&[interface], "doublezero1", LOCAL, true);
+        assert_eq!(why, Parked::NotServed);
+        assert!(text.starts_with("doublezero1 is not served"), "{text}");
     }
 }

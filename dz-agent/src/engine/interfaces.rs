@@ -16,7 +16,7 @@ use crate::error::{ExitCode, FailWith, Failure};
 use crate::lock::InterfaceLock;
 use crate::net::NetlinkError;
 use crate::net::links::{self, Address};
-use crate::view::InterfaceView;
+use crate::view::{InterfaceView, Parked};
 
 /// Blocks of counters, block 0 included.
 const BLOCKS: u32 = 256;
@@ -28,6 +28,8 @@ pub(super) struct Interface {
     _lock: InterfaceLock,
     /// Why it is not served at present.
     waiting: Option<String>,
+    /// Whether the kernel has it, as of the last look.
+    exists: bool,
     present: Option<Present>,
 }
 
@@ -51,6 +53,7 @@ impl Interface {
             name: name.to_owned(),
             _lock: lock,
             waiting,
+            exists: false,
             present: None,
         })
     }
@@ -97,6 +100,17 @@ impl Interface {
         }
     }
 
+    /// The same, as a reason.
+    fn parks(&self) -> Option<Parked> {
+        match &self.present {
+            None if self.exists => Some(Parked::InterfaceUnfit),
+            None => Some(Parked::InterfaceMissing),
+            Some(present) if !present.up => Some(Parked::InterfaceDown),
+            Some(present) if present.locals.is_empty() => Some(Parked::AddressMissing),
+            Some(_) => None,
+        }
+    }
+
     fn view(&self) -> InterfaceView {
         InterfaceView {
             name: self.name.clone(),
@@ -116,6 +130,7 @@ impl Interface {
             port_guard: self.present.as_ref().map(|present| present.guard.view()),
             locals: self.locals().collect(),
             waiting: self.unavailable(),
+            parks: self.parks(),
         }
     }
 }
@@ -194,6 +209,7 @@ impl Engine {
         if old.is_some() && found.as_ref().map(|found| found.ifindex) != old {
             self.interface_gone(index);
         }
+        self.interfaces[index].exists = found.is_some();
         let Some(found) = found else { return Ok(()) };
         let locals = links::addresses(self.connections.netlink(), found.ifindex)
             .await

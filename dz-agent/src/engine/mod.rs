@@ -20,6 +20,7 @@ mod guard;
 mod inspect;
 mod interfaces;
 mod jobs;
+mod left;
 mod mirror;
 mod next_hops;
 mod notices;
@@ -33,6 +34,7 @@ mod sources;
 mod stop;
 mod surroundings;
 mod transmit;
+mod unfollowed;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -56,6 +58,7 @@ use events::Unlogged;
 use followed::Followed;
 use interfaces::{Blocks, Interface};
 use jobs::RouteJobs;
+use left::Left;
 use next_hops::NextHops;
 use reconcile::RouteKey;
 use shared::Shared;
@@ -98,6 +101,8 @@ struct Engine {
     slots: Slots,
     blocks: Blocks,
     clock: Clock,
+    /// Peers that our clock speaks to once a minute only.
+    left: Left,
     jobs: RouteJobs,
     closing: HashMap<SessionKey, Closing>,
     batches: BTreeMap<u64, close::Batch>,

@@ -216,6 +216,7 @@ impl Engine {
             sessions: Default::default(),
             owners: Default::default(),
             clock: Default::default(),
+            left: Default::default(),
             jobs: RouteJobs::default(),
             closing: Default::default(),
             batches: Default::default(),

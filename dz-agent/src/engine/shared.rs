@@ -85,6 +85,7 @@ pub(super) struct Shared {
     counts: Mutex<BTreeMap<(String, Ipv4Addr), RouteCounts>>,
     follow: Mutex<HashMap<PeerKey, FollowedRoute>>,
     follow_changes: Mutex<FollowChanges>,
+    unfollowed: Mutex<BTreeMap<PassedOver, u64>>,
 }
 
 impl Shared {
@@ -103,6 +104,7 @@ impl Shared {
             counts: Mutex::default(),
             follow: Mutex::default(),
             follow_changes: Mutex::default(),
+            unfollowed: Mutex::default(),
         }
     }
 
@@ -135,6 +137,11 @@ impl Shared {
 
     pub(super) fn follow_changes(&self) -> MutexGuard<'_, FollowChanges> {
         lock(&self.follow_changes)
+    }
+
+    /// How many routes meet the conditions of `--follow` and cannot be followed, by the reason.
+    pub(super) fn unfollowed(&self) -> MutexGuard<'_, BTreeMap<PassedOver, u64>> {
+        lock(&self.unfollowed)
     }
 
     /// Counts something done to a route of an interface and local address.

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::Engine;
 use super::configured::{Configured, same};
-use super::followed::Says;
+use super::followed::{Says, say_unfollowed};
 use super::reconcile::{RouteKey, ifname, peer_key};
 use super::run::SETTLE;
 use super::shared::FollowedRoute;
@@ -203,10 +203,17 @@ impl Engine {
                 Says::Nothing | Says::Unknown => Wish::Nobody,
             }
         };
-        match shown {
+        let before = match shown {
             Some(route) => self.shared.follow().insert(*key, route),
             None => self.shared.follow().remove(key),
         };
+        // Once; an excluded one is as its owner wants it.
+        if let Says::NoSource(route) = says
+            && shown == Some(FollowedRoute::passed_over(&route, PassedOver::NoSource))
+            && shown != before
+        {
+            say_unfollowed(&route, PassedOver::NoSource);
+        }
         wish
     }
 

@@ -87,7 +87,9 @@ impl Engine {
         }
         // 0: gone, and the full check finds out why if it should not be.
         if outcome.next_due_ns != 0 && !order.force {
-            let due_ns = gathered_ns(outcome.next_due_ns, now_ns());
+            let now_ns = now_ns();
+            let due_ns = self.left.due_ns(&order.key, outcome.next_due_ns, now_ns);
+            let due_ns = gathered_ns(due_ns, now_ns);
             self.clock.set(order.slot, order.key, due_ns);
         }
     }

@@ -9,7 +9,6 @@ use std::fmt;
 use std::time::UNIX_EPOCH;
 
 use dz_common::counters::{Counter, Counters, Kind};
-use dz_common::map::Origin;
 use dz_common::packet::State;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -19,8 +18,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::{Recorded, ServiceLabels, transitions};
-use crate::view::{RouteTotals, SessionView, Snapshot, VERSION, origin_name};
+use super::{Recorded, ServiceLabels, peers, transitions};
+use crate::view::{RouteTotals, SessionView, Snapshot, VERSION};
 
 /// What a scrape shows.
 #[derive(Debug)]
@@ -62,7 +61,7 @@ impl Collector for Families {
         let out = &mut encoder;
         self.sessions(out)?;
         transitions::encode(out, &self.blocks)?;
-        self.wanted(out)?;
+        peers::encode(out, &self.snapshot)?;
         self.routes(out)?;
         self.convergence(out)?;
         self.packets(out)?;
@@ -115,37 +114,6 @@ impl Families {
         });
         let help = "Sessions by state";
         gauge(out, "doublezero_liveness_sessions", help, rows)
-    }
-
-    /// Who wants peers, and what following made of them.
-    fn wanted(&self, out: Out<'_, '_>) -> fmt::Result {
-        let sessions = self.snapshot.sessions.iter().filter_map(|view| view.origin);
-        let parked = self.snapshot.parked.iter().map(|view| view.origin);
-        let origins: Vec<_> = sessions.chain(parked).collect();
-        let rows = [Origin::Api, Origin::Config, Origin::Follow].map(|origin| {
-            let count = origins.iter().filter(|found| **found == origin).count();
-            ([("origin", origin_name(origin))], count as u64)
-        });
-        let help = "Peers, parked ones included, by who wants them";
-        gauge(out, "doublezero_liveness_peers", help, rows)?;
-        let rows = self.snapshot.passed_over.iter();
-        let rows = rows.map(|(why, count)| ([("reason", why.name())], *count));
-        let help = "Followed routes that make no peer, by reason";
-        gauge(
-            out,
-            "doublezero_liveness_followed_routes_passed_over",
-            help,
-            rows,
-        )?;
-        let changes = &self.snapshot.agent.follow_changes;
-        let rows = [
-            ("appeared", changes.appeared),
-            ("changed", changes.changed),
-            ("disappeared", changes.disappeared),
-        ];
-        let rows = rows.map(|(change, count)| ([("change", change)], count));
-        let help = "Peers that came, changed and went with the followed routes";
-        counter(out, "doublezero_liveness_follow_changes", help, rows)
     }
 
     fn routes(&self, out: Out<'_, '_>) -> fmt::Result {
@@ -434,7 +402,8 @@ pub(super) fn counter<S: EncodeLabelSet>(
     Ok(())
 }
 
-fn gauge<S: EncodeLabelSet, V: EncodeGaugeValue>(
+/// A gauge family.
+pub(super) fn gauge<S: EncodeLabelSet, V: EncodeGaugeValue>(
     out: Out<'_, '_>,
     name: &str,
     help: &str,
@@ -448,7 +417,12 @@ fn gauge<S: EncodeLabelSet, V: EncodeGaugeValue>(
 }
 
 /// A family of one metric without labels.
-fn single(out: Out<'_, '_>, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {
+pub(super) fn single(
+    out: Out<'_, '_>,
+    name: &str,
+    help: &str,
+    metric: &impl EncodeMetric,
+) -> fmt::Result {
     metric.encode(out.encode_descriptor(name, help, None, metric.metric_type())?)
 }
 

@@ -3,6 +3,7 @@
 
 mod convergence;
 mod families;
+mod peers;
 mod rx_versions;
 #[cfg(test)]
 mod tests;

@@ -117,6 +117,28 @@ fn values_are_those_of_the_snapshot() {
 }
 
 #[test]
+fn what_is_not_served_is_counted_by_reason() {
+    let mut snapshot = fixture::snapshot();
+    snapshot.parked.push(fixture::parked());
+    snapshot.sessions[2].left = true;
+    let text = scrape(&exporter(snapshot), Format::Prometheus);
+    let of = |series: &str| value(&text, &format!("doublezero_liveness_{series}"));
+    for (reason, count) in [
+        ("own_passive", 0.0),
+        ("peer_passive", 1.0),
+        ("followed", 1.0),
+        ("foreign", 1.0),
+    ] {
+        let series = format!("untouched_routes{{reason=\"{reason}\"}}");
+        assert_eq!(of(&series), count, "{reason}");
+    }
+    assert_eq!(of("parked_peers{reason=\"interface_down\"}"), 1.0);
+    assert_eq!(of("parked_peers{reason=\"address_missing\"}"), 0.0);
+    assert_eq!(of("left_peers"), 1.0);
+    assert_eq!(of("followed_routes_passed_over{reason=\"excluded\"}"), 0.0);
+}
+
+#[test]
 fn every_counter_is_shown() {
     let mut snapshot = fixture::snapshot();
     let mut counters = dz_common::counters::Counters::default();

@@ -82,8 +82,8 @@ pub enum Event {
         /// What matters where a route of ours could be.
         place: Place,
     },
-    /// An IPv4 host route of any table but the kernel's own came, changed or went; only told if asked
-    /// for ([`Monitor::tell_of_hosts`]), and apart from [`Event::Route`].
+    /// An IPv4 route of any table but the kernel's own came, changed or went, as `--follow` looks at it;
+    /// only told if asked for ([`Monitor::tell_of_hosts`]), and apart from [`Event::Route`].
     Host(HostChange),
     /// An IPv4 neighbour of an Ethernet interface was resolved, or is not any more.
     Neighbour {

@@ -3,6 +3,7 @@
 
 mod appear;
 mod choice;
+mod inert;
 mod policy;
 mod precedence;
 mod room;
@@ -20,6 +21,7 @@ const NEEDS: [Requirement; 2] = [Requirement::Root, Requirement::Tun];
 fn main() -> ExitCode {
     let mut tests = appear::tests();
     tests.extend(choice::tests());
+    tests.extend(inert::tests());
     tests.extend(policy::tests());
     tests.extend(precedence::tests());
     tests.extend(room::tests());

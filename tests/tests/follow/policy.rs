@@ -49,7 +49,7 @@ fn excluded() -> Result<()> {
     ensure!(said.contains("excluded by 10.66.0.0/16"), "{said}");
     let shown = scene.agent.cli(&["sessions"])?;
     ensure!(
-        shown.contains("followed routes without a session: 1 (their"),
+        shown.contains("followed routes without a session: 1 (destination is excluded)"),
         "{shown}"
     );
     // An excluded line is a fault of the file.

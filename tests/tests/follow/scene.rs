@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use dz_agent::datapath::MapReader;
 use dz_common::map::{Origin, Peer, PeerKey, SessionEntry};
 use dz_common::packet::State;
+use dz_common::session::Mode;
 use dz_tests::agent::{Agent, Home, program};
 use dz_tests::bed::{self, Bed, HERE, INTERFACE, PATIENCE};
 use dz_tests::udp_peer::{Rules, UdpPeer, UdpPeerConfig};
@@ -65,6 +66,24 @@ impl Scene {
     pub(crate) fn peer(&self, address: Ipv4Addr) -> Result<&UdpPeer> {
         let at = PEERS.iter().position(|peer| *peer == address);
         at.and_then(|at| self.peers.get(at)).context("no such peer")
+    }
+
+    /// Has a plain peer say that it is passive; it knows nothing of its sessions before.
+    pub(crate) fn make_passive(&mut self, address: Ipv4Addr) -> Result<()> {
+        let at = PEERS.iter().position(|peer| *peer == address);
+        let at = at.context("no such peer")?;
+        drop(self.peers.remove(at)); // it holds the port
+        let mut config = far_end(address);
+        config.timers.mode = Mode::Passive;
+        let peer = self.bed.there.run(|| UdpPeer::spawn(config))?;
+        peer.add_session(HERE);
+        self.peers.insert(at, peer);
+        Ok(())
+    }
+
+    /// Ends an agent that leaves the kernel part to the next one.
+    pub(crate) fn left_alone(agent: Agent) -> Result<Home> {
+        agent.end(Signal::SIGUSR2)
     }
 
     /// Runs these lines as one batch of `ip`.
