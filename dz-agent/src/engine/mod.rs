@@ -5,6 +5,7 @@
 //! seconds that needs none of these to have arrived. It holds nothing that it could not read back.
 
 mod alarm;
+mod batches;
 mod check;
 mod clock;
 mod close;
@@ -14,6 +15,7 @@ mod connections;
 mod detours;
 mod diverted;
 mod events;
+mod farewell;
 mod followed;
 mod front;
 mod inspect;
@@ -23,6 +25,7 @@ mod mirror;
 mod next_hops;
 mod notices;
 mod reconcile;
+mod resolve;
 mod routes;
 mod run;
 mod shared;
@@ -31,6 +34,7 @@ mod sources;
 mod stop;
 mod surroundings;
 mod transmit;
+mod withdraw;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -51,6 +55,7 @@ use close::Closing;
 use connections::Connections;
 use detours::Detours;
 use events::Unlogged;
+use farewell::Farewells;
 use followed::Followed;
 use interfaces::{Blocks, Interface};
 use jobs::RouteJobs;
@@ -98,7 +103,8 @@ struct Engine {
     clock: Clock,
     jobs: RouteJobs,
     closing: HashMap<SessionKey, Closing>,
-    batches: BTreeMap<u64, close::Batch>,
+    batches: BTreeMap<u64, batches::Batch>,
+    farewells: Farewells,
     next_hops: NextHops,
     /// What makes peers without a request.
     sources: Sources,
