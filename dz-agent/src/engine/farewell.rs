@@ -26,6 +26,8 @@ const LONGEST: Duration = Duration::from_millis(100);
 /// How long a disconnect waits for its next hop: a neighbour that is there answers in some milliseconds, and
 /// the kernel asks once a second.
 const RESOLVED_WITHIN: Duration = Duration::from_secs(1);
+/// How often the next hop is asked about meanwhile: a notification can be lost.
+const ASKED_EVERY: Duration = Duration::from_millis(200);
 
 /// Why a peer could not be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,8 +280,9 @@ impl Engine {
             (why, closing.farewell.stage)
             && now_ns < until_ns
         {
-            closing.farewell.due_ns = until_ns;
-            self.farewells.set(key, until_ns);
+            let due_ns = until_ns.min(now_ns + nanos(ASKED_EVERY));
+            closing.farewell.due_ns = due_ns;
+            self.farewells.set(key, due_ns);
             let (netlink, hop) = (self.connections.netlink(), (key.ifindex, next_hop));
             self.next_hops.resolve(netlink, hop, key, now_ns);
         } else {
