@@ -48,7 +48,7 @@ pub(super) const SETTLE: Duration = Duration::from_millis(5);
 /// How long a flood of notifications may keep our clock waiting.
 const TICK_LATEST: Duration = Duration::from_millis(20);
 /// How long it may keep everything else waiting that is due.
-const LATEST: Duration = Duration::from_secs(1);
+pub(super) const LATEST: Duration = Duration::from_secs(1);
 /// Requests waiting for the engine. More wait in their connections.
 const COMMANDS: usize = 64;
 

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use super::Engine;
-use super::run::moment;
+use super::run::{LATEST, moment};
 use super::sources::Sources;
 use crate::datapath::now_ns;
 use crate::error::{ExitCode, Failure};
@@ -26,6 +26,11 @@ impl Engine {
             let _ = self.refresh_interfaces().await;
             let _ = self.read_neighbours().await;
         }
+    }
+
+    fn advance_closings(&mut self) {
+        self.say_farewells();
+        self.retry_routes();
     }
 
     /// Takes everything back: sessions, routes, programs. The pins go last, by the caller.
@@ -52,16 +57,19 @@ impl Engine {
                 }
                 // Next hops that are resolved, and addresses that nothing may be sent from any more.
                 event = monitor.next(), if listening => match event {
-                    Ok(event) => self.changed_at_the_end(event).await,
+                    Ok(event) => {
+                        self.changed_at_the_end(event).await;
+                        // With more of them than can be read, what is due does not wait for ever.
+                        if due.is_some_and(|due| due + LATEST <= Instant::now()) {
+                            self.advance_closings();
+                        }
+                    }
                     Err(error) => {
                         warn!(%error, "netlink notifications");
                         listening = false;
                     }
                 },
-                () = moment(due) => {
-                    self.say_farewells();
-                    self.retry_routes();
-                }
+                () = moment(due) => self.advance_closings(),
             }
             if Instant::now() >= deadline {
                 break;

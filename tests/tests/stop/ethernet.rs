@@ -1,8 +1,7 @@
 //! An agent and a peer on Ethernet, and somebody who reads the wire at the peer's end.
 
-use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -119,6 +118,18 @@ impl Segment {
         self.there.command(&line).map(drop)
     }
 
+    /// The peer's device gets another Ethernet address, which our host knows at once.
+    pub(crate) fn move_peer(&self, mac: [u8; 6]) -> Result<()> {
+        let mac = veth::mac_text(mac);
+        self.there
+            .ip(&format!("link set {INTERFACE} address {mac}"))?;
+        self.here
+            .ip(&format!(
+                "neighbour replace {THERE} lladdr {mac} nud permanent dev {INTERFACE}"
+            ))
+            .map(drop)
+    }
+
     /// Our host forgets the peer's Ethernet address.
     pub(crate) fn forget_neighbours(&self) -> Result<()> {
         self.here
@@ -160,16 +171,24 @@ impl Segment {
     }
 }
 
+/// A packet of ours at the peer's end of the wire.
+struct Heard {
+    at_ns: u64,
+    /// Its Ethernet destination.
+    to: [u8; 6],
+    packet: Packet,
+}
+
 /// Reads what arrives at the peer's end of the wire.
 pub(crate) struct Reader {
-    heard: Arc<Mutex<Vec<(u64, Packet)>>>,
+    heard: Arc<Mutex<Vec<Heard>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Reader {
     fn start(socket: RawSocket) -> Self {
-        let heard: Arc<Mutex<Vec<(u64, Packet)>>> = Arc::default();
+        let heard: Arc<Mutex<Vec<Heard>>> = Arc::default();
         let stop: Arc<AtomicBool> = Arc::default();
         let thread = thread::spawn({
             let (heard, stop) = (Arc::clone(&heard), Arc::clone(&stop));
@@ -181,7 +200,7 @@ impl Reader {
                         && let Some(packet) = from_us(&frame)
                     {
                         let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
-                        heard.push((monotonic_ns(), packet));
+                        heard.push(packet);
                     }
                 }
             }
@@ -195,20 +214,28 @@ impl Reader {
 
     /// When AdminDown came in. Nothing else may have since the first.
     pub(crate) fn farewells(&self, since_ns: u64) -> Vec<u64> {
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let heard = heard.iter().filter(|(at_ns, _)| *at_ns >= since_ns);
+        let heard = self.heard();
+        let heard = heard.iter().filter(|heard| heard.at_ns >= since_ns);
         heard
-            .skip_while(|(_, packet)| packet.state != State::AdminDown)
-            .map(|(at_ns, _)| *at_ns)
+            .skip_while(|heard| heard.packet.state != State::AdminDown)
+            .map(|heard| heard.at_ns)
             .collect()
     }
 
     /// How many packets of ours have come in.
     pub(crate) fn count(&self) -> usize {
-        self.heard
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
+        self.heard().len()
+    }
+
+    /// Where the last packets of ours were to go.
+    pub(crate) fn last_destinations(&self, most: usize) -> Vec<[u8; 6]> {
+        let heard = self.heard();
+        let last = heard.iter().rev().take(most);
+        last.map(|heard| heard.to).collect()
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Vec<Heard>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -221,8 +248,14 @@ impl Drop for Reader {
     }
 }
 
-fn from_us(frame: &[u8]) -> Option<Packet> {
+fn from_us(frame: &[u8]) -> Option<Heard> {
     let udp = parse_udp(frame.get(14..)?)?;
-    let ours: Ipv4Addr = *udp.src.ip();
-    (ours == HERE).then(|| Packet::decode(&udp.payload).ok())?
+    if *udp.src.ip() != HERE {
+        return None;
+    }
+    Some(Heard {
+        at_ns: monotonic_ns(),
+        to: frame.first_chunk().copied()?,
+        packet: Packet::decode(&udp.payload).ok()?,
+    })
 }
