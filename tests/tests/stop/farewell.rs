@@ -116,6 +116,9 @@ fn by_gateway() -> Result<()> {
     let segment = Segment::new("gateway", Clock::Ours)?;
     let far = Ipv4Addr::new(10, 7, 0, 1);
     segment.there.ip(&format!("address add {far}/32 dev lo"))?;
+    // Who asks the segment for it gets no answer.
+    let strictly = format!("sysctl -qw net.ipv4.conf.{INTERFACE}.arp_ignore=1");
+    segment.there.command(&strictly)?;
     let agent = segment.start(Home::new()?)?;
     let (peer, local, via) = (far.to_string(), HERE.to_string(), THERE.to_string());
     agent.cli(&["connect", &peer, "--local", &local, "--via", &via])?;
