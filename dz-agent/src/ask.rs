@@ -69,6 +69,9 @@ pub async fn disconnect(socket: &Path, options: &DisconnectOptions) -> Result<()
             session.interface, session.local, session.peer
         );
         text += ": session gone\n";
+        for warning in &session.warnings {
+            eprintln!("dz-agent: warning: peer {}: {warning}", session.peer);
+        }
     }
     if text.is_empty() {
         text += "no sessions\n";

@@ -158,6 +158,8 @@ pub struct Disconnected {
     pub local: Ipv4Addr,
     /// The peer's address.
     pub peer: Ipv4Addr,
+    /// What the user should know, one sentence each: that the peer could not be told.
+    pub warnings: Vec<String>,
 }
 
 /// Why a request was refused. Nothing was changed, unless a fault says otherwise.

@@ -1,6 +1,7 @@
 //! A wire between two TUN devices, with a delay, that can be cut, and that remembers what passed.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, PipeReader, PipeWriter, pipe};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,7 +38,7 @@ pub struct Record {
     pub direction: Direction,
     /// From its IP header on.
     pub packet: Vec<u8>,
-    /// It did not meet a cut.
+    /// It did not get lost, nor meet a cut.
     pub forwarded: bool,
 }
 
@@ -50,13 +51,28 @@ pub struct Counts {
     pub b_to_a: u64,
 }
 
-#[derive(Debug, Default)]
+/// Says of a packet whether it gets lost.
+type Loss = Box<dyn FnMut(Direction, &[u8]) -> bool + Send>;
+
+#[derive(Default)]
 struct State {
     delay: Duration,
     cut: [bool; 2],
+    loss: Option<Loss>,
     counts: Counts,
     records: Vec<Record>,
     failure: Option<String>,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("delay", &self.delay)
+            .field("cut", &self.cut)
+            .field("counts", &self.counts)
+            .field("failure", &self.failure)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The wire; it and its devices are gone after the drop.
@@ -102,6 +118,11 @@ impl TunWire {
     /// Cuts or mends one direction, for packets that enter from now on.
     pub fn set_cut(&self, direction: Direction, cut: bool) {
         lock(&self.state).cut[direction as usize] = cut;
+    }
+
+    /// From now on loses the packets of which this says so.
+    pub fn set_loss(&self, loss: impl FnMut(Direction, &[u8]) -> bool + Send + 'static) {
+        lock(&self.state).loss = Some(Box::new(loss));
     }
 
     /// Cuts or mends both directions.
@@ -176,7 +197,9 @@ fn forward(ends: [&Tun; 2], stop: &PipeReader, state: &Mutex<State>) -> io::Resu
 
 fn enter(state: &mut State, direction: Direction, packet: Vec<u8>, queue: &mut Queue) {
     let at_ns = monotonic_ns();
-    let forwarded = !state.cut[direction as usize];
+    let lost = state.loss.as_mut();
+    let lost = lost.is_some_and(|lost| lost(direction, &packet));
+    let forwarded = !state.cut[direction as usize] && !lost;
     match direction {
         Direction::AToB => state.counts.a_to_b += 1,
         Direction::BToA => state.counts.b_to_a += 1,

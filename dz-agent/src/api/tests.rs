@@ -98,6 +98,7 @@ async fn answer(mut engine: mpsc::Receiver<Command>) {
                     interface: "doublezero0".to_owned(),
                     local: LOCAL,
                     peer,
+                    warnings: vec!["could not be told".to_owned()],
                 };
                 let _ = reply.send(Ok(peers.into_iter().map(gone).collect()));
             }
@@ -155,6 +156,7 @@ async fn disconnects_by_body_and_by_path() {
         assert_eq!(status, 200, "{head} {body}: {reply}");
         let reply: DisconnectedJson = serde_json::from_str(&reply).unwrap();
         assert_eq!(reply.disconnected[0].peer, PEER);
+        assert_eq!(reply.disconnected[0].warnings, ["could not be told"]);
     }
 }
 

@@ -287,6 +287,10 @@ pub struct DisconnectedPeer {
     pub local: Ipv4Addr,
     /// The peer's address.
     pub peer: Ipv4Addr,
+    /// What the user should know: that the peer could not be told, and so learns by timeout. Agents of
+    /// version 0.1.0 do not say so.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 impl From<Vec<Disconnected>> for DisconnectedJson {
@@ -295,10 +299,12 @@ impl From<Vec<Disconnected>> for DisconnectedJson {
                         interface,
                         local,
                         peer,
+                        warnings,
                     }| DisconnectedPeer {
             interface,
             local,
             peer,
+            warnings,
         };
         Self {
             disconnected: disconnected.into_iter().map(peer).collect(),

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::reconcile::{self, Facts, Op, route_key};
+use super::reconcile::{self, Facts, Op, RouteKey, route_key};
 use super::{Engine, Live, backoff};
 use crate::cli::PeerPassive;
 use crate::datapath::{MapError, now_ns};
@@ -121,14 +121,20 @@ impl Engine {
         let unread = self.refresh_interfaces().await;
         let unseen = self.look_around().await;
         let unfollowed = self.read_followed().await;
+        let resolve = !self.next_hops.is_up_to_date();
+        let unresolved = self.read_neighbours().await;
         self.read_peers()?;
         self.settle_all();
         let sessions = self.datapath.maps.reader().sessions()?;
         if !self.knows_all(&sessions) {
             self.forget_missing(&sessions);
+            let gateways = gateways(routes.as_deref().unwrap_or_default());
             for entry in &sessions {
-                self.adopt(entry);
+                self.adopt(entry, &gateways);
             }
+        }
+        if resolve {
+            self.resolve_missing();
         }
         self.note_who_has_left(&sessions);
         let mut ops = reconcile::decide(&Facts {
@@ -146,6 +152,7 @@ impl Engine {
         let failed = unread
             .or(unseen)
             .or(unfollowed)
+            .or(unresolved)
             .or(routes.err().map(anyhow::Error::from));
         Ok((ops, failed))
     }
@@ -212,7 +219,7 @@ impl Engine {
     }
 
     /// Takes note of a session that the map has and we do not know: that of an earlier agent.
-    fn adopt(&mut self, entry: &SessionEntry) {
+    fn adopt(&mut self, entry: &SessionEntry, gateways: &HashMap<RouteKey, Ipv4Addr>) {
         let owner = self.owners.entry(route_key(&entry.key));
         owner.or_insert(entry.key);
         match self.sessions.get(&entry.key) {
@@ -227,7 +234,12 @@ impl Engine {
         self.slots.claim(entry.slot);
         let interface = self.interface_name(entry.key.ifindex);
         let key = reconcile::peer_key(&interface, entry.key.peer.into());
-        let next_hop = self.next_hop(entry.key.ifindex, entry.key.peer, self.peers.get(&key));
+        let peer = self.peers.get(&key);
+        let next_hop = self.next_hop(entry.key.ifindex, entry.key.peer, peer);
+        // A disconnect that was cut short has taken the peer, with its gateway; the route still has it.
+        let gateway = gateways.get(&route_key(&entry.key));
+        let gateway = gateway.filter(|_| peer.is_none()).copied();
+        let next_hop = next_hop.map(|next_hop| gateway.unwrap_or(next_hop));
         let live = Live {
             generation: entry.generation,
             slot: entry.slot,
@@ -251,4 +263,13 @@ impl Engine {
             Op::Divert(key) => self.divert(key),
         }
     }
+}
+
+/// The gateways of our routes that have one.
+fn gateways(routes: &[Route]) -> HashMap<RouteKey, Ipv4Addr> {
+    let gateway = |route: &Route| {
+        let (dst, ifindex) = (route.dst, route.ifindex);
+        Some((RouteKey { dst, ifindex }, route.via?))
+    };
+    routes.iter().filter_map(gateway).collect()
 }

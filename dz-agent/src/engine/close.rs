@@ -7,84 +7,72 @@ use std::net::Ipv4Addr;
 
 use dz_common::control::{OP_ADMIN_DOWN, OP_DISCONNECT, Request};
 use dz_common::counters::Counter;
-use dz_common::map::{MAX_DUE, Origin, PeerKey, SessionKey};
-use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
+use dz_common::map::{MAX_DUE, PeerKey, SessionKey};
+use foldhash::HashMap;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
+use super::batches::Reply;
+use super::farewell::{FAREWELLS, Farewell, Untold};
 use super::reconcile::{RouteKey, ifname, peer_key, route_key};
-use super::transmit::FAREWELLS;
 use super::{Engine, Live, backoff};
-use crate::command::{Disconnected, Named, Refusal, RefusalKind, Selector};
+use crate::command::Disconnected;
 use crate::net::routes::RouteError;
 
-/// Peers that are disconnected before their routes are: what one run of the transmit program says
-/// farewell to.
-const AT_ONCE: usize = MAX_DUE as usize / FAREWELLS;
+/// Peers that are disconnected before their routes are: all farewells of theirs fit into one run of the
+/// transmit program, and the first route does not wait long.
+const AT_ONCE: usize = (MAX_DUE as u64 / FAREWELLS) as usize;
 
 /// A session on its way out, between D1 and D4.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Closing {
     /// Who waits for it.
     batches: Vec<u64>,
+    /// D2.
+    pub(super) farewell: Farewell,
+    /// D3 has begun.
+    route_given_up: bool,
+    /// D3 is done.
+    route_gone: bool,
     /// How often D4 has failed.
     failures: u32,
 }
 
-/// Sessions over an index that their interface no longer has.
-type Strays = HashMap<PeerKey, SessionKey>;
-type Reply = oneshot::Sender<Result<Vec<Disconnected>, Refusal>>;
-
-/// A disconnect that is waiting for its last step.
-#[derive(Debug)]
-pub(super) struct Batch {
-    waiting: usize,
-    done: Vec<Disconnected>,
-    faults: Vec<String>,
-    reply: Reply,
+impl Closing {
+    const fn new(farewell: Farewell) -> Self {
+        Self {
+            batches: Vec::new(),
+            farewell,
+            route_given_up: false,
+            route_gone: false,
+            failures: 0,
+        }
+    }
 }
 
-impl Engine {
-    /// Starts a disconnect; the reply comes after the last step of the last session.
-    pub(super) fn disconnect(&mut self, selector: &Selector, reply: Reply) {
-        let keys = match self.select(selector) {
-            Ok(keys) => keys,
-            Err(refusal) => {
-                // Whoever asked and went away does not need the answer.
-                let _ = reply.send(Err(refusal));
-                return;
-            }
-        };
-        // A route may want the peer that a request does not want any more.
-        self.settle_soon(keys.iter().copied());
-        self.disconnect_keys(keys, reply);
-    }
+/// Sessions over an index that their interface no longer has.
+type Strays = HashMap<PeerKey, SessionKey>;
 
+impl Engine {
     pub(super) fn disconnect_keys(&mut self, keys: Vec<PeerKey>, reply: Reply) {
-        let id = self.batches.keys().next_back().map_or(0, |last| last + 1);
-        let batch = Batch {
-            waiting: keys.len(),
-            done: Vec::new(),
-            faults: Vec::new(),
-            reply,
-        };
-        self.batches.insert(id, batch);
+        let id = self.begin_batch(keys.len(), reply);
         let mut strays = None;
         for some in keys.chunks(AT_ONCE) {
             let mut told = Vec::with_capacity(some.len());
             for key in some {
                 told.extend(self.disconnect_one(*key, id, &mut strays));
             }
-            // Together: so many runs of the kernel program fewer.
-            self.farewell(&told);
+            self.begin_closing(&told);
             for session in told {
-                let closing = self.closing.entry(session).or_default();
-                closing.batches.push(id);
-                self.give_route_up(session);
+                if let Some(closing) = self.closing.get_mut(&session) {
+                    closing.batches.push(id);
+                }
+                self.go_on(session);
             }
             // Their routes are deleted while the next ones are told; nor are other sessions to wait.
             self.advance_routes();
             self.tick();
+            self.say_farewells();
         }
         self.reply_if_done(id);
     }
@@ -156,6 +144,7 @@ impl Engine {
             interface,
             local: peer.local.into(),
             peer: key.peer.into(),
+            warnings: Vec::new(),
         };
         info!(interface = gone.interface, local = %gone.local, peer = %gone.peer, "disconnected");
         if live.is_none() {
@@ -166,8 +155,15 @@ impl Engine {
 
     /// Gives a session up that nobody wants any more, or whose address is gone.
     pub(super) fn close(&mut self, key: SessionKey, announce: bool) {
-        if self.closing.contains_key(&key) {
-            self.give_route_up(key);
+        if let Some(closing) = self.closing.get(&key) {
+            let again = closing.route_given_up && !closing.route_gone;
+            if !announce {
+                self.end_farewell(&key, Untold::Address(key.local.into()));
+            }
+            self.go_on(key);
+            if again {
+                self.give_route_up(key);
+            }
             return;
         }
         let Some(live) = self.sessions.get(&key) else {
@@ -185,11 +181,71 @@ impl Engine {
             return;
         }
         if announce {
-            self.farewell(&[key]);
+            self.begin_closing(&[key]);
+        } else {
+            self.clock.forget(slot);
+            self.closing
+                .insert(key, Closing::new(Farewell::silent(&key)));
         }
-        self.clock.forget(slot);
-        self.closing.insert(key, Closing::default());
-        self.give_route_up(key);
+        self.go_on(key);
+    }
+
+    /// D2, its beginning: those that are not told already are told together, in as few runs of the kernel
+    /// program as there can be.
+    fn begin_closing(&mut self, keys: &[SessionKey]) {
+        let mut begun = Vec::with_capacity(keys.len());
+        for key in keys {
+            if !self.closing.contains_key(key) {
+                let farewell = self.begin_farewell(key);
+                self.closing.insert(*key, Closing::new(farewell));
+                begun.push(*key);
+            }
+        }
+        self.say(&begun);
+    }
+
+    /// D2, its end: tells the peers whose turn has come.
+    pub(super) fn say_farewells(&mut self) {
+        let keys = self.take_farewells();
+        self.say(&keys);
+        for key in keys {
+            self.go_on(key);
+        }
+    }
+
+    /// Ends the farewells of closing sessions with an address, which is not held any more: nothing may
+    /// be sent with it from this moment on.
+    pub(super) fn address_gone(&mut self, local: Ipv4Addr) {
+        self.fall_silent(|key| Ipv4Addr::from(key.local) == local);
+    }
+
+    /// The same for an interface that is down or gone.
+    pub(super) fn interface_down(&mut self, ifindex: u32) {
+        self.fall_silent(|key| key.ifindex == ifindex);
+    }
+
+    fn fall_silent(&mut self, concerns: impl Fn(&SessionKey) -> bool) {
+        let closing = self.closing.keys().filter(|key| concerns(key));
+        for key in closing.copied().collect::<Vec<_>>() {
+            self.end_farewell(&key, Untold::Address(key.local.into()));
+            self.go_on(key);
+        }
+    }
+
+    /// Goes on with a closing session: D3 when the peer has been told for the first time, or cannot be, D4 when
+    /// nothing more is to be said and the route is gone.
+    fn go_on(&mut self, key: SessionKey) {
+        match self.closing.get_mut(&key) {
+            Some(closing) if closing.farewell.is_unsaid() => {}
+            Some(closing) if !closing.route_given_up => {
+                closing.route_given_up = true;
+                self.give_route_up(key);
+            }
+            Some(closing) if closing.route_gone && closing.farewell.is_over() => {
+                self.finish_closing(key);
+            }
+            _ => {}
+        }
     }
 
     /// D3.
@@ -199,7 +255,7 @@ impl Engine {
             self.follow(route);
         } else {
             // The route is another session's.
-            self.finish_closing(key);
+            self.route_is_gone(key);
         }
     }
 
@@ -217,20 +273,26 @@ impl Engine {
     /// The kernel has acknowledged that a route is gone.
     pub(super) fn route_gone(&mut self, route: RouteKey) {
         if let Some(key) = self.owners.get(&route).copied() {
-            self.finish_closing(key);
+            self.route_is_gone(key);
+        }
+    }
+
+    fn route_is_gone(&mut self, key: SessionKey) {
+        if let Some(closing) = self.closing.get_mut(&key) {
+            closing.route_gone = true;
+            self.go_on(key);
         }
     }
 
     /// D4.
     fn finish_closing(&mut self, key: SessionKey) {
-        if !self.closing.contains_key(&key) {
-            return;
-        }
         let route = route_key(&key);
         let last = self.datapath.maps.reader().session(&key);
         if let Err(error) = self.datapath.maps.delete_session(&key) {
             self.stuck(key, &format!("its session is not deleted: {error}"));
-            let closing = self.closing.entry(key).or_default();
+            let Some(closing) = self.closing.get_mut(&key) else {
+                return;
+            };
             closing.failures = closing.failures.saturating_add(1);
             let (failures, pause) = (closing.failures, backoff(closing.failures));
             if failures == 1 {
@@ -239,7 +301,9 @@ impl Engine {
             self.jobs.retry(route, pause);
             return;
         }
-        let closing = self.closing.remove(&key).unwrap_or_default();
+        let Some(closing) = self.closing.remove(&key) else {
+            return;
+        };
         let live = self.sessions.get(&key);
         let interface = live.map(|live| live.interface.to_string());
         let interface = interface.unwrap_or_else(|| self.interface_name(key.ifindex));
@@ -249,11 +313,13 @@ impl Engine {
         self.forget(&key);
         // Wanted again, or still: by another address, say. Its place is free now.
         self.room_came(route);
+        let untold = closing.farewell.untold();
         for batch in closing.batches {
             let done = Disconnected {
                 interface: interface.clone(),
                 local: key.local.into(),
                 peer: key.peer.into(),
+                warnings: untold.iter().map(Untold::to_string).collect(),
             };
             self.finish_one(batch, Ok(done));
             self.reply_if_done(batch);
@@ -281,102 +347,5 @@ impl Engine {
             self.finish_one(batch, Err(fault));
             self.reply_if_done(batch);
         }
-    }
-
-    /// Why a peer that the API did not connect is not disconnected by it, and what to do.
-    fn not_by_request(&self, peer: Ipv4Addr, origin: Origin) -> String {
-        if origin == Origin::Follow {
-            return format!(
-                "peer {peer}: followed: have its route withdrawn by whoever made it, or exclude the \
-                 destination (--exclude {peer})"
-            );
-        }
-        let file = self.options.peers.as_deref();
-        let file = file.map_or_else(
-            || "the file of peers".into(),
-            std::path::Path::to_string_lossy,
-        );
-        format!("peer {peer}: configured: remove its line from {file} and send SIGHUP")
-    }
-
-    fn origin_but_api(&self, key: &PeerKey) -> Option<Origin> {
-        let origin = self.peers.get(key)?.origin;
-        (origin != Origin::Api).then_some(origin)
-    }
-
-    fn finish_one(&mut self, batch: u64, result: Result<Disconnected, String>) {
-        let Some(batch) = self.batches.get_mut(&batch) else {
-            return;
-        };
-        batch.waiting = batch.waiting.saturating_sub(1);
-        match result {
-            Ok(done) => batch.done.push(done),
-            Err(fault) => batch.faults.push(fault),
-        }
-    }
-
-    fn reply_if_done(&mut self, id: u64) {
-        if self.batches.get(&id).is_none_or(|batch| batch.waiting > 0) {
-            return;
-        }
-        let Some(batch) = self.batches.remove(&id) else {
-            return;
-        };
-        let result = if batch.faults.is_empty() {
-            Ok(batch.done)
-        } else {
-            Err(Refusal {
-                kind: RefusalKind::Internal,
-                faults: batch.faults,
-            })
-        };
-        if let Err(Err(refusal)) = batch.reply.send(result) {
-            // Nobody waits: an undone connect, a line of the configuration, a client that is gone.
-            warn!(faults = refusal.faults.join("; "), "disconnect");
-        }
-    }
-
-    fn select(&self, selector: &Selector) -> Result<Vec<PeerKey>, Refusal> {
-        let on = |interface: &Option<String>, key: &PeerKey| {
-            interface.as_deref().is_none_or(|name| name == ifname(key))
-        };
-        let wanted = match selector {
-            Selector::Peers(wanted) => wanted,
-            Selector::All { interface } => {
-                let ours = |(key, peer): &(&PeerKey, &dz_common::map::Peer)| {
-                    on(interface, key) && peer.origin == Origin::Api
-                };
-                let ours = self.peers.iter().filter(ours);
-                return Ok(ours.map(|(key, _)| *key).collect());
-            }
-        };
-        let mut keys = Vec::new();
-        let mut faults = Vec::new();
-        // One pass over the peers, however many are wanted.
-        let mut at: HashMap<[u8; 4], Vec<&PeerKey>> = HashMap::new();
-        for key in self.peers.keys() {
-            at.entry(key.peer).or_default().push(key);
-        }
-        let mut named = HashSet::new();
-        for Named { interface, peer } in wanted {
-            let found = at.get(&peer.octets()).map_or(&[][..], Vec::as_slice);
-            let found = found.iter().copied().filter(|key| on(interface, key));
-            match *found.collect::<Vec<_>>() {
-                [] => faults.push(format!("peer {peer}: not connected")),
-                [key] if let Some(origin) = self.origin_but_api(key) => {
-                    faults.push(self.not_by_request(*peer, origin));
-                }
-                [key] if !named.insert(*key) => faults.push(format!("peer {peer}: named twice")),
-                [key] => keys.push(*key),
-                _ => faults.push(format!("peer {peer}: on several interfaces; name one")),
-            }
-        }
-        if faults.is_empty() {
-            return Ok(keys);
-        }
-        Err(Refusal {
-            kind: RefusalKind::NotFound,
-            faults,
-        })
     }
 }

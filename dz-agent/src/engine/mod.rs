@@ -5,6 +5,7 @@
 //! seconds that needs none of these to have arrived. It holds nothing that it could not read back.
 
 mod alarm;
+mod batches;
 mod check;
 mod clock;
 mod close;
@@ -14,6 +15,7 @@ mod connections;
 mod detours;
 mod diverted;
 mod events;
+mod farewell;
 mod followed;
 mod front;
 mod guard;
@@ -25,6 +27,7 @@ mod mirror;
 mod next_hops;
 mod notices;
 mod reconcile;
+mod resolve;
 mod routes;
 mod run;
 mod scrapes;
@@ -35,6 +38,7 @@ mod stop;
 mod surroundings;
 mod transmit;
 mod unfollowed;
+mod withdraw;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -55,6 +59,7 @@ use close::Closing;
 use connections::Connections;
 use detours::Detours;
 use events::Unlogged;
+use farewell::Farewells;
 use followed::Followed;
 use interfaces::{Blocks, Interface};
 use jobs::RouteJobs;
@@ -105,7 +110,8 @@ struct Engine {
     left: Left,
     jobs: RouteJobs,
     closing: HashMap<SessionKey, Closing>,
-    batches: BTreeMap<u64, close::Batch>,
+    batches: BTreeMap<u64, batches::Batch>,
+    farewells: Farewells,
     next_hops: NextHops,
     /// What makes peers without a request.
     sources: Sources,

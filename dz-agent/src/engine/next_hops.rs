@@ -1,9 +1,10 @@
 //! Ethernet addresses of next hops, and the sessions that wait for one.
 
+use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
 use dz_common::map::SessionKey;
-use foldhash::{HashMap, HashSet, HashSetExt};
+use foldhash::{HashMap, HashSet};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tracing::debug;
@@ -13,6 +14,10 @@ use crate::net::{Netlink, neighbours};
 /// The kernel is asked about one next hop this often at most, however many sessions it is the next
 /// hop of: it says itself when it has resolved one, unless its news are lost.
 const ASK_EVERY_NS: u64 = 100_000_000;
+
+/// Next hops that the kernel is asked about at the same time; the others wait. After a takeover there
+/// may be thousands, and answers that find a netlink socket's buffer full are lost.
+const AT_ONCE: usize = 64;
 
 /// Interface and address.
 pub(super) type Hop = (u32, Ipv4Addr);
@@ -25,7 +30,12 @@ pub(super) type Neighbour = (u32, Ipv4Addr, Option<Mac>);
 pub(super) struct NextHops {
     known: HashMap<Hop, Mac>,
     unresolved: HashMap<Hop, Waiting>,
+    /// The kernel's answers to questions under way.
     pub(super) lookups: FuturesUnordered<BoxFuture<'static, Neighbour>>,
+    /// Next hops that the kernel is still to be asked about.
+    to_ask: VecDeque<Hop>,
+    /// The neighbour tables have been read, and no notification has been lost since.
+    up_to_date: bool,
 }
 
 #[derive(Default)]
@@ -35,29 +45,42 @@ struct Waiting {
 }
 
 impl NextHops {
-    /// Its Ethernet address, if it is known.
+    /// Returns a next hop's Ethernet address, if it is known.
     pub(super) fn mac(&self, hop: &Hop) -> Option<Mac> {
         self.known.get(hop).copied()
     }
 
-    /// Has a next hop resolved; a session waits for that.
+    /// Asks the kernel to resolve a next hop, on behalf of a session that waits for it.
     pub(super) fn resolve(&mut self, netlink: &Netlink, hop: Hop, key: SessionKey, now_ns: u64) {
-        if !self.wait(hop, key, now_ns) {
-            return;
+        if self.wait(hop, key, now_ns) {
+            self.to_ask.push_back(hop);
+            self.ask(netlink);
         }
-        let (netlink, (ifindex, next_hop)) = (netlink.clone(), hop);
-        self.lookups.push(Box::pin(async move {
-            match neighbours::resolve(&netlink, ifindex, next_hop).await {
-                Ok(mac) => (ifindex, next_hop, mac),
-                Err(error) => {
-                    debug!(%next_hop, %error, "neighbour not resolved; retried");
-                    (ifindex, next_hop, None)
-                }
-            }
-        }));
     }
 
-    /// Whether it is time to ask the kernel.
+    /// Asks the kernel about as many next hops as it may be asked about at the same time.
+    fn ask(&mut self, netlink: &Netlink) {
+        while self.lookups.len() < AT_ONCE
+            && let Some(hop) = self.to_ask.pop_front()
+        {
+            // Others have been resolved, or given up, while they waited.
+            if !self.unresolved.contains_key(&hop) {
+                continue;
+            }
+            let (netlink, (ifindex, next_hop)) = (netlink.clone(), hop);
+            self.lookups.push(Box::pin(async move {
+                match neighbours::resolve(&netlink, ifindex, next_hop).await {
+                    Ok(mac) => (ifindex, next_hop, mac),
+                    Err(error) => {
+                        debug!(%next_hop, %error, "neighbour not resolved; retried");
+                        (ifindex, next_hop, None)
+                    }
+                }
+            }));
+        }
+    }
+
+    /// Says whether it is time to ask the kernel.
     fn wait(&mut self, hop: Hop, key: SessionKey, now_ns: u64) -> bool {
         let waiting = self.unresolved.entry(hop).or_default();
         waiting.sessions.insert(key);
@@ -70,18 +93,61 @@ impl NextHops {
         ask
     }
 
-    /// A next hop was resolved, or is not known any more. Returns who has waited for it.
+    /// Notes the kernel's answer to a question, and asks the next one. Returns the sessions that have
+    /// waited for it. "Not known" says nothing: by now a notification may have said more.
+    pub(super) fn looked_up(&mut self, netlink: &Netlink, found: Neighbour) -> HashSet<SessionKey> {
+        self.ask(netlink);
+        match found {
+            (_, _, None) => HashSet::default(),
+            (_, _, Some(_)) => self.found(found),
+        }
+    }
+
+    /// Notes that a next hop was resolved, or is not known any more. Returns the sessions that have
+    /// waited for it.
     pub(super) fn found(&mut self, (ifindex, next_hop, mac): Neighbour) -> HashSet<SessionKey> {
         let hop = (ifindex, next_hop);
         let Some(mac) = mac else {
             self.known.remove(&hop);
-            return HashSet::new();
+            return HashSet::default();
         };
         self.known.insert(hop, mac);
         self.unresolved.remove(&hop).unwrap_or_default().sessions
     }
 
-    /// A session waits no longer.
+    /// Says whether everything that the kernel knows is known here, too.
+    pub(super) const fn is_up_to_date(&self) -> bool {
+        self.up_to_date
+    }
+
+    /// Notes whether it is.
+    pub(super) const fn set_up_to_date(&mut self, up_to_date: bool) {
+        self.up_to_date = up_to_date;
+    }
+
+    /// Replaces what is known of an interface by its whole neighbour table. Returns the sessions that
+    /// have waited for one of these next hops.
+    pub(super) fn read(
+        &mut self,
+        ifindex: u32,
+        table: impl IntoIterator<Item = (Ipv4Addr, Mac)>,
+    ) -> HashSet<SessionKey> {
+        self.known.retain(|(known, _), _| *known != ifindex);
+        let found = table.into_iter();
+        found
+            .flat_map(|(next_hop, mac)| self.found((ifindex, next_hop, Some(mac))))
+            .collect()
+    }
+
+    /// Forgets the next hops of all interfaces but these: an index that is gone does not come back.
+    pub(super) fn retain(&mut self, interfaces: &HashSet<u32>) {
+        self.known
+            .retain(|(known, _), _| interfaces.contains(known));
+        let unresolved = &mut self.unresolved;
+        unresolved.retain(|(waited_for, _), _| interfaces.contains(waited_for));
+    }
+
+    /// Notes that a session waits no longer.
     pub(super) fn give_up(&mut self, hop: &Hop, key: &SessionKey) {
         if let Some(waiting) = self.unresolved.get_mut(hop) {
             waiting.sessions.remove(key);
@@ -119,7 +185,7 @@ mod tests {
         let waited = hops.found((HOP.0, HOP.1, Some(MAC)));
         assert_eq!(waited, HashSet::from_iter([key(1), key(2)]));
         assert_eq!((hops.mac(&HOP), hops.mac(&other)), (Some(MAC), None));
-        assert_eq!(hops.found((HOP.0, HOP.1, None)), HashSet::new());
+        assert_eq!(hops.found((HOP.0, HOP.1, None)), HashSet::default());
         assert_eq!(hops.mac(&HOP), None);
         assert!(hops.wait(HOP, key(1), 7), "it was known in between");
     }
@@ -133,5 +199,30 @@ mod tests {
         assert_eq!(hops.unresolved.len(), 1);
         hops.give_up(&HOP, &key(2));
         assert!(hops.unresolved.is_empty());
+    }
+
+    #[test]
+    fn a_table_takes_the_place_of_what_was_known_of_its_interface() {
+        let mut hops = NextHops::default();
+        assert!(!hops.is_up_to_date(), "nothing has been read yet");
+        let (gone, elsewhere) = ((HOP.0, Ipv4Addr::new(10, 0, 0, 2)), (8, HOP.1));
+        hops.found((gone.0, gone.1, Some(MAC)));
+        hops.found((elsewhere.0, elsewhere.1, Some(MAC)));
+        hops.wait(HOP, key(1), 5);
+        let waited = hops.read(HOP.0, [(HOP.1, MAC)]);
+        assert_eq!(waited, HashSet::from_iter([key(1)]));
+        assert_eq!((hops.mac(&HOP), hops.mac(&gone)), (Some(MAC), None));
+        assert_eq!(hops.mac(&elsewhere), Some(MAC), "another interface's");
+    }
+
+    #[test]
+    fn nothing_is_kept_of_an_interface_that_is_gone() {
+        let mut hops = NextHops::default();
+        hops.found((HOP.0, HOP.1, Some(MAC)));
+        hops.wait((HOP.0, Ipv4Addr::new(10, 0, 0, 2)), key(1), 5);
+        hops.wait((8, HOP.1), key(2), 5);
+        hops.retain(&HashSet::from_iter([8]));
+        assert_eq!(hops.mac(&HOP), None);
+        assert!(hops.unresolved.keys().eq([&(8, HOP.1)]));
     }
 }

@@ -15,13 +15,28 @@ impl Engine {
     pub(super) fn changed(&mut self, event: Event) {
         self.around_changed(&event);
         match event {
-            Event::Link { ifindex, name, .. } => {
+            Event::Link {
+                ifindex,
+                name,
+                up,
+                gone,
+            } => {
+                if gone || !up {
+                    self.interface_down(ifindex);
+                }
                 let ours = |i: &Interface| i.name == name || i.ifindex() == Some(ifindex);
                 if self.interfaces.iter().any(ours) {
                     self.check_soon();
                 }
             }
-            Event::Address { ifindex, gone, .. } => {
+            Event::Address {
+                ifindex,
+                address,
+                gone,
+            } => {
+                if gone {
+                    self.address_gone(address.local);
+                }
                 // A followed route may have had the address of any interface as its source.
                 if self.interface_at(ifindex).is_some() || gone && self.followed.is_on() {
                     self.check_soon();
@@ -51,12 +66,13 @@ impl Engine {
                 address,
                 mac,
             } => {
-                self.neighbour_found((ifindex, address, mac));
+                self.neighbour_changed((ifindex, address, mac));
             }
             Event::Overrun => {
                 warn!("netlink notifications lost: reading everything again");
                 self.shared.overruns.fetch_add(1, Ordering::Relaxed);
                 self.followed.doubt();
+                self.next_hops.set_up_to_date(false);
                 self.check_soon();
             }
         }

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::alarm::Alarm;
 use super::check::Reading;
@@ -43,14 +43,12 @@ use crate::realtime;
 const HEARTBEAT_NS: u64 = 1_000_000_000;
 /// How long that may wait for something else to wake the thread up, ns.
 const HEARTBEAT_SLACK_NS: u64 = 250_000_000;
-/// How long a withdrawal may take before we give up and say so.
-const WITHDRAWAL: Duration = Duration::from_secs(10);
 /// Changes of links and addresses come in groups: look once for all of them.
 pub(super) const SETTLE: Duration = Duration::from_millis(5);
 /// How long a flood of notifications may keep our clock waiting.
 const TICK_LATEST: Duration = Duration::from_millis(20);
 /// How long it may keep everything else waiting that is due.
-const LATEST: Duration = Duration::from_secs(1);
+pub(super) const LATEST: Duration = Duration::from_secs(1);
 /// Requests waiting for the engine. More wait in their connections.
 const COMMANDS: usize = 64;
 
@@ -161,7 +159,7 @@ async fn serve(
     drop(requests);
     let withdrawn = match stop {
         Stop::Leave => Ok(()),
-        Stop::Withdraw => engine.withdraw().await,
+        Stop::Withdraw => engine.withdraw(&mut monitor).await,
     };
     front.stop();
     withdrawn.map(|()| stop)
@@ -220,6 +218,7 @@ impl Engine {
             jobs: RouteJobs::default(),
             closing: Default::default(),
             batches: Default::default(),
+            farewells: Default::default(),
             next_hops: Default::default(),
             sources: prepared.sources,
             followed: prepared.followed,
@@ -317,7 +316,7 @@ impl Engine {
                     self.route_done(done);
                 }
                 Some(found) = self.next_hops.lookups.next(), if !self.next_hops.lookups.is_empty() => {
-                    self.neighbour_found(found);
+                    self.next_hop_looked_up(found);
                 }
                 Some(found) = self.detours.running.next(), if !self.detours.running.is_empty() => {
                     self.detour_found(found);
@@ -365,6 +364,7 @@ impl Engine {
     /// Does what the loop has woken up for.
     async fn due(&mut self) {
         self.tick();
+        self.say_farewells();
         self.retry_routes();
         if self.look_around_at.is_some_and(|at| at <= Instant::now())
             && let Some(error) = self.look_around().await
@@ -403,7 +403,13 @@ impl Engine {
 
     /// When somebody is to be spoken to, or a route is to be tried again, ns.
     fn due_ns(&mut self) -> Option<u64> {
-        let due_ns = [self.clock.next_ns(), self.jobs.next_retry_ns()];
+        let due_ns = [self.clock.next_ns(), self.closings_due_ns()];
+        due_ns.into_iter().flatten().min()
+    }
+
+    /// When a peer is to be told again that its session is over, or a route is to be tried again, ns.
+    pub(super) fn closings_due_ns(&self) -> Option<u64> {
+        let due_ns = [self.farewells.next_ns(), self.jobs.next_retry_ns()];
         due_ns.into_iter().flatten().min()
     }
 
@@ -412,50 +418,10 @@ impl Engine {
         let at = [self.check_at, self.look_around_at, self.sources.settle_at()];
         at.into_iter().flatten().min()
     }
-
-    /// Takes everything back: sessions, routes, programs. The pins go last, by the caller.
-    async fn withdraw(&mut self) -> Result<(), Failure> {
-        info!(peers = self.peers.len(), "withdrawing everything");
-        // Nobody wants anything any more, and nothing is looked at.
-        self.sources = Sources::default();
-        (self.check_at, self.look_around_at) = (None, None);
-        self.disconnect_all();
-        let deadline = Instant::now() + WITHDRAWAL;
-        while !self.closing.is_empty() {
-            let retry = self
-                .jobs
-                .next_retry_ns()
-                .map(|at_ns| Instant::now() + Duration::from_nanos(at_ns.saturating_sub(now_ns())));
-            tokio::select! {
-                Some(done) = self.jobs.running.next(), if !self.jobs.running.is_empty() => {
-                    self.route_done(done);
-                }
-                () = moment(retry) => self.retry_routes(),
-                () = sleep_until(deadline) => {}
-            }
-            if Instant::now() >= deadline {
-                break;
-            }
-        }
-        self.detach_all();
-        if self.closing.is_empty() {
-            info!("everything withdrawn");
-            return Ok(());
-        }
-        let left = self.closing.len();
-        error!(left, "routes left behind");
-        Err(Failure::new(
-            ExitCode::Failure,
-            format!(
-                "{left} routes could not be withdrawn: `ip route flush proto {}` does it",
-                self.options.route_protocol
-            ),
-        ))
-    }
 }
 
 /// Waits until then, or for ever.
-async fn moment(at: Option<Instant>) {
+pub(super) async fn moment(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,

@@ -9,12 +9,9 @@ use tracing::warn;
 
 use super::clock::gathered_ns;
 use super::interfaces::Interface;
-use super::next_hops::Neighbour;
 use super::{Engine, Live};
 use crate::datapath::{Order, Transmitted, now_ns};
 
-/// AdminDown packets at a disconnect: one may be lost, two, too.
-pub(super) const FAREWELLS: usize = 3;
 /// When to try again after the transmit program could not be run at all.
 const RETRY_NS: u64 = 100_000_000;
 
@@ -39,26 +36,6 @@ impl Engine {
             }
             self.send(&orders);
         }
-    }
-
-    /// Says AdminDown to peers, without waiting for their turns.
-    pub(super) fn farewell(&mut self, keys: &[SessionKey]) {
-        for live in keys.iter().filter_map(|key| self.sessions.get(key)) {
-            self.clock.forget(live.slot);
-        }
-        let orders: Vec<_> = keys
-            .iter()
-            .filter_map(|key| self.last_order(*key))
-            .flat_map(|order| [order; FAREWELLS])
-            .collect();
-        self.send(&orders);
-    }
-
-    /// None from an address that is not ours any more: nothing may leave with it.
-    fn last_order(&self, key: SessionKey) -> Option<Order> {
-        let holds = |i: &&Interface| i.locals().any(|local| local.octets() == key.local);
-        self.interface_at(key.ifindex).filter(holds)?;
-        Some(self.order(key, self.sessions.get(&key)?, true))
     }
 
     fn send(&mut self, orders: &[Order]) {
@@ -86,7 +63,7 @@ impl Engine {
             self.next_hops.resolve(netlink, hop, order.key, now_ns());
         }
         // 0: gone, and the full check finds out why if it should not be.
-        if outcome.next_due_ns != 0 && !order.force {
+        if outcome.next_due_ns != 0 {
             let now_ns = now_ns();
             let due_ns = self.left.due_ns(&order.key, outcome.next_due_ns, now_ns);
             let due_ns = gathered_ns(due_ns, now_ns);
@@ -94,26 +71,14 @@ impl Engine {
         }
     }
 
-    /// A next hop was resolved, or is not known any more.
-    pub(super) fn neighbour_found(&mut self, found: Neighbour) {
-        if self.interface_at(found.0).is_none() {
-            return;
-        }
-        for key in self.next_hops.found(found) {
-            if let Some(live) = self.sessions.get(&key) {
-                self.clock.set_earlier(live.slot, key, now_ns());
-            }
-        }
+    /// Says whether packets may leave with a session's local address: none from one that is not ours
+    /// any more.
+    pub(super) fn may_speak(&self, key: &SessionKey) -> bool {
+        let holds = |i: &&Interface| i.locals().any(|local| local.octets() == key.local);
+        self.interface_at(key.ifindex).filter(holds).is_some()
     }
 
-    /// Stops waiting for a session's next hop.
-    pub(super) fn give_up_resolving(&mut self, key: &SessionKey, live: &Live) {
-        if let Some(next_hop) = live.next_hop {
-            self.next_hops.give_up(&(key.ifindex, next_hop), key);
-        }
-    }
-
-    fn order(&self, key: SessionKey, live: &Live, force: bool) -> Order {
+    pub(super) fn order(&self, key: SessionKey, live: &Live, force: bool) -> Order {
         let ethernet = live.next_hop.map(|next_hop| {
             let destination = self.next_hops.mac(&(key.ifindex, next_hop));
             let source = self.interface_at(key.ifindex);

@@ -41,6 +41,32 @@ pub async fn resolve(
     Ok(None)
 }
 
+/// Returns the neighbours of an interface that the kernel knows an Ethernet address of, in one dump.
+///
+/// # Errors
+/// The kernel refuses or does not answer.
+pub async fn list(
+    netlink: &Netlink,
+    ifindex: u32,
+) -> Result<Vec<(Ipv4Addr, [u8; 6])>, NetlinkError> {
+    // In a dump the index is an attribute: strict checking refuses one in the header.
+    let mut question = NeighbourMessage::default();
+    question.header.family = AddressFamily::Inet;
+    question
+        .attributes
+        .push(NeighbourAttribute::IfIndex(ifindex));
+    let keep = |answer| match answer {
+        RouteNetlinkMessage::NewNeighbour(answer) if answer.header.ifindex == ifindex => {
+            let (address, mac) = neighbour(&answer)?;
+            Some((address, mac?))
+        }
+        _ => None,
+    };
+    netlink
+        .dump(RouteNetlinkMessage::GetNeighbour(question), keep)
+        .await
+}
+
 /// What a neighbour message of the kernel says: the address, and the Ethernet address while it is
 /// good for sending; none if it is not about an IPv4 neighbour.
 pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(Ipv4Addr, Option<[u8; 6]>)> {

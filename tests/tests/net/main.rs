@@ -3,6 +3,7 @@
 mod exclusive;
 mod links;
 mod monitor;
+mod neighbours;
 mod routes;
 
 fn main() -> std::process::ExitCode {
@@ -11,6 +12,7 @@ fn main() -> std::process::ExitCode {
             routes::tests(),
             links::tests(),
             monitor::tests(),
+            neighbours::tests(),
             exclusive::tests(),
         ]
         .into_iter()

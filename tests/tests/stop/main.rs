@@ -1,6 +1,8 @@
 //! Stopping: every peer is told at once and why, and nothing of ours is left; SIGUSR2 leaves it all.
 
 mod disconnect;
+mod ethernet;
+mod farewell;
 mod scene;
 mod signals;
 mod trouble;
@@ -18,6 +20,7 @@ const NEEDS: [Requirement; 3] = [
 
 fn main() -> ExitCode {
     let mut tests = disconnect::tests();
+    tests.extend(farewell::tests());
     tests.extend(signals::tests());
     tests.extend(trouble::tests());
     run(tests)

@@ -1,0 +1,88 @@
+//! Knowing where frames to peers go: the kernel's neighbour tables, and the sessions that wait for an
+//! entry there.
+
+use dz_common::ingress::Link;
+use dz_common::map::SessionKey;
+use foldhash::HashSet;
+
+use super::next_hops::Neighbour;
+use super::{Engine, Live};
+use crate::datapath::now_ns;
+use crate::net::neighbours;
+
+impl Engine {
+    /// Notes what the kernel has notified us of: a next hop was resolved, or is not known any more.
+    pub(super) fn neighbour_changed(&mut self, neighbour: Neighbour) {
+        let (ifindex, _, mac) = neighbour;
+        // The end of one is noted whosever it was: its interface may be gone already.
+        if mac.is_none() || self.interface_at(ifindex).is_some() {
+            let waited = self.next_hops.found(neighbour);
+            self.wait_no_longer(waited);
+        }
+    }
+
+    /// Notes what the kernel has answered about a next hop.
+    pub(super) fn next_hop_looked_up(&mut self, found: Neighbour) {
+        let netlink = self.connections.netlink();
+        let waited = self.next_hops.looked_up(netlink, found);
+        self.wait_no_longer(waited);
+    }
+
+    /// Reads the neighbour tables, unless they are known: after a takeover, and after notifications were
+    /// lost. One dump per interface, for there may be a hundred thousand sessions behind a few next
+    /// hops. Returns what could not be read.
+    pub(super) async fn read_neighbours(&mut self) -> Option<anyhow::Error> {
+        let ethernet = self.interfaces.iter();
+        let ethernet = ethernet.filter(|interface| interface.link() == Some(Link::Ethernet));
+        let ethernet: HashSet<u32> = ethernet.filter_map(|i| i.ifindex()).collect();
+        self.next_hops.retain(&ethernet);
+        if self.next_hops.is_up_to_date() {
+            return None;
+        }
+        let mut unread = None;
+        for ifindex in ethernet {
+            match neighbours::list(self.connections.netlink(), ifindex).await {
+                Ok(table) => {
+                    let waited = self.next_hops.read(ifindex, table);
+                    self.wait_no_longer(waited);
+                }
+                Err(error) => unread = Some(anyhow::Error::from(error).context("neighbours")),
+            }
+        }
+        self.next_hops.set_up_to_date(unread.is_none());
+        unread
+    }
+
+    /// Has the kernel resolve every next hop that is not known. Our clock asks as well, but not for
+    /// sessions whose peers' clocks tick first: their answers need no next hop, and AdminDown does.
+    pub(super) fn resolve_missing(&mut self) {
+        let now_ns = now_ns();
+        for (key, live) in &self.sessions {
+            if let Some(next_hop) = live.next_hop
+                && self.next_hops.mac(&(key.ifindex, next_hop)).is_none()
+            {
+                let (netlink, hop) = (self.connections.netlink(), (key.ifindex, next_hop));
+                self.next_hops.resolve(netlink, hop, *key, now_ns);
+            }
+        }
+    }
+
+    /// Gives sessions their turn now that their next hop is resolved.
+    fn wait_no_longer(&mut self, sessions: HashSet<SessionKey>) {
+        let now_ns = now_ns();
+        for key in sessions {
+            if let Some(closing) = self.closing.get_mut(&key) {
+                self.farewells.resolved(key, &mut closing.farewell, now_ns);
+            } else if let Some(live) = self.sessions.get(&key) {
+                self.clock.set_earlier(live.slot, key, now_ns);
+            }
+        }
+    }
+
+    /// Stops waiting for a session's next hop.
+    pub(super) fn give_up_resolving(&mut self, key: &SessionKey, live: &Live) {
+        if let Some(next_hop) = live.next_hop {
+            self.next_hops.give_up(&(key.ifindex, next_hop), key);
+        }
+    }
+}
