@@ -3,6 +3,7 @@
 //!
 //! Random tests print the seed that replays them; `DZ_SEED=N` runs that one alone.
 
+mod attack;
 mod codec;
 mod gate;
 mod headers;
