@@ -1,7 +1,8 @@
 //! One end of the simulation: a session entry, its clock, and what it did.
 
-use crate::support::{CONFIG, Rng, entry};
+use crate::support::{CONFIG, MS, Rng, entry};
 use dz_common::counters::Counter;
+use dz_common::deployed::{Deployed, Release};
 use dz_common::entry::Transition;
 use dz_common::map::SessionEntry;
 use dz_common::pacing::{Tick, ahead_ns, due_now_stamp};
@@ -13,8 +14,8 @@ use dz_common::session::{NS_PER_US, Session, Timers};
 pub(crate) enum Habit {
     /// Answers what it receives and transmits on its clock, like ours.
     Answering,
-    /// Transmits on its clock only, like the deployed client.
-    ClockDriven,
+    /// A deployed client: by its rules, and on its clock only.
+    Deployed(Release),
     /// Answers, but nobody runs its clock: our agent frozen.
     Frozen,
 }
@@ -38,7 +39,11 @@ impl Node {
         now_ns: u64,
         rng: &mut Rng,
     ) -> Self {
-        let entry = entry(Session::new(timers, discr, now_ns), rng.u32());
+        let session = match habit {
+            Habit::Deployed(release) => Deployed::new(timers, discr, release, now_ns).session,
+            _ => Session::new(timers, discr, now_ns),
+        };
+        let entry = entry(session, rng.u32());
         Self {
             entry,
             habit,
@@ -60,8 +65,13 @@ impl Node {
 
     /// Receives a packet; returns what goes out at once.
     pub(crate) fn receive(&mut self, packet: &Packet, now_ns: u64) -> Option<Packet> {
-        let attended = self.habit != Habit::ClockDriven;
-        let outcome = self.entry.receive(packet, &CONFIG, now_ns, attended);
+        if let Habit::Deployed(release) = self.habit {
+            self.as_deployed(now_ns, release, |deployed| {
+                deployed.receive(packet, now_ns);
+            });
+            return None;
+        }
+        let outcome = self.entry.receive(packet, &CONFIG, now_ns, true);
         // The other answers are no transmissions: the session takes no note of them.
         let answered = outcome.exit == Counter::RxAnswered;
         let changed = outcome.transition.is_some();
@@ -78,17 +88,22 @@ impl Node {
         if answered {
             self.sent.push((now_ns, self.state()));
         }
-        match self.habit {
-            // A plain socket has no in-kernel answer: its own clock sees to a changed state.
-            Habit::ClockDriven if outcome.transition.is_some() => self.tick(now_ns).0,
-            _ => outcome.answer,
-        }
+        outcome.answer
     }
 
     /// The clock looks at the session; returns what goes out and when to look again.
     pub(crate) fn tick(&mut self, now_ns: u64) -> (Option<Packet>, u64) {
-        let hinted = self.habit != Habit::ClockDriven;
-        if let Some(later_ns) = ahead_ns(self.stamp, now_ns).filter(|_| hinted) {
+        if let Habit::Deployed(release) = self.habit {
+            let random = self.entry.draw();
+            let packet = self.as_deployed(now_ns, release, |deployed| {
+                deployed.tick(now_ns, CONFIG.version, random)
+            });
+            if packet.is_some() {
+                self.sent.push((now_ns, self.state()));
+            }
+            return (packet, now_ns + MS); // its time may have come sooner by then
+        }
+        if let Some(later_ns) = ahead_ns(self.stamp, now_ns) {
             return (None, later_ns);
         }
         let random = self.entry.draw();
@@ -102,6 +117,11 @@ impl Node {
 
     /// The deadline has come.
     pub(crate) fn expire(&mut self, now_ns: u64) {
+        if let Habit::Deployed(release) = self.habit {
+            let expired = self.as_deployed(now_ns, release, |deployed| deployed.expire(now_ns));
+            assert!(expired, "a deadline that takes nothing down");
+            return;
+        }
         let transition = self
             .entry
             .expire(now_ns)
@@ -109,6 +129,33 @@ impl Node {
         let stamp = self.entry.due_stamp(false, true, now_ns);
         self.stamp = stamp.unwrap_or(self.stamp);
         self.changes.push((now_ns, transition));
+    }
+
+    /// Does something to the session of a deployed client, and notes how its state has changed.
+    fn as_deployed<T>(
+        &mut self,
+        now_ns: u64,
+        release: Release,
+        step: impl FnOnce(&mut Deployed) -> T,
+    ) -> T {
+        let before = self.entry.session;
+        let mut deployed = Deployed {
+            session: before,
+            release,
+        };
+        let result = step(&mut deployed);
+        self.entry.session = deployed.session;
+        if self.state() != before.state {
+            let transition = Transition {
+                from: before.state,
+                to: self.state(),
+                reason: self.entry.session.down_reason,
+                since_ns: now_ns,
+                sequence: self.entry.session.transitions,
+            };
+            self.changes.push((now_ns, transition));
+        }
+        result
     }
 
     /// Transmissions in `from_ns..to_ns`.

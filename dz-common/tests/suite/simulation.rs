@@ -3,6 +3,7 @@
 use crate::link::{Link, Quality};
 use crate::node::{Habit, Node};
 use crate::support::{FAST, FAST_NS, MS, OURS, PEERS, Rng, START_NS, for_seeds};
+use dz_common::deployed::Release;
 use dz_common::packet::State;
 use dz_common::session::{DownReason, Timers};
 
@@ -23,18 +24,29 @@ fn first_transmission(link: &Link) -> u64 {
     link.ends.iter().filter_map(first).min().unwrap()
 }
 
+/// Two of ours, and ours with each kind of deployed peer.
+const PAIRS: [[Habit; 2]; 3] = [
+    [Habit::Answering; 2],
+    [Habit::Answering, Habit::Deployed(Release::Since0_32)],
+    [Habit::Answering, Habit::Deployed(Release::Before0_32)],
+];
+
 #[test]
-fn a_cold_handshake_takes_two_round_trips_from_the_first_transmission() {
-    for habits in [
-        [Habit::Answering; 2],
-        [Habit::Answering, Habit::ClockDriven],
-    ] {
+fn a_cold_handshake_takes_two_round_trips_and_the_pacing_of_a_deployed_peer() {
+    for habits in PAIRS {
         for_seeds(500, |rng| {
             let delay_ns = rng.below(FAST_NS * 3 / 4);
             let mut link = pair(habits, FAST, Quality::delay(delay_ns), rng);
             link.run_while(START_NS + 100 * FAST_NS, |link| !both_up(link));
             let took_ns = link.now_ns - first_transmission(&link);
-            let bound_ns = 4 * delay_ns;
+            let pacing_ns = match habits[1] {
+                // One packet per interval.
+                Habit::Deployed(Release::Since0_32) => FAST_NS + MS,
+                // The interval that it was in, and one with back-off.
+                Habit::Deployed(Release::Before0_32) => FAST_NS / 10 * 33 + MS,
+                _ => 0,
+            };
+            let bound_ns = 4 * delay_ns + pacing_ns;
             assert!(
                 took_ns <= bound_ns,
                 "{habits:?}: {took_ns} ns, delay {delay_ns}"
@@ -82,10 +94,7 @@ fn steady_rates(habits: [Habit; 2], quality: Quality, rng: &mut Rng) -> [f64; 2]
 
 #[test]
 fn each_direction_carries_about_one_packet_per_interval() {
-    for habits in [
-        [Habit::Answering; 2],
-        [Habit::Answering, Habit::ClockDriven],
-    ] {
+    for habits in PAIRS {
         for_seeds(300, |rng| {
             let delay_ns = rng.below(FAST_NS / 20);
             let rates = steady_rates(habits, Quality::delay(delay_ns), rng);
@@ -99,10 +108,7 @@ fn each_direction_carries_about_one_packet_per_interval() {
 
 #[test]
 fn a_round_trip_of_most_of_an_interval_costs_at_most_four_thirds() {
-    for habits in [
-        [Habit::Answering; 2],
-        [Habit::Answering, Habit::ClockDriven],
-    ] {
+    for habits in PAIRS {
         for_seeds(300, |rng| {
             let rates = steady_rates(habits, Quality::delay(FAST_NS * 4 / 10), rng);
             // One more for the window's edges.
@@ -191,15 +197,10 @@ fn loss_neither_livelocks_nor_storms() {
 /// The kernel part answers while the agent stands still: the peer must not notice.
 #[test]
 fn a_frozen_end_stays_up_by_answering() {
-    for peer in [Habit::Answering, Habit::ClockDriven] {
+    for habits in PAIRS {
         for_seeds(100, |rng| {
             let delay_ns = rng.below(FAST_NS / 2);
-            let mut link = pair(
-                [Habit::Answering, peer],
-                FAST,
-                Quality::delay(delay_ns),
-                rng,
-            );
+            let mut link = pair(habits, FAST, Quality::delay(delay_ns), rng);
             link.run_until(START_NS + 20 * FAST_NS);
             assert!(both_up(&link));
             let changes = link.ends.each_ref().map(|end| end.changes.len());
@@ -208,7 +209,7 @@ fn a_frozen_end_stays_up_by_answering() {
             assert_eq!(
                 link.ends.each_ref().map(|end| end.changes.len()),
                 changes,
-                "{peer:?}"
+                "{habits:?}"
             );
         });
     }
