@@ -1,4 +1,5 @@
-//! A plain UDP peer: the state machine of `dz-common` over an ordinary socket, with its own clock.
+//! A plain UDP peer: a state machine of `dz-common`, the deployed client's or ours, over an ordinary
+//! socket, with its own clock.
 //!
 //! It stands for the far end in tests of the agent, as the deployed client does in the field. It
 //! runs on a thread of its own, which inherits the network namespace of the thread that spawned it,
@@ -6,6 +7,7 @@
 //! `CLOCK_MONOTONIC`, as the kernel programs count them.
 
 mod engine;
+mod machine;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -33,11 +35,13 @@ use socket::PeerSocket;
 /// Whose rules the peer follows where ours differ on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rules {
-    /// Those of `dz-common`.
+    /// Those of the kernel programs, which also answer what they receive.
     Ours,
-    /// The deployed client's: holds on to a learned discriminator unless Up, and never takes over
-    /// the one that the other end remembers.
+    /// The deployed client's since its 0.32, which tells a new state at once: believes what echoes
+    /// nothing, and holds on to a learned discriminator unless Up.
     Deployed,
+    /// The same before 0.32: a new state waits until the back-off has passed.
+    DeployedBefore0_32,
 }
 
 /// What a peer is made of.
@@ -56,9 +60,6 @@ pub struct UdpPeerConfig {
     pub timers: Timers,
     /// Whose rules.
     pub rules: Rules,
-    /// Also answers what it receives, as our kernel programs do. Otherwise it transmits on its own
-    /// clock only, as the deployed client does, and when its state changes.
-    pub answer: bool,
     /// Discriminator of every session; random and different for each if none.
     pub local_discr: Option<u32>,
     /// Announced in packets.
@@ -79,7 +80,6 @@ impl UdpPeerConfig {
                 ..Timers::DEFAULT
             },
             rules: Rules::Deployed,
-            answer: false,
             local_discr: None,
             version: Version::new([0, 34, 0, 0]),
         }
@@ -125,7 +125,8 @@ impl UdpPeer {
         })
     }
 
-    /// Starts a session with a peer, in Down, transmitting at once.
+    /// Starts a session with a peer, in Down. A deployed client's first packet comes after an interval,
+    /// ours at once.
     ///
     /// # Panics
     /// There is one already.

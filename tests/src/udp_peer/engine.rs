@@ -1,17 +1,13 @@
 //! The peer without its socket: sessions, what is due when, and what is to be sent.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasher, RandomState};
 use std::net::Ipv4Addr;
 
-use dz_common::counters::Counter;
-use dz_common::entry::Identity;
-use dz_common::map::{ABI_VERSION, Config, NEVER_NS, SessionEntry, SessionKey};
-use dz_common::pacing::{Answer, Tick};
 use dz_common::packet::{PACKET_LEN, Packet, State};
 use dz_common::session::{DownReason, NS_PER_US, Session};
 
-use super::{Rules, UdpPeerConfig};
+use super::UdpPeerConfig;
+use super::machine::{self, Machine};
 
 /// A state change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +33,7 @@ pub struct Snapshot {
     pub changes: Vec<Change>,
     /// Valid packets received from the peer.
     pub received: u64,
-    /// Of those, packets that rule 1 or 2 ignored.
+    /// Of those, packets that rule 1 or 2 ignored; by our rules every one that is not proven.
     pub ignored: u64,
     /// Packets sent.
     pub sent: u64,
@@ -58,12 +54,13 @@ pub struct Strays {
 
 #[derive(Debug)]
 struct Peer {
-    entry: SessionEntry,
+    machine: Machine,
     /// When the clock looks at the session next.
     tick_ns: u64,
     /// Its place in `Engine::due`.
     due_ns: u64,
     changes: Vec<Change>,
+    received: u64,
     ignored: u64,
     sent: u64,
     send_errors: u64,
@@ -95,21 +92,12 @@ impl Engine {
     }
 
     pub(super) fn add(&mut self, addr: Ipv4Addr, now_ns: u64) {
-        let session = Session::new(self.config.timers, self.discriminator(), now_ns);
-        let peer = Peer {
-            entry: entry(session, self.config.local, addr),
-            tick_ns: now_ns,
-            due_ns: now_ns,
-            changes: Vec::new(),
-            ignored: 0,
-            sent: 0,
-            send_errors: 0,
-        };
+        let peer = Peer::new(&self.config, addr, now_ns);
         assert!(
             self.peers.insert(addr, peer).is_none(),
             "there is a session with {addr} already"
         );
-        self.due.insert((now_ns, addr));
+        self.reschedule(addr);
     }
 
     pub(super) fn receive(&mut self, from: Ipv4Addr, payload: &[u8], now_ns: u64) {
@@ -139,9 +127,10 @@ impl Engine {
                 self.due.pop_first();
                 continue;
             };
-            peer.expire(now_ns);
+            peer.step(now_ns, |machine| machine.expire(now_ns));
             if self.silent {
-                peer.tick_ns = now_ns + u64::from(peer.entry.session.tx_interval_us()) * NS_PER_US;
+                let interval_us = peer.machine.session().tx_interval_us();
+                peer.tick_ns = now_ns + u64::from(interval_us) * NS_PER_US;
             } else if let Some(packet) = peer.tick(&self.config, now_ns) {
                 self.outgoing.push((addr, packet.encode()));
             }
@@ -170,21 +159,14 @@ impl Engine {
 
     pub(super) fn admin_down(&mut self, addr: Ipv4Addr, now_ns: u64) {
         if let Some(peer) = self.peers.get_mut(&addr) {
-            let transition = peer.entry.admin_down(now_ns);
-            peer.note(
-                transition.map(|change| (change.from, change.reason)),
-                now_ns,
-            );
+            peer.step(now_ns, |machine| machine.admin_down(now_ns));
             self.reschedule(addr);
         }
     }
 
     pub(super) fn admin_up(&mut self, addr: Ipv4Addr, now_ns: u64) {
-        if let Some(peer) = self.peers.get_mut(&addr)
-            && peer.entry.session.admin_up(now_ns)
-        {
-            let reason = peer.entry.session.down_reason;
-            peer.note(Some((State::AdminDown, reason)), now_ns);
+        if let Some(peer) = self.peers.get_mut(&addr) {
+            peer.step(now_ns, |machine| machine.admin_up(now_ns));
             self.reschedule(addr);
         }
     }
@@ -194,7 +176,7 @@ impl Engine {
         let addrs: Vec<_> = self.peers.keys().copied().collect();
         for addr in addrs {
             if let Some(peer) = self.peers.get_mut(&addr) {
-                peer.tick_ns = now_ns;
+                peer.step(now_ns, |machine| machine.hurry(now_ns));
             }
             self.reschedule(addr);
         }
@@ -204,8 +186,9 @@ impl Engine {
         let addrs: Vec<_> = self.peers.keys().copied().collect();
         for addr in addrs {
             if let Some(peer) = self.peers.get_mut(&addr) {
-                peer.entry.session = Session::new(self.config.timers, random(), now_ns);
-                peer.tick_ns = now_ns;
+                let machine = Machine::new(&self.config, machine::random(), addr, now_ns);
+                peer.tick_ns = machine.due_ns(now_ns);
+                peer.machine = machine;
             }
             self.reschedule(addr);
         }
@@ -238,133 +221,72 @@ impl Engine {
         self.stopped
     }
 
-    fn discriminator(&self) -> u32 {
-        self.config.local_discr.unwrap_or_else(random)
-    }
-
     fn reschedule(&mut self, addr: Ipv4Addr) {
         if let Some(peer) = self.peers.get_mut(&addr) {
             self.due.remove(&(peer.due_ns, addr));
-            let deadline_ns = peer.entry.scan_deadline_ns();
-            peer.due_ns = peer.tick_ns.min(deadline_ns);
-            debug_assert_ne!(peer.due_ns, NEVER_NS);
+            peer.due_ns = peer.tick_ns.min(peer.machine.deadline_ns());
             self.due.insert((peer.due_ns, addr));
         }
     }
 }
 
 impl Peer {
-    fn receive(&mut self, packet: &Packet, config: &UdpPeerConfig, now_ns: u64) -> Option<Packet> {
-        let before = self.entry.session;
-        if config.rules == Rules::Deployed
-            && packet.your_discr != 0
-            && packet.your_discr != before.local_discr
-        {
-            self.entry.received += 1;
-            self.ignored += 1;
-            return None;
-        }
-        // Answering is decided below, after the deployed rule has had its say.
-        let outcome = self
-            .entry
-            .receive(packet, &map_config(config), now_ns, false);
-        if config.rules == Rules::Deployed && before.state != State::Up && before.peer_discr != 0 {
-            self.entry.session.peer_discr = before.peer_discr;
-        }
-        let change = outcome.transition;
-        self.note(change.map(|change| (change.from, change.reason)), now_ns);
-        match outcome.exit {
-            Counter::DropAdminDown | Counter::DropWrongDiscriminator => {
-                self.ignored += 1;
-                None
-            }
-            Counter::RxUnattended if config.answer => {
-                let answer = self.entry.session.answer(change.is_some(), now_ns);
-                (answer == Answer::Send).then(|| self.entry.session.packet(config.version))
-            }
-            // A new state is announced at once, as far as the pacing allows.
-            _ if change.is_some() => self.tick(config, now_ns),
-            _ => None,
+    fn new(config: &UdpPeerConfig, addr: Ipv4Addr, now_ns: u64) -> Self {
+        let discr = config.local_discr.unwrap_or_else(machine::random);
+        let machine = Machine::new(config, discr, addr, now_ns);
+        Self {
+            tick_ns: machine.due_ns(now_ns),
+            due_ns: now_ns,
+            machine,
+            changes: Vec::new(),
+            received: 0,
+            ignored: 0,
+            sent: 0,
+            send_errors: 0,
         }
     }
 
-    fn expire(&mut self, now_ns: u64) {
-        let transition = self.entry.expire(now_ns);
-        self.note(
-            transition.map(|change| (change.from, change.reason)),
-            now_ns,
-        );
+    fn receive(&mut self, packet: &Packet, config: &UdpPeerConfig, now_ns: u64) -> Option<Packet> {
+        let (believed, answer) =
+            self.step(now_ns, |machine| machine.receive(packet, config, now_ns));
+        self.received += 1;
+        self.ignored += u64::from(!believed);
+        answer
     }
 
     fn tick(&mut self, config: &UdpPeerConfig, now_ns: u64) -> Option<Packet> {
-        let random = self.entry.draw();
-        let (decision, next_ns) = self.entry.session.tick(now_ns, random);
-        self.tick_ns = next_ns;
-        (decision == Tick::Send).then(|| self.entry.session.packet(config.version))
+        let packet = self.machine.tick(config, now_ns);
+        self.tick_ns = self.machine.due_ns(now_ns);
+        packet
     }
 
-    /// Records a change from a state for a reason; a new state is looked at by the clock at once.
-    fn note(&mut self, change: Option<(State, DownReason)>, now_ns: u64) {
-        if let Some((from, reason)) = change {
-            let to = self.entry.session.state;
+    /// Does something to the session; records the change of state, if it is one, and looks when the
+    /// clock has its turn now.
+    fn step<T>(&mut self, now_ns: u64, act: impl FnOnce(&mut Machine) -> T) -> T {
+        let from = self.machine.session().state;
+        let done = act(&mut self.machine);
+        let session = self.machine.session();
+        if session.state != from {
             self.changes.push(Change {
                 at_ns: now_ns,
                 from,
-                to,
-                reason,
+                to: session.state,
+                reason: session.down_reason,
             });
-            self.tick_ns = now_ns;
         }
+        self.tick_ns = self.machine.due_ns(now_ns);
+        done
     }
 
     fn snapshot(&self, peer: Ipv4Addr) -> Snapshot {
         Snapshot {
             peer,
-            session: self.entry.session,
+            session: *self.machine.session(),
             changes: self.changes.clone(),
-            received: self.entry.received,
+            received: self.received,
             ignored: self.ignored,
             sent: self.sent,
             send_errors: self.send_errors,
         }
     }
-}
-
-fn map_config(config: &UdpPeerConfig) -> Config {
-    Config {
-        abi_version: ABI_VERSION,
-        port: config.port,
-        unknown_pass: 0,
-        ignore_peer_passive: 0,
-        version: config.version,
-        groups: 0,
-        grace_ns: 0,
-        when_down: dz_common::gate::Action::Pass,
-        when_never_up: dz_common::gate::Action::Pass,
-        ttl: 64,
-        tos: 0xc0,
-        reserved: [0; 4],
-    }
-}
-
-fn entry(session: Session, local: Ipv4Addr, peer: Ipv4Addr) -> SessionEntry {
-    SessionEntry::new(
-        Identity {
-            key: SessionKey {
-                ifindex: 0,
-                local: local.octets(),
-                peer: peer.octets(),
-            },
-            slot: 0,
-            generation: 0,
-            block: 0,
-            seed: random(),
-        },
-        session,
-    )
-}
-
-/// A random non-zero number: the standard library keys each hasher from the system's generator.
-fn random() -> u32 {
-    (RandomState::new().hash_one(()) as u32).max(1)
 }

@@ -139,21 +139,21 @@ fn a_restart_with_new_discriminators_strands_deployed_peers_only() {
     for (net, rules) in [
         (3, [Rules::Ours, Rules::Deployed]),
         (4, [Rules::Deployed, Rules::Ours]),
+        (7, [Rules::Ours, Rules::DeployedBefore0_32]),
+        (8, [Rules::DeployedBefore0_32, Rules::Ours]),
+        (9, [Rules::Ours; 2]),
     ] {
         let pair = Pair::new(net, rules);
         pair.wait_up();
         let old = pair.snapshot(1).session.local_discr;
         pair.ends[1].restart_with_new_discriminators();
-        let came_back = |[near, restarted]: [Snapshot; 2]| {
-            restarted.session.ups == 1 && near.session.state == State::Up
-        };
-        pair.wait("both Up again", came_back);
-        let adopted = pair.snapshot(1).session.local_discr == old;
-        assert_eq!(
-            adopted,
-            rules[1] == Rules::Ours,
-            "only ours takes the old one over"
-        );
+        let new = pair.snapshot(1).session.local_discr;
+        assert_ne!(new, old);
+        pair.wait("both Up again", |[near, restarted]| {
+            let up = |end: &Snapshot| end.session.state == State::Up;
+            up(&restarted) && up(&near) && near.session.peer_discr == new
+        });
+        assert_eq!(pair.snapshot(1).session.local_discr, new, "none is adopted");
     }
 }
 

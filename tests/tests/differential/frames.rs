@@ -109,10 +109,10 @@ fn datagram(
     }
     let src = SocketAddrV4::new(
         key.peer.into(),
-        rng.pick(&[port, port, 1, rng.word() as u16]),
+        rng.pick(&[port, port, port, port, port, port, 1, rng.word() as u16]),
     );
     let mut datagram = Datagram::new(src, SocketAddrV4::new(key.local.into(), port), payload);
-    datagram.ttl = rng.pick(&[64, 1, 0, 255]);
+    datagram.ttl = rng.pick(&[64, 64, 64, 1, 0, 255, 254, rng.byte()]);
     datagram.tos = rng.pick(&[0, 0, 0xc0]);
     datagram.id = rng.word() as u16;
     datagram.fragment = rng.pick(&[0, 0x4000, 0x8000]);
@@ -169,7 +169,6 @@ fn payload(rng: &Rng, entry: Option<&SessionEntry>) -> [u8; 40] {
     let session = entry.map(|entry| &entry.session);
     let ours = session.map_or(1, |session| session.local_discr);
     let theirs = session.map_or(1, |session| session.peer_discr);
-    let echoed = session.map_or(1, |session| session.echoed_discr);
     let mut b = [0; 40];
     b[0] = 1 << 5 | rng.pick(&[0, 0, 0, rng.byte() & 0x1f]);
     b[1] = rng.pick(&[0, 1, 1, 2, 2, 3, 3, 3]) << 6 | rng.pick(&[0, 0, 0, rng.byte() & 0x3f]);
@@ -178,8 +177,7 @@ fn payload(rng: &Rng, entry: Option<&SessionEntry>) -> [u8; 40] {
     let other = discriminator(rng);
     let my_discr = rng.pick(&[theirs, theirs, theirs, other]);
     b[4..8].copy_from_slice(&if my_discr == 0 { other } else { my_discr }.to_be_bytes());
-    let wrong = [discriminator(rng), 0xdead_beef, 0xdead_beef, echoed];
-    let wrong = rng.pick(&wrong);
+    let wrong = rng.pick(&[discriminator(rng), 0xdead_beef, theirs]);
     let your_discr = rng.pick(&[ours, ours, ours, ours, 0, 0, wrong]);
     b[8..12].copy_from_slice(&your_discr.to_be_bytes());
     b[12..16].copy_from_slice(&interval_us(rng).to_be_bytes());

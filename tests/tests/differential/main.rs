@@ -8,6 +8,7 @@
 //! more or fewer frames. What such a run cannot show, other tests do over real devices: packets
 //! that are not linear, and those that are `CHECKSUM_PARTIAL`.
 
+mod answer;
 mod frames;
 mod hook;
 mod model;

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use dz_common::counters::Counter;
-use dz_common::headers::{self, DATAGRAM_LEN, ETHERNET_LEN, UdpChecksum};
-use dz_common::ingress::{self, Flow, Link};
+use dz_common::headers::{self, DATAGRAM_LEN, ETHERNET_LEN, Marks, UdpChecksum};
+use dz_common::ingress::{self, Fence, Flow, Frame, Link};
 use dz_common::map::{Config, Deadline, Event, LocalKey, SessionEntry, SessionKey};
 use dz_common::packet::Packet;
+use dz_common::session::Receipt;
 
 use crate::hook::Hook;
 
@@ -129,7 +130,11 @@ impl World {
         trail.key = Some(key);
         trail.entry = Some(*entry);
         trail.deadline = slot.copied();
-        let received = match ingress::decode(frame, link, &flow) {
+        let fence = Fence {
+            port: self.config.port,
+            min_ttl: entry.session.timers.min_ttl,
+        };
+        let received = match ingress::decode(frame, link, &flow, fence) {
             Ok(received) => received,
             Err(exit) => {
                 trail.count(block, exit);
@@ -145,8 +150,8 @@ impl World {
             return Verdict::Drop;
         }
         let now_ns = recorded(&key);
-        match self.handle(*entry, &received.packet, now_ns, trail) {
-            Some(packet) => Verdict::Answer(self.answer(arrival, &key, &packet)),
+        match self.handle(arrival, *entry, &received.packet, now_ns, trail) {
+            Some((packet, to)) => Verdict::Answer(self.answer(arrival, &key, &packet, to)),
             None => Verdict::Drop,
         }
     }
@@ -185,36 +190,47 @@ impl World {
         }
     }
 
-    /// Runs a datagram through its session; returns what to answer.
+    /// Runs a datagram through its session; returns what to answer, and on Ethernet whom.
     fn handle(
         &self,
+        arrival: &Arrival,
         mut entry: SessionEntry,
         packet: &Packet,
         now_ns: u64,
         trail: &mut Trail,
-    ) -> Option<Packet> {
+    ) -> Option<(Packet, [u8; 6])> {
         let attended = now_ns.saturating_sub(self.beat_ns) <= self.config.grace_ns;
+        let ethernet = arrival.hook.link() == Link::Ethernet;
+        let reachable = !ethernet || entry.neighbour != [0; 6];
         entry.last_seen_ns = now_ns;
-        let outcome = entry.receive(packet, &self.config, now_ns, attended);
+        let taken = entry.take(packet, now_ns);
+        let exit = entry.reply(taken.receipt, taken.changed, attended, reachable, now_ns);
+        let answer = entry.answer(exit, packet.my_discr, self.config.version);
+        if let Some(source) = arrival.frame.read::<6>(6)
+            && ethernet
+            && taken.receipt.is_proven()
+        {
+            entry.neighbour = *source;
+        }
         if let Some(deadline) = &mut trail.deadline {
             deadline.deadline_ns = entry.scan_deadline_ns();
-            let changed = outcome.transition.is_some();
-            if let Some(stamp) = entry.due_stamp(outcome.answer.is_some(), changed, now_ns) {
+            let answered = exit == Counter::RxAnswered;
+            if let Some(stamp) = entry.due_stamp(answered, taken.changed, now_ns) {
                 deadline.next_due = stamp;
             }
         }
         let block = entry.block;
-        trail.count(block, outcome.exit);
+        trail.count(block, exit);
         for (counter, seen) in [
             (Counter::ReservedSet, packet.reserved_set),
-            (Counter::StaleDown, outcome.stale_down),
-            (Counter::DiscriminatorAdopted, outcome.adopted),
+            (Counter::StaleDown, taken.receipt == Receipt::StaleDown),
         ] {
             if seen {
                 trail.count(block, counter);
             }
         }
-        if let Some(change) = outcome.transition {
+        if taken.changed {
+            let change = taken.transition;
             if let Some(counter) = Counter::transition(change.from, change.to, change.reason) {
                 trail.count(block, counter);
             }
@@ -222,18 +238,31 @@ impl World {
             trail.event = Some(change.event(entry.key, entry.generation, now_ns));
         }
         trail.entry = Some(entry);
-        outcome.answer
+        answer.map(|packet| (packet, entry.neighbour))
     }
 
-    fn answer(&self, arrival: &Arrival, key: &SessionKey, packet: &Packet) -> Vec<u8> {
+    fn answer(
+        &self,
+        arrival: &Arrival,
+        key: &SessionKey,
+        packet: &Packet,
+        neighbour: [u8; 6],
+    ) -> Vec<u8> {
         let mut datagram = [0; DATAGRAM_LEN];
         // A packet of BPF_PROG_TEST_RUN is never CHECKSUM_PARTIAL, whatever its field looks like.
         let checksum = UdpChecksum::Full;
-        let port = self.config.port;
-        headers::write(&mut datagram, &key.local, &key.peer, port, packet, checksum);
+        let marks = Marks::of(&self.config);
+        headers::write(
+            &mut datagram,
+            &key.local,
+            &key.peer,
+            marks,
+            packet,
+            checksum,
+        );
         let mut frame = Vec::with_capacity(ETHERNET_LEN + DATAGRAM_LEN);
         if arrival.hook.link() == Link::Ethernet {
-            frame.extend_from_slice(&arrival.frame[6..12]);
+            frame.extend_from_slice(&neighbour);
             frame.extend_from_slice(&arrival.frame[..6]);
             frame.extend_from_slice(&arrival.frame[12..ETHERNET_LEN]);
         }

@@ -6,14 +6,12 @@ use std::time::Instant;
 use anyhow::{Context, bail, ensure};
 use dz_common::LIVENESS_PORT;
 use dz_common::counters::{Counter, Counters, Kind};
-use dz_common::ingress::Link;
 use dz_common::map::SessionKey;
-use dz_common::packet::PACKET_LEN;
-use dz_tests::frame::{UdpChecksum, parse_udp};
 use dz_tests::netns::Netns;
 use dz_tests::veth;
 use dz_tests::wait::monotonic_ns;
 
+use crate::answer;
 use crate::frames::frame;
 use crate::hook::Hook;
 use crate::model::{Arrival, Effect, World};
@@ -207,7 +205,7 @@ impl Run {
             exits.map(|(_, count)| count).sum::<u64>() == 1,
             "not one exit: {expected:?}"
         );
-        self.check_answer(&arrival, &expected)?;
+        answer::check(&self.world, &arrival, &expected)?;
         self.world.apply(&expected);
         self.tally.add(arrival.hook, &expected);
         Ok(())
@@ -257,35 +255,6 @@ impl Run {
             deadline: slot.map(|slot| self.kernel.deadline(slot)).transpose()?,
             event: events.pop(),
         })
-    }
-
-    /// What an answer must be whoever built it, by the test's own reader.
-    fn check_answer(&self, arrival: &Arrival, effect: &Effect) -> anyhow::Result<()> {
-        let answered = effect
-            .counted
-            .keys()
-            .any(|(_, name)| *name == Counter::RxAnswered.name());
-        if !answered {
-            return Ok(());
-        }
-        let at = arrival.hook.link().ip_offset();
-        let key = effect.key.context("an answer without a session")?;
-        let parsed = parse_udp(&effect.frame[at..]).context("an answer that is no UDP datagram")?;
-        let sound = parsed.header_checksum_good
-            && parsed.udp_checksum == UdpChecksum::Good
-            && parsed.payload.len() == PACKET_LEN
-            && effect.frame.len() == at + 68
-            && parsed.src.ip().octets() == key.local
-            && parsed.dst.ip().octets() == key.peer
-            && parsed.src.port() == self.world.config.port
-            && parsed.dst.port() == self.world.config.port;
-        ensure!(sound, "an answer like this: {parsed:#?}");
-        if arrival.hook.link() == Link::Ethernet {
-            let swapped = effect.frame[..6] == arrival.frame[6..12]
-                && effect.frame[6..12] == arrival.frame[..6];
-            ensure!(swapped, "the answer's Ethernet addresses are not swapped");
-        }
-        Ok(())
     }
 
     fn read_counters(&self) -> anyhow::Result<Vec<Counters>> {
@@ -382,6 +351,8 @@ impl Run {
         let usual = rng.chance(60);
         let config = &mut self.world.config;
         config.port = rng.pick(&[LIVENESS_PORT, LIVENESS_PORT, 1, u16::MAX, 0x3412]);
+        config.ttl = rng.pick(&[64, 255, rng.byte()]);
+        config.tos = rng.pick(&[0xc0, 0, rng.byte()]);
         config.unknown_pass = rng.below(2) as u8;
         config.version = version(rng);
         let grace_ns = rng.pick(&[0, 1_000, 300_000, USUAL_GRACE_NS, u64::MAX]);

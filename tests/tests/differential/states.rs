@@ -1,10 +1,14 @@
 //! Sessions in all kinds of states.
 
 use dz_common::map::SessionEntry;
+use dz_common::pacing::{due_now_stamp, long_ago_stamp};
 use dz_common::packet::{State, Version};
 use dz_common::session::{DownReason, Mode, Session, Timers};
 
 use dz_tests::rng::Rng;
+
+/// Where a session's frames went last: nobody's address that sends here.
+const NEXT_HOP: [u8; 6] = [2, 0xdb, 0, 0, 7, 7];
 
 /// Intervals as a packet or a configuration may have them, µs. The small ones make pacing and
 /// detection change their minds from one packet of the test to the next.
@@ -22,7 +26,7 @@ pub(crate) fn scramble(entry: &mut SessionEntry, rng: &Rng, now_ns: u64) {
     let mut session = Session::new(timers(rng), discriminator(rng), now_ns);
     session.state = rng.pick(&State::ALL);
     session.peer_discr = rng.pick(&[0, discriminator(rng)]);
-    session.echoed_discr = rng.pick(&[0, discriminator(rng)]);
+    session.echoes_left = rng.pick(&[0, 1, 3, rng.byte()]);
     session.peer_desired_min_tx_us = rng.pick(&[0, interval_us(rng)]);
     session.peer_required_min_rx_us = rng.pick(&[0, interval_us(rng)]);
     session.backoff = 1 << rng.below(32);
@@ -51,6 +55,9 @@ pub(crate) fn scramble(entry: &mut SessionEntry, rng: &Rng, now_ns: u64) {
     entry.answered = rng.below(1 << 40);
     entry.originated = rng.below(1 << 40);
     entry.last_seen_ns = 0;
+    entry.neighbour = rng.pick(&[[0; 6], NEXT_HOP, NEXT_HOP]);
+    entry.introduced = introduced(rng, now_ns, pace_ns);
+    entry.introduced_unknown = rng.below(2) as u8;
     entry.session = session;
 }
 
@@ -70,7 +77,8 @@ fn timers(rng: &Rng) -> Timers {
         backoff_cap_us: rng.pick(&[0, 5_000_000, interval_us(rng)]),
         detect_mult: rng.pick(&[1, 2, 3, 255, 1 + rng.byte() % 255]),
         mode: rng.pick(&[Mode::Active, Mode::Passive]),
-        reserved: [0; 2],
+        min_ttl: rng.pick(&[0, 0, 0, 1, 64, 65, 255]),
+        reserved: 0,
     }
 }
 
@@ -83,6 +91,15 @@ fn instant_ns(rng: &Rng, now_ns: u64, span_ns: u64) -> u64 {
         2 => now_ns + rng.below(1_000_000),
         3 | 4 => (now_ns + rng.below(100_000)).saturating_sub(span_ns),
         _ => now_ns.saturating_sub(rng.below(2 * span_ns + 1)),
+    }
+}
+
+/// When an unproven packet was answered last.
+fn introduced(rng: &Rng, now_ns: u64, pace_ns: u64) -> u32 {
+    match rng.below(4) {
+        0 => long_ago_stamp(now_ns),
+        1 => rng.word(),
+        _ => due_now_stamp(instant_ns(rng, now_ns, pace_ns)),
     }
 }
 
