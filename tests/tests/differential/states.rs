@@ -77,7 +77,7 @@ fn timers(rng: &Rng) -> Timers {
         backoff_cap_us: rng.pick(&[0, 5_000_000, interval_us(rng)]),
         detect_mult: rng.pick(&[1, 2, 3, 255, 1 + rng.byte() % 255]),
         mode: rng.pick(&[Mode::Active, Mode::Passive]),
-        min_ttl: rng.pick(&[0, 0, 0, 1, 64, 65, 255]),
+        min_ttl: rng.pick(&[0, 0, 0, 0, 0, 0, 1, 64, 65, 255]),
         reserved: 0,
     }
 }
