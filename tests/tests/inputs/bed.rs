@@ -169,6 +169,11 @@ impl Bed {
 
     /// Connects peers (all at once) and takes their first packets off the wire.
     pub(crate) fn connect(&self, peers: &[Ipv4Addr]) -> Result<Vec<Peer>> {
+        self.connect_with(peers, &[])
+    }
+
+    /// The same with further words of the command.
+    pub(crate) fn connect_with(&self, peers: &[Ipv4Addr], more: &[&str]) -> Result<Vec<Peer>> {
         let names: Vec<String> = peers.iter().map(Ipv4Addr::to_string).collect();
         if let Wire::Ethernet { far, .. } = &self.wire {
             let mac = veth::mac_text(*far);
@@ -182,6 +187,7 @@ impl Bed {
         let mut words = vec!["connect"];
         words.extend(names.iter().map(String::as_str));
         words.extend(["--local", &local]);
+        words.extend(more);
         self.agent.cli(&words)?;
         let mut known = vec![None; peers.len()];
         for _ in peers {
@@ -207,6 +213,16 @@ impl Bed {
             Wire::Layer3(_) => packet.to_vec(),
             Wire::Ethernet { near, far, .. } => {
                 frame::ethernet(*near, *far, ethertype, packet, false)
+            }
+        }
+    }
+
+    /// The same from another station on the wire, if it has any.
+    pub(crate) fn frame_from(&self, source: [u8; 6], packet: &[u8]) -> Vec<u8> {
+        match &self.wire {
+            Wire::Layer3(_) => packet.to_vec(),
+            Wire::Ethernet { near, .. } => {
+                frame::ethernet(*near, source, ETHERTYPE_IPV4, packet, false)
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A peer that changes our state with every packet does not drive our rate.
+//! A peer that changes our state with every packet does not drive our rate, nor does anybody else.
 
 use std::net::Ipv4Addr;
 use std::time::Instant;
@@ -8,10 +8,16 @@ use dz_common::counters::{Counter, Kind};
 use dz_tests::wait::eventually;
 
 use crate::bed::{Bed, INTERVAL, PATIENCE, Peer};
-use crate::liveness::{ADMIN_DOWN, DOWN, INIT};
+use crate::liveness::{ADMIN_DOWN, DOWN, INIT, Liveness, UP, ours};
+use crate::session;
 use crate::watch::{Place, Snapshot, Touch, come_out, compare, moves};
 
-const PEERS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 6), Ipv4Addr::new(10, 77, 0, 7)];
+const PEERS: [Ipv4Addr; 4] = [
+    Ipv4Addr::new(10, 77, 0, 6),
+    Ipv4Addr::new(10, 77, 0, 7),
+    Ipv4Addr::new(10, 77, 0, 10),
+    Ipv4Addr::new(10, 77, 0, 11),
+];
 const PACKETS: u64 = 500;
 /// Fewer than any queue of the kernel holds.
 const BATCH: u64 = 50;
@@ -28,6 +34,81 @@ pub(crate) fn down_and_up(bed: &Bed) -> Result<()> {
     flip(bed, PEERS[1], [INIT, ADMIN_DOWN])
 }
 
+/// Everything that is not proven, while the session is Down.
+pub(crate) fn blind_while_down(bed: &Bed) -> Result<()> {
+    let peers = bed.connect(&[PEERS[2]])?;
+    blind(bed, &peers[0], INIT)
+}
+
+/// The same while it is Up.
+pub(crate) fn blind_while_up(bed: &Bed) -> Result<()> {
+    blind(bed, &session::up(bed, PEERS[3])?, UP)
+}
+
+/// Of so many packets that are not proven one is answered, and the session is as it was.
+fn blind(bed: &Bed, peer: &Peer, told: u8) -> Result<()> {
+    let before = Snapshot::take(bed)?;
+    let other = !peer.local_discr;
+    let states = [DOWN, ADMIN_DOWN, INIT, UP];
+    let kinds = states
+        .iter()
+        .flat_map(|state| [(*state, 0), (*state, other)]);
+    let frames: Vec<_> = kinds
+        .map(|(state, echo)| {
+            let packet = Liveness {
+                my_discr: 0xb11d_0001,
+                ..Liveness::new(echo)
+            };
+            bed.frame(&packet.in_state(state).from(peer.address).build())
+        })
+        .collect();
+    let earlier = number(&before, peer, "/received")?;
+    send(bed, peer, &frames, earlier)?;
+    ensure!(bed.sweep()?.is_empty(), "passed on");
+    let after = Snapshot::take(bed)?;
+    let mut moved = moves(&before.counters, &after.counters);
+    let answers = moved.remove(&key(Place::Local, Counter::RxUnprovenAnswered));
+    ensure!(answers == Some(1), "answers: {answers:?}");
+    let exits = [
+        Counter::RxUnprovenPaced,
+        Counter::DropUnprovenAdminDown,
+        Counter::DropZeroYourDiscriminator,
+        Counter::DropWrongDiscriminator,
+    ];
+    let dropped: u64 = exits
+        .iter()
+        .filter_map(|exit| moved.remove(&key(Place::Local, *exit)))
+        .sum();
+    ensure!(dropped + 1 == PACKETS, "{dropped} dropped");
+    moved.remove(&key(Place::Shared, Counter::PassOtherPort));
+    ensure!(moved.is_empty(), "moved besides: {moved:?}");
+    let came_out = come_out(bed)?;
+    let expected = ours(peer, told, 0xb11d_0001);
+    ensure!(came_out == [expected.as_slice()], "{came_out:02x?}");
+    compare(&before, &after, Touch::Blind(peer.address))
+}
+
+fn key(place: Place, counter: Counter) -> (Place, String) {
+    (place, counter.name().to_owned())
+}
+
+/// Sends the packets, these in turn, in batches that queues hold; `earlier` have been received.
+fn send(bed: &Bed, peer: &Peer, frames: &[Vec<u8>], earlier: u64) -> Result<()> {
+    let mut sent = 0;
+    for frame in frames.iter().cycle().take(PACKETS as usize) {
+        bed.send(frame)?;
+        sent += 1;
+        if sent % BATCH == 0 {
+            eventually(PATIENCE, "a batch's receipt", || {
+                let received = number(&Snapshot::take(bed)?, peer, "/received")? - earlier;
+                ensure!(received == sent, "{received} received of {sent}");
+                anyhow::Ok(())
+            })?;
+        }
+    }
+    Ok(())
+}
+
 fn flip(bed: &Bed, address: Ipv4Addr, states: [u8; 2]) -> Result<()> {
     let start = Instant::now();
     let peers = bed.connect(&[address])?;
@@ -40,18 +121,7 @@ fn flip(bed: &Bed, address: Ipv4Addr, states: [u8; 2]) -> Result<()> {
             bed.frame(&packet.from(peer.address).build())
         })
         .collect();
-    let mut sent = 0;
-    for frame in frames.iter().cycle().take(PACKETS as usize) {
-        bed.send(frame)?;
-        sent += 1;
-        if sent % BATCH == 0 {
-            eventually(PATIENCE, "a batch's receipt", || {
-                let received = number(&Snapshot::take(bed)?, peer, "/received")?;
-                ensure!(received == sent, "{received} received of {sent}");
-                anyhow::Ok(())
-            })?;
-        }
-    }
+    send(bed, peer, &frames, 0)?;
     ensure!(bed.sweep()?.is_empty(), "passed on");
     check_counters(bed, &before, peer)?;
     let after = Snapshot::take(bed)?;
@@ -82,14 +152,14 @@ fn check_counters(bed: &Bed, before: &Snapshot, peer: &Peer) -> Result<()> {
     let after = Snapshot::take(bed)?;
     compare(before, &after, Touch::Changed(peer.address))?;
     let mut moved = moves(&before.counters, &after.counters);
-    let sentinel = (Place::Shared, Counter::PassOtherPort.name().to_owned());
+    let sentinel = key(Place::Shared, Counter::PassOtherPort);
     ensure!(
         moved.remove(&sentinel) == Some(1),
         "the sentinel: {moved:?}"
     );
     let mut take = |place: Place, wanted: &dyn Fn(Counter) -> bool| -> u64 {
         let counters = Counter::ALL.iter().filter(|counter| wanted(**counter));
-        let keys = counters.map(|counter| (place, counter.name().to_owned()));
+        let keys = counters.map(|counter| key(place, *counter));
         keys.filter_map(|key| moved.remove(&key)).sum()
     };
     let exits = [

@@ -19,6 +19,8 @@ pub(crate) const STATES: [&str; 4] = ["AdminDown", "Down", "Init", "Up"];
 pub(crate) const PEER_DISCR: u32 = 0x5eed_0001;
 const MULTIPLIER: u8 = 3;
 const DONT_FRAGMENT: u16 = 0x4000;
+/// DSCP CS6 (RFC 4594).
+const NETWORK_CONTROL: u8 = 0xc0;
 
 /// A packet whose every field can be wrong.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +97,7 @@ pub(crate) fn ours(peer: &Peer, state: u8, peer_discr: u32) -> Vec<u8> {
     };
     Datagram {
         id: 0,
+        tos: NETWORK_CONTROL,
         fragment: DONT_FRAGMENT,
         ..Datagram::new(
             SocketAddrV4::new(LOCAL, PORT),

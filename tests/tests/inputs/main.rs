@@ -6,11 +6,13 @@ mod bed;
 mod case;
 mod flips;
 mod foreign;
+mod hops;
 mod liveness;
 mod refused;
 mod session;
 mod states;
 mod unknown;
+mod unreachable;
 mod vlan;
 mod watch;
 
@@ -24,13 +26,15 @@ use bed::{Attach, Bed};
 
 type Run = fn(&Bed) -> Result<()>;
 
-const EVERYWHERE: [(&str, Run); 6] = [
+const EVERYWHERE: [(&str, Run); 8] = [
     ("refused", refused::test),
     ("foreign", foreign::test),
     ("answered", answered::test),
     ("states", states::test),
     ("flips::down_and_init", flips::down_and_init),
     ("flips::down_and_up", flips::down_and_up),
+    ("flips::blind_while_down", flips::blind_while_down),
+    ("flips::blind_while_up", flips::blind_while_up),
 ];
 
 /// The tests of an attach point share an agent, for it takes the kernel a second to verify its
@@ -57,6 +61,10 @@ fn unknown_pass(attach: Attach) -> Result<()> {
     unknown::test(&Bed::new(attach, &["--unknown=pass"])?)
 }
 
+fn hops(attach: Attach) -> Result<()> {
+    hops::test(&Bed::new(attach, &hops::OPTIONS)?)
+}
+
 fn main() -> ExitCode {
     let attach_points = Attach::ALL.map(|attach| (attach, Arc::new(Shared::default())));
     let mut tests = Vec::new();
@@ -74,6 +82,7 @@ fn main() -> ExitCode {
         let mut add = |name, besides: &[Requirement], run| {
             tests.push(shared_test(*attach, shared, name, besides, run));
         };
+        add("unreachable", &[], unreachable::test);
         add("vlan::untouched", &[], vlan::untouched);
         let kind = Requirement::LinkKind("vlan");
         add("vlan::sub_interface", &[kind], vlan::sub_interface);
@@ -82,6 +91,10 @@ fn main() -> ExitCode {
         let name = format!("{}::unknown_pass", attach.name());
         tests.push(Test::new(name, &attach.requirements(), move || {
             unknown_pass(attach)
+        }));
+        let name = format!("{}::hops", attach.name());
+        tests.push(Test::new(name, &attach.requirements(), move || {
+            hops(attach)
         }));
     }
     // Whoever runs last takes the agent down.

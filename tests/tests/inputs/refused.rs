@@ -8,7 +8,7 @@ use dz_tests::frame::{Datagram, UdpChecksum};
 
 use crate::bed::{Bed, LOCAL, PORT, Peer, SECOND, STRANGER};
 use crate::case::{self, Case};
-use crate::liveness::Liveness;
+use crate::liveness::{ADMIN_DOWN, DOWN, INIT, Liveness, PEER_DISCR, UP};
 use crate::session;
 use crate::watch::{Place, Touch};
 
@@ -21,6 +21,8 @@ pub(crate) fn test(bed: &Bed) -> Result<()> {
     let peer = session::up(bed, PEER)?;
     let mut cases = short(bed, &peer);
     cases.extend(wrong_fields(bed, &peer));
+    cases.extend(unproven(bed, &peer));
+    cases.extend(source_ports(bed, &peer));
     cases.extend(wrong_lengths(bed, &peer));
     cases.extend(wrong_ends(bed, &peer));
     case::run(bed, &cases)
@@ -97,7 +99,7 @@ fn wrong_fields(bed: &Bed, peer: &Peer) -> Vec<Case> {
         peer.local_discr.swap_bytes() ^ 0xff,
         u32::MAX,
     ] {
-        for state in 0..4 {
+        for state in [INIT, UP] {
             let packet = Liveness {
                 your_discr,
                 state,
@@ -112,6 +114,62 @@ fn wrong_fields(bed: &Bed, peer: &Peer) -> Vec<Case> {
                 )
             });
         }
+    }
+    cases
+}
+
+/// AdminDown that echoes anything but us, and Init and Up that echo nothing.
+fn unproven(bed: &Bed, peer: &Peer) -> Vec<Case> {
+    let of = |name: String, your_discr, state, exit| Case {
+        touch: Touch::Seen(PEER),
+        ..drop_local(
+            bed,
+            name,
+            &Liveness::new(your_discr).in_state(state).from(PEER),
+            exit,
+        )
+    };
+    let echoes = [0, !peer.local_discr, PEER_DISCR].into_iter();
+    let mut cases: Vec<_> = echoes
+        .map(|echo| {
+            let name = format!("AdminDown that echoes {echo:#x}");
+            of(name, echo, ADMIN_DOWN, Counter::DropUnprovenAdminDown)
+        })
+        .collect();
+    for state in [INIT, UP] {
+        let exit = Counter::DropZeroYourDiscriminator;
+        cases.push(of(
+            format!("state {state} that echoes nothing"),
+            0,
+            state,
+            exit,
+        ));
+    }
+    cases
+}
+
+/// From a port that anybody on the peer's host may send from: whatever it is, nobody looks at it.
+fn source_ports(bed: &Bed, peer: &Peer) -> Vec<Case> {
+    let good = bed.liveness(peer);
+    let exit = Counter::DropSourcePort;
+    let mut cases = Vec::new();
+    for port in [PORT - 1, PORT + 1, PORT.swap_bytes(), 53, 1, 0, u16::MAX] {
+        let from = |packet: Liveness| Datagram {
+            src: SocketAddrV4::new(PEER, port),
+            ..packet.from(PEER)
+        };
+        for state in [ADMIN_DOWN, DOWN, INIT, UP] {
+            let packet = from(good.in_state(state));
+            let name = format!("port {port}, proven, state {state}");
+            cases.push(drop_local(bed, name, &packet, exit));
+        }
+        let blind = from(Liveness::new(0).in_state(DOWN));
+        cases.push(drop_local(bed, format!("port {port}, blind"), &blind, exit));
+        let short = Datagram {
+            payload: vec![0x20],
+            ..from(good)
+        };
+        cases.push(drop_local(bed, format!("port {port}, short"), &short, exit));
     }
     cases
 }

@@ -3,7 +3,10 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Result, ensure};
-use dz_common::counters::Counter::{self, DownToInit, DownToUp, EventEmitted, RxAnswered};
+use dz_common::counters::Counter::{
+    self, DownToInit, DownToUp, EventEmitted, RxAnswered, RxUnprovenAnswered,
+};
+use dz_tests::frame::Datagram;
 
 use crate::bed::{Bed, Peer};
 use crate::liveness::{DOWN, INIT, PEER_DISCR, STATES, UP, ours};
@@ -13,6 +16,19 @@ use crate::watch::{Place, Snapshot, Touch, compare, observe};
 pub(crate) fn up(bed: &Bed, address: Ipv4Addr) -> Result<Peer> {
     let peers = bed.connect(&[address])?;
     enter(bed, &peers[0], UP)?;
+    Ok(peers[0])
+}
+
+/// The same with further words of the command, by a packet with so many hops left.
+pub(crate) fn up_by(bed: &Bed, address: Ipv4Addr, more: &[&str], ttl: u8) -> Result<Peer> {
+    let peers = bed.connect_with(&[address], more)?;
+    let before = Snapshot::take(bed)?;
+    let datagram = Datagram {
+        ttl,
+        ..bed.liveness(&peers[0]).in_state(INIT).from(address)
+    };
+    let frame = bed.frame(&datagram.build());
+    answered(bed, &before, &peers[0], &frame, &[local(DownToUp)], UP)?;
     Ok(peers[0])
 }
 
@@ -52,6 +68,30 @@ pub(crate) fn answered(
         seen.came_out
     );
     ensure_state(&seen.after, peer, state)?;
+    Ok(seen.after)
+}
+
+/// Sends a frame that is not proven, which is answered with one packet that says `state` and changes
+/// nothing in its session, and checks every byte of the answer.
+pub(crate) fn introduced(
+    bed: &Bed,
+    before: &Snapshot,
+    peer: &Peer,
+    frame: &[u8],
+    besides: &[(Place, Counter)],
+    state: u8,
+) -> Result<Snapshot> {
+    let mut counters = vec![local(RxUnprovenAnswered)];
+    counters.extend(besides);
+    let seen = observe(bed, before, frame, &counters)?;
+    compare(before, &seen.after, Touch::Introduced(peer.address))?;
+    ensure!(seen.passed.is_empty(), "answered, and passed on");
+    let expected = ours(peer, state, PEER_DISCR);
+    ensure!(
+        seen.came_out == [expected.as_slice()],
+        "the stateless answer is\n{:02x?}\n{expected:02x?} expected",
+        seen.came_out
+    );
     Ok(seen.after)
 }
 

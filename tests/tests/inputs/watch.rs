@@ -33,6 +33,10 @@ pub(crate) enum Touch {
     Nothing,
     /// One packet more of this peer's, and when it was seen; its state machine took no note.
     Seen(Ipv4Addr),
+    /// The same, and the time of its last stateless answer.
+    Introduced(Ipv4Addr),
+    /// The same for any number of packets.
+    Blind(Ipv4Addr),
     /// This peer's state machine took note; what of is for the caller to check.
     Changed(Ipv4Addr),
 }
@@ -151,8 +155,13 @@ pub(crate) fn observe(
 pub(crate) fn come_out(bed: &Bed) -> Result<Vec<Vec<u8>>> {
     let sent = || -> Result<u64> {
         let count = |((_, name), count): (&(Place, String), &u64)| {
-            let names = [Counter::RxAnswered.name(), Counter::TxOriginated.name()];
-            names.contains(&name.as_str()).then_some(*count)
+            let sends = [
+                Counter::RxAnswered,
+                Counter::RxUnprovenAnswered,
+                Counter::TxOriginated,
+            ];
+            let sent = sends.iter().any(|counter| counter.name() == name);
+            sent.then_some(*count)
         };
         Ok(counters(bed)?.iter().filter_map(count).sum())
     };
@@ -188,7 +197,18 @@ pub(crate) fn compare(before: &Snapshot, after: &Snapshot, touch: Touch) -> Resu
     {
         match touch {
             Touch::Changed(changed) if changed == peer => continue,
-            Touch::Seen(seen) if seen == peer => {
+            Touch::Blind(seen) if seen == peer => {
+                for entry in [&mut old, &mut new] {
+                    let noted = [
+                        "received",
+                        "last_seen_ns",
+                        "introduced",
+                        "introduced_unknown",
+                    ];
+                    remove(entry, "", &noted);
+                }
+            }
+            Touch::Seen(seen) | Touch::Introduced(seen) if seen == peer => {
                 let count = |entry: &Value| entry["received"].as_u64();
                 let at = |entry: &Value| entry["last_seen_ns"].as_u64();
                 ensure!(
@@ -198,8 +218,12 @@ pub(crate) fn compare(before: &Snapshot, after: &Snapshot, touch: Touch) -> Resu
                     old["received"]
                 );
                 ensure!(at(&new) > at(&old), "last_seen_ns stands still");
+                let mut noted = vec!["received", "last_seen_ns"];
+                if let Touch::Introduced(_) = touch {
+                    noted.extend(["introduced", "introduced_unknown"]);
+                }
                 for entry in [&mut old, &mut new] {
-                    remove(entry, "", &["received", "last_seen_ns"]);
+                    remove(entry, "", &noted);
                 }
             }
             _ => {}
