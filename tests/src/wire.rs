@@ -78,6 +78,7 @@ impl fmt::Debug for State {
 /// The wire; it and its devices are gone after the drop.
 #[derive(Debug)]
 pub struct TunWire {
+    ends: Arc<[Tun; 2]>,
     state: Arc<Mutex<State>>,
     /// Closed to end the thread.
     stop: Option<PipeWriter>,
@@ -95,15 +96,17 @@ impl TunWire {
             ..State::default()
         }));
         let (stopped, stop) = pipe()?;
-        let shared = Arc::clone(&state);
+        let ends = Arc::new([a, b]);
+        let (shared, both) = (Arc::clone(&state), Arc::clone(&ends));
         let thread = thread::spawn(move || {
             // A real wire does not wait for a scheduler. Without the privilege it does.
             let _ = priority::raise(0);
-            if let Err(error) = forward([&a, &b], &stopped, &shared) {
+            if let Err(error) = forward(both.each_ref(), &stopped, &shared) {
                 lock(&shared).failure = Some(error.to_string());
             }
         });
         Ok(Self {
+            ends,
             state,
             stop: Some(stop),
             thread: Some(thread),
@@ -128,6 +131,15 @@ impl TunWire {
     /// Cuts or mends both directions.
     pub fn set_cut_both(&self, cut: bool) {
         lock(&self.state).cut = [cut; 2];
+    }
+
+    /// Has a packet come out of the wire that nobody has sent into it: at once, cut or not, and not on
+    /// record.
+    ///
+    /// # Errors
+    /// As [`Tun::send`].
+    pub fn inject(&self, direction: Direction, packet: &[u8]) -> io::Result<()> {
+        self.ends[1 - direction as usize].send(packet)
     }
 
     /// How many packets have entered so far.

@@ -66,8 +66,13 @@ fn deployed_peer() -> Result<()> {
     let before = bed::until(agent.home(), State::Up)?.session;
     peer.restart_with_new_discriminators();
     bed::peer_until(&peer, State::Up)?;
-    let after = bed::until(agent.home(), State::Up)?.session;
-    ensure!(after.peer_discr != before.peer_discr, "{after:?}");
+    // It is Up by a stateless answer, and proves itself with its next packet.
+    eventually(PATIENCE, "a session with the peer as it is now", || {
+        let after = bed::until(agent.home(), State::Up)?.session;
+        ensure!(after.peer_discr != before.peer_discr, "{after:?}");
+        ensure!(after.transitions == before.transitions, "{after:?}");
+        anyhow::Ok(())
+    })?;
     bed::until_route(&bed.here, THERE, true)?;
     Ok(())
 }
