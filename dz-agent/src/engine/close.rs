@@ -190,8 +190,8 @@ impl Engine {
         self.go_on(key);
     }
 
-    /// D2, its beginning: those that are not told already are told together, in as few runs of the kernel
-    /// program as there can be.
+    /// Begins D2: tells the peers of sessions that are not being closed already, all together, in as few runs of
+    /// the kernel program as there can be.
     fn begin_closing(&mut self, keys: &[SessionKey]) {
         let mut begun = Vec::with_capacity(keys.len());
         for key in keys {
@@ -204,7 +204,7 @@ impl Engine {
         self.say(&begun);
     }
 
-    /// D2, its end: tells the peers whose turn has come.
+    /// Goes on with D2: tells the peers whose turn has come.
     pub(super) fn say_farewells(&mut self) {
         let keys = self.take_farewells();
         self.say(&keys);
@@ -219,7 +219,7 @@ impl Engine {
         self.fall_silent(|key| Ipv4Addr::from(key.local) == local);
     }
 
-    /// The same for an interface that is down or gone.
+    /// Ends the farewells of closing sessions over an interface, which is down or gone.
     pub(super) fn interface_down(&mut self, ifindex: u32) {
         self.fall_silent(|key| key.ifindex == ifindex);
     }

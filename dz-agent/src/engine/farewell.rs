@@ -89,7 +89,7 @@ pub(super) struct Farewell {
 }
 
 impl Farewell {
-    /// One that is to be said.
+    /// Makes a farewell that is to be said.
     fn begun(now_ns: u64) -> Self {
         let until_ns = now_ns + nanos(RESOLVED_WITHIN);
         Self {
@@ -98,7 +98,7 @@ impl Farewell {
         }
     }
 
-    /// One that is not to be said: nothing may be sent with the session's address.
+    /// Makes a farewell that is over: nothing may be sent with the session's address.
     pub(super) fn silent(key: &SessionKey) -> Self {
         Self {
             stage: Stage::Over(Err(Untold::Address(key.local.into()))),
@@ -116,7 +116,7 @@ impl Farewell {
         matches!(self.stage, Stage::Over(_))
     }
 
-    /// Why the peer does not know, if it could not be told.
+    /// Returns why the peer does not know, if it could not be told.
     pub(super) const fn untold(&self) -> Option<Untold> {
         match self.stage {
             Stage::Over(Err(why)) => Some(why),
@@ -271,7 +271,7 @@ impl Engine {
         self.log_untold(&key);
     }
 
-    /// A farewell could not be sent now.
+    /// Puts a farewell that could not be sent off, for as long as it may still become possible, or ends it.
     fn not_said(&mut self, key: SessionKey, why: Untold, now_ns: u64) {
         let Some(closing) = self.closing.get_mut(&key) else {
             return;

@@ -42,6 +42,8 @@ pub(super) struct NextHops {
 struct Waiting {
     sessions: HashSet<SessionKey>,
     asked_ns: Option<u64>,
+    /// It stands in `to_ask`.
+    queued: bool,
 }
 
 impl NextHops {
@@ -52,7 +54,12 @@ impl NextHops {
 
     /// Asks the kernel to resolve a next hop, on behalf of a session that waits for it.
     pub(super) fn resolve(&mut self, netlink: &Netlink, hop: Hop, key: SessionKey, now_ns: u64) {
-        if self.wait(hop, key, now_ns) {
+        if !self.wait(hop, key, now_ns) {
+            return;
+        }
+        if let Some(waiting) = self.unresolved.get_mut(&hop)
+            && !std::mem::replace(&mut waiting.queued, true)
+        {
             self.to_ask.push_back(hop);
             self.ask(netlink);
         }
@@ -64,9 +71,10 @@ impl NextHops {
             && let Some(hop) = self.to_ask.pop_front()
         {
             // Others have been resolved, or given up, while they waited.
-            if !self.unresolved.contains_key(&hop) {
+            let Some(waiting) = self.unresolved.get_mut(&hop) else {
                 continue;
-            }
+            };
+            waiting.queued = false;
             let (netlink, (ifindex, next_hop)) = (netlink.clone(), hop);
             self.lookups.push(Box::pin(async move {
                 match neighbours::resolve(&netlink, ifindex, next_hop).await {
@@ -120,7 +128,7 @@ impl NextHops {
         self.up_to_date
     }
 
-    /// Notes whether it is.
+    /// Notes whether everything that the kernel knows is known here, too.
     pub(super) const fn set_up_to_date(&mut self, up_to_date: bool) {
         self.up_to_date = up_to_date;
     }

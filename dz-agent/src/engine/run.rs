@@ -429,7 +429,7 @@ pub(super) async fn moment(at: Option<Instant>) {
 }
 
 /// By how much what was to be done by then is late.
-fn lateness(due_ns: Option<u64>, look_at: Option<Instant>) -> Duration {
+pub(super) fn lateness(due_ns: Option<u64>, look_at: Option<Instant>) -> Duration {
     let due = due_ns.map(|due_ns| Duration::from_nanos(now_ns().saturating_sub(due_ns)));
     let look = look_at.map(|at| Instant::now().saturating_duration_since(at));
     due.max(look).unwrap_or_default()

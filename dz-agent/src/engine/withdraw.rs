@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use super::Engine;
-use super::run::{LATEST, moment};
+use super::run::{LATEST, lateness, moment};
 use super::sources::Sources;
 use crate::datapath::now_ns;
 use crate::error::{ExitCode, Failure};
@@ -17,7 +17,7 @@ use crate::net::monitor::{Event, Monitor};
 const WITHDRAWAL: Duration = Duration::from_secs(10);
 
 impl Engine {
-    /// Something changed in the network namespace while everything is taken back.
+    /// Handles a change in the network namespace while everything is taken back.
     async fn changed_at_the_end(&mut self, event: Event) {
         self.changed(event);
         if !self.next_hops.is_up_to_date() {
@@ -28,6 +28,7 @@ impl Engine {
         }
     }
 
+    /// Does what has been put off: tells peers again, and retries routes.
     fn advance_closings(&mut self) {
         self.say_farewells();
         self.retry_routes();
@@ -43,8 +44,8 @@ impl Engine {
         let deadline = Instant::now() + WITHDRAWAL;
         let mut listening = true;
         while !self.closing.is_empty() {
-            let due = self
-                .closings_due_ns()
+            let due_ns = self.closings_due_ns();
+            let due = due_ns
                 .map(|at_ns| Instant::now() + Duration::from_nanos(at_ns.saturating_sub(now_ns())));
             tokio::select! {
                 biased;
@@ -60,7 +61,7 @@ impl Engine {
                     Ok(event) => {
                         self.changed_at_the_end(event).await;
                         // With more of them than can be read, what is due does not wait for ever.
-                        if due.is_some_and(|due| due + LATEST <= Instant::now()) {
+                        if lateness(due_ns, None) > LATEST {
                             self.advance_closings();
                         }
                     }
