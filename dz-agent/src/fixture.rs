@@ -117,6 +117,7 @@ pub(crate) fn snapshot() -> Snapshot {
     Snapshot {
         taken_at_ns: NOW_NS,
         interfaces: vec![InterfaceView {
+            borrowed: Vec::new(),
             name: "doublezero0".to_owned(),
             ifindex: Some(7),
             attach: Some("tc".to_owned()),

@@ -49,6 +49,8 @@ pub struct InterfaceView {
     pub tc: Option<String>,
     /// Its IPv4 addresses.
     pub locals: Vec<Ipv4Addr>,
+    /// Addresses that this host holds elsewhere, and that peers of this interface use.
+    pub borrowed: Vec<Ipv4Addr>,
     /// Why it is not served at present, for people.
     pub waiting: Option<String>,
 }

@@ -410,6 +410,9 @@ pub struct InterfaceJson {
     pub tc: Option<String>,
     /// Its addresses.
     pub locals: Vec<Ipv4Addr>,
+    /// Addresses that this host holds elsewhere, and that peers of this interface use.
+    #[serde(default)]
+    pub borrowed: Vec<Ipv4Addr>,
     /// Why it is not served at present.
     pub waiting: Option<String>,
 }
@@ -422,6 +425,7 @@ impl From<&InterfaceView> for InterfaceJson {
             attach,
             tc,
             locals,
+            borrowed,
             waiting,
         } = view.clone();
         Self {
@@ -430,6 +434,7 @@ impl From<&InterfaceView> for InterfaceJson {
             attach,
             tc,
             locals,
+            borrowed,
             waiting,
         }
     }

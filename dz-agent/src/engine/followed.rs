@@ -10,6 +10,7 @@ use super::Engine;
 use super::interfaces::Interface;
 use super::mirror::Mirror;
 use super::reconcile::{RouteKey, ifname, peer_key};
+use crate::address::no_host;
 use crate::follow::Conditions;
 use crate::net::hosts::{self, HostChange, HostRoute, Path};
 use crate::net::links::Address;
@@ -86,7 +87,15 @@ impl Engine {
                 "route not followed: several next hops, not unicast, a tos, or no host's address");
             return false;
         };
-        self.interface_at(path.ifindex).is_some()
+        let Some(interface) = self.interface_at(path.ifindex) else {
+            return false;
+        };
+        let local = path.src.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        if let Some(why) = interface.refuses(dst, local) {
+            debug!(%dst, why, "route not followed: no peer's address");
+            return false;
+        }
+        true
     }
 
     /// Reads the followed routes. Returns why that failed; then what was known is in doubt.
@@ -139,7 +148,11 @@ impl Engine {
         let Some((route, path)) = best.and_then(|route| Some((*route, route.path?))) else {
             return Says::Nothing;
         };
-        let Some(local) = source(&path, interface.addresses()).filter(|local| *local != dst) else {
+        let local = source(&path, interface.addresses());
+        // The kernel goes on to other interfaces then; what the tunnel starts from is one of theirs.
+        let outer = || interface.ends()?.tunnel.local;
+        let local = local.or_else(|| outer().filter(|outer| self.held.is_held(*outer)));
+        let Some(local) = local.filter(|local| *local != dst && !local.is_loopback()) else {
             return Says::NoSource(route);
         };
         let peer = Peer {
@@ -157,15 +170,14 @@ impl Engine {
 }
 
 /// Whether an address can be a peer's, as for those that are given by hand.
-fn is_host(dst: Ipv4Addr) -> bool {
-    !(dst.is_unspecified() || dst.is_multicast() || dst.is_broadcast() || dst.is_loopback())
+const fn is_host(dst: Ipv4Addr) -> bool {
+    no_host(dst).is_none()
 }
 
 /// The source address of what this host sends over a route: the one that the route names, else the
 /// one that the kernel chooses (`fib_info_update_nhc_saddr`, `inet_select_addr`): of the interface's
 /// primary addresses whose scope is no narrower than the route's, the first whose subnet the gateway
-/// is in, else the first. Where the interface has none the kernel goes on to other interfaces; such
-/// an address could not have a session here.
+/// is in, else the first. None where the interface has none.
 fn source(path: &Path, addresses: &[Address]) -> Option<Ipv4Addr> {
     if path.src.is_some() {
         return path.src;

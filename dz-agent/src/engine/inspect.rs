@@ -119,6 +119,7 @@ impl Inspector {
             .iter()
             .map(|session| peer_key(&session.interface, session.peer()))
             .collect();
+        let refused = self.shared.refused().clone();
         let peers = self.reader.peers()?.into_iter();
         let parked = peers.filter(|(key, _)| !live.contains(key));
         Ok(parked
@@ -129,7 +130,10 @@ impl Inspector {
                     local,
                     peer: key.peer.into(),
                     origin: peer.origin,
-                    reason: why_parked(interfaces, ifname(&key), local),
+                    reason: match refused.get(&key) {
+                        Some(reason) => reason.clone(),
+                        None => why_parked(interfaces, ifname(&key), local),
+                    },
                 }
             })
             .collect())
@@ -183,7 +187,7 @@ impl Inspector {
             installed: 0,
         };
         for interface in interfaces {
-            for &local in &interface.locals {
+            for &local in interface.locals.iter().chain(&interface.borrowed) {
                 let key = (interface.name.clone(), local);
                 totals.insert(key, blank(&interface.name, local));
             }
@@ -287,8 +291,13 @@ fn why_parked(interfaces: &[InterfaceView], name: &str, local: Ipv4Addr) -> Stri
     };
     match &interface.waiting {
         Some(reason) => format!("{name} {reason}"),
-        None if interface.locals.contains(&local) => "session is being opened".to_owned(),
-        None => format!("{local} is not an address of {name}"),
+        None if local.is_unspecified() => format!(
+            "{name} has no address to speak from: name one of this host's (`local ADDRESS`)"
+        ),
+        None if interface.locals.contains(&local) || interface.borrowed.contains(&local) => {
+            "session is being opened".to_owned()
+        }
+        None => format!("{local} is not an address of this host"),
     }
 }
 

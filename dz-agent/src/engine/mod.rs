@@ -6,6 +6,7 @@
 
 mod alarm;
 mod check;
+mod choose;
 mod clock;
 mod close;
 mod configured;
@@ -13,12 +14,14 @@ mod connect;
 mod connections;
 mod detours;
 mod diverted;
+mod ends;
 mod events;
 mod followed;
 mod front;
 mod inspect;
 mod interfaces;
 mod jobs;
+mod locals;
 mod mirror;
 mod next_hops;
 mod notices;
@@ -52,8 +55,9 @@ use connections::Connections;
 use detours::Detours;
 use events::Unlogged;
 use followed::Followed;
-use interfaces::{Blocks, Interface};
+use interfaces::Interface;
 use jobs::RouteJobs;
+use locals::{Blocks, Held};
 use next_hops::NextHops;
 use reconcile::RouteKey;
 use shared::Shared;
@@ -95,6 +99,8 @@ struct Engine {
     owners: HashMap<RouteKey, SessionKey>,
     slots: Slots,
     blocks: Blocks,
+    /// Which interface of this host holds which address.
+    held: Held,
     clock: Clock,
     jobs: RouteJobs,
     closing: HashMap<SessionKey, Closing>,

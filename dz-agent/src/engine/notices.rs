@@ -13,6 +13,14 @@ use crate::net::monitor::Event;
 impl Engine {
     /// Something changed in the network namespace.
     pub(super) fn changed(&mut self, event: Event) {
+        if let Event::Address {
+            ifindex,
+            address,
+            gone,
+        } = &event
+        {
+            self.held.apply(*ifindex, address, *gone);
+        }
         self.around_changed(&event);
         match event {
             Event::Link { ifindex, name, .. } => {
@@ -21,9 +29,17 @@ impl Engine {
                     self.check_soon();
                 }
             }
-            Event::Address { ifindex, gone, .. } => {
-                // A followed route may have had the address of any interface as its source.
-                if self.interface_at(ifindex).is_some() || gone && self.followed.is_on() {
+            Event::Address {
+                ifindex, address, ..
+            } => {
+                // Peers may use the address of any interface, and with it goes each route that has
+                // it as its source, without a word.
+                if self.interface_at(ifindex).is_some() || self.held.is_used(address.local) {
+                    self.check_soon();
+                }
+            }
+            Event::Local { dst, prefix_len } => {
+                if self.held.is_used_within(dst, prefix_len) {
                     self.check_soon();
                 }
             }

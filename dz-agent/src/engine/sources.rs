@@ -186,7 +186,7 @@ impl Engine {
             }
             Wish::Nobody
         } else if let Some(peer) = self.sources.configured.get(key) {
-            Wish::Peer(*peer)
+            Wish::Peer(self.with_ends(key, *peer))
         } else {
             let origin = self.peers.get(key).map(|peer| peer.origin);
             match says {
@@ -283,9 +283,18 @@ impl Engine {
             };
             let local = Ipv4Addr::from(peer.local);
             let interface = self.interfaces.iter().find(|i| i.name == ifname(&key));
-            let carries = interface
-                .is_some_and(|i| i.unavailable().is_none() && i.locals().any(|l| l == local));
-            if !carries || self.owner_of(&key).is_some() {
+            let interface = interface.filter(|i| i.unavailable().is_none());
+            let Some(interface) = interface else {
+                continue;
+            };
+            if !self.may_use(interface, local) {
+                // Of another interface, perhaps.
+                self.held.ask_about(local);
+                self.check_soon();
+                continue;
+            }
+            let no_peer = self.no_peer(interface, key.peer.into(), local).is_some();
+            if no_peer || self.owner_of(&key).is_some() {
                 continue;
             }
             if self.slots.room() == 0 {

@@ -8,7 +8,6 @@ use dz_common::map::{MAX_DUE, Peer, SessionKey};
 use tracing::warn;
 
 use super::clock::gathered_ns;
-use super::interfaces::Interface;
 use super::next_hops::Neighbour;
 use super::{Engine, Live};
 use crate::datapath::{Order, Transmitted, now_ns};
@@ -56,8 +55,10 @@ impl Engine {
 
     /// None from an address that is not ours any more: nothing may leave with it.
     fn last_order(&self, key: SessionKey) -> Option<Order> {
-        let holds = |i: &&Interface| i.locals().any(|local| local.octets() == key.local);
-        self.interface_at(key.ifindex).filter(holds)?;
+        let interface = self.interface_at(key.ifindex)?;
+        if !self.may_use(interface, key.local.into()) {
+            return None;
+        }
         Some(self.order(key, self.sessions.get(&key)?, true))
     }
 

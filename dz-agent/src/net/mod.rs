@@ -7,6 +7,7 @@ pub mod detours;
 mod host_route;
 pub mod hosts;
 pub mod links;
+pub mod local;
 pub mod monitor;
 pub mod neighbours;
 pub mod routes;

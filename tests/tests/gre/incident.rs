@@ -166,7 +166,7 @@ fn forgotten() -> Result<()> {
     let start = scene.hosts.from_here.mark();
     scene.hosts.create_tunnel()?;
     address(&scene.hosts.here, "add", B)?;
-    let reason = format!("{A} is not an address of {INTERFACE}");
+    let reason = format!("{A} is not an address of this host");
     eventually(PATIENCE, "parked sessions", || {
         let shown = scene.agent.json(&["sessions", "--json"])?;
         let parked = shown["parked"].as_array().context("nothing parked")?;

@@ -28,7 +28,7 @@ fn address_disappears() -> Result<()> {
     scene.until_up(A)?;
 
     address(&scene.bed, "delete", A)?;
-    all_parked(&scene, "is not an address of doublezero0")?;
+    all_parked(&scene, "is not an address of this host")?;
     let before = scene.sent_from(A).len();
     address(&scene.bed, "add", B)?;
     refused_from_b(&scene)?;
@@ -38,7 +38,7 @@ fn address_disappears() -> Result<()> {
     scene.peers_asked_again(A, ASKED_AGAIN)?;
     let sent = scene.sent_from(A).len();
     ensure!(sent == before, "{} packets from A", sent - before);
-    all_parked(&scene, "is not an address of doublezero0")?;
+    all_parked(&scene, "is not an address of this host")?;
     scene.agent.cli(&["disconnect", &ANOTHER.to_string()])?;
 
     address(&scene.bed, "add", A)?;
@@ -59,7 +59,7 @@ fn tunnel_disappears() -> Result<()> {
     far_side(&scene.bed)?;
     address(&scene.bed, "add", B)?;
     ensure!(scene.bed.here.ifindex(INTERFACE)? != old, "the same index");
-    all_parked(&scene, "is not an address of doublezero0")?;
+    all_parked(&scene, "is not an address of this host")?;
     // What our clock meant to send in the moment before the agent knew is counted: no tunnel took it.
     let failures = scene.failures()?;
     refused_from_b(&scene)?;
