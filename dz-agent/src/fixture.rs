@@ -171,6 +171,7 @@ pub(crate) fn snapshot() -> Snapshot {
                 disappeared: 4,
             },
             check_error: None,
+            warnings: Vec::new(),
             started_at: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             pid: 42,
             port: 44880,

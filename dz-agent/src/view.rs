@@ -250,6 +250,8 @@ pub struct AgentView {
     pub follow_changes: FollowChanges,
     /// What the last full check could not read, for people.
     pub check_error: Option<String>,
+    /// What will go wrong although everything is as it should be, for people.
+    pub warnings: Vec<String>,
     /// When this process started.
     pub started_at: SystemTime,
     /// Our process.

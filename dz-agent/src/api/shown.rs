@@ -391,6 +391,9 @@ pub struct StatusJson {
     /// What the agent could not read when it last looked at everything; it tries again.
     #[serde(default)]
     pub check_error: Option<String>,
+    /// What will go wrong although everything is as it should be, one sentence each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// The interfaces served or waited for.
     pub interfaces: Vec<InterfaceJson>,
 }
@@ -465,6 +468,7 @@ impl From<&Snapshot> for StatusJson {
             heartbeat_age_us: agent.heartbeat_age_ns / NS_PER_US,
             events_lost: agent.events_lost,
             check_error: agent.check_error.clone(),
+            warnings: agent.warnings.clone(),
             interfaces: snapshot
                 .interfaces
                 .iter()

@@ -12,6 +12,7 @@ use foldhash::{HashMap, HashSet};
 use tokio::sync::OnceCell;
 
 use super::reconcile::{RouteKey, ifname, peer_key, route_key};
+use super::reverse_path;
 use super::shared::{FollowedRoute, Shared};
 use crate::cli::{PeerPassive, RunOptions};
 use crate::datapath::{MapReader, now_ns};
@@ -258,6 +259,11 @@ impl Inspect for Inspector {
         let parked = self
             .parked(&interfaces, &sessions)
             .context("reading the peers")?;
+        let around = sessions.iter().filter_map(|session| match &session.detour {
+            Detour::Interface(name) => Some(name.as_str()),
+            Detour::None => None,
+        });
+        let warnings = reverse_path::warnings(around, reverse_path::mode);
         let taken_at_ns = now_ns();
         let beat_ns = self.reader.heartbeat().context("reading the heartbeat")?;
         Ok(Snapshot {
@@ -276,6 +282,7 @@ impl Inspect for Inspector {
                 full_check_ns: self.shared.full_check_ns.load(Ordering::Relaxed),
                 follow_changes: *self.shared.follow_changes(),
                 check_error: self.shared.check_error().clone(),
+                warnings,
                 started_at: self.shared.started_at,
                 pid: std::process::id(),
                 port: self.port,

@@ -26,6 +26,7 @@ mod mirror;
 mod next_hops;
 mod notices;
 mod reconcile;
+mod reverse_path;
 mod routes;
 mod run;
 mod shared;

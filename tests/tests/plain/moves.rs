@@ -1,0 +1,102 @@
+//! The address moves from one NIC to another, and sessions do not notice; it goes, and they are parked
+//! until it is back.
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use dz_tests::bed::{INTERFACE, PATIENCE};
+use dz_tests::harness::Test;
+use dz_tests::wait::eventually;
+
+use crate::NEEDS;
+use crate::scene::{GATEWAY, NICS, PEER, PUBLIC, Scene};
+
+pub(super) fn tests() -> Vec<Test> {
+    vec![
+        Test::new("moves::new_one_first", &NEEDS, new_one_first),
+        Test::new("moves::old_one_first", &NEEDS, old_one_first),
+        Test::new("moves::gone_and_back", &NEEDS, gone_and_back),
+        Test::new("moves::others_come_and_go", &NEEDS, others_come_and_go),
+    ]
+}
+
+fn new_one_first() -> Result<()> {
+    let [from, to] = NICS;
+    moved(&format!(
+        "address add {PUBLIC}/24 dev {to}\naddress delete {PUBLIC}/24 dev {from}\n"
+    ))
+}
+
+fn old_one_first() -> Result<()> {
+    let [from, to] = NICS;
+    moved(&format!(
+        "address delete {PUBLIC}/24 dev {from}\naddress add {PUBLIC}/24 dev {to}\n"
+    ))
+}
+
+/// The session is the same one, and has never been Down. The kernel may have flushed its route with
+/// the old address.
+fn moved(lines: &str) -> Result<()> {
+    let mut scene = Scene::connected("plain-move")?;
+    let before = scene.entry(PEER)?;
+    scene.batch(lines)?;
+    scene.full_check()?;
+    let after = scene.entry(PEER)?;
+    ensure!(after.generation == before.generation, "another session");
+    ensure!(
+        after.session.ups == before.session.ups,
+        "{:?}",
+        after.session
+    );
+    scene.until_route(PEER, &format!("via {GATEWAY} dev {INTERFACE} src {PUBLIC}"))?;
+    let heard = scene.said(PEER).len();
+    eventually(PATIENCE, "it goes on", || {
+        ensure!(scene.said(PEER).len() > heard + 5);
+        anyhow::Ok(())
+    })?;
+    scene.until_up(PEER, PUBLIC)?;
+    scene.nothing_failed()
+}
+
+fn gone_and_back() -> Result<()> {
+    let mut scene = Scene::connected("plain-gone")?;
+    scene.ip(&format!("address delete {PUBLIC}/24 dev {}", NICS[0]))?;
+    scene.until_parked(PEER, &format!("{PUBLIC} is not an address of this host"))?;
+    ensure!(!scene.locals()?.contains(&PUBLIC), "{:?}", scene.locals()?);
+    let said = scene.said(PEER).len();
+    let asked = scene.bed.wire.counts().b_to_a;
+    eventually(PATIENCE, "a peer that asks", || {
+        ensure!(scene.bed.wire.counts().b_to_a > asked + 5);
+        anyhow::Ok(())
+    })?;
+    let now = scene.said(PEER).len();
+    ensure!(
+        now == said,
+        "{} packets from an address that is gone",
+        now - said
+    );
+    // On whatever interface it comes back.
+    let back = Instant::now();
+    scene.ip(&format!("address add {PUBLIC}/32 dev {}", NICS[1]))?;
+    eventually(PATIENCE, "a session again", || scene.entry(PEER))?;
+    println!("opened again after {:?}", back.elapsed());
+    scene.until_up(PEER, PUBLIC)?;
+    scene.nothing_failed()
+}
+
+/// Addresses that no peer uses change nothing.
+fn others_come_and_go() -> Result<()> {
+    let scene = Scene::connected("plain-others")?;
+    let before = scene.entry(PEER)?;
+    for round in 0..4 {
+        let line = |verb: &str, n: u32| format!("address {verb} 172.17.{round}.{n}/32 dev nic1\n");
+        scene.batch(&(1..=200).map(|n| line("add", n)).collect::<String>())?;
+        scene.batch(&(1..=200).map(|n| line("delete", n)).collect::<String>())?;
+    }
+    let after = scene.entry(PEER)?;
+    ensure!(
+        (after.generation, after.session.ups) == (before.generation, before.session.ups),
+        "{after:?}"
+    );
+    Ok(())
+}
