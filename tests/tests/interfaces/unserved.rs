@@ -6,6 +6,7 @@ use dz_tests::agent::{Agent, Home};
 use dz_tests::bed::{self, Bed, HERE, INTERFACE, PATIENCE, THERE};
 use dz_tests::harness::{Requirement, Test};
 use dz_tests::netns::Netns;
+use dz_tests::tun;
 use dz_tests::udp_peer::Rules;
 use dz_tests::wait::eventually;
 
@@ -40,6 +41,10 @@ fn no_address() -> Result<()> {
             (&["connect", &there, "--local", &here][..], &*by_name),
             (&["connect", &there], "has no address to speak from"),
         ] {
+            // A GRE tunnel starts from an address of this host, which will do.
+            if words.len() == 2 && tun::Kind::wanted()? == tun::Kind::Gre {
+                continue;
+            }
             let output = agent.home().command(words)?;
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             let code = output.status.code();

@@ -3,10 +3,11 @@
 use std::fs;
 use std::net::Ipv4Addr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use dz_common::packet::State;
 use dz_tests::bed::{INTERFACE, PATIENCE};
 use dz_tests::harness::{Requirement, Test};
+use dz_tests::tun::Kind;
 use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
@@ -16,7 +17,7 @@ use crate::scene::{GATEWAY, NICS, OTHER, PEER, PEERS, PUBLIC, Scene};
 pub(super) fn tests() -> Vec<Test> {
     vec![
         Test::new("choice::named", &NEEDS, named),
-        Test::new("choice::the_kernels", &NEEDS, the_kernels),
+        Test::new("choice::unnamed", &NEEDS, unnamed),
         Test::new("choice::configured", &NEEDS, configured),
         Test::new("choice::held_anyhow", &NEEDS, held_anyhow),
         Test::new(
@@ -30,6 +31,30 @@ pub(super) fn tests() -> Vec<Test> {
         ),
         Test::new("choice::no_peers", &NEEDS, no_peers),
     ]
+}
+
+/// Without a name: a GRE tunnel starts from an address of this host, a TUN device does not.
+fn unnamed() -> Result<()> {
+    match Kind::wanted()? {
+        Kind::Gre => the_tunnels(),
+        Kind::Tun => the_kernels(),
+    }
+}
+
+/// The address that the tunnel starts from.
+fn the_tunnels() -> Result<()> {
+    let scene = Scene::new("plain-tunnel", &[])?;
+    let shown = scene.ip(&format!("-d -o link show {INTERFACE}"))?;
+    let mut words = shown.split_whitespace().skip_while(|word| *word != "local");
+    let outer: Ipv4Addr = words.nth(1).context("no outer address")?.parse()?;
+    scene
+        .bed
+        .there
+        .ip(&format!("route add {outer}/32 dev {INTERFACE}"))?;
+    scene.peers[0].add_session(outer);
+    scene.agent.cli(&["connect", &PEER.to_string()])?;
+    scene.until_up(PEER, outer)?;
+    scene.until_route(PEER, &format!("via {GATEWAY} dev {INTERFACE} src {outer}"))
 }
 
 /// Named, our public address is all that is needed; and its session ends with its farewell.
@@ -74,7 +99,7 @@ fn named() -> Result<()> {
     scene.nothing_failed()
 }
 
-/// Without a name the kernel is asked, and where it does not know, it is said what to type.
+/// The kernel is asked, and where it does not know, it is said what to type.
 fn the_kernels() -> Result<()> {
     let scene = Scene::new("plain-kernel", &[])?;
     let [first, second] = PEERS.map(|peer| peer.to_string());
@@ -103,7 +128,9 @@ fn configured() -> Result<()> {
     let path = file.display().to_string();
     fs::write(&file, format!("{PEER}\n{GATEWAY} local {PUBLIC}\n"))?;
     let mut scene = Scene::new("plain-file", &["--peers", &path])?;
-    scene.until_parked(PEER, "has no address to speak from")?;
+    if Kind::wanted()? == Kind::Tun {
+        scene.until_parked(PEER, "has no address to speak from")?;
+    }
     scene.until_parked(GATEWAY, "is the gateway, the far end of the link itself")?;
     scene.ip(&format!("address add {OTHER}/32 dev {INTERFACE}"))?;
     scene.until_up(PEER, OTHER)?;
