@@ -8,7 +8,7 @@
 use std::net::Ipv4Addr;
 
 use dz_common::map::{Peer, PeerKey};
-use foldhash::{HashMap, HashMapExt};
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use tracing::warn;
 
 use super::Engine;
@@ -33,6 +33,8 @@ impl Engine {
             self.check_soon();
         }
         let mut sources = Sources::new();
+        // Nearly all peers have the same local address.
+        let mut asked = HashSet::new();
         for spec in specs {
             let Ok(index) = self.interface_for(spec) else {
                 continue;
@@ -51,7 +53,10 @@ impl Engine {
                     }
                 },
             };
-            if let Some(local) = local.filter(|local| !self.interfaces[index].can_use(*local)) {
+            if let Some(local) = local
+                && !self.interfaces[index].can_use(local)
+                && asked.insert((index, local))
+            {
                 self.borrow(index, local).await;
             }
         }
@@ -67,11 +72,12 @@ impl Engine {
             let Ok(interface) = interface else {
                 return false;
             };
-            let local = match (spec.local, self.known_local(interface, spec.peer)) {
-                (Some(local), _) | (None, Local::One(local)) => local,
-                (None, _) => return false,
+            let known = || match self.known_local(interface, spec.peer) {
+                Local::One(local) => Some(local),
+                Local::Several(_) | Local::None => None,
             };
-            interface.unavailable().is_none() && interface.can_use(local)
+            let local = spec.local.or_else(known);
+            interface.unavailable().is_none() && local.is_some_and(|local| interface.can_use(local))
         })
     }
 

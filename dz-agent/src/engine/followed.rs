@@ -91,11 +91,11 @@ impl Engine {
             return false;
         };
         let local = path.src.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        if let Some(why) = interface.refuses(dst, local) {
+        let why = self.no_peer(interface, dst, local);
+        if let Some(why) = &why {
             debug!(%dst, why, "route not followed: no peer's address");
-            return false;
         }
-        true
+        why.is_none()
     }
 
     /// Reads the followed routes. Returns why that failed; then what was known is in doubt.

@@ -167,6 +167,12 @@ impl Held {
         self.used.iter().copied()
     }
 
+    /// Whether peers use any address that an interface holds.
+    pub(super) fn has_used(&self, ifindex: u32) -> bool {
+        self.used()
+            .any(|address| self.holders(address).any(|holder| holder == ifindex))
+    }
+
     /// Whether peers use any address within a prefix.
     pub(super) fn is_used_within(&self, prefix: Ipv4Addr, prefix_len: u8) -> bool {
         let host_bits = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
@@ -429,10 +435,16 @@ mod tests {
             scope: 0,
             secondary: false,
         };
-        held.read(&[(2, address(public)), (2, address(other))]);
+        held.read(&[
+            (2, address(public)),
+            (2, address(other)),
+            (4, address(other)),
+        ]);
+        assert!(held.has_used(2) && !held.has_used(4));
         held.apply(2, &address(public), true);
         held.apply(2, &address(other), true);
         assert!(held.is_gone(public) && !held.is_gone(other));
+        assert!(!held.has_used(2));
         held.apply(3, &address(public), false);
         assert!(!held.is_gone(public), "it has moved");
     }

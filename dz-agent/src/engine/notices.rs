@@ -25,7 +25,8 @@ impl Engine {
         match event {
             Event::Link { ifindex, name, .. } => {
                 let ours = |i: &Interface| i.name == name || i.ifindex() == Some(ifindex);
-                if self.interfaces.iter().any(ours) {
+                // A NIC can take its addresses along into a VRF, without a word about them.
+                if self.interfaces.iter().any(ours) || self.held.has_used(ifindex) {
                     self.check_soon();
                 }
             }

@@ -9,13 +9,14 @@ use dz_tests::harness::Test;
 use dz_tests::wait::eventually;
 
 use crate::NEEDS;
-use crate::scene::{GATEWAY, NICS, PEER, PUBLIC, Scene};
+use crate::scene::{GATEWAY, NICS, PEER, PUBLIC, Scene, said};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![
         Test::new("moves::new_one_first", &NEEDS, new_one_first),
         Test::new("moves::old_one_first", &NEEDS, old_one_first),
         Test::new("moves::gone_and_back", &NEEDS, gone_and_back),
+        Test::new("moves::taken_over", &NEEDS, taken_over),
         Test::new("moves::others_come_and_go", &NEEDS, others_come_and_go),
     ]
 }
@@ -80,6 +81,41 @@ fn gone_and_back() -> Result<()> {
     scene.ip(&format!("address add {PUBLIC}/32 dev {}", NICS[1]))?;
     eventually(PATIENCE, "a session again", || scene.entry(PEER))?;
     println!("opened again after {:?}", back.elapsed());
+    scene.until_up(PEER, PUBLIC)?;
+    scene.nothing_failed()
+}
+
+/// An agent that is killed leaves its sessions to the next one, with the address that is not the
+/// tunnel's; and if that goes meanwhile, nothing is said from it.
+fn taken_over() -> Result<()> {
+    let mut scene = Scene::connected("plain-taken")?;
+    let before = scene.entry(PEER)?;
+    scene = scene.again(|_, _| Ok(()))?;
+    let after = scene.until_up(PEER, PUBLIC)?;
+    ensure!(
+        (after.generation, after.session.ups) == (before.generation, before.session.ups),
+        "{after:?}"
+    );
+    ensure!(scene.locals()?.contains(&PUBLIC), "{:?}", scene.locals()?);
+
+    let nic = NICS[0];
+    let mut before = 0;
+    scene = scene.again(|bed, peers| {
+        bed.here
+            .ip(&format!("address delete {PUBLIC}/24 dev {nic}"))?;
+        // The kernel part goes on answering until the next start.
+        peers[0].silence();
+        before = said(bed, PEER).len();
+        Ok(())
+    })?;
+    scene.until_parked(PEER, &format!("{PUBLIC} is not an address of this host"))?;
+    scene.full_check()?;
+    ensure!(!scene.locals()?.contains(&PUBLIC), "{:?}", scene.locals()?);
+    let more = scene.said(PEER).len() - before;
+    // One answer may have been on its way.
+    ensure!(more <= 1, "{more} packets from an address that is gone");
+    scene.peers[0].resume();
+    scene.ip(&format!("address add {PUBLIC}/24 dev {nic}"))?;
     scene.until_up(PEER, PUBLIC)?;
     scene.nothing_failed()
 }

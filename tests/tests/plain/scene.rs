@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use dz_agent::datapath::MapReader;
+use dz_common::counters::{Counter, Counters};
 use dz_common::map::SessionEntry;
 use dz_common::packet::{Packet, State};
 use dz_tests::agent::{Agent, Home};
@@ -39,6 +40,13 @@ pub(crate) const SECOND: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const INTERVAL_MS: u32 = 100;
 /// Three seconds: a busy machine takes nobody Down.
 const DETECT_MULT: &str = "30";
+
+/// What counts transmissions that failed.
+const FAILURES: [Counter; 3] = [
+    Counter::TxFailed,
+    Counter::TxNoNeighbour,
+    Counter::RxAnswerFailed,
+];
 
 pub(crate) struct Scene {
     pub(crate) bed: Bed,
@@ -79,10 +87,7 @@ impl Scene {
             peer.add_session(OTHER);
             peers.push(peer);
         }
-        let mut words = vec!["--interface", INTERFACE, "--detect-mult", DETECT_MULT];
-        words.extend(["--tx-interval", "100ms", "--rx-interval", "100ms"]);
-        words.extend(arguments);
-        let agent = Agent::start_in(Home::new()?, &bed.here, &words)?;
+        let agent = Agent::start_in(Home::new()?, &bed.here, &words(arguments))?;
         Ok(Self { bed, agent, peers })
     }
 
@@ -93,6 +98,18 @@ impl Scene {
         scene.agent.cli(&["connect", &peer, "--local", &public])?;
         scene.until_up(PEER, PUBLIC)?;
         Ok(scene)
+    }
+
+    /// The agent is killed, and after what happens meanwhile the next one starts.
+    pub(crate) fn again(
+        self,
+        meanwhile: impl FnOnce(&Bed, &[UdpPeer]) -> Result<()>,
+    ) -> Result<Self> {
+        let Self { bed, agent, peers } = self;
+        let home = agent.crash()?;
+        meanwhile(&bed, &peers)?;
+        let agent = Agent::start_in(home, &bed.here, &words(&[]))?;
+        Ok(Self { bed, agent, peers })
     }
 
     pub(crate) fn ip(&self, line: &str) -> Result<String> {
@@ -176,12 +193,7 @@ impl Scene {
 
     /// What we have said to a peer, oldest first.
     pub(crate) fn said(&self, peer: Ipv4Addr) -> Vec<(Ipv4Addr, Packet)> {
-        let said = bed::liveness(&self.bed.wire, Direction::AToB).into_iter();
-        said.filter_map(|(record, packet)| {
-            let udp = parse_udp(&record.packet)?;
-            (*udp.dst.ip() == peer).then_some((*udp.src.ip(), packet))
-        })
-        .collect()
+        said(&self.bed, peer)
     }
 
     /// What a command says that is refused, with exit code 8.
@@ -191,10 +203,33 @@ impl Scene {
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
-    /// No transmission has failed.
+    /// No transmission has failed, and nothing was logged of the kind that the incident filled the log
+    /// with.
     pub(crate) fn nothing_failed(&mut self) -> Result<()> {
+        let maps = self.maps()?;
+        let blocks = (0..).map_while(|block| maps.counters(block).ok());
+        let of = |counters: Counters| FAILURES.map(|failure| counters.get(failure));
+        let failures: u64 = blocks.flat_map(of).sum();
+        ensure!(failures == 0, "{failures} transmissions have failed");
         let log = self.agent.process().log();
         ensure!(!log.contains("unreachable"), "{log}");
         Ok(())
     }
+}
+
+fn words<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    let mut words = vec!["--interface", INTERFACE, "--detect-mult", DETECT_MULT];
+    words.extend(["--tx-interval", "100ms", "--rx-interval", "100ms"]);
+    words.extend(arguments);
+    words
+}
+
+/// What our host has said to a peer, oldest first.
+pub(crate) fn said(bed: &Bed, peer: Ipv4Addr) -> Vec<(Ipv4Addr, Packet)> {
+    let said = bed::liveness(&bed.wire, Direction::AToB).into_iter();
+    said.filter_map(|(record, packet)| {
+        let udp = parse_udp(&record.packet)?;
+        (*udp.dst.ip() == peer).then_some((*udp.src.ip(), packet))
+    })
+    .collect()
 }
