@@ -3,7 +3,8 @@
 
 use std::net::Ipv4Addr;
 
-use dz_common::map::LocalKey;
+use anyhow::Context;
+use dz_common::map::{LocalKey, PeerKey};
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use tracing::{info, warn};
 
@@ -11,6 +12,7 @@ use super::Engine;
 use super::ends::is_global;
 use super::interfaces::Interface;
 use super::reconcile::{ifname, peer_key};
+use super::run::SETTLE;
 use crate::net::links::Address;
 use crate::net::{NetlinkError, local};
 
@@ -66,6 +68,8 @@ pub(super) struct Held {
     used: HashSet<Ipv4Addr>,
     /// Those of them that went since everything was read.
     gone: HashSet<Ipv4Addr>,
+    /// Those that were not this host's when the kernel was asked last.
+    missing: HashSet<Ipv4Addr>,
     /// The kernel is to be asked about some.
     is_new: bool,
 }
@@ -182,6 +186,15 @@ impl Held {
     }
 }
 
+/// What the kernel has said of the addresses that peers use and their interface does not hold.
+#[derive(Default)]
+struct Answers {
+    /// By interface, those that are this host's all the same.
+    borrowed: Vec<HashSet<Ipv4Addr>>,
+    /// The others.
+    missing: HashSet<Ipv4Addr>,
+}
+
 impl Engine {
     /// Asks the kernel which of the addresses that peers use and their interface does not hold are
     /// this host's all the same, and has each interface borrow those. Returns what the kernel did not
@@ -205,21 +218,41 @@ impl Engine {
         });
         let wanted: Vec<Vec<Ipv4Addr>> = wanted.collect();
         self.held.used = used;
-        for (index, locals) in wanted.into_iter().enumerate() {
-            let mut borrowed = HashSet::new();
-            for local in locals {
-                match self.ask_local(index, local).await {
-                    Ok(true) => _ = borrowed.insert(local),
-                    Ok(false) => {}
-                    Err(error) => {
-                        let error = anyhow::Error::from(error);
-                        return Some(error.context(format!("whether {local} is ours")));
-                    }
-                }
-            }
+        let mut answers = match self.ask_locals(&wanted).await {
+            Ok(answers) => answers,
+            Err(error) => return Some(error),
+        };
+        if !answers.missing.is_subset(&self.held.missing) {
+            // One that moves is deleted before it is added. Nothing is sent meanwhile.
+            tokio::time::sleep(SETTLE).await;
+            answers = match self.ask_locals(&wanted).await {
+                Ok(answers) => answers,
+                Err(error) => return Some(error),
+            };
+        }
+        for (index, borrowed) in answers.borrowed.into_iter().enumerate() {
             self.set_borrowed(index, borrowed);
         }
+        self.held.missing = answers.missing;
         None
+    }
+
+    /// Asks about addresses, each interface's apart.
+    async fn ask_locals(&self, wanted: &[Vec<Ipv4Addr>]) -> anyhow::Result<Answers> {
+        let mut answers = Answers::default();
+        for (index, locals) in wanted.iter().enumerate() {
+            let mut borrowed = HashSet::new();
+            for &local in locals {
+                let asked = self.ask_local(index, local).await;
+                if asked.with_context(|| format!("whether {local} is an address of this host"))? {
+                    borrowed.insert(local);
+                } else {
+                    answers.missing.insert(local);
+                }
+            }
+            answers.borrowed.push(borrowed);
+        }
+        Ok(answers)
     }
 
     /// Whether peers of an interface may use an address of this host that it does not hold itself.
@@ -334,7 +367,7 @@ impl Engine {
 
     /// The peers that cannot be, with the reason: from the file and from earlier times, when the
     /// address was somebody else's. One look-up for each address of this host and its links.
-    pub(super) fn refused_peers(&self) -> HashMap<dz_common::map::PeerKey, String> {
+    pub(super) fn refused_peers(&self) -> HashMap<PeerKey, String> {
         let mut refused = HashMap::new();
         for interface in &self.interfaces {
             let here = self.held.addresses().chain(interface.refused());

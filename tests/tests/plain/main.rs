@@ -12,10 +12,11 @@ use std::process::ExitCode;
 use dz_tests::harness::{Requirement, run};
 
 /// What every test here needs.
-const NEEDS: [Requirement; 3] = [
+const NEEDS: [Requirement; 4] = [
     Requirement::Root,
     Requirement::Tun,
     Requirement::Tool("ethtool"),
+    Requirement::Tool("curl"),
 ];
 
 fn main() -> ExitCode {

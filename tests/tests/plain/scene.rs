@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use dz_agent::datapath::MapReader;
@@ -189,6 +190,30 @@ impl Scene {
             })?;
         }
         Ok(())
+    }
+
+    /// What the last full check took, to the nanosecond: another value is another check.
+    pub(crate) fn last_check(&self) -> Result<String> {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--unix-socket"]);
+        curl.arg(self.agent.home().socket())
+            .arg("http://localhost/metrics");
+        let output = curl.output().context("curl")?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut lines = text.lines();
+        let line = lines.find(|line| line.starts_with("doublezero_liveness_full_check_seconds "));
+        Ok(line.with_context(|| format!("{output:?}"))?.to_owned())
+    }
+
+    /// Waits until one of the full checks that come every ten seconds is over: for nearly so long there
+    /// is no other one without a reason.
+    pub(crate) fn regular_check(&self) -> Result<Instant> {
+        let before = self.last_check()?;
+        eventually(PATIENCE, "a full check", || {
+            ensure!(self.last_check()? != before, "{before}");
+            anyhow::Ok(())
+        })?;
+        Ok(Instant::now())
     }
 
     /// What we have said to a peer, oldest first.
