@@ -103,9 +103,10 @@ impl Engine {
         self.sources.settle_at = None;
         let dirty = std::mem::take(&mut self.sources.dirty);
         self.settle(dirty);
+        self.tick();
     }
 
-    /// Looks at every peer, there or wanted.
+    /// Looks at every peer, there or wanted. Nothing is sent: what is opened is due at once.
     pub(super) fn settle_all(&mut self) -> Settled {
         let followed = self.followed.keys().filter_map(|key| {
             let interface = self.interface_at(key.ifindex)?;
@@ -306,7 +307,6 @@ impl Engine {
                 self.check_soon();
             }
         }
-        self.tick();
     }
 
     fn room(&self) -> usize {

@@ -5,14 +5,16 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
 use dz_common::packet::State;
-use dz_tests::bed::{INTERFACE, PATIENCE};
+use dz_tests::agent::{Agent, Home};
+use dz_tests::bed::{self, INTERFACE, PATIENCE};
 use dz_tests::harness::{Requirement, Test};
 use dz_tests::tun::Kind;
+use dz_tests::udp_peer::Rules;
 use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
 use crate::NEEDS;
-use crate::scene::{GATEWAY, NICS, OTHER, PEER, PEERS, PUBLIC, Scene};
+use crate::scene::{GATEWAY, NICS, OTHER, PEER, PEERS, PUBLIC, ROUTERS, Scene};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![
@@ -20,6 +22,7 @@ pub(super) fn tests() -> Vec<Test> {
         Test::new("choice::unnamed", &NEEDS, unnamed),
         Test::new("choice::configured", &NEEDS, configured),
         Test::new("choice::held_anyhow", &NEEDS, held_anyhow),
+        Test::new("choice::on_ethernet", &NEEDS, on_ethernet),
         Test::new(
             "choice::another_vrf",
             &[
@@ -187,6 +190,22 @@ fn held_anyhow() -> Result<()> {
         ensure!(output.status.code() == Some(2), "{output:?}");
     }
     Ok(())
+}
+
+/// On Ethernet peers are neighbours: from an address of another interface, too, without a gateway.
+fn on_ethernet() -> Result<()> {
+    let scene = Scene::new("plain-ethernet", &[])?;
+    let (nic, neighbour) = (NICS[1], ROUTERS[1]);
+    let words = ["--interface", nic, "--metrics-listen=off"];
+    let agent = Agent::start_in(Home::new()?, &scene.bed.here, &words)?;
+    let public = format!("route replace {PUBLIC}/32 dev {nic}");
+    scene.bed.there.ip(&public)?;
+    let peer = scene.bed.peer_at(neighbour, Rules::Deployed, 300)?;
+    peer.add_session(PUBLIC);
+    let (theirs, ours) = (neighbour.to_string(), PUBLIC.to_string());
+    agent.cli(&["connect", &theirs, "--local", &ours])?;
+    bed::until(agent.home(), State::Up)?;
+    scene.until_route(neighbour, &format!("dev {nic} scope link src {PUBLIC}"))
 }
 
 /// An address of a VRF is not this host's outside of it.
