@@ -16,11 +16,11 @@ pub(super) struct Held {
     /// Addresses of each interface; those that hold none are not in it.
     counts: HashMap<u32, usize>,
     /// Addresses that peers use. News of any other one means nothing to sessions.
-    pub(super) used: HashSet<Ipv4Addr>,
-    /// Those of them that went since everything was read.
+    used: HashSet<Ipv4Addr>,
+    /// Those of them that went since the kernel was asked about them.
     gone: HashSet<Ipv4Addr>,
     /// Those that were not this host's when the kernel was asked last.
-    pub(super) missing: HashSet<Ipv4Addr>,
+    missing: HashSet<Ipv4Addr>,
     /// The kernel is to be asked about some.
     is_new: bool,
 }
@@ -28,12 +28,29 @@ pub(super) struct Held {
 impl Held {
     /// Takes the place of everything that was known.
     pub(super) fn read(&mut self, addresses: &[(u32, Address)]) {
+        let held: Vec<_> = self.used().filter(|used| self.is_held(*used)).collect();
+        self.gone.extend(held);
         self.holders.clear();
         self.counts.clear();
-        self.gone.clear();
         for (ifindex, address) in addresses {
             self.apply(*ifindex, address, false);
         }
+    }
+
+    /// The kernel has been asked about the addresses that peers use: what is missing is known.
+    pub(super) fn asked(&mut self, missing: HashSet<Ipv4Addr>) {
+        self.missing = missing;
+        self.gone.clear();
+    }
+
+    /// Whether all of these were missing when the kernel was asked last.
+    pub(super) fn were_missing(&self, missing: &HashSet<Ipv4Addr>) -> bool {
+        missing.is_subset(&self.missing)
+    }
+
+    /// The addresses that peers use now.
+    pub(super) fn use_addresses(&mut self, used: HashSet<Ipv4Addr>) {
+        self.used = used;
     }
 
     /// Takes note of a notification. One that was sent before the addresses were read can make this
@@ -208,5 +225,16 @@ mod tests {
         assert!(!held.has_used(2));
         held.apply(3, &address(public), false);
         assert!(!held.is_gone(public), "it has moved");
+        held.read(&[]);
+        assert!(held.is_gone(public), "read, without any news");
+        held.read(&[]);
+        assert!(held.is_gone(public), "the kernel has not been asked yet");
+        held.read(&[(3, address(public))]);
+        assert!(!held.is_gone(public), "back");
+        held.read(&[]);
+        let missing = HashSet::from_iter([public]);
+        assert!(!held.were_missing(&missing));
+        held.asked(missing.clone());
+        assert!(held.were_missing(&missing) && !held.is_gone(public));
     }
 }

@@ -85,12 +85,12 @@ impl Engine {
             locals.filter(|local| !interface.holds(*local)).collect()
         });
         let wanted: Vec<Vec<Ipv4Addr>> = wanted.collect();
-        self.held.used = used;
+        self.held.use_addresses(used);
         let mut answers = match self.ask_locals(&wanted).await {
             Ok(answers) => answers,
             Err(error) => return Some(error),
         };
-        if !answers.missing.is_subset(&self.held.missing) {
+        if !self.held.were_missing(&answers.missing) {
             // One that moves is deleted before it is added. Nothing is sent meanwhile.
             tokio::time::sleep(SETTLE).await;
             answers = match self.ask_locals(&wanted).await {
@@ -101,7 +101,7 @@ impl Engine {
         for (index, borrowed) in answers.borrowed.into_iter().enumerate() {
             self.set_borrowed(index, borrowed);
         }
-        self.held.missing = answers.missing;
+        self.held.asked(answers.missing);
         None
     }
 

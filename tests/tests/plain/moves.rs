@@ -9,7 +9,7 @@ use dz_tests::harness::Test;
 use dz_tests::wait::eventually;
 
 use crate::NEEDS;
-use crate::scene::{GATEWAY, NICS, PEER, PUBLIC, Scene, said};
+use crate::scene::{GATEWAY, NICS, PEER, PEERS, PUBLIC, Scene, said};
 
 /// For so long after a regular full check there is no other one.
 const NO_CHECK: Duration = Duration::from_secs(9);
@@ -79,6 +79,11 @@ fn gone_and_back() -> Result<()> {
     let mut scene = Scene::connected("plain-gone")?;
     let regular = scene.regular_check()?;
     scene.ip(&format!("address delete {PUBLIC}/24 dev {}", NICS[0]))?;
+    // Not a moment later is there a new session from it, nor a packet.
+    let (other, public) = (PEERS[1].to_string(), PUBLIC.to_string());
+    let said = scene.refused(&["connect", &other, "--local", &public])?;
+    ensure!(said.contains("is not an address of this host"), "{said}");
+    ensure!(scene.said(PEERS[1]).is_empty(), "to the other peer");
     scene.until_parked(PEER, &format!("{PUBLIC} is not an address of this host"))?;
     ensure!(!scene.locals()?.contains(&PUBLIC), "{:?}", scene.locals()?);
     let said = scene.said(PEER).len();
