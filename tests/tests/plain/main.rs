@@ -12,11 +12,10 @@ use std::process::ExitCode;
 use dz_tests::harness::{Requirement, run};
 
 /// What every test here needs.
-const NEEDS: [Requirement; 4] = [
+const NEEDS: [Requirement; 3] = [
     Requirement::Root,
     Requirement::Tun,
     Requirement::Tool("ethtool"),
-    Requirement::Tool("curl"),
 ];
 
 fn main() -> ExitCode {

@@ -1,8 +1,9 @@
 //! A host with a tunnel and two NICs, and peers behind the tunnel that ask for its public address.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
 use std::net::Ipv4Addr;
-use std::process::Command;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -194,15 +195,14 @@ impl Scene {
 
     /// What the last full check took, to the nanosecond: another value is another check.
     pub(crate) fn last_check(&self) -> Result<String> {
-        let mut curl = Command::new("curl");
-        curl.args(["--silent", "--show-error", "--unix-socket"]);
-        curl.arg(self.agent.home().socket())
-            .arg("http://localhost/metrics");
-        let output = curl.output().context("curl")?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut stream = UnixStream::connect(self.agent.home().socket())?;
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
         let mut lines = text.lines();
         let line = lines.find(|line| line.starts_with("doublezero_liveness_full_check_seconds "));
-        Ok(line.with_context(|| format!("{output:?}"))?.to_owned())
+        Ok(line.with_context(|| text.clone())?.to_owned())
     }
 
     /// Waits until one of the full checks that come every ten seconds is over: for nearly so long there
