@@ -15,18 +15,23 @@ pub fn parse_host(text: &str) -> Result<Ipv4Addr, String> {
         Ok(IpAddr::V6(_)) => return Err(format!("{text}: {NO_IPV6}")),
         Err(_) => return Err(format!("{text:?} is not an IPv4 address")),
     };
-    let kind = if address.is_unspecified() {
-        "the unspecified address"
-    } else if address.is_multicast() {
-        "a multicast address"
-    } else if address.is_broadcast() {
-        "the broadcast address"
-    } else if address.is_loopback() {
-        "a loopback address"
-    } else {
-        return Ok(address);
-    };
-    Err(format!("{address} is {kind}, not the address of a host"))
+    match no_host(address) {
+        None => Ok(address),
+        Some(kind) => Err(format!("{address} is {kind}, not the address of a host")),
+    }
+}
+
+/// Says what an address is that no host on a network can have; none for the others.
+pub const fn no_host(address: Ipv4Addr) -> Option<&'static str> {
+    Some(match address.octets() {
+        [0, 0, 0, 0] => "the unspecified address",
+        [0, ..] => "an address of \"this network\" (0.0.0.0/8)",
+        [127, ..] => "a loopback address",
+        [224..=239, ..] => "a multicast address",
+        [255, 255, 255, 255] => "the broadcast address",
+        [240..=255, ..] => "a reserved address (240.0.0.0/4)",
+        _ => return None,
+    })
 }
 
 /// Checks an interface name as the kernel does (`dev_valid_name`).
@@ -55,7 +60,11 @@ mod tests {
         assert_eq!(parse_host("10.0.0.1"), Ok(Ipv4Addr::new(10, 0, 0, 1)));
         for refused in [
             "0.0.0.0",
+            "0.1.2.3",
             "224.0.0.1",
+            "239.255.255.255",
+            "240.0.0.1",
+            "255.255.255.254",
             "255.255.255.255",
             "127.0.0.1",
             "10.0.0",

@@ -55,11 +55,6 @@ impl Batch {
         });
         let mut peers: Vec<_> = arguments.collect();
         let mut faults = Vec::new();
-        if defaults.local.is_none() {
-            let lacking =
-                |asked: &Asked| format!("peer {}: --local is missing", asked.request.peer);
-            faults.extend(peers.iter().map(lacking));
-        }
         if let Some(path) = &options.file {
             let (lines, unreadable) = lines(&read(path)?);
             faults.extend(unreadable);

@@ -94,18 +94,16 @@ pub struct ConnectOptions {
     /// [min-ttl N] [passive]". The options given here are for what a line leaves out.
     #[arg(long, value_name = "PATH")]
     pub file: Option<PathBuf>,
-    /// Our address, which the interface holds.
-    #[arg(
-        long,
-        value_name = "ADDR",
-        value_parser = parse_host,
-        required_unless_present = "file"
-    )]
+    /// Our address, of whichever interface of this host [default: the interface's only global one,
+    /// else the tunnel's outer one, else the kernel's choice].
+    #[arg(long, value_name = "ADDR", value_parser = parse_host)]
     pub local: Option<Ipv4Addr>,
-    /// The interface [default: the agent's one that holds the local address].
+    /// The interface [default: the agent's one that holds the local address, or whose tunnel starts
+    /// there].
     #[arg(long, value_name = "NAME", value_parser = parse_interface)]
     pub interface: Option<String>,
-    /// Gateway of the peers' routes.
+    /// Gateway of the peers' routes [default: the far end of the interface's link, where the local
+    /// address is not the interface's own].
     #[arg(long, value_name = "GATEWAY", value_parser = parse_host)]
     pub via: Option<Ipv4Addr>,
     /// How often we want to send [default: the agent's].

@@ -12,13 +12,15 @@ use crate::policy::Timing;
 /// A peer as somebody asks for it. What is `None` is left to the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerSpec {
-    /// The interface; without it the one that holds `local`.
+    /// The interface; without it the one that holds `local`, or whose tunnel starts there.
     pub interface: Option<String>,
     /// The peer's address.
     pub peer: Ipv4Addr,
-    /// Our address.
-    pub local: Ipv4Addr,
-    /// Gateway of the peer's route.
+    /// Our address, of whichever interface of this host; without it the agent takes the one that is
+    /// meant, if that is clear.
+    pub local: Option<Ipv4Addr>,
+    /// Gateway of the peer's route; without it the far end of the interface's link, where `local` is
+    /// not the interface's own.
     pub via: Option<Ipv4Addr>,
     /// Our desired transmit interval, µs.
     pub tx_interval_us: Option<u32>,
@@ -38,7 +40,7 @@ impl PeerSpec {
         Self {
             interface: None,
             peer,
-            local,
+            local: Some(local),
             via: None,
             tx_interval_us: None,
             rx_interval_us: None,
@@ -48,7 +50,8 @@ impl PeerSpec {
         }
     }
 
-    /// What is written for it, with the agent's timers where it has none of its own.
+    /// What is written for it, with the agent's timers where it has none of its own. Addresses that it
+    /// leaves out are zero.
     pub fn peer(&self, defaults: &Timers) -> Peer {
         let timing = Timing {
             tx_interval_us: self.tx_interval_us,
@@ -58,7 +61,7 @@ impl PeerSpec {
             passive: self.passive,
         };
         Peer {
-            local: self.local.octets(),
+            local: self.local.map_or([0; 4], |local| local.octets()),
             via: self.via.map_or([0; 4], |via| via.octets()),
             timers: timing.apply(*defaults),
             origin: Origin::Api,
@@ -70,11 +73,11 @@ impl PeerSpec {
     pub fn faults(&self) -> Vec<String> {
         let Self { peer, local, .. } = self;
         let mut faults = Vec::new();
-        if peer == local {
+        if *local == Some(*peer) {
             faults.push(format!("peer {peer}: is the local address itself"));
         }
         match self.via {
-            Some(via) if via == *local => {
+            Some(via) if *local == Some(via) => {
                 faults.push(format!("peer {peer}: gateway {via} is the local address"));
             }
             Some(via) if via == *peer => {

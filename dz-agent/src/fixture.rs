@@ -126,6 +126,7 @@ pub(crate) fn snapshot() -> Snapshot {
     Snapshot {
         taken_at_ns: NOW_NS,
         interfaces: vec![InterfaceView {
+            borrowed: Vec::new(),
             name: "doublezero0".to_owned(),
             ifindex: Some(7),
             attach: Some("tc".to_owned()),
@@ -182,6 +183,7 @@ pub(crate) fn snapshot() -> Snapshot {
                 disappeared: 4,
             },
             check_error: None,
+            warnings: Vec::new(),
             started_at: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             metrics: MetricsView::At(([127, 0, 0, 1], 44881).into()),
             pid: 42,

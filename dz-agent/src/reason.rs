@@ -114,8 +114,12 @@ reasons! {
         InterfaceUnfit: "interface_unfit", "interface cannot be served";
         /// The interface is down.
         InterfaceDown: "interface_down", "interface is down";
-        /// The local address is not there.
-        AddressMissing: "address_missing", "local address is not there";
+        /// The local address is not this host's.
+        AddressMissing: "address_missing", "local address is not this host's";
+        /// Nobody has named the local address, and it is not clear which is meant.
+        AddressUnclear: "address_unclear", "local address is not named";
+        /// The peer's address cannot be a peer's: this host has it itself, or its tunnel ends there.
+        NoPeer: "no_peer", "not the address of a peer";
         /// There are as many sessions as there may be, those that are being closed included.
         NoRoom: "no_room", "no room: raise --max-sessions";
         /// Nothing stands against it.
@@ -149,6 +153,9 @@ reasons! {
         Tos: "tos", "for one type of service only";
         /// Its destination cannot be a peer's: multicast, broadcast, loopback.
         NotAHost: "not_a_host", "destination is not a host's address";
+        /// Its destination is this host's, the tunnel's remote end or the like.
+        NoPeer: "no_peer",
+            "destination is an address of this host, of the tunnel's far end or of its network";
     }
 }
 

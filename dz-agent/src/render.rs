@@ -47,11 +47,16 @@ pub fn status(status: &StatusJson) -> String {
             "cannot read what the kernel has, and tries again: {error}"
         );
     }
+    for warning in &status.warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
     text += &inert(&status.inert);
     let parked = &status.inert.parked_reasons;
     text += &by_reason::<Parked>("peers without a session", parked);
     let row = |interface: &InterfaceJson| {
-        let locals: Vec<_> = interface.locals.iter().map(ToString::to_string).collect();
+        let own = interface.locals.iter().map(ToString::to_string);
+        let borrowed = interface.borrowed.iter().map(|local| format!("({local})"));
+        let locals: Vec<_> = own.chain(borrowed).collect();
         [
             interface.name.clone(),
             interface

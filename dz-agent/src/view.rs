@@ -55,6 +55,8 @@ pub struct InterfaceView {
     pub port_guard: Option<PortGuardView>,
     /// Its IPv4 addresses.
     pub locals: Vec<Ipv4Addr>,
+    /// Addresses that this host holds elsewhere, and that peers of this interface use.
+    pub borrowed: Vec<Ipv4Addr>,
     /// Why it is not served at present, for people.
     pub waiting: Option<String>,
     /// Why no peer on it has a session at present.
@@ -265,6 +267,8 @@ pub struct AgentView {
     pub follow_changes: FollowChanges,
     /// What the last full check could not read, for people.
     pub check_error: Option<String>,
+    /// What will go wrong although everything is as it should be, for people.
+    pub warnings: Vec<String>,
     /// When this process started.
     pub started_at: SystemTime,
     /// Where metrics are served over TCP.

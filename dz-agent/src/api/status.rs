@@ -41,6 +41,9 @@ pub struct StatusJson {
     /// Why they are not, although they are wanted; tried again.
     #[serde(default)]
     pub metrics_error: Option<String>,
+    /// What will go wrong although everything is as it should be, one sentence each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// How many peers and routes are not served as their owner may expect, and why.
     #[serde(flatten)]
     pub inert: InertJson,
@@ -73,6 +76,9 @@ pub struct InterfaceJson {
     pub port_guard_error: Option<String>,
     /// Its addresses.
     pub locals: Vec<Ipv4Addr>,
+    /// Addresses that this host holds elsewhere, and that peers of this interface use.
+    #[serde(default)]
+    pub borrowed: Vec<Ipv4Addr>,
     /// Why it is not served at present.
     pub waiting: Option<String>,
 }
@@ -87,6 +93,7 @@ impl From<&InterfaceView> for InterfaceJson {
             attach_reason,
             port_guard,
             locals,
+            borrowed,
             waiting,
             parks: _,
         } = view.clone();
@@ -105,6 +112,7 @@ impl From<&InterfaceView> for InterfaceJson {
             port_guard: port_guard.map(str::to_owned),
             port_guard_error,
             locals,
+            borrowed,
             waiting,
         }
     }
@@ -142,6 +150,7 @@ impl From<&Snapshot> for StatusJson {
             check_error: agent.check_error.clone(),
             metrics,
             metrics_error,
+            warnings: agent.warnings.clone(),
             inert: InertJson::from(snapshot),
             interfaces: snapshot
                 .interfaces

@@ -116,7 +116,7 @@ fn connected(spec: PeerSpec) -> Result<Connected, Refusal> {
     let interface = spec.interface.unwrap_or_else(|| "doublezero0".to_owned());
     Ok(Connected {
         interface,
-        local: spec.local,
+        local: spec.local.unwrap_or(LOCAL),
         peer: spec.peer,
         warnings: Vec::new(),
     })
@@ -210,10 +210,10 @@ async fn refusals_have_a_status_and_a_reason() {
         ("POST /v1/peers", "[]", 400, "invalid", "no peer"),
         (
             "POST /v1/peers",
-            r#"{"peer":"10.0.0.2"}"#,
+            r#"{"peer":"10.0.0.2","local":"127.0.0.1"}"#,
             400,
             "invalid",
-            "local missing: peer 10.0.0.2 has no local address",
+            "local 127.0.0.1 is a loopback address",
         ),
         ("DELETE /v1/peers", "{}", 400, "invalid", "say which"),
         (

@@ -14,13 +14,14 @@ use crate::command::{Connected, Disconnected, Named, PeerSpec, Refusal, RefusalK
 pub struct PeerRequest {
     /// The peer's address.
     pub peer: String,
-    /// Our address; the agent wants it, a line of a batch may leave it to the command line.
+    /// Our address; without it the agent takes the one that is meant, if that is clear.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<String>,
-    /// The interface; without it the one that holds `local`.
+    /// The interface; without it the one that holds `local`, or whose tunnel starts there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
-    /// Gateway of the peer's route.
+    /// Gateway of the peer's route; without it the far end of the interface's link, where `local` is
+    /// not the interface's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<String>,
     /// Our desired transmit interval, µs.
@@ -69,9 +70,10 @@ impl PeerRequest {
                 .ok()
         };
         let peer = take("peer", parse_host(&self.peer));
-        let local = self.local.as_deref();
-        let missing = || Err(format!("missing: peer {} has no local address", self.peer));
-        let local = take("local", local.map_or_else(missing, parse_host));
+        let local = self
+            .local
+            .as_deref()
+            .and_then(|local| take("local", parse_host(local)));
         let via = self
             .via
             .as_deref()
@@ -79,7 +81,7 @@ impl PeerRequest {
         if let Some(Err(fault)) = self.interface.as_deref().map(parse_interface) {
             faults.push(fault);
         }
-        let (Some(peer), Some(local)) = (peer, local) else {
+        let Some(peer) = peer.filter(|_| faults.is_empty()) else {
             return Err(faults);
         };
         let spec = PeerSpec {
@@ -133,7 +135,7 @@ impl From<&PeerSpec> for PeerRequest {
     fn from(spec: &PeerSpec) -> Self {
         Self {
             peer: spec.peer.to_string(),
-            local: Some(spec.local.to_string()),
+            local: spec.local.map(|local| local.to_string()),
             interface: spec.interface.clone(),
             via: spec.via.map(|via| via.to_string()),
             tx_interval_us: spec.tx_interval_us,

@@ -72,24 +72,34 @@ fn options_are_defaults_and_arguments_come_first() {
         .map(|spec| {
             (
                 spec.peer.octets()[3],
-                spec.local.octets()[3],
+                spec.local.map(|local| local.octets()[3]),
                 spec.detect_mult,
                 spec.passive,
             )
         })
         .collect();
     let expected = [
-        (6, 1, Some(5), Some(true)),
-        (7, 1, Some(5), Some(true)),
-        (8, 2, Some(7), Some(true)),
-        (9, 1, Some(5), Some(false)),
+        (6, Some(1), Some(5), Some(true)),
+        (7, Some(1), Some(5), Some(true)),
+        (8, Some(2), Some(7), Some(true)),
+        (9, Some(1), Some(5), Some(false)),
     ];
     assert_eq!(found, expected);
+    let batch = connect("10.0.0.6", "10.0.0.7 local 10.0.0.1").unwrap();
+    let locals = batch.requests().into_iter();
+    let locals: Vec<_> = locals
+        .map(|request| request.spec().unwrap().local)
+        .collect();
+    assert_eq!(
+        locals,
+        [None, Some(Ipv4Addr::new(10, 0, 0, 1))],
+        "the agent's choice"
+    );
 }
 
 #[test]
 fn every_fault_has_its_line() {
-    let text = "10.0.0.2\nfe80::1 local 10.0.0.1\n10.0.0.3 local 10.0.0.1 speed 9\n\
+    let text = "10.0.0.2 local 127.0.0.2\nfe80::1 local 10.0.0.1\n10.0.0.3 local 10.0.0.1 speed 9\n\
                 10.0.0.4 local 10.0.0.1 tx-interval\n10.0.0.5 local 10.0.0.1 local 10.0.0.1\n\
                 {\"peer\": \"10.0.0.6\", \"local\": \"10.0.0.1\", \"speed\": 9}\n\
                 10.0.0.7 local 10.0.0.1 detect-mult 300\n10.0.0.8 local 10.0.0.8\n\
@@ -106,7 +116,7 @@ fn every_fault_has_its_line() {
             .unwrap()
     });
     let expected = [
-        (1, "no local address"),
+        (1, "127.0.0.2 is a loopback address"),
         (2, "IPv4 only"),
         (3, "\"speed\" is not local, interface"),
         (4, "tx-interval lacks its value"),
@@ -131,7 +141,6 @@ fn every_fault_has_its_line() {
 #[test]
 fn nothing_to_connect_and_nothing_to_read() {
     assert_eq!(faults(connect("", "# nobody\n\n")), ["no peer in it"]);
-    assert!(faults(connect("10.0.0.6", "10.0.0.7 local 10.0.0.1"))[0].contains("--local"));
     let (peers, faults) = lines(b"10.0.0.1\n\xff\xfe\n");
     assert_eq!(peers.len(), 1);
     assert_eq!(faults, ["line 2: is not UTF-8 text"]);

@@ -108,6 +108,7 @@ fn automatic(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::links::Tunnel;
 
     fn ethernet(kind: &str) -> Interface {
         Interface {
@@ -120,6 +121,8 @@ mod tests {
             mac: Some([2, 0, 0, 0, 0, 7]),
             controller: None,
             link: Ok(Link::Ethernet),
+            tunnel: Tunnel::default(),
+            vrf: None,
         }
     }
 

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::diverted::flow;
 use super::reconcile::{self, Facts, Op, RouteKey, route_key};
 use super::{Engine, Live, backoff};
 use crate::cli::PeerPassive;
@@ -119,12 +120,20 @@ impl Engine {
     /// ours changes; nor is anything sent, for an address may be found gone.
     async fn read_and_decide(&mut self, routes: OurRoutes) -> anyhow::Result<Decided> {
         let unread = self.refresh_interfaces().await;
-        let unseen = self.look_around().await;
+        self.read_peers()?;
+        // Where it is not known what may be a source, nothing is decided.
+        self.read_borrowed().await.map_or(Ok(()), Err)?;
+        let unseen = self.look_at_links().await;
         let unfollowed = self.read_followed().await;
         let resolve = !self.next_hops.is_up_to_date();
         let unresolved = self.read_neighbours().await;
-        self.read_peers()?;
         self.settle_all();
+        if self.held.take_new() {
+            self.read_borrowed().await.map_or(Ok(()), Err)?;
+            self.use_holders();
+        }
+        self.show_interfaces();
+        let refused = self.refused_peers();
         let sessions = self.datapath.maps.reader().sessions()?;
         if !self.knows_all(&sessions) {
             self.forget_missing(&sessions);
@@ -141,10 +150,12 @@ impl Engine {
             peers: &self.peers,
             carriers: &self.carriers(),
             sessions: &sessions,
+            refused: &refused.keys().copied().collect(),
             routes: routes.as_deref().unwrap_or_default(),
             detours: self.detours.known(),
             ignore_peer_passive: self.options.peer_passive == PeerPassive::Ignore,
         });
+        *self.shared.refused() = refused;
         if routes.is_err() {
             // Sessions need not wait for a table that cannot be read.
             ops.retain(|op| !matches!(op, Op::Follow(_)));
@@ -207,8 +218,8 @@ impl Engine {
         if self.owners.get(&route) == Some(key) {
             self.owners.remove(&route);
         }
-        if !self.is_peer(route.dst) {
-            self.detours.forget(route.dst);
+        if !self.has_flow(flow(key)) {
+            self.detours.forget(flow(key));
         }
         self.left.forget(key);
         if let Some(live) = self.sessions.remove(key) {
@@ -247,7 +258,7 @@ impl Engine {
             next_hop,
         };
         self.sessions.insert(entry.key, live);
-        self.detours.look(entry.key.peer.into());
+        self.detours.look(flow(&entry.key));
         self.clock.set(entry.slot, entry.key, now_ns());
     }
 

@@ -110,6 +110,7 @@ impl Engine {
         self.sources.configured = configured;
         self.sources.policy = policy;
         let settled = self.settle_all();
+        self.tick();
         let (added, changed, removed) = (settled.added, settled.changed, settled.removed);
         info!(file = %path.display(), peers, added, changed, removed, "peers configured");
     }

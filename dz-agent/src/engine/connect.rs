@@ -11,8 +11,9 @@ use dz_common::session::{Mode, Session, Timers};
 use foldhash::{HashSet, HashSetExt};
 use tracing::info;
 
+use super::choose::Sources;
 use super::configured::same;
-use super::interfaces::Interface;
+use super::diverted::flow;
 use super::reconcile::{RouteKey, ifname, peer_key, route_key};
 use super::{Engine, Live};
 use crate::command::{Connected, PeerSpec, Refusal, RefusalKind};
@@ -28,8 +29,12 @@ struct Checked {
 
 impl Engine {
     /// Connects all of the peers or, refused, none.
-    pub(super) fn connect(&mut self, specs: &[PeerSpec]) -> Result<Vec<Connected>, Refusal> {
-        let checked = self.check(specs)?;
+    pub(super) fn connect(
+        &mut self,
+        specs: &[PeerSpec],
+        sources: &Sources,
+    ) -> Result<Vec<Connected>, Refusal> {
+        let checked = self.check(specs, sources)?;
         let mut connected = Vec::with_capacity(checked.len());
         let mut written: Vec<PeerKey> = Vec::new();
         for Checked { key, peer, known } in &checked {
@@ -66,18 +71,6 @@ impl Engine {
         }
         self.tick();
         Ok(connected)
-    }
-
-    /// Whether every peer's local address is one that we know on an interface that is available.
-    pub(super) fn can_carry(&self, specs: &[PeerSpec]) -> bool {
-        let available = |i: &&Interface| i.unavailable().is_none();
-        let held: HashSet<_> = self
-            .interfaces
-            .iter()
-            .filter(available)
-            .flat_map(Interface::locals)
-            .collect();
-        specs.iter().all(|spec| held.contains(&spec.local))
     }
 
     fn undo(&mut self, written: &[PeerKey]) {
@@ -118,16 +111,16 @@ impl Engine {
         let generation = self.next_generation;
         self.next_generation = self.next_generation.wrapping_add(1).max(1);
         let now_ns = now_ns();
-        let dst = key.peer.into();
         let entry = SessionEntry {
-            detour: self.detours.of(dst).unwrap_or(0),
+            detour: self.detours.of(flow(&session_key)).unwrap_or(0),
             ..SessionEntry::new(
                 entry::Identity {
                     key: session_key,
                     slot,
                     generation,
                     block,
-                    seed: (discr ^ generation.rotate_left(16) ^ now_ns as u32) | 1,
+                    // Any seed: spread is all that jitter needs.
+                    seed: discr ^ generation.rotate_left(16) ^ now_ns as u32,
                 },
                 Session::new(peer.timers, discr, now_ns),
             )
@@ -137,7 +130,8 @@ impl Engine {
             self.slots.release(slot);
             return Err(error.into());
         }
-        self.detours.look(dst);
+        self.held.use_address(local);
+        self.detours.look(flow(&session_key));
         let next_hop = self.next_hop(ifindex, key.peer, Some(&peer));
         self.sessions.insert(
             session_key,
@@ -157,7 +151,7 @@ impl Engine {
     }
 
     /// Checks everything before anything is changed; a refusal lists every fault.
-    fn check(&self, specs: &[PeerSpec]) -> Result<Vec<Checked>, Refusal> {
+    fn check(&self, specs: &[PeerSpec], sources: &Sources) -> Result<Vec<Checked>, Refusal> {
         let mut kind = RefusalKind::Invalid;
         let mut faults = Vec::new();
         let mut checked = Vec::new();
@@ -168,7 +162,7 @@ impl Engine {
                 faults.extend(own);
                 continue;
             }
-            match self.check_one(spec) {
+            match self.check_one(spec, sources) {
                 Ok(one) if !named.insert(one.key) => {
                     faults.push(format!("peer {}: named twice", spec.peer));
                 }
@@ -198,41 +192,11 @@ impl Engine {
         }
     }
 
-    fn check_one(&self, spec: &PeerSpec) -> Result<Checked, Refusal> {
+    fn check_one(&self, spec: &PeerSpec, sources: &Sources) -> Result<Checked, Refusal> {
         let refuse = |kind, text: String| Refusal::new(kind, format!("peer {}: {text}", spec.peer));
-        let holds = |i: &&Interface| i.locals().any(|local| local == spec.local);
-        let interface = match &spec.interface {
-            Some(name) => {
-                let found = self
-                    .interfaces
-                    .iter()
-                    .find(|interface| interface.name == *name);
-                found.ok_or_else(|| {
-                    refuse(
-                        RefusalKind::NotFound,
-                        format!("{name} is not served by this agent"),
-                    )
-                })?
-            }
-            None => {
-                let mut found = self.interfaces.iter().filter(holds);
-                let first = found.next().or_else(|| {
-                    self.interfaces
-                        .first()
-                        .filter(|_| self.interfaces.len() == 1)
-                });
-                if found.next().is_some() {
-                    let text = format!("several interfaces hold {}: name one", spec.local);
-                    return Err(refuse(RefusalKind::Invalid, text));
-                }
-                first.ok_or_else(|| {
-                    refuse(
-                        RefusalKind::NotFound,
-                        format!("no interface holds {}", spec.local),
-                    )
-                })?
-            }
-        };
+        let found = self.interface_for(spec);
+        let index = found.map_err(|(kind, text)| refuse(kind, text))?;
+        let interface = &self.interfaces[index];
         let name = &interface.name;
         if let Some(reason) = interface.unavailable() {
             return Err(refuse(
@@ -240,10 +204,31 @@ impl Engine {
                 format!("{name}: {reason}"),
             ));
         }
-        if !holds(&interface) {
-            let text = format!("{} is not an address of {name}", spec.local);
+        let local = match spec.local {
+            Some(local) => local,
+            None => self
+                .local_for(interface, spec.peer, sources)
+                .map_err(|text| refuse(RefusalKind::NotFound, text))?,
+        };
+        if !self.may_use(interface, local) {
+            let text = if self.held.is_held(local) {
+                format!("{local} is an address of another VRF than that of {name}")
+            } else {
+                format!("{local} is not an address of this host")
+            };
             return Err(refuse(RefusalKind::NotFound, text));
         }
+        if let Some(text) = self.no_peer(interface, spec.peer, local) {
+            return Err(refuse(RefusalKind::Invalid, text));
+        }
+        let spec = &PeerSpec {
+            local: Some(local),
+            via: spec
+                .via
+                .or_else(|| interface.ends()?.via(local))
+                .filter(|via| *via != spec.peer),
+            ..spec.clone()
+        };
         let policy = &self.sources.policy;
         if let Some(prefix) = policy.excluded(spec.peer) {
             let text = format!("excluded by {prefix} (--exclude, or a line of the --peers file)");

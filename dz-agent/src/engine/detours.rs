@@ -1,43 +1,58 @@
-//! Ways around gated interfaces: for each destination the interface with the best route, kept
-//! current by notifications, and by a look at some of them every second that needs none.
+//! Ways around gated interfaces: for each peer and local address the interface with the best route,
+//! kept current by notifications, and by a look at some of them every second that needs none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use foldhash::HashSet;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tracing::{info, warn};
 
-use crate::net::{Netlink, NetlinkError, detours};
+use crate::net::detours::{self, Flow, Way};
+use crate::net::{Netlink, NetlinkError};
 
 /// Destinations that are looked up at the same time.
 const AT_ONCE: usize = 8;
 /// Destinations looked at again every second, whatever was notified.
 const EVERY_SECOND: usize = 32;
 
+/// Before every other flow.
+const FIRST: Flow = Flow {
+    dst: Ipv4Addr::UNSPECIFIED,
+    src: Ipv4Addr::UNSPECIFIED,
+};
+
 /// What a look-up found.
 #[derive(Debug)]
 pub(super) struct Found {
-    pub(super) dst: Ipv4Addr,
-    detour: Result<u32, NetlinkError>,
+    pub(super) flow: Flow,
+    way: Result<Way, NetlinkError>,
 }
 
-/// The ways around, by destination.
+/// The interfaces that hold an address, in ascending order.
+pub(super) type Holders = BTreeMap<Ipv4Addr, Vec<u32>>;
+
+/// The ways around, by destination and source.
 pub(super) struct Detours {
     netlink: Netlink,
     /// Interfaces that may be used.
     candidates: Arc<[u32]>,
+    /// Which interfaces hold the sources.
+    holders: Holders,
     /// Those that were looked up; 0 = there is none.
-    known: BTreeMap<Ipv4Addr, u32>,
+    known: BTreeMap<Flow, u32>,
     /// How many of these are 0.
     without: usize,
-    wanted: BTreeSet<Ipv4Addr>,
-    underway: BTreeSet<Ipv4Addr>,
+    /// Sources that their routes named: with such an address the route goes.
+    named: HashSet<Ipv4Addr>,
+    wanted: BTreeSet<Flow>,
+    underway: BTreeSet<Flow>,
     pub(super) running: FuturesUnordered<BoxFuture<'static, Found>>,
     /// Where the look of the last second ended.
-    cursor: Ipv4Addr,
+    cursor: Flow,
     /// Whether to say that destinations are without one, and whether that was said.
     warn: bool,
     warned: bool,
@@ -49,40 +64,42 @@ impl Detours {
         Self {
             netlink,
             candidates: Arc::default(),
+            holders: Holders::new(),
             known: BTreeMap::new(),
             without: 0,
+            named: HashSet::default(),
             wanted: BTreeSet::new(),
             underway: BTreeSet::new(),
             running: FuturesUnordered::new(),
-            cursor: Ipv4Addr::UNSPECIFIED,
+            cursor: FIRST,
             warn,
             warned: false,
         }
     }
 
     /// Everything that was looked up.
-    pub(super) const fn known(&self) -> &BTreeMap<Ipv4Addr, u32> {
+    pub(super) const fn known(&self) -> &BTreeMap<Flow, u32> {
         &self.known
     }
 
-    /// The way around a destination, 0 if there is none; none if it has not been looked up.
-    pub(super) fn of(&self, dst: Ipv4Addr) -> Option<u32> {
-        self.known.get(&dst).copied()
+    /// The way around for a flow, 0 if there is none; none if it has not been looked up.
+    pub(super) fn of(&self, flow: Flow) -> Option<u32> {
+        self.known.get(&flow).copied()
     }
 
-    /// Looks a destination up unless that has been done.
-    pub(super) fn look(&mut self, dst: Ipv4Addr) {
-        if !self.known.contains_key(&dst) && !self.underway.contains(&dst) {
-            self.wanted.insert(dst);
+    /// Looks a flow up unless that has been done.
+    pub(super) fn look(&mut self, flow: Flow) {
+        if !self.known.contains_key(&flow) && !self.underway.contains(&flow) {
+            self.wanted.insert(flow);
             self.start();
         }
     }
 
-    /// A destination that no session has any more.
-    pub(super) fn forget(&mut self, dst: Ipv4Addr) {
-        let known = self.known.remove(&dst);
+    /// A flow that no session has any more.
+    pub(super) fn forget(&mut self, flow: Flow) {
+        let known = self.known.remove(&flow);
         self.without -= usize::from(known == Some(0));
-        self.wanted.remove(&dst);
+        self.wanted.remove(&flow);
     }
 
     /// Uses these interfaces from now on.
@@ -93,13 +110,31 @@ impl Detours {
         }
     }
 
+    /// Takes note of which interfaces hold the sources, and looks up again what that changes.
+    pub(super) fn use_holders(&mut self, holders: Holders) {
+        if self.holders == holders {
+            return;
+        }
+        let before = std::mem::replace(&mut self.holders, holders);
+        let changed = |flow: &&Flow| before.get(&flow.src) != self.holders.get(&flow.src);
+        self.wanted.extend(self.known.keys().filter(changed));
+        self.wanted.extend(self.underway.iter().filter(changed));
+        self.start();
+    }
+
     /// Whether packets may leave by an interface.
     pub(super) fn is_candidate(&self, ifindex: u32) -> bool {
         self.candidates.contains(&ifindex)
     }
 
+    /// Whether routes that lead around may have gone with an address of an interface.
+    pub(super) fn leans_on(&self, ifindex: u32, address: Ipv4Addr, has_others: bool) -> bool {
+        self.named.contains(&address) || !has_others && self.is_candidate(ifindex)
+    }
+
     /// Looks everything up again.
     pub(super) fn look_at_all(&mut self) {
+        self.named.clear();
         self.wanted.extend(self.known.keys());
         self.wanted.extend(&self.underway);
         self.start();
@@ -108,9 +143,15 @@ impl Detours {
     /// Looks those destinations up again that a prefix covers.
     pub(super) fn look_within(&mut self, prefix: Ipv4Addr, prefix_len: u8) {
         let host_bits = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
-        let first = Ipv4Addr::from(u32::from(prefix) & !host_bits);
-        let last = Ipv4Addr::from(u32::from(prefix) | host_bits);
-        let known = self.known.range(first..=last).map(|(dst, _)| *dst);
+        let first = Flow {
+            dst: Ipv4Addr::from(u32::from(prefix) & !host_bits),
+            ..FIRST
+        };
+        let last = Flow {
+            dst: Ipv4Addr::from(u32::from(prefix) | host_bits),
+            src: Ipv4Addr::BROADCAST,
+        };
+        let known = self.known.range(first..=last).map(|(flow, _)| *flow);
         self.wanted.extend(known);
         self.wanted.extend(self.underway.range(first..=last));
         self.start();
@@ -120,10 +161,10 @@ impl Detours {
     pub(super) fn look_at_some(&mut self) {
         let behind = (Bound::Excluded(self.cursor), Bound::Unbounded);
         let next = self.known.range(behind).take(EVERY_SECOND);
-        let next: Vec<Ipv4Addr> = next.map(|(dst, _)| *dst).collect();
+        let next: Vec<Flow> = next.map(|(flow, _)| *flow).collect();
         self.cursor = match next.last() {
             Some(last) if next.len() == EVERY_SECOND => *last,
-            _ => Ipv4Addr::UNSPECIFIED,
+            _ => FIRST,
         };
         self.wanted.extend(next);
         self.start();
@@ -131,15 +172,18 @@ impl Detours {
 
     /// Takes note of a look-up; returns whether it found something new.
     pub(super) fn done(&mut self, found: Found) -> bool {
-        let Found { dst, detour } = found;
-        self.underway.remove(&dst);
-        let changed = match detour {
-            Ok(detour) => self.note(dst, detour),
+        let Found { flow, way } = found;
+        self.underway.remove(&flow);
+        let changed = match way {
+            Ok(Way { ifindex, named }) => {
+                self.named.extend(named);
+                self.note(flow, ifindex)
+            }
             // The look of the next seconds comes to it again; what is known stays.
             Err(error) => {
-                warn!(%dst, %error, "way around not looked up; repeated");
-                if !self.known.contains_key(&dst) {
-                    self.note(dst, 0);
+                warn!(dst = %flow.dst, %error, "way around not looked up; repeated");
+                if !self.known.contains_key(&flow) {
+                    self.note(flow, 0);
                 }
                 false
             }
@@ -151,9 +195,9 @@ impl Detours {
         changed
     }
 
-    /// Takes note of the way around a destination; returns whether that is new.
-    fn note(&mut self, dst: Ipv4Addr, detour: u32) -> bool {
-        let before = self.known.insert(dst, detour);
+    /// Takes note of the way around for a flow; returns whether that is new.
+    fn note(&mut self, flow: Flow, detour: u32) -> bool {
+        let before = self.known.insert(flow, detour);
         self.without += usize::from(detour == 0);
         self.without -= usize::from(before == Some(0));
         before != Some(detour)
@@ -168,10 +212,10 @@ impl Detours {
         } else if self.warn && !self.warned {
             self.warned = true;
             let mut without = self.known.iter().filter(|(_, detour)| **detour == 0);
-            if let Some((dst, _)) = without.next() {
+            if let Some((Flow { dst, src }, _)) = without.next() {
                 let more = self.without - 1;
                 warn!(
-                    %dst, more,
+                    %dst, %src, more,
                     "no route by another interface: packets for this peer are dropped while it is \
                      down (--when-down reroute)"
                 );
@@ -181,14 +225,17 @@ impl Detours {
 
     fn start(&mut self) {
         while self.running.len() < AT_ONCE {
-            let next = self.wanted.iter().find(|dst| !self.underway.contains(dst));
-            let Some(&dst) = next else { return };
-            self.wanted.remove(&dst);
-            self.underway.insert(dst);
+            let next = self.wanted.iter();
+            let Some(&flow) = next.clone().find(|flow| !self.underway.contains(flow)) else {
+                return;
+            };
+            self.wanted.remove(&flow);
+            self.underway.insert(flow);
             let (netlink, candidates) = (self.netlink.clone(), Arc::clone(&self.candidates));
+            let holders = self.holders.get(&flow.src).cloned().unwrap_or_default();
             self.running.push(Box::pin(async move {
-                let detour = detours::best(&netlink, dst, &candidates).await;
-                Found { dst, detour }
+                let way = detours::best(&netlink, flow, &candidates, &holders).await;
+                Found { flow, way }
             }));
         }
     }

@@ -1,22 +1,22 @@
 //! Ways around, as the gate is told of them: each session has its own.
 
-use std::net::Ipv4Addr;
-
 use dz_common::control::{OP_SET_DETOUR, Request};
 use dz_common::counters::Counter;
+use dz_common::map::SessionKey;
 use tracing::warn;
 
 use super::Engine;
 use super::detours::Found;
 use super::reconcile::RouteKey;
+use crate::net::detours::Flow;
 
 impl Engine {
     /// Tells the gate the way around a session's peer, once it has been looked up.
     pub(super) fn divert(&self, key: RouteKey) {
-        let Some(detour) = self.detours.of(key.dst) else {
+        let Some(session) = self.owners.get(&key) else {
             return;
         };
-        let Some(session) = self.owners.get(&key) else {
+        let Some(detour) = self.detours.of(flow(session)) else {
             return;
         };
         let Some(live) = self.sessions.get(session) else {
@@ -38,28 +38,41 @@ impl Engine {
         }
     }
 
-    /// Whether a session of ours has this peer.
-    pub(super) fn is_peer(&self, dst: Ipv4Addr) -> bool {
-        let ours = |ifindex| self.owners.contains_key(&RouteKey { ifindex, dst });
+    /// Whether a session of ours has these ends.
+    pub(super) fn has_flow(&self, flow: Flow) -> bool {
+        let Flow { dst, src } = flow;
+        let ours = |ifindex| {
+            let owner = self.owners.get(&RouteKey { ifindex, dst });
+            owner.is_some_and(|owner| owner.local == src.octets())
+        };
         self.interfaces
             .iter()
             .filter_map(super::Interface::ifindex)
             .any(ours)
     }
 
-    /// The way around a destination has been looked up.
+    /// A way around has been looked up.
     pub(super) fn detour_found(&mut self, found: Found) {
-        let dst = found.dst;
+        let flow = found.flow;
         if !self.detours.done(found) {
             return;
         }
-        if !self.is_peer(dst) {
-            self.detours.forget(dst);
+        if !self.has_flow(flow) {
+            self.detours.forget(flow);
             return;
         }
         let interfaces = self.interfaces.iter();
         for ifindex in interfaces.filter_map(super::Interface::ifindex) {
+            let dst = flow.dst;
             self.divert(RouteKey { ifindex, dst });
         }
+    }
+}
+
+/// The ends of a session, as a way around is looked up by them.
+pub(super) fn flow(key: &SessionKey) -> Flow {
+    Flow {
+        dst: key.peer.into(),
+        src: key.local.into(),
     }
 }

@@ -12,6 +12,7 @@ use super::interfaces::Interface;
 use super::mirror::Mirror;
 use super::reconcile::{RouteKey, ifname, peer_key};
 use super::unfollowed::{Noted, Unfollowed};
+use crate::address::no_host;
 use crate::follow::{Conditions, protocol_name};
 use crate::net::hosts::{self, HOST_PREFIX, HostChange, HostRoute, Path};
 use crate::net::links::Address;
@@ -116,7 +117,27 @@ impl Engine {
         if !here || !self.followed.conditions.matches(route) {
             return Fit::Others;
         }
-        fit_here(route)
+        self.fit_here(route)
+    }
+
+    /// Whether a route by a served interface, or by none, that meets the conditions is followed.
+    fn fit_here(&self, route: &HostRoute) -> Fit {
+        if let Some(why) = route.unfit {
+            return Fit::Unfit(why);
+        }
+        if !is_host(route.dst) {
+            return Fit::Unfit(PassedOver::NotAHost);
+        }
+        let path = route.path.as_ref();
+        let by = path.and_then(|path| Some((path, self.interface_at(path.ifindex)?)));
+        let Some((path, interface)) = by else {
+            return Fit::Others;
+        };
+        let local = path.src.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        match self.no_peer(interface, route.dst, local) {
+            Some(_) => Fit::Unfit(PassedOver::NoPeer),
+            None => Fit::Followed,
+        }
     }
 
     fn show_unfollowed(&self) {
@@ -140,7 +161,7 @@ impl Engine {
         for route in routes {
             // The kernel has listed it for an interface of ours, also where it does not say so, or as
             // one that leads nowhere.
-            match fit_here(&route) {
+            match self.fit_here(&route) {
                 _ if !self.followed.conditions.matches(&route) => {}
                 Fit::Followed => followed.push(route),
                 Fit::Unfit(why) => {
@@ -202,7 +223,11 @@ impl Engine {
         let Some((route, path)) = best.and_then(|route| Some((*route, route.path?))) else {
             return Says::Nothing;
         };
-        let Some(local) = source(&path, interface.addresses()).filter(|local| *local != dst) else {
+        let local = source(&path, interface.addresses());
+        // The kernel goes on to other interfaces then; what the tunnel starts from is one of theirs.
+        let outer = || interface.ends()?.tunnel.local;
+        let local = local.or_else(|| outer().filter(|outer| self.held.is_held(*outer)));
+        let Some(local) = local.filter(|local| *local != dst && !local.is_loopback()) else {
             return Says::NoSource(route);
         };
         let peer = Peer {
@@ -219,15 +244,6 @@ impl Engine {
     }
 }
 
-/// Whether a route by a served interface, or by none, that meets the conditions is followed.
-fn fit_here(route: &HostRoute) -> Fit {
-    match route.unfit {
-        Some(why) => Fit::Unfit(why),
-        None if !is_host(route.dst) => Fit::Unfit(PassedOver::NotAHost),
-        None => Fit::Followed,
-    }
-}
-
 /// Logs it once for each route: `sessions` and the metrics say how many there are.
 pub(super) fn say_unfollowed(route: &HostRoute, why: PassedOver) {
     let (dst, prefix_len) = (route.dst, route.prefix_len);
@@ -236,15 +252,14 @@ pub(super) fn say_unfollowed(route: &HostRoute, why: PassedOver) {
 }
 
 /// Whether an address can be a peer's, as for those that are given by hand.
-fn is_host(dst: Ipv4Addr) -> bool {
-    !(dst.is_unspecified() || dst.is_multicast() || dst.is_broadcast() || dst.is_loopback())
+const fn is_host(dst: Ipv4Addr) -> bool {
+    no_host(dst).is_none()
 }
 
 /// The source address of what this host sends over a route: the one that the route names, else the
 /// one that the kernel chooses (`fib_info_update_nhc_saddr`, `inet_select_addr`): of the interface's
 /// primary addresses whose scope is no narrower than the route's, the first whose subnet the gateway
-/// is in, else the first. Where the interface has none the kernel goes on to other interfaces; such
-/// an address could not have a session here.
+/// is in, else the first. None where the interface has none.
 fn source(path: &Path, addresses: &[Address]) -> Option<Ipv4Addr> {
     if path.src.is_some() {
         return path.src;

@@ -13,6 +13,7 @@ use tokio::sync::OnceCell;
 
 use super::left;
 use super::reconcile::{RouteKey, ifname, peer_key, route_key};
+use super::reverse_path;
 use super::shared::{FollowedRoute, Shared};
 use crate::cli::{PeerPassive, RunOptions};
 use crate::datapath::{MapReader, now_ns};
@@ -123,13 +124,17 @@ impl Inspector {
             .iter()
             .map(|session| peer_key(&session.interface, session.peer()))
             .collect();
+        let refused = self.shared.refused().clone();
         let peers = self.reader.peers()?.into_iter();
         let parked = peers.filter(|(key, _)| !live.contains(key));
         let room = sessions.len() < self.max_sessions as usize;
         Ok(parked
             .map(|(key, peer)| {
                 let (name, local) = (ifname(&key), Ipv4Addr::from(peer.local));
-                let (why, reason) = why_parked(interfaces, name, local, room);
+                let (why, reason) = match refused.get(&key) {
+                    Some(reason) => (Parked::NoPeer, reason.clone()),
+                    None => why_parked(interfaces, name, local, room),
+                };
                 ParkedView {
                     interface: name.to_owned(),
                     local,
@@ -191,7 +196,7 @@ impl Inspector {
             installed: 0,
         };
         for interface in interfaces {
-            for &local in &interface.locals {
+            for &local in interface.locals.iter().chain(&interface.borrowed) {
                 let key = (interface.name.clone(), local);
                 totals.insert(key, blank(&interface.name, local));
             }
@@ -262,6 +267,11 @@ impl Inspect for Inspector {
         let parked = self
             .parked(&interfaces, &sessions)
             .context("reading the peers")?;
+        let around = sessions.iter().filter_map(|session| match &session.detour {
+            Detour::Interface(name) => Some(name.as_str()),
+            Detour::None => None,
+        });
+        let warnings = reverse_path::warnings(around, reverse_path::mode);
         let taken_at_ns = now_ns();
         let beat_ns = self.reader.heartbeat().context("reading the heartbeat")?;
         Ok(Snapshot {
@@ -280,6 +290,7 @@ impl Inspect for Inspector {
                 full_check_ns: self.shared.full_check_ns.load(Ordering::Relaxed),
                 follow_changes: *self.shared.follow_changes(),
                 check_error: self.shared.check_error().clone(),
+                warnings,
                 started_at: self.shared.started_at,
                 metrics: self.shared.metrics(),
                 pid: std::process::id(),
@@ -305,8 +316,14 @@ fn why_parked(
         let waiting = interface.waiting.as_deref().unwrap_or("is not served");
         return (why, format!("{name} {waiting}"));
     }
-    if !interface.locals.contains(&local) {
-        let text = format!("{local} is not an address of {name}");
+    if local.is_unspecified() {
+        let text = format!(
+            "{name} has no address to speak from: name one of this host's (`local ADDRESS`)"
+        );
+        return (Parked::AddressUnclear, text);
+    }
+    if !interface.locals.contains(&local) && !interface.borrowed.contains(&local) {
+        let text = format!("{local} is not an address of this host");
         return (Parked::AddressMissing, text);
     }
     if room {

@@ -3,23 +3,20 @@
 use std::net::Ipv4Addr;
 
 use dz_common::ingress::Link;
-use dz_common::map::{Confined, LocalKey};
-use foldhash::{HashMap, HashMapExt, HashSet};
+use dz_common::map::LocalKey;
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use tracing::{info, warn};
 
 use super::Engine;
+use super::ends::{Ends, Refused};
 use super::guard::Guard;
 use super::reconcile::Carrier;
 use crate::cli::{Switch, UnknownPeers};
 use crate::datapath::{Attachment, choose};
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::lock::InterfaceLock;
-use crate::net::NetlinkError;
-use crate::net::links::{self, Address};
+use crate::net::links::{self, Address, Tunnel};
 use crate::view::{InterfaceView, Parked};
-
-/// Blocks of counters, block 0 included.
-const BLOCKS: u32 = 256;
 
 /// An interface that we serve or wait for.
 pub(super) struct Interface {
@@ -39,9 +36,59 @@ struct Present {
     link: Link,
     mac: Option<[u8; 6]>,
     up: bool,
+    vrf: Option<u32>,
+    tunnel: Tunnel,
+    /// Its own addresses, in the kernel's order.
     locals: Vec<Address>,
+    /// Addresses that this host has and the interface has not, and that its peers use.
+    borrowed: HashSet<Ipv4Addr>,
+    /// Addresses that cannot be a peer's.
+    refused: HashMap<Ipv4Addr, Refused>,
     attachment: Attachment,
     guard: Guard,
+}
+
+/// What the kernel has of our interfaces, in their order, and every address with its interface.
+pub(super) type Read = (Vec<Option<links::Interface>>, Vec<(u32, Address)>);
+
+impl Present {
+    /// Takes over what was read; returns the addresses that can be spoken from now, and those that
+    /// cannot any more. What is borrowed is looked at apart.
+    fn become_as(
+        &mut self,
+        found: &links::Interface,
+        locals: Vec<Address>,
+    ) -> (Vec<Ipv4Addr>, Vec<Ipv4Addr>) {
+        let before: HashSet<_> = self.usable().collect();
+        self.up = found.up;
+        self.mac = found.mac;
+        self.vrf = found.vrf;
+        self.tunnel = found.tunnel;
+        self.locals = locals;
+        // What one has needs not be borrowed.
+        let own = self.locals.iter().map(|address| address.local);
+        for local in own.collect::<Vec<_>>() {
+            self.borrowed.remove(&local);
+        }
+        let refused = self.ends().refused().into_iter();
+        self.refused = refused.map(|one| (one.address, one)).collect();
+        let after: HashSet<_> = self.usable().collect();
+        let came = after.difference(&before).copied().collect();
+        (came, before.difference(&after).copied().collect())
+    }
+
+    fn ends(&self) -> Ends<'_> {
+        Ends {
+            link: self.link,
+            addresses: &self.locals,
+            tunnel: self.tunnel,
+        }
+    }
+
+    fn usable(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let own = self.locals.iter().map(|address| address.local);
+        own.chain(self.borrowed.iter().copied())
+    }
 }
 
 impl Interface {
@@ -82,6 +129,65 @@ impl Interface {
         present.map_or(&[], |present| present.locals.as_slice())
     }
 
+    /// Whether it holds an address itself.
+    pub(super) fn holds(&self, address: Ipv4Addr) -> bool {
+        self.locals().any(|local| local == address)
+    }
+
+    /// The addresses that its peers may use: its own, and those that it borrows.
+    pub(super) fn usable(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.present.iter().flat_map(Present::usable)
+    }
+
+    /// Whether its peers may use an address.
+    pub(super) fn can_use(&self, address: Ipv4Addr) -> bool {
+        let borrows = |present: &Present| present.borrowed.contains(&address);
+        self.present.as_ref().is_some_and(borrows) || self.holds(address)
+    }
+
+    /// The addresses of this host that it borrows.
+    pub(super) fn borrowed(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let borrowed = self.present.iter().flat_map(|present| &present.borrowed);
+        borrowed.copied()
+    }
+
+    /// Has it borrow these and no others; returns its index, and what it borrowed before. None while
+    /// it does not exist.
+    pub(super) fn borrow(
+        &mut self,
+        addresses: HashSet<Ipv4Addr>,
+    ) -> Option<(u32, HashSet<Ipv4Addr>)> {
+        let present = self.present.as_mut()?;
+        let before = std::mem::replace(&mut present.borrowed, addresses);
+        Some((present.ifindex, before))
+    }
+
+    /// What is taken where nobody names the ends of a session.
+    pub(super) fn ends(&self) -> Option<Ends<'_>> {
+        self.present.as_ref().map(Present::ends)
+    }
+
+    /// Index of the VRF device that it belongs to.
+    pub(super) fn vrf(&self) -> Option<u32> {
+        self.present.as_ref()?.vrf
+    }
+
+    /// Addresses that cannot be a peer's.
+    pub(super) fn refused(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let refused = self
+            .present
+            .iter()
+            .flat_map(|present| present.refused.keys());
+        refused.copied()
+    }
+
+    /// Why an address cannot be the peer of one of ours, if it is for the interface to say.
+    pub(super) fn refuses(&self, peer: Ipv4Addr, local: Ipv4Addr) -> Option<&str> {
+        let refused = self.present.as_ref()?.refused.get(&peer)?;
+        let fits = refused.is_gateway && self.holds(local);
+        (!fits).then_some(&*refused.why)
+    }
+
     /// Why no session can run over it now.
     pub(super) fn unavailable(&self) -> Option<String> {
         match &self.present {
@@ -91,11 +197,6 @@ impl Interface {
                     .unwrap_or_else(|| "not there".to_owned()),
             ),
             Some(present) if !present.up => Some("is down: bring it up".to_owned()),
-            Some(present) if present.locals.is_empty() => Some(format!(
-                "has no IPv4 address, and IPv6 does not serve: add one with `ip address add \
-                 ADDRESS dev {}`",
-                self.name
-            )),
             Some(_) => None,
         }
     }
@@ -106,7 +207,6 @@ impl Interface {
             None if self.exists => Some(Parked::InterfaceUnfit),
             None => Some(Parked::InterfaceMissing),
             Some(present) if !present.up => Some(Parked::InterfaceDown),
-            Some(present) if present.locals.is_empty() => Some(Parked::AddressMissing),
             Some(_) => None,
         }
     }
@@ -129,46 +229,10 @@ impl Interface {
                 .map(|present| present.attachment.why.clone()),
             port_guard: self.present.as_ref().map(|present| present.guard.view()),
             locals: self.locals().collect(),
+            borrowed: self.borrowed().collect(),
             waiting: self.unavailable(),
             parks: self.parks(),
         }
-    }
-}
-
-/// Which local address has which block of counters. An address keeps its block while it is gone, also
-/// under another interface index, so that its counters go on when it comes back.
-#[derive(Debug)]
-pub(super) struct Blocks {
-    blocks: HashMap<(String, [u8; 4]), u32>,
-    /// What an earlier agent had given out.
-    inherited: HashMap<LocalKey, u32>,
-    used: HashSet<u32>,
-}
-
-impl Blocks {
-    pub(super) fn new(inherited: impl IntoIterator<Item = (LocalKey, u32)>) -> Self {
-        let inherited: HashMap<_, _> = inherited.into_iter().collect();
-        let used = inherited.values().copied().collect();
-        Self {
-            blocks: HashMap::new(),
-            inherited,
-            used,
-        }
-    }
-
-    /// The block of an address; 0, which is shared, if there is none left.
-    pub(super) fn of(&mut self, interface: &str, key: &LocalKey) -> u32 {
-        let name = (interface.to_owned(), key.addr);
-        if let Some(block) = self.blocks.get(&name) {
-            return *block;
-        }
-        let free = || (1..BLOCKS).find(|block| !self.used.contains(block));
-        let Some(block) = self.inherited.remove(key).or_else(free) else {
-            return 0;
-        };
-        self.used.insert(block);
-        self.blocks.insert(name, block);
-        block
     }
 }
 
@@ -176,13 +240,12 @@ impl Engine {
     /// Looks at every interface again and follows what changed. What goes wrong is logged and
     /// shown; the next look tries again. Returns what the kernel did not tell, if anything.
     pub(super) async fn refresh_interfaces(&mut self) -> Option<anyhow::Error> {
-        let mut unread = None;
-        for index in 0..self.interfaces.len() {
-            if let Err(failure) = self.refresh_interface(index).await {
-                if failure.error.downcast_ref::<NetlinkError>().is_some() {
-                    unread = Some(failure.into());
-                    continue;
-                }
+        let (found, addresses) = match self.read_interfaces().await {
+            Ok(read) => read,
+            Err(failure) => return Some(failure.into()),
+        };
+        for (index, found) in found.into_iter().enumerate() {
+            if let Err(failure) = self.follow_interface(index, found, &addresses) {
                 let interface = &mut self.interfaces[index];
                 let reason = failure.to_string();
                 if interface.waiting.as_ref() != Some(&reason) {
@@ -191,29 +254,51 @@ impl Engine {
                 }
             }
         }
-        *self.shared.interfaces() = self.interfaces.iter().map(Interface::view).collect();
-        unread
+        self.show_interfaces();
+        None
     }
 
-    /// Looks at one interface.
+    /// Shows the interfaces to those who look.
+    pub(super) fn show_interfaces(&self) {
+        *self.shared.interfaces() = self.interfaces.iter().map(Interface::view).collect();
+    }
+
+    /// Reads what the kernel has of our interfaces, and then every address of this host: an interface
+    /// that is created in between comes without any, and is looked at again.
+    ///
+    /// # Errors
+    /// The kernel did not tell.
+    pub(super) async fn read_interfaces(&mut self) -> Result<Read, Failure> {
+        let netlink = self.connections.netlink();
+        let mut found = Vec::with_capacity(self.interfaces.len());
+        for Interface { name, .. } in &self.interfaces {
+            let asked = || format!("interface {name}");
+            let link = links::by_name(netlink, name).await;
+            found.push(link.fail_with(ExitCode::Failure, asked)?);
+        }
+        let addresses = links::addresses(netlink).await;
+        let addresses = addresses.fail_with(ExitCode::Failure, || "addresses")?;
+        self.held.read(&addresses);
+        Ok((found, addresses))
+    }
+
+    /// Makes an interface's state what was read.
     ///
     /// # Errors
     /// [`ExitCode::Interface`] if it exists and cannot be served.
-    pub(super) async fn refresh_interface(&mut self, index: usize) -> Result<(), Failure> {
+    pub(super) fn follow_interface(
+        &mut self,
+        index: usize,
+        found: Option<links::Interface>,
+        addresses: &[(u32, Address)],
+    ) -> Result<(), Failure> {
         let name = self.interfaces[index].name.clone();
-        let asked = || format!("interface {name}");
-        let found = links::by_name(self.connections.netlink(), &name)
-            .await
-            .fail_with(ExitCode::Failure, asked)?;
         let old = self.interfaces[index].ifindex();
         if old.is_some() && found.as_ref().map(|found| found.ifindex) != old {
             self.interface_gone(index);
         }
         self.interfaces[index].exists = found.is_some();
         let Some(found) = found else { return Ok(()) };
-        let locals = links::addresses(self.connections.netlink(), found.ifindex)
-            .await
-            .fail_with(ExitCode::Failure, asked)?;
         if self.interfaces[index].present.is_none() {
             let present = self.attach(&name, &found)?;
             self.interfaces[index].present = Some(present);
@@ -226,28 +311,20 @@ impl Engine {
         if present.up != found.up {
             info!(interface = name, up = found.up, "interface");
         }
-        present.up = found.up;
-        present.mac = found.mac;
-        let before: HashSet<_> = present.locals.iter().map(|address| address.local).collect();
-        let after: HashSet<_> = locals.iter().map(|address| address.local).collect();
-        present.locals = locals;
-        for local in after.difference(&before) {
-            self.local_came(
-                &name,
-                LocalKey {
-                    ifindex: found.ifindex,
-                    addr: local.octets(),
-                },
-            );
+        let own = addresses
+            .iter()
+            .filter(|(ifindex, _)| *ifindex == found.ifindex);
+        let locals = own.map(|(_, address)| *address).collect();
+        let (came, went) = present.become_as(&found, locals);
+        let key = |local: Ipv4Addr| LocalKey {
+            ifindex: found.ifindex,
+            addr: local.octets(),
+        };
+        for local in came {
+            self.local_came(&name, &key(local));
         }
-        for local in before.difference(&after) {
-            self.local_went(
-                &name,
-                LocalKey {
-                    ifindex: found.ifindex,
-                    addr: local.octets(),
-                },
-            );
+        for local in went {
+            self.local_went(&name, &key(local));
         }
         Ok(())
     }
@@ -269,7 +346,11 @@ impl Engine {
             link,
             mac: found.mac,
             up: found.up,
+            vrf: found.vrf,
+            tunnel: found.tunnel,
             locals: Vec::new(),
+            borrowed: HashSet::new(),
+            refused: HashMap::new(),
             attachment,
             guard,
         })
@@ -287,60 +368,15 @@ impl Engine {
             ifindex = present.ifindex,
             "interface gone"
         );
+        for local in present.usable() {
+            let key = LocalKey {
+                ifindex: present.ifindex,
+                addr: local.octets(),
+            };
+            self.local_went(&name, &key);
+        }
         if let Err(error) = present.attachment.detach() {
             warn!(interface = name, %error, "pin of its link not removed");
-        }
-        for address in present.locals {
-            let addr = address.local.octets();
-            self.local_went(
-                &name,
-                LocalKey {
-                    ifindex: present.ifindex,
-                    addr,
-                },
-            );
-        }
-    }
-
-    fn local_came(&mut self, interface: &str, key: LocalKey) {
-        // Until we have seen that it is held elsewhere, too.
-        self.confine_one(Confined { addr: key.addr }, key.ifindex);
-        self.look_around_soon();
-        let block = self.blocks.of(interface, &key);
-        if block == 0 {
-            warn!(interface, "no block of counters left: counted in block 0");
-        }
-        if let Err(error) = self.datapath.maps.set_local(&key, block) {
-            warn!(interface, local = %Ipv4Addr::from(key.addr), %error, "address not noted");
-        }
-    }
-
-    fn local_went(&mut self, interface: &str, key: LocalKey) {
-        info!(interface, local = %Ipv4Addr::from(key.addr), "address gone");
-        if let Err(error) = self.datapath.maps.delete_local(&key) {
-            warn!(interface, local = %Ipv4Addr::from(key.addr), %error, "address not forgotten");
-        }
-    }
-
-    /// Forgets addresses that went while no agent was there to see it.
-    pub(super) fn forget_stale_locals(&mut self) {
-        let held: HashSet<_> = self
-            .interfaces
-            .iter()
-            .filter_map(|interface| Some((interface.ifindex()?, interface)))
-            .flat_map(|(ifindex, interface)| {
-                interface.locals().map(move |local| LocalKey {
-                    ifindex,
-                    addr: local.octets(),
-                })
-            })
-            .collect();
-        let known = self.datapath.maps.reader().locals();
-        let known = known.inspect_err(|error| warn!(%error, "addresses not read"));
-        for (key, _) in known.unwrap_or_default() {
-            if !held.contains(&key) {
-                self.local_went(&self.interface_name(key.ifindex), key);
-            }
         }
     }
 
@@ -359,7 +395,7 @@ impl Engine {
     pub(super) fn carriers(&self) -> HashMap<String, Carrier> {
         let carrier = |interface: &Interface| {
             let present = interface.present.as_ref().filter(|present| present.up)?;
-            let locals = interface.locals().collect();
+            let locals = interface.usable().collect();
             Some((
                 interface.name.clone(),
                 Carrier {
@@ -369,35 +405,5 @@ impl Engine {
             ))
         };
         self.interfaces.iter().filter_map(carrier).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_keeps_its_block() {
-        let key = |ifindex, last| LocalKey {
-            ifindex,
-            addr: [10, 0, 0, last],
-        };
-        let mut blocks = Blocks::new([(key(3, 1), 1)]);
-        assert_eq!(blocks.of("dz0", &key(3, 1)), 1, "inherited");
-        assert_eq!(blocks.of("dz0", &key(3, 2)), 2);
-        assert_eq!(
-            blocks.of("dz0", &key(9, 1)),
-            1,
-            "the interface was created anew"
-        );
-        assert_eq!(
-            blocks.of("dz1", &key(4, 1)),
-            3,
-            "the same address on another interface"
-        );
-        for last in 3..=255 {
-            blocks.of("dz0", &key(3, last));
-        }
-        assert_eq!(blocks.of("dz2", &key(5, 1)), 0, "none left");
     }
 }

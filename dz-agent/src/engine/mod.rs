@@ -7,6 +7,7 @@
 mod alarm;
 mod batches;
 mod check;
+mod choose;
 mod clock;
 mod close;
 mod configured;
@@ -14,20 +15,24 @@ mod connect;
 mod connections;
 mod detours;
 mod diverted;
+mod ends;
 mod events;
 mod farewell;
 mod followed;
 mod front;
 mod guard;
+mod held;
 mod inspect;
 mod interfaces;
 mod jobs;
 mod left;
+mod locals;
 mod mirror;
 mod next_hops;
 mod notices;
 mod reconcile;
 mod resolve;
+mod reverse_path;
 mod routes;
 mod run;
 mod scrapes;
@@ -61,9 +66,11 @@ use detours::Detours;
 use events::Unlogged;
 use farewell::Farewells;
 use followed::Followed;
-use interfaces::{Blocks, Interface};
+use held::Held;
+use interfaces::Interface;
 use jobs::RouteJobs;
 use left::Left;
+use locals::Blocks;
 use next_hops::NextHops;
 use reconcile::RouteKey;
 use shared::Shared;
@@ -105,6 +112,8 @@ struct Engine {
     owners: HashMap<RouteKey, SessionKey>,
     slots: Slots,
     blocks: Blocks,
+    /// Which interface of this host holds which address.
+    held: Held,
     clock: Clock,
     /// Peers that our clock speaks to once a minute only.
     left: Left,

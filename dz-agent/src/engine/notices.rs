@@ -13,6 +13,14 @@ use crate::net::monitor::Event;
 impl Engine {
     /// Something changed in the network namespace.
     pub(super) fn changed(&mut self, event: Event) {
+        if let Event::Address {
+            ifindex,
+            address,
+            gone,
+        } = &event
+        {
+            self.held.apply(*ifindex, address, *gone);
+        }
         self.around_changed(&event);
         match event {
             Event::Link {
@@ -25,7 +33,8 @@ impl Engine {
                     self.interface_down(ifindex);
                 }
                 let ours = |i: &Interface| i.name == name || i.ifindex() == Some(ifindex);
-                if self.interfaces.iter().any(ours) {
+                // A NIC can take its addresses along into a VRF, without a word about them.
+                if self.interfaces.iter().any(ours) || self.held.has_used(ifindex) {
                     self.check_soon();
                 }
             }
@@ -34,11 +43,18 @@ impl Engine {
                 address,
                 gone,
             } => {
-                if gone {
+                // Another interface may hold it as well.
+                if gone && !self.held.is_held(address.local) {
                     self.address_gone(address.local);
                 }
-                // A followed route may have had the address of any interface as its source.
-                if self.interface_at(ifindex).is_some() || gone && self.followed.is_on() {
+                // Peers may use the address of any interface, and with it goes each route that has
+                // it as its source, without a word.
+                if self.interface_at(ifindex).is_some() || self.held.is_used(address.local) {
+                    self.check_soon();
+                }
+            }
+            Event::Local { dst, prefix_len } => {
+                if self.held.is_used_within(dst, prefix_len) {
                     self.check_soon();
                 }
             }

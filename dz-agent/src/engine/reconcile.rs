@@ -21,6 +21,7 @@ use dz_common::packet::State;
 use dz_common::session::Mode;
 use foldhash::{HashMap, HashSet};
 
+use crate::net::detours::Flow;
 use crate::net::routes::Route;
 
 /// An interface that sessions can run over at present: it exists and is up.
@@ -28,7 +29,7 @@ use crate::net::routes::Route;
 pub(super) struct Carrier {
     /// Its index.
     pub(super) ifindex: u32,
-    /// Its addresses.
+    /// Addresses that sessions can have over it: its own, and those that it borrows.
     pub(super) locals: HashSet<Ipv4Addr>,
 }
 
@@ -85,8 +86,10 @@ pub(super) struct Facts<'a> {
     pub(super) carriers: &'a HashMap<String, Carrier>,
     pub(super) sessions: &'a [SessionEntry],
     pub(super) routes: &'a [Route],
-    /// The way around for destinations that were looked up, 0 = there is none.
-    pub(super) detours: &'a BTreeMap<Ipv4Addr, u32>,
+    /// Peers whose address cannot be a peer's.
+    pub(super) refused: &'a HashSet<PeerKey>,
+    /// The ways around that were looked up, 0 = there is none.
+    pub(super) detours: &'a BTreeMap<Flow, u32>,
     /// `--peer-passive ignore`.
     pub(super) ignore_peer_passive: bool,
 }
@@ -115,6 +118,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Vec<Op> {
         }
         ends.push(End {
             key: route_key(&entry.key),
+            src: entry.key.local.into(),
             wanted,
             detour: entry.detour,
         });
@@ -122,6 +126,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Vec<Op> {
     let can_open = |(key, peer): &(&PeerKey, &Peer)| {
         let carrier = facts.carriers.get(ifname(key));
         carrier.is_some_and(|carrier| carrier.locals.contains(&peer.local.into()))
+            && !facts.refused.contains(*key)
     };
     // Each peer has one session at most, so that nearly always the numbers tell.
     if facts.peers.iter().filter(can_open).count() != open {
@@ -139,6 +144,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Vec<Op> {
 /// Where a session leads, and what it makes of that.
 struct End {
     key: RouteKey,
+    src: Ipv4Addr,
     /// None if the session is given up.
     wanted: Option<Wanted>,
     detour: u32,
@@ -149,14 +155,15 @@ struct End {
 fn differences(
     mut ends: Vec<End>,
     present: Vec<(RouteKey, &Route)>,
-    detours: &BTreeMap<Ipv4Addr, u32>,
+    known: &BTreeMap<Flow, u32>,
 ) -> Vec<Op> {
     ends.sort_unstable_by_key(|end| end.key);
     let (mut wrong, mut lost) = (Vec::new(), Vec::new());
     let mut present = present.into_iter().peekable();
-    let mut detours = detours.iter().peekable();
+    let mut detours = known.iter().peekable();
     for End {
         key,
+        src,
         wanted,
         detour,
     } in ends
@@ -171,9 +178,15 @@ fn differences(
                 wrong.push(Op::Follow(key));
             }
         }
-        while detours.next_if(|(dst, _)| **dst < key.dst).is_some() {}
-        let known = detours.peek().filter(|(dst, _)| **dst == key.dst);
-        if known.is_some_and(|(_, known)| **known != detour) {
+        while detours.next_if(|(flow, _)| flow.dst < key.dst).is_some() {}
+        let flow = Flow { dst: key.dst, src };
+        let way = match detours.peek() {
+            Some((next, way)) if **next == flow => Some(*way),
+            // Sessions with the peer by several interfaces, from several addresses.
+            Some((next, _)) if next.dst == flow.dst => known.get(&flow),
+            _ => None,
+        };
+        if way.is_some_and(|way| *way != detour) {
             lost.push(Op::Divert(key));
         }
     }
@@ -184,7 +197,7 @@ fn differences(
 
 /// What a session has.
 struct Finding<'a> {
-    /// Its local address is one of its interface's.
+    /// Its local address is one that it may have.
     here: bool,
     /// The peer that wants it, as it is.
     peer: Option<(PeerKey, &'a Peer)>,
@@ -202,7 +215,8 @@ fn find<'a>(
     let peer = wanted.and_then(|(name, _)| {
         let key = peer_key(name, entry.key.peer.into());
         let peer = facts.peers.get(&key)?;
-        (peer.local == entry.key.local).then_some((key, peer))
+        let wanted = peer.local == entry.key.local && !facts.refused.contains(&key);
+        wanted.then_some((key, peer))
     });
     Finding {
         here: here.is_some(),

@@ -20,8 +20,10 @@ use super::detours::Detours;
 use super::events::Unlogged;
 use super::followed::Followed;
 use super::front::Front;
-use super::interfaces::{Blocks, Interface};
+use super::held::Held;
+use super::interfaces::Interface;
 use super::jobs::RouteJobs;
+use super::locals::Blocks;
 use super::shared::Shared;
 use super::slots::Slots;
 use super::sources::Sources;
@@ -204,6 +206,7 @@ impl Engine {
                     .locals()
                     .fail_with(ExitCode::Failure, kernel)?,
             ),
+            held: Held::default(),
             options,
             datapath,
             identity: prepared.identity,
@@ -245,8 +248,9 @@ impl Engine {
 
     /// Attaches to the interfaces that are there and goes on from what was found.
     async fn start(&mut self) -> Result<(), Failure> {
-        for index in 0..self.interfaces.len() {
-            self.refresh_interface(index).await?;
+        let (found, addresses) = self.read_interfaces().await?;
+        for (index, found) in found.into_iter().enumerate() {
+            self.follow_interface(index, found, &addresses)?;
             let interface = &self.interfaces[index];
             if let Some(reason) = interface.unavailable() {
                 warn!(
@@ -258,13 +262,14 @@ impl Engine {
         if self.interfaces.iter().any(|i| i.ifindex().is_none()) {
             self.datapath.load_all()?;
         }
-        self.forget_stale_locals();
         if let Some(file) = &self.options.peers {
             let peers = self.sources.configured.len();
             info!(file = %file.display(), peers, "peers configured");
         }
         // Also what an earlier agent had from a file, or by following, and nobody wants any more.
         self.full_check().await;
+        // By now it is known what is borrowed.
+        self.forget_stale_locals();
         self.tick();
         Ok(())
     }
@@ -389,13 +394,8 @@ impl Engine {
         // A reply that nobody waits for any more need not be delivered.
         match command {
             Command::Connect { peers, reply } => {
-                // The address may be younger than the last notification that we have read: a script
-                // that adds one and connects from it must not have to wait.
-                if !self.can_carry(&peers) {
-                    self.refresh_interfaces().await;
-                    self.check_soon();
-                }
-                let _ = reply.send(self.connect(&peers));
+                let sources = self.prepare(&peers).await;
+                let _ = reply.send(self.connect(&peers, &sources));
             }
             Command::Disconnect { selector, reply } => self.disconnect(&selector, reply),
         }

@@ -82,6 +82,8 @@ pub(super) struct Shared {
     check_error: Mutex<Option<String>>,
     troubles: Mutex<HashMap<RouteKey, Trouble>>,
     interfaces: Mutex<Vec<InterfaceView>>,
+    /// Peers that cannot be, with the reason.
+    refused: Mutex<HashMap<PeerKey, String>>,
     counts: Mutex<BTreeMap<(String, Ipv4Addr), RouteCounts>>,
     follow: Mutex<HashMap<PeerKey, FollowedRoute>>,
     follow_changes: Mutex<FollowChanges>,
@@ -101,6 +103,7 @@ impl Shared {
             check_error: Mutex::default(),
             troubles: Mutex::default(),
             interfaces: Mutex::default(),
+            refused: Mutex::default(),
             counts: Mutex::default(),
             follow: Mutex::default(),
             follow_changes: Mutex::default(),
@@ -115,6 +118,11 @@ impl Shared {
     /// Where metrics are served at present.
     pub(super) fn metrics(&self) -> MetricsView {
         self.metrics.borrow().clone()
+    }
+
+    /// The peers whose address cannot be a peer's, with the reason.
+    pub(super) fn refused(&self) -> MutexGuard<'_, HashMap<PeerKey, String>> {
+        lock(&self.refused)
     }
 
     pub(super) fn check_error(&self) -> MutexGuard<'_, Option<String>> {

@@ -103,9 +103,10 @@ impl Engine {
         self.sources.settle_at = None;
         let dirty = std::mem::take(&mut self.sources.dirty);
         self.settle(dirty);
+        self.tick();
     }
 
-    /// Looks at every peer, there or wanted.
+    /// Looks at every peer, there or wanted. Nothing is sent: what is opened is due at once.
     pub(super) fn settle_all(&mut self) -> Settled {
         let followed = self.followed.keys().filter_map(|key| {
             let interface = self.interface_at(key.ifindex)?;
@@ -186,7 +187,7 @@ impl Engine {
             }
             Wish::Nobody
         } else if let Some(peer) = self.sources.configured.get(key) {
-            Wish::Peer(*peer)
+            Wish::Peer(self.with_ends(key, *peer))
         } else {
             let origin = self.peers.get(key).map(|peer| peer.origin);
             match says {
@@ -290,9 +291,18 @@ impl Engine {
             };
             let local = Ipv4Addr::from(peer.local);
             let interface = self.interfaces.iter().find(|i| i.name == ifname(&key));
-            let carries = interface
-                .is_some_and(|i| i.unavailable().is_none() && i.locals().any(|l| l == local));
-            if !carries || self.owner_of(&key).is_some() {
+            let interface = interface.filter(|i| i.unavailable().is_none());
+            let Some(interface) = interface else {
+                continue;
+            };
+            if !self.may_use(interface, local) {
+                // Of another interface, perhaps.
+                self.held.ask_about(local);
+                self.check_soon();
+                continue;
+            }
+            let no_peer = self.no_peer(interface, key.peer.into(), local).is_some();
+            if no_peer || self.owner_of(&key).is_some() {
                 continue;
             }
             if self.slots.room() == 0 {
@@ -304,7 +314,6 @@ impl Engine {
                 self.check_soon();
             }
         }
-        self.tick();
     }
 
     fn room(&self) -> usize {

@@ -13,7 +13,7 @@ use super::Engine;
 use super::run::SETTLE;
 use crate::lock;
 use crate::net::monitor::Event;
-use crate::net::{NetlinkError, detours};
+use crate::net::{NetlinkError, detours, links};
 
 impl Engine {
     /// Looks around, soon: changes come in groups.
@@ -25,13 +25,18 @@ impl Engine {
     /// Something changed in the network namespace: what does it mean for packets that are diverted?
     pub(super) fn around_changed(&mut self, event: &Event) {
         match *event {
-            Event::Link { ifindex, .. } | Event::Address { ifindex, .. } => {
-                // Either can flush routes without a word.
+            Event::Link { ifindex, .. } => {
+                // It can flush routes without a word.
                 if self.detours.is_candidate(ifindex) {
                     self.detours.look_at_all();
                 }
                 self.look_around_soon();
             }
+            Event::Address {
+                ifindex,
+                ref address,
+                gone,
+            } => self.address_around(ifindex, address.local, gone),
             Event::Route {
                 dst,
                 prefix_len,
@@ -43,17 +48,46 @@ impl Engine {
                     self.detours.look_within(dst, prefix_len);
                 }
             }
-            Event::Neighbour { .. } | Event::Host(_) => {}
+            Event::Neighbour { .. } | Event::Host(_) | Event::Local { .. } => {}
             Event::Overrun => self.detours.look_at_all(),
         }
     }
 
-    /// Looks at all interfaces and addresses and follows what changed.
+    /// An address came or went. Most are of no concern: containers come and go.
+    fn address_around(&mut self, ifindex: u32, address: Ipv4Addr, gone: bool) {
+        let is_ours = |ifindex| self.interface_at(ifindex).is_some();
+        let concerned = is_ours(ifindex)
+            || self.held.is_used(address)
+            || self.held.holders(address).any(is_ours);
+        if concerned {
+            self.look_around_soon();
+        }
+        // Without a word the kernel flushes routes that name the address as their source, and with
+        // an interface's last address all of its routes.
+        if gone
+            && self
+                .detours
+                .leans_on(ifindex, address, self.held.holds_any(ifindex))
+        {
+            self.detours.look_at_all();
+        }
+    }
+
+    /// Looks at all interfaces and addresses, as they are by now, and follows what changed.
     /// Returns what the kernel did not tell, if anything.
     pub(super) async fn look_around(&mut self) -> Option<anyhow::Error> {
+        let addresses = match links::addresses(self.connections.netlink()).await {
+            Ok(addresses) => addresses,
+            Err(error) => return Some(untold(error)),
+        };
+        self.held.read(&addresses);
+        self.look_at_links().await
+    }
+
+    /// The same with the addresses that have just been read.
+    pub(super) async fn look_at_links(&mut self) -> Option<anyhow::Error> {
         self.look_around_at = None;
-        let error = self.try_look_around().await.err()?;
-        Some(anyhow::Error::from(error).context("interfaces and addresses"))
+        self.try_look_around().await.err().map(untold)
     }
 
     async fn try_look_around(&mut self) -> Result<(), NetlinkError> {
@@ -66,25 +100,36 @@ impl Engine {
         let mut candidates: Vec<u32> = others.map(|carrier| carrier.ifindex).collect();
         candidates.sort_unstable();
         self.detours.use_candidates(candidates);
+        self.use_holders();
 
-        let held = detours::held(self.connections.netlink()).await?;
         let served: HashSet<u32> = served
             .iter()
             .filter_map(|name| nix::net::if_::if_nametoindex(name.as_str()).ok())
             .collect();
-        let elsewhere: HashSet<Ipv4Addr> = held
-            .iter()
-            .filter(|(ifindex, _)| !served.contains(ifindex))
-            .map(|(_, address)| *address)
-            .collect();
-        let only_here: BTreeSet<(Ipv4Addr, u32)> = held
-            .iter()
-            .filter(|(ifindex, _)| self.interface_at(*ifindex).is_some())
-            .filter(|(_, address)| !elsewhere.contains(address))
-            .map(|(ifindex, address)| (*address, *ifindex))
-            .collect();
+        let mut only_here = BTreeSet::new();
+        for interface in &self.interfaces {
+            let Some(ifindex) = interface.ifindex() else {
+                continue;
+            };
+            for address in interface.locals() {
+                if self.held.holders(address).all(|one| served.contains(&one)) {
+                    only_here.insert((address, ifindex));
+                }
+            }
+        }
         self.confine(&only_here);
         Ok(())
+    }
+
+    /// Tells the ways around which interfaces hold the addresses that peers use.
+    pub(super) fn use_holders(&mut self) {
+        let holders = self.held.used().map(|address| {
+            let mut holders: Vec<u32> = self.held.holders(address).collect();
+            holders.sort_unstable();
+            (address, holders)
+        });
+        let holders = holders.collect();
+        self.detours.use_holders(holders);
     }
 
     /// Confines these addresses and no others.
@@ -115,10 +160,14 @@ impl Engine {
     }
 
     /// Keeps packets from an address from being diverted.
-    pub(super) fn confine_one(&mut self, key: Confined, ifindex: u32) {
+    fn confine_one(&mut self, key: Confined, ifindex: u32) {
         if let Err(error) = self.datapath.maps.confine(&key, ifindex) {
             let source = Ipv4Addr::from(key.addr);
             warn!(%source, %error, "address not confined: its packets may be diverted");
         }
     }
+}
+
+fn untold(error: NetlinkError) -> anyhow::Error {
+    anyhow::Error::from(error).context("interfaces and addresses")
 }

@@ -8,7 +8,6 @@ use dz_common::map::{MAX_DUE, Peer, SessionKey};
 use tracing::warn;
 
 use super::clock::gathered_ns;
-use super::interfaces::Interface;
 use super::{Engine, Live};
 use crate::datapath::{Order, Transmitted, now_ns};
 
@@ -74,8 +73,8 @@ impl Engine {
     /// Says whether packets may leave with a session's local address: none from one that is not ours
     /// any more.
     pub(super) fn may_speak(&self, key: &SessionKey) -> bool {
-        let holds = |i: &&Interface| i.locals().any(|local| local.octets() == key.local);
-        self.interface_at(key.ifindex).filter(holds).is_some()
+        let interface = self.interface_at(key.ifindex);
+        interface.is_some_and(|interface| self.may_use(interface, key.local.into()))
     }
 
     pub(super) fn order(&self, key: SessionKey, live: &Live, force: bool) -> Order {

@@ -2,14 +2,14 @@
 
 use std::net::Ipv4Addr;
 
-use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType,
 };
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::links::{self, Interface};
+use super::local::question;
 use super::{Netlink, NetlinkError};
 
 /// The interfaces that can carry packets on their own: up, no loopback, and not part of another
@@ -36,26 +36,46 @@ fn is_carrier(message: &LinkMessage) -> bool {
     !part_of_another && !message.header.flags.contains(LinkFlags::Loopback)
 }
 
-/// The best route to `dst` by one of the interfaces: the longest prefix, then the lowest metric,
-/// then the first interface; 0 if there is none.
+/// Where packets of a session go around, in the words of the kernel's look-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Flow {
+    /// Their destination: the peer.
+    pub dst: Ipv4Addr,
+    /// Their source: our address. Rules (`ip rule from`) may look at it.
+    pub src: Ipv4Addr,
+}
+
+/// The way around for a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// The interface; 0 if there is none.
+    pub ifindex: u32,
+    /// The source that its route names. When this host loses that address, the kernel flushes the
+    /// route without a word.
+    pub named: Option<Ipv4Addr>,
+}
+
+/// Finds the best route of a flow by one of the interfaces. An interface that holds the source comes
+/// first, for its network takes that source; then the longest prefix, the lowest metric, the first
+/// interface.
 ///
 /// # Errors
 /// The kernel could not be asked.
 pub async fn best(
     netlink: &Netlink,
-    dst: Ipv4Addr,
+    flow: Flow,
     interfaces: &[u32],
-) -> Result<u32, NetlinkError> {
+    holders: &[u32],
+) -> Result<Way, NetlinkError> {
     let mut found = Vec::new();
     for &ifindex in interfaces {
-        if let Some(preference) = route(netlink, dst, ifindex).await? {
-            found.push((preference, ifindex));
+        if let Some((preference, named)) = route(netlink, flow, ifindex).await? {
+            let is_strange = !holders.contains(&ifindex);
+            found.push(((is_strange, preference), Way { ifindex, named }));
         }
     }
-    Ok(found
-        .into_iter()
-        .min_by_key(|(preference, _)| *preference)
-        .map_or(0, |(_, ifindex)| ifindex))
+    let best = found.into_iter().min_by_key(|(preference, _)| *preference);
+    Ok(best.map_or_else(Way::default, |(_, way)| way))
 }
 
 /// How good the route by an interface is: the smallest is the best.
@@ -63,18 +83,16 @@ type Preference = (std::cmp::Reverse<u8>, u32);
 
 async fn route(
     netlink: &Netlink,
-    dst: Ipv4Addr,
+    flow: Flow,
     ifindex: u32,
-) -> Result<Option<Preference>, NetlinkError> {
-    let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
-    message.header.destination_prefix_length = 32;
+) -> Result<Option<(Preference, Option<Ipv4Addr>)>, NetlinkError> {
+    let mut message = question(flow.dst, Some(ifindex));
     // The entry of the table: without one the kernel would take the destination for a neighbour.
     message.header.flags = RouteFlags::FibMatch;
+    message.header.source_prefix_length = 32;
     message
         .attributes
-        .push(RouteAttribute::Destination(RouteAddress::Inet(dst)));
-    message.attributes.push(RouteAttribute::Oif(ifindex));
+        .push(RouteAttribute::Source(RouteAddress::Inet(flow.src)));
     let answer = netlink.get(RouteNetlinkMessage::GetRoute(message)).await;
     match answer {
         Ok(RouteNetlinkMessage::NewRoute(message)) => Ok(preference(&message)),
@@ -85,36 +103,19 @@ async fn route(
     }
 }
 
-fn preference(message: &RouteMessage) -> Option<Preference> {
+fn preference(message: &RouteMessage) -> Option<(Preference, Option<Ipv4Addr>)> {
     // Not an address of this host.
     if message.header.kind != RouteType::Unicast {
         return None;
     }
-    let metric = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::Priority(metric) => Some(*metric),
-            _ => None,
-        });
-    let length = std::cmp::Reverse(message.header.destination_prefix_length);
-    Some((length, metric.unwrap_or(0)))
-}
-
-/// Reads which interfaces hold which IPv4 addresses.
-///
-/// # Errors
-/// The kernel could not be asked.
-pub async fn held(netlink: &Netlink) -> Result<Vec<(u32, Ipv4Addr)>, NetlinkError> {
-    let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
-    let keep = |message| match message {
-        RouteNetlinkMessage::NewAddress(message) => {
-            let address = links::address(&message)?;
-            Some((message.header.index, address.local))
+    let (mut metric, mut named) = (0, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Priority(value) => metric = *value,
+            RouteAttribute::PrefSource(RouteAddress::Inet(source)) => named = Some(*source),
+            _ => {}
         }
-        _ => None,
-    };
-    let request = RouteNetlinkMessage::GetAddress(message);
-    netlink.dump(request, keep).await
+    }
+    let length = std::cmp::Reverse(message.header.destination_prefix_length);
+    Some(((length, metric), named))
 }

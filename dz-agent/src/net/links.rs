@@ -7,7 +7,7 @@ use dz_common::ingress::Link;
 use nix::errno::Errno;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
-    InfoData, InfoGre, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoData, InfoGre, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -34,6 +34,19 @@ pub struct Interface {
     pub controller: Option<u32>,
     /// What its frames start with, or why it cannot be served.
     pub link: Result<Link, Unsuitable>,
+    /// The outer addresses of a GRE tunnel over IPv4.
+    pub tunnel: Tunnel,
+    /// Index of the VRF device that it belongs to; it has the addresses of that VRF only.
+    pub vrf: Option<u32>,
+}
+
+/// The outer addresses that a GRE tunnel is bound to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Ours (`IFLA_GRE_LOCAL`).
+    pub local: Option<Ipv4Addr>,
+    /// The far end's (`IFLA_GRE_REMOTE`).
+    pub remote: Option<Ipv4Addr>,
 }
 
 /// Why an interface cannot be served.
@@ -107,28 +120,22 @@ pub async fn by_index(netlink: &Netlink, ifindex: u32) -> Result<Option<Interfac
     get(netlink, message).await
 }
 
-/// Reads the IPv4 addresses of an interface, in the kernel's order; none if there is no such
-/// interface.
+/// Reads the IPv4 addresses of every interface: the index, then the address, those of one interface
+/// in the kernel's order.
 ///
 /// # Errors
 /// The kernel could not be asked, or its addresses kept changing.
-pub async fn addresses(netlink: &Netlink, ifindex: u32) -> Result<Vec<Address>, NetlinkError> {
+pub async fn addresses(netlink: &Netlink) -> Result<Vec<(u32, Address)>, NetlinkError> {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;
-    message.header.index = ifindex;
     let keep = |message| match message {
-        RouteNetlinkMessage::NewAddress(message) if message.header.index == ifindex => {
-            address(&message)
+        RouteNetlinkMessage::NewAddress(message) => {
+            Some((message.header.index, address(&message)?))
         }
         _ => None,
     };
-    match netlink
-        .dump(RouteNetlinkMessage::GetAddress(message), keep)
-        .await
-    {
-        Err(cause) if cause.errno() == Some(Errno::ENODEV) => Ok(Vec::new()),
-        addresses => addresses,
-    }
+    let request = RouteNetlinkMessage::GetAddress(message);
+    netlink.dump(request, keep).await
 }
 
 async fn get(netlink: &Netlink, message: LinkMessage) -> Result<Option<Interface>, NetlinkError> {
@@ -175,8 +182,10 @@ pub(crate) fn interface(message: &LinkMessage) -> Interface {
         mac: None,
         controller: None,
         link: Err(Unsuitable::Loopback),
+        tunnel: Tunnel::default(),
+        vrf: None,
     };
-    let mut tunnel = None;
+    let (mut gre, mut in_vrf) = (None, false);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
@@ -191,7 +200,8 @@ pub(crate) fn interface(message: &LinkMessage) -> Interface {
                 for info in infos {
                     match info {
                         LinkInfo::Kind(kind) => interface.kind = kind.to_string(),
-                        LinkInfo::Data(InfoData::GreTun(data)) => tunnel = Some(gre_remote(data)),
+                        LinkInfo::Data(InfoData::GreTun(data)) => gre = Some(outer(data)),
+                        LinkInfo::PortKind(kind) => in_vrf = *kind == InfoPortKind::Vrf,
                         _ => {}
                     }
                 }
@@ -199,15 +209,26 @@ pub(crate) fn interface(message: &LinkMessage) -> Interface {
             _ => {}
         }
     }
-    interface.link = link(header.link_layer_type, tunnel);
+    interface.link = link(header.link_layer_type, gre.map(|tunnel| tunnel.remote));
+    interface.tunnel = gre.unwrap_or_default();
+    interface.vrf = interface.controller.filter(|_| in_vrf);
     interface
 }
 
-fn gre_remote(data: &[InfoGre]) -> Option<Ipv4Addr> {
-    data.iter().find_map(|attribute| match attribute {
-        InfoGre::Remote(remote) if !remote.is_unspecified() => Some(*remote),
-        _ => None,
-    })
+fn outer(data: &[InfoGre]) -> Tunnel {
+    let mut tunnel = Tunnel::default();
+    for attribute in data {
+        match attribute {
+            InfoGre::Local(local) => tunnel.local = Some(*local),
+            InfoGre::Remote(remote) => tunnel.remote = Some(*remote),
+            _ => {}
+        }
+    }
+    let said = |address: Option<Ipv4Addr>| address.filter(|address| !address.is_unspecified());
+    Tunnel {
+        local: said(tunnel.local),
+        remote: said(tunnel.remote),
+    }
 }
 
 /// `gre`: for a GRE tunnel, the remote end that it is bound to, if any.

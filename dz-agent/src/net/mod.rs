@@ -8,6 +8,7 @@ pub mod driver;
 mod host_route;
 pub mod hosts;
 pub mod links;
+pub mod local;
 pub mod monitor;
 pub mod neighbours;
 pub mod routes;

@@ -20,7 +20,7 @@ use rtnetlink::packet_core::{
 use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{Socket, protocols::NETLINK_ROUTE};
@@ -37,6 +37,9 @@ use super::routes::{Found, Route};
 const RECEIVE_BUFFER: usize = 8 << 20;
 /// The kernel's notifications are far below it; a longer one counts as lost.
 const DATAGRAM: usize = 64 << 10;
+
+/// `RT_TABLE_LOCAL`.
+const LOCAL_TABLE: u8 = 255;
 
 /// Offsets in `struct nlmsghdr`.
 const NLMSG_TYPE: u32 = 4;
@@ -65,6 +68,14 @@ pub enum Event {
         address: Address,
         /// Removed.
         gone: bool,
+    },
+    /// An entry of the table `local` that is not the kernel's own came or went: `ip route add local`
+    /// makes addresses this host's that no interface holds.
+    Local {
+        /// Destination.
+        dst: Ipv4Addr,
+        /// Length of its prefix, bits.
+        prefix_len: u8,
     },
     /// An IPv4 route of the main table came or went: a unicast route, or a host route of whatever
     /// kind. One that was replaced is not reported as gone.
@@ -326,9 +337,10 @@ fn route(request: &NetlinkHeader, message: &RouteMessage, gone: bool) -> Option<
         replaced: !gone && request.flags & NLM_F_REPLACE != 0,
         route: host.and_then(|found| found.route),
     };
+    let by_hand = header.table == LOCAL_TABLE && header.protocol != RouteProtocol::Kernel;
     let ordinary = header.table == RouteHeader::RT_TABLE_MAIN
         && (header.kind == RouteType::Unicast || host.is_some());
-    if !ordinary || header.address_family != AddressFamily::Inet {
+    if !(ordinary || by_hand) || header.address_family != AddressFamily::Inet {
         return None;
     }
     // The default route has no destination attribute.
@@ -341,6 +353,9 @@ fn route(request: &NetlinkHeader, message: &RouteMessage, gone: bool) -> Option<
         }
     }
     let prefix_len = header.destination_prefix_length;
+    if by_hand {
+        return Some(Event::Local { dst, prefix_len });
+    }
     Some(Event::Route {
         dst,
         prefix_len,

@@ -1,6 +1,6 @@
 //! The incident that this project exists for, between two kernels: connect with an allocated
-//! address, disconnect, the tunnel is deleted and created anew, connect without the address. And the
-//! same with the disconnect forgotten.
+//! address, disconnect, the tunnel is deleted and created anew, connect without the address. The same
+//! from and to public addresses, and with the disconnect forgotten.
 
 use std::net::Ipv4Addr;
 
@@ -16,7 +16,8 @@ use dz_tests::wait::eventually;
 use crate::NEEDS;
 use crate::capture::Seen;
 use crate::scene::{
-    A, B, Hosts, PEERS, Pair, address, connect, failures, nothing_failed, pair, until_up,
+    A, B, Hosts, OTHER, PEERS, Pair, UNDER, UNDER_HERE, address, connect, failures, nothing_failed,
+    pair, until_up,
 };
 
 const DETECT_MULT: u8 = 5;
@@ -24,8 +25,15 @@ const DETECT_MULT: u8 = 5;
 const ASKED_AGAIN: u64 = 5;
 
 pub(super) fn tests() -> Vec<Test> {
+    let replay = |name: &str, first, second| {
+        let name = format!("incident::replayed{name}");
+        Test::new(name, &NEEDS, move || replayed(first, second))
+    };
     vec![
-        Test::new("incident::replayed", &NEEDS, replayed),
+        replay("", A, HERE),
+        replay("_to_plain", A, UNDER_HERE),
+        replay("_from_plain", UNDER_HERE, A),
+        replay("_between_plain", UNDER_HERE, OTHER),
         Test::new("incident::forgotten", &NEEDS, forgotten),
     ]
 }
@@ -33,8 +41,9 @@ pub(super) fn tests() -> Vec<Test> {
 struct Scene {
     hosts: Hosts,
     agent: Agent,
-    /// They know A and the link's address, and forget neither.
+    /// They forget no address of ours.
     peers: Vec<UdpPeer>,
+    first: Ipv4Addr,
     ifindex: u32,
 }
 
@@ -44,23 +53,26 @@ fn pairs(local: Ipv4Addr) -> Vec<Pair> {
 }
 
 impl Scene {
-    /// Up from A.
-    fn new() -> Result<Self> {
+    /// Up from the first address.
+    fn new(first: Ipv4Addr) -> Result<Self> {
         let hosts = Hosts::new()?;
+        address(&hosts.here, "delete", A)?;
         address(&hosts.here, "delete", B)?;
+        hold(&hosts, first)?;
         let agent = hosts.agent(DETECT_MULT)?;
         let peers = PEERS.map(|peer| hosts.peer(peer, DETECT_MULT));
         let peers: Vec<_> = peers.into_iter().collect::<Result<_>>()?;
         for peer in &peers {
-            peer.add_session(A);
+            peer.add_session(first);
         }
-        connect(&agent, &pairs(A))?;
-        until_up(&agent, &hosts.here, &pairs(A))?;
+        connect_from(&agent, first)?;
+        until_up(&agent, &hosts.here, &pairs(first))?;
         let ifindex = hosts.here.ifindex(INTERFACE)?;
         Ok(Self {
             hosts,
             agent,
             peers,
+            first,
             ifindex,
         })
     }
@@ -74,25 +86,29 @@ impl Scene {
         Ok(())
     }
 
-    /// Waits until every peer has sent to A some more times.
+    /// Waits until every peer has sent to the first address some more times.
     fn asked_again(&self) -> Result<()> {
-        let asked = |peer: &UdpPeer| peer.session(A).map_or(0, |session| session.sent);
+        let asked = |peer: &UdpPeer| peer.session(self.first).map_or(0, |session| session.sent);
         let before: Vec<_> = self.peers.iter().map(asked).collect();
-        eventually(PATIENCE, "peers that ask for A again", || {
-            let now: Vec<_> = self.peers.iter().map(asked).collect();
-            let enough = now
-                .iter()
-                .zip(&before)
-                .all(|(now, then)| *now >= then + ASKED_AGAIN);
-            ensure!(enough, "{before:?}, then {now:?}");
-            anyhow::Ok(())
-        })
+        eventually(
+            PATIENCE,
+            "peers that ask for the first address again",
+            || {
+                let now: Vec<_> = self.peers.iter().map(asked).collect();
+                let enough = now
+                    .iter()
+                    .zip(&before)
+                    .all(|(now, then)| *now >= then + ASKED_AGAIN);
+                ensure!(enough, "{before:?}, then {now:?}");
+                anyhow::Ok(())
+            },
+        )
     }
 
-    /// Liveness packets from A since a mark, oldest first.
-    fn said_from_a(&self, mark: usize) -> Result<Vec<Seen>> {
+    /// Liveness packets from the first address since a mark, oldest first.
+    fn said_from_first(&self, mark: usize) -> Result<Vec<Seen>> {
         let mut seen = self.hosts.from_here.liveness(mark)?;
-        seen.retain(|seen| seen.from == A);
+        seen.retain(|seen| seen.from == self.first);
         Ok(seen)
     }
 
@@ -124,8 +140,36 @@ impl Scene {
     }
 }
 
-fn replayed() -> Result<()> {
-    let mut scene = Scene::new()?;
+/// Gives our host an address, if it needs to be given, and has the far end's packets come to it.
+fn hold(hosts: &Hosts, local: Ipv4Addr) -> Result<()> {
+    match local {
+        HERE => {}
+        UNDER_HERE => hosts.public(local)?,
+        OTHER => {
+            hosts
+                .here
+                .ip(&format!("address add {local}/32 dev {UNDER}"))?;
+            hosts.public(local)?;
+        }
+        _ => address(&hosts.here, "add", local)?,
+    }
+    Ok(())
+}
+
+/// Connects every peer. Where it is clear which address is meant, it is not named: the tunnel's only
+/// global one, or the one that it starts from.
+fn connect_from(agent: &Agent, local: Ipv4Addr) -> Result<()> {
+    if matches!(local, A | UNDER_HERE) {
+        let peers = PEERS.map(|peer| peer.to_string());
+        let mut words = vec!["connect"];
+        words.extend(peers.iter().map(String::as_str));
+        return agent.cli(&words).map(|_| ());
+    }
+    connect(agent, &pairs(local))
+}
+
+fn replayed(first: Ipv4Addr, second: Ipv4Addr) -> Result<()> {
+    let mut scene = Scene::new(first)?;
     let start = scene.hosts.from_here.mark();
     scene.agent.cli(&["disconnect", "--all"])?;
     let entries = bed::entries(scene.agent.home())?;
@@ -134,16 +178,17 @@ fn replayed() -> Result<()> {
     ensure!(routes.is_empty(), "after the reply: {routes}");
 
     scene.another_tunnel()?;
+    hold(&scene.hosts, second)?;
     for peer in &scene.peers {
-        peer.add_session(HERE);
+        peer.add_session(second);
     }
     // At once: nobody has to wait until the agent has seen the new interface.
-    connect(&scene.agent, &pairs(HERE))?;
-    until_up(&scene.agent, &scene.hosts.here, &pairs(HERE))?;
-    // Deployed peers do not forget A: they go on asking for it.
+    connect_from(&scene.agent, second)?;
+    until_up(&scene.agent, &scene.hosts.here, &pairs(second))?;
+    // Deployed peers do not forget the first address: they go on asking for it.
     scene.asked_again()?;
 
-    let said = scene.said_from_a(start)?;
+    let said = scene.said_from_first(start)?;
     for peer in PEERS {
         let to_peer = said.iter().filter(|seen| seen.to == peer);
         let states: Vec<_> = to_peer.map(|seen| seen.packet.state).collect();
@@ -154,19 +199,19 @@ fn replayed() -> Result<()> {
             "to {peer} from the commit on: {states:?}"
         );
     }
-    until_up(&scene.agent, &scene.hosts.here, &pairs(HERE))?;
-    scene.only(HERE)?;
+    until_up(&scene.agent, &scene.hosts.here, &pairs(second))?;
+    scene.only(second)?;
     nothing_failed(&mut scene.agent)
 }
 
 /// Its sessions are parked, with the reason, and nothing leaves from A.
 fn forgotten() -> Result<()> {
-    let mut scene = Scene::new()?;
+    let mut scene = Scene::new(A)?;
     scene.hosts.delete_tunnel()?;
     let start = scene.hosts.from_here.mark();
     scene.hosts.create_tunnel()?;
     address(&scene.hosts.here, "add", B)?;
-    let reason = format!("{A} is not an address of {INTERFACE}");
+    let reason = format!("{A} is not an address of this host");
     eventually(PATIENCE, "parked sessions", || {
         let shown = scene.agent.json(&["sessions", "--json"])?;
         let parked = shown["parked"].as_array().context("nothing parked")?;

@@ -30,6 +30,8 @@ pub(crate) const UNDER_THERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub(crate) const A: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
 /// Another one of ours.
 pub(crate) const B: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 2);
+/// A second public address of ours, on the underlay.
+pub(crate) const OTHER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
 /// Those allocated to the far end.
 pub(crate) const PEERS: [Ipv4Addr; 3] = [
     Ipv4Addr::new(10, 9, 0, 1),
@@ -97,6 +99,19 @@ impl Hosts {
             remote: UNDER_THERE,
         };
         tunnel(&self.here, ends, HERE)
+    }
+
+    /// Has the far end's liveness packets to a public address of ours go into the tunnel: the tunnel
+    /// itself goes to that address, too.
+    pub(crate) fn public(&self, ours: Ipv4Addr) -> Result<()> {
+        self.there.ip(&format!(
+            "route replace {ours}/32 dev {INTERFACE} table 100"
+        ))?;
+        let rule = "ipproto udp dport 44880 lookup 100";
+        if !self.there.ip("rule show")?.contains("lookup 100") {
+            self.there.ip(&format!("rule add {rule}"))?;
+        }
+        Ok(())
     }
 
     /// Deletes our end of the tunnel.
@@ -222,9 +237,13 @@ pub(crate) fn until_up(agent: &Agent, netns: &Netns, pairs: &[Pair]) -> Result<(
         let routes = netns.ip("route show proto 144")?;
         ensure!(routes.lines().count() == pairs.len(), "{routes}");
         for (ours, theirs) in pairs {
+            let way = match *ours {
+                // Not of the tunnel: the far end of its link is the gateway.
+                UNDER_HERE | OTHER => format!("{theirs} via {THERE} dev {INTERFACE} "),
+                _ => format!("{theirs} dev {INTERFACE} "),
+            };
             let has = |line: &str| {
-                line.starts_with(&format!("{theirs} dev {INTERFACE} "))
-                    && format!("{line} ").contains(&format!(" src {ours} "))
+                line.starts_with(&way) && format!("{line} ").contains(&format!(" src {ours} "))
             };
             ensure!(routes.lines().any(has), "to {theirs}: {routes}");
         }

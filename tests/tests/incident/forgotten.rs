@@ -9,28 +9,33 @@ use dz_tests::harness::Test;
 use dz_tests::wait::eventually;
 
 use crate::NEEDS;
-use crate::scene::{A, B, PEERS, Scene, address, far_side};
+use crate::scene::{A, B, PEERS, Place, Places, Scene, far_side};
 
 const ASKED_AGAIN: usize = 5;
 /// A peer that is not connected from A.
 const ANOTHER: Ipv4Addr = Ipv4Addr::new(10, 9, 1, 1);
 
 pub(super) fn tests() -> Vec<Test> {
-    vec![
-        Test::new("forgotten::address", &NEEDS, address_disappears),
-        Test::new("forgotten::tunnel", &NEEDS, tunnel_disappears),
-    ]
+    let each = |(name, places): (&str, Places)| {
+        let address = move || address_disappears(places);
+        let tunnel = move || tunnel_disappears(places);
+        [
+            Test::new(format!("forgotten::address_{name}"), &NEEDS, address),
+            Test::new(format!("forgotten::tunnel_{name}"), &NEEDS, tunnel),
+        ]
+    };
+    Places::ALL.into_iter().flat_map(each).collect()
 }
 
-fn address_disappears() -> Result<()> {
-    let mut scene = Scene::new("forgotten")?;
+fn address_disappears(places: Places) -> Result<()> {
+    let mut scene = Scene::new("forgotten", places)?;
     scene.connect(A)?;
     scene.until_up(A)?;
 
-    address(&scene.bed, "delete", A)?;
-    all_parked(&scene, "is not an address of doublezero0")?;
+    scene.address("delete", A)?;
+    all_parked(&scene, "is not an address of this host")?;
     let before = scene.sent_from(A).len();
-    address(&scene.bed, "add", B)?;
+    scene.address("add", B)?;
     refused_from_b(&scene)?;
     scene
         .agent
@@ -38,16 +43,16 @@ fn address_disappears() -> Result<()> {
     scene.peers_asked_again(A, ASKED_AGAIN)?;
     let sent = scene.sent_from(A).len();
     ensure!(sent == before, "{} packets from A", sent - before);
-    all_parked(&scene, "is not an address of doublezero0")?;
+    all_parked(&scene, "is not an address of this host")?;
     scene.agent.cli(&["disconnect", &ANOTHER.to_string()])?;
 
-    address(&scene.bed, "add", A)?;
+    scene.address("add", A)?;
     scene.until_up(A)?;
     scene.nothing_failed()
 }
 
-fn tunnel_disappears() -> Result<()> {
-    let mut scene = Scene::new("forgotten-tunnel")?;
+fn tunnel_disappears(places: Places) -> Result<()> {
+    let mut scene = Scene::new("forgotten-tunnel", places)?;
     scene.connect(A)?;
     scene.until_up(A)?;
 
@@ -57,9 +62,18 @@ fn tunnel_disappears() -> Result<()> {
     // The namespaces are kept: without a bed there is nothing to look at yet.
     scene.bed = Bed::join(here, there)?;
     far_side(&scene.bed)?;
-    address(&scene.bed, "add", B)?;
+    scene.address("add", B)?;
     ensure!(scene.bed.here.ifindex(INTERFACE)? != old, "the same index");
-    all_parked(&scene, "is not an address of doublezero0")?;
+    if scene.place(A) == Place::Nic {
+        // A never went.
+        scene.until_up(A)?;
+        only_on(&scene)?;
+        // What was meant to be sent while there was no tunnel is counted.
+        let failures = scene.failures()?;
+        scene.peers_asked_again(A, ASKED_AGAIN)?;
+        return scene.nothing_failed_after(failures);
+    }
+    all_parked(&scene, "is not an address of this host")?;
     // What our clock meant to send in the moment before the agent knew is counted: no tunnel took it.
     let failures = scene.failures()?;
     refused_from_b(&scene)?;
@@ -67,15 +81,21 @@ fn tunnel_disappears() -> Result<()> {
     let sent = scene.sent_from(A);
     ensure!(sent.is_empty(), "from A by the new tunnel: {sent:?}");
 
-    address(&scene.bed, "add", A)?;
+    scene.address("add", A)?;
     scene.until_up(A)?;
+    only_on(&scene)?;
+    scene.nothing_failed_after(failures)
+}
+
+/// Every session is over the tunnel that there is now.
+fn only_on(scene: &Scene) -> Result<()> {
     let ifindex = scene.bed.here.ifindex(INTERFACE)?;
     let entries = bed::entries(scene.agent.home())?;
     ensure!(
         entries.iter().all(|entry| entry.key.ifindex == ifindex),
         "{entries:?}"
     );
-    scene.nothing_failed_after(failures)
+    Ok(())
 }
 
 /// Every peer is still wanted, none has a session or a route, and `sessions` says why.

@@ -1,4 +1,5 @@
-//! Connect from A, disconnect, A goes, connect from B.
+//! Connect from A, disconnect, A goes, connect from B: in every combination of allocated addresses and
+//! public ones.
 
 use std::net::Ipv4Addr;
 
@@ -11,27 +12,32 @@ use dz_tests::udp_peer::UdpPeer;
 use dz_tests::wait::eventually;
 
 use crate::NEEDS;
-use crate::scene::{A, B, PEERS, Scene, address, far_side};
+use crate::scene::{A, B, PEERS, Places, Scene, far_side};
 
 /// How often each peer asks for A after it is gone, before we say that nothing leaves from it.
 const ASKED_AGAIN: usize = 5;
 
 pub(super) fn tests() -> Vec<Test> {
-    vec![
-        Test::new("replay::another_address", &NEEDS, another_address),
-        Test::new("replay::another_tunnel", &NEEDS, another_tunnel),
-    ]
+    let each = |(name, places): (&str, Places)| {
+        let address = move || another_address(places);
+        let tunnel = move || another_tunnel(places);
+        [
+            Test::new(format!("replay::another_address_{name}"), &NEEDS, address),
+            Test::new(format!("replay::another_tunnel_{name}"), &NEEDS, tunnel),
+        ]
+    };
+    Places::ALL.into_iter().flat_map(each).collect()
 }
 
-/// The address is taken off the interface.
-fn another_address() -> Result<()> {
-    let mut scene = Scene::new("incident")?;
+/// The address is taken off its interface.
+fn another_address(places: Places) -> Result<()> {
+    let mut scene = Scene::new("incident", places)?;
     scene.connect(A)?;
     scene.until_up(A)?;
 
     disconnected(&scene)?;
-    address(&scene.bed, "delete", A)?;
-    address(&scene.bed, "add", B)?;
+    scene.address("delete", A)?;
+    scene.address("add", B)?;
     scene.connect(B)?;
     scene.peers_ask(B);
     scene.until_up(B)?;
@@ -43,9 +49,9 @@ fn another_address() -> Result<()> {
     scene.nothing_failed()
 }
 
-/// The whole tunnel is deleted and made anew, as the deployed client does it.
-fn another_tunnel() -> Result<()> {
-    let mut scene = Scene::new("incident-tunnel")?;
+/// The whole tunnel is deleted and made anew, as the deployed client does it. A public address stays.
+fn another_tunnel(places: Places) -> Result<()> {
+    let mut scene = Scene::new("incident-tunnel", places)?;
     scene.connect(A)?;
     scene.until_up(A)?;
 
@@ -57,7 +63,7 @@ fn another_tunnel() -> Result<()> {
     scene.bed = Bed::join(here, there)?;
     ensure!(scene.bed.here.ifindex(INTERFACE)? != old, "the same index");
     far_side(&scene.bed)?;
-    address(&scene.bed, "add", B)?;
+    scene.address("add", B)?;
     scene.peers_ask(B);
     // At once: nobody has to wait until the agent has seen the new interface.
     scene.connect(B)?;

@@ -9,7 +9,7 @@ use dz_agent::datapath::MapReader;
 use dz_common::counters::{Counter, Counters};
 use dz_common::packet::{Packet, State};
 use dz_tests::agent::Agent;
-use dz_tests::bed::{self, Bed, INTERFACE, PATIENCE};
+use dz_tests::bed::{self, Bed, INTERFACE, PATIENCE, THERE};
 use dz_tests::frame::parse_udp;
 use dz_tests::udp_peer::{Rules, UdpPeer};
 use dz_tests::wait::eventually;
@@ -37,8 +37,46 @@ const FAILURES: [Counter; 3] = [
     Counter::RxAnswerFailed,
 ];
 
+/// A NIC of ours that has nothing to do with the tunnel, and the device that it is a pair with.
+const NIC: &str = "nic0";
+const NIC_PEER: &str = "nic0-peer";
+
+/// Where an address of ours is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On the tunnel: it is allocated.
+    Tunnel,
+    /// On the NIC: it is this host's public one.
+    Nic,
+}
+
+/// Where A and B are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Places {
+    pub(crate) a: Place,
+    pub(crate) b: Place,
+}
+
+impl Places {
+    /// What the incident was about, and its kin: named by what becomes of what.
+    pub(crate) const ALL: [(&str, Self); 4] = [
+        (
+            "allocated_to_allocated",
+            Self::new(Place::Tunnel, Place::Tunnel),
+        ),
+        ("allocated_to_plain", Self::new(Place::Tunnel, Place::Nic)),
+        ("plain_to_allocated", Self::new(Place::Nic, Place::Tunnel)),
+        ("plain_to_plain", Self::new(Place::Nic, Place::Nic)),
+    ];
+
+    const fn new(a: Place, b: Place) -> Self {
+        Self { a, b }
+    }
+}
+
 /// The scene.
 pub(crate) struct Scene {
+    places: Places,
     pub(crate) bed: Bed,
     pub(crate) agent: Agent,
     pub(crate) peers: Vec<UdpPeer>,
@@ -46,16 +84,41 @@ pub(crate) struct Scene {
 
 impl Scene {
     /// A is on the interface, every peer asks for it, and nothing is connected yet.
-    pub(crate) fn new(label: &str) -> Result<Self> {
+    pub(crate) fn new(label: &str, places: Places) -> Result<Self> {
         let bed = Bed::new(label, Duration::ZERO)?;
+        bed.here
+            .ip(&format!("link add {NIC} type veth peer name {NIC_PEER}"))?;
+        for name in [NIC, NIC_PEER] {
+            bed.here.ip(&format!("link set {name} up"))?;
+        }
         far_side(&bed)?;
-        address(&bed, "add", A)?;
+        bed.here.ip(&line("add", A, places.a))?;
         let agent = bed.agent(INTERVAL_MS)?;
         let spawn = |&local: &Ipv4Addr| bed.peer_at(local, Rules::Deployed, INTERVAL_MS);
         let peers: Vec<_> = PEERS.iter().map(spawn).collect::<Result<_>>()?;
-        let scene = Self { bed, agent, peers };
+        let scene = Self {
+            places,
+            bed,
+            agent,
+            peers,
+        };
         scene.peers_ask(A);
         Ok(scene)
+    }
+
+    /// Where an address of ours is, when it is there.
+    pub(crate) const fn place(&self, local: Ipv4Addr) -> Place {
+        if local.to_bits() == A.to_bits() {
+            self.places.a
+        } else {
+            self.places.b
+        }
+    }
+
+    /// Adds an address of ours, or deletes it.
+    pub(crate) fn address(&self, verb: &str, local: Ipv4Addr) -> Result<()> {
+        let line = line(verb, local, self.place(local));
+        self.bed.here.ip(&line).map(|_| ())
     }
 
     /// Every peer starts a session with one of our addresses.
@@ -91,12 +154,14 @@ impl Scene {
     /// One route of ours to each peer, with this source, and no other.
     fn only_routes_from(&self, local: Ipv4Addr) -> Result<()> {
         let routes = self.routes()?;
+        // Where the address is not the tunnel's, the far end of the link is the gateway.
+        let way = match self.place(local) {
+            Place::Tunnel => format!("dev {INTERFACE} scope link src {local} "),
+            Place::Nic => format!("via {THERE} dev {INTERFACE} src {local} "),
+        };
         let right = |peer: &Ipv4Addr| {
             let mut lines = routes.lines();
-            let source = format!(" src {local} ");
-            lines.any(|line| {
-                line.starts_with(&format!("{peer} ")) && format!("{line} ").contains(&source)
-            })
+            lines.any(|line| format!("{line} ").starts_with(&format!("{peer} {way}")))
         };
         ensure!(
             routes.lines().count() == PEERS.len() && PEERS.iter().all(right),
@@ -192,10 +257,12 @@ impl Scene {
     }
 }
 
-/// Adds an address of ours to the interface, or deletes it.
-pub(crate) fn address(bed: &Bed, verb: &str, local: Ipv4Addr) -> Result<()> {
-    let line = format!("address {verb} {local}/32 dev {INTERFACE}");
-    bed.here.ip(&line).map(|_| ())
+fn line(verb: &str, local: Ipv4Addr, place: Place) -> String {
+    let device = match place {
+        Place::Tunnel => INTERFACE,
+        Place::Nic => NIC,
+    };
+    format!("address {verb} {local}/32 dev {device}")
 }
 
 /// The far end holds the peers' addresses and knows the way to both of ours.

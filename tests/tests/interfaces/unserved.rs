@@ -6,6 +6,7 @@ use dz_tests::agent::{Agent, Home};
 use dz_tests::bed::{self, Bed, HERE, INTERFACE, PATIENCE, THERE};
 use dz_tests::harness::{Requirement, Test};
 use dz_tests::netns::Netns;
+use dz_tests::tun;
 use dz_tests::udp_peer::Rules;
 use dz_tests::wait::eventually;
 
@@ -26,29 +27,31 @@ pub(super) fn tests() -> Vec<Test> {
     ]
 }
 
-/// Without an address, and then with IPv6 only, nothing can be connected; with one everything can,
-/// and no restart is needed.
+/// Without an address, and then with IPv6 only, the interface is served, but there is nothing to speak
+/// from until one comes; no restart is needed.
 fn no_address() -> Result<()> {
     let bed = Bed::new("noaddress", std::time::Duration::ZERO)?;
     bed.here
         .ip(&format!("address flush dev {INTERFACE} scope link"))?;
-    let mut agent = bed.agent(INTERVAL_MS)?;
-    eventually(PATIENCE, "the reason in the log", || {
-        let log = agent.process().log();
-        log.contains("has no IPv4 address").then_some(())
-    })?;
+    let agent = bed.agent(INTERVAL_MS)?;
     let (here, there) = (HERE.to_string(), THERE.to_string());
     let refused = || {
-        let words = ["connect", &there, "--local", &here];
-        let output = agent.home().command(&words)?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        let reason = "has no IPv4 address, and IPv6 does not serve: add one with `ip address add";
-        ensure!(
-            output.status.code() == Some(8) && said.contains(reason),
-            "{output:?}"
-        );
+        let by_name = format!("{HERE} is not an address of this host");
+        for (words, reason) in [
+            (&["connect", &there, "--local", &here][..], &*by_name),
+            (&["connect", &there], "has no address to speak from"),
+        ] {
+            // A GRE tunnel starts from an address of this host, which will do.
+            if words.len() == 2 && tun::Kind::wanted()? == tun::Kind::Gre {
+                continue;
+            }
+            let output = agent.home().command(words)?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            let code = output.status.code();
+            ensure!(code == Some(8) && said.contains(reason), "{output:?}");
+        }
         let shown = agent.cli(&["status"])?;
-        ensure!(shown.contains(reason), "{shown}");
+        ensure!(shown.contains("served"), "{shown}");
         anyhow::Ok(())
     };
     refused()?;
@@ -60,8 +63,6 @@ fn no_address() -> Result<()> {
     bed::connect(&agent)?;
     let _peer = bed.peer(Rules::Deployed, INTERVAL_MS)?;
     bed::until(agent.home(), State::Up)?;
-    let shown = agent.cli(&["status"])?;
-    ensure!(shown.contains("served"), "{shown}");
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use dz_agent::net::Netlink;
 use dz_agent::net::driver;
-use dz_agent::net::links::{self, Address, Interface, Unsuitable};
+use dz_agent::net::links::{self, Address, Interface, Tunnel, Unsuitable};
 use dz_common::ingress::Link;
 use dz_tests::harness::{Requirement::LinkKind, Requirement::Root, Requirement::Tun, Test};
 use dz_tests::netns::Netns;
@@ -22,7 +22,10 @@ fn by_name(netns: &Netns, name: &str) -> Result<Interface> {
 }
 
 fn addresses(netns: &Netns, ifindex: u32) -> Result<Vec<Address>> {
-    netns.block_on(|| async { Ok(links::addresses(&Netlink::open()?, ifindex).await?) })
+    let all: Vec<(u32, Address)> =
+        netns.block_on(|| async { anyhow::Ok(links::addresses(&Netlink::open()?).await?) })?;
+    let of_this = all.into_iter().filter(|(index, _)| *index == ifindex);
+    Ok(of_this.map(|(_, address)| address).collect())
 }
 
 fn an_ethernet_interface() -> Result<()> {
@@ -39,6 +42,8 @@ fn an_ethernet_interface() -> Result<()> {
         mac: Some([2, 0, 0, 0, 0, 7]),
         controller: None,
         link: Ok(Link::Ethernet),
+        tunnel: Tunnel::default(),
+        vrf: None,
     };
     ensure!(v0 == expected, "{v0:?}");
     netns.ip("link set v0 up")?;

@@ -50,7 +50,7 @@ fn requests() -> Result<()> {
         (
             &["connect", "10.1.2.3", "--local", "10.1.2.4"],
             8,
-            &["10.1.2.4", "is not an address of doublezero0"],
+            &["10.1.2.4", "is not an address of this host"],
         ),
         (
             &[

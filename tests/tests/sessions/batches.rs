@@ -101,8 +101,10 @@ fn all_or_none() -> Result<()> {
     let connect = ["connect", "--file", "-"];
 
     // Two lines of comment come first.
-    let text =
-        batch(3) + &format!("10.6.9.1\n{HERE} local {HERE}\n10.6.9.2 local {HERE} speed 9\n");
+    let text = batch(3)
+        + &format!(
+            "10.6.9.1 local 127.0.0.1\n{HERE} local {HERE}\n10.6.9.2 local {HERE} speed 9\n"
+        );
     let said = ended(&home.command_reading(&connect, &text)?, 2)?;
     for fault in ["line 6: ", "line 7: ", "line 8: \"speed\""] {
         ensure!(said.contains(fault), "no {fault:?} in {said}");

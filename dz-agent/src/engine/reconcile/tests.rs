@@ -7,13 +7,18 @@ use super::*;
 const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 const IFINDEX: u32 = 3;
+const FLOW: Flow = Flow {
+    dst: PEER,
+    src: LOCAL,
+};
 
 struct World {
     peers: HashMap<PeerKey, Peer>,
     carriers: HashMap<String, Carrier>,
     sessions: Vec<SessionEntry>,
     routes: Vec<Route>,
-    detours: BTreeMap<Ipv4Addr, u32>,
+    refused: HashSet<PeerKey>,
+    detours: BTreeMap<Flow, u32>,
     ignore_peer_passive: bool,
 }
 
@@ -25,6 +30,7 @@ impl World {
             carriers: HashMap::default(),
             sessions: vec![entry(State::Up)],
             routes: vec![route()],
+            refused: HashSet::default(),
             detours: BTreeMap::new(),
             ignore_peer_passive: false,
         };
@@ -44,6 +50,7 @@ impl World {
             carriers: &self.carriers,
             sessions: &self.sessions,
             routes: &self.routes,
+            refused: &self.refused,
             detours: &self.detours,
             ignore_peer_passive: self.ignore_peer_passive,
         })
@@ -169,10 +176,40 @@ fn a_session_of_another_local_address_goes() {
 fn a_way_around_is_kept_until_a_look_says_otherwise() {
     let mut world = World::settled();
     assert_eq!(world.decide(), [], "not looked up yet");
-    world.detours.insert(PEER, 9);
+    world.detours.insert(FLOW, 9);
     assert_eq!(world.decide(), []);
-    world.detours.insert(PEER, 0);
+    world.detours.insert(FLOW, 0);
     assert_eq!(world.decide(), [Op::Divert(ROUTE)]);
+}
+
+#[test]
+fn a_way_around_is_a_sources_own() {
+    let mut world = World::settled();
+    let [before, after] = [[10, 0, 0, 0], [10, 0, 0, 9]].map(|src| Flow {
+        src: src.into(),
+        ..FLOW
+    });
+    for other in [before, after] {
+        world.detours.insert(other, 4);
+        assert_eq!(world.decide(), [], "another session's");
+    }
+    world.detours.insert(FLOW, 9);
+    assert_eq!(world.decide(), []);
+    world.detours.insert(FLOW, 4);
+    assert_eq!(world.decide(), [Op::Divert(ROUTE)]);
+}
+
+#[test]
+fn an_address_that_cannot_be_a_peers_has_no_session() {
+    let mut world = World::settled();
+    world.refused.insert(peer_key("dz0", PEER));
+    let close = Op::Close {
+        key: world.sessions[0].key,
+        announce: true,
+    };
+    assert_eq!(world.decide()[0], close);
+    world.sessions.clear();
+    assert_eq!(world.decide(), [Op::Follow(ROUTE)], "and is not opened");
 }
 
 #[test]
@@ -314,7 +351,8 @@ fn each_of_many_has_its_own_route_and_way_around() {
             ifindex,
             ..route()
         });
-        world.detours.insert(dst, template.detour);
+        let src = LOCAL;
+        world.detours.insert(Flow { dst, src }, template.detour);
     }
     world.sessions.reverse();
     assert_eq!(world.decide(), []);
@@ -326,6 +364,7 @@ fn each_of_many_has_its_own_route_and_way_around() {
             routes: world.routes.clone(),
             peers: world.peers.clone(),
             carriers: world.carriers.clone(),
+            refused: HashSet::default(),
             detours: world.detours.clone(),
             ignore_peer_passive: false,
         };
@@ -336,7 +375,11 @@ fn each_of_many_has_its_own_route_and_way_around() {
         assert_eq!(broken.decide(), [Op::Follow(key)], "no route");
 
         broken.routes = world.routes.clone();
-        broken.detours.insert(key.dst, 0);
+        let flow = Flow {
+            dst: key.dst,
+            ..FLOW
+        };
+        broken.detours.insert(flow, 0);
         let other = RouteKey {
             ifindex: 2 * IFINDEX + 1 - key.ifindex,
             ..key

@@ -1,0 +1,240 @@
+//! The addresses of this host, and which of them peers use.
+
+use std::net::Ipv4Addr;
+
+use foldhash::{HashMap, HashSet};
+
+use super::ends::is_global;
+use crate::net::links::Address;
+
+/// The addresses of this host, on whatever interface: read in every full check, and kept current by
+/// notifications in between.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// By address, the interfaces that hold it, one several times if with several prefixes.
+    holders: HashMap<Ipv4Addr, Vec<(u32, Address)>>,
+    /// Addresses of each interface; those that hold none are not in it.
+    counts: HashMap<u32, usize>,
+    /// Addresses that peers use. News of any other one means nothing to sessions.
+    used: HashSet<Ipv4Addr>,
+    /// Those of them that went since the kernel was asked about them.
+    gone: HashSet<Ipv4Addr>,
+    /// Those that were not this host's when the kernel was asked last.
+    missing: HashSet<Ipv4Addr>,
+    /// The kernel is to be asked about some.
+    is_new: bool,
+}
+
+impl Held {
+    /// Takes the place of everything that was known.
+    pub(super) fn read(&mut self, addresses: &[(u32, Address)]) {
+        let held: Vec<_> = self.used().filter(|used| self.is_held(*used)).collect();
+        self.gone.extend(held);
+        self.holders.clear();
+        self.counts.clear();
+        for (ifindex, address) in addresses {
+            self.apply(*ifindex, address, false);
+        }
+    }
+
+    /// The kernel has been asked about the addresses that peers use: what is missing is known.
+    pub(super) fn asked(&mut self, missing: HashSet<Ipv4Addr>) {
+        self.missing = missing;
+        self.gone.clear();
+    }
+
+    /// Whether all of these were missing when the kernel was asked last.
+    pub(super) fn were_missing(&self, missing: &HashSet<Ipv4Addr>) -> bool {
+        missing.is_subset(&self.missing)
+    }
+
+    /// The addresses that peers use now.
+    pub(super) fn use_addresses(&mut self, used: HashSet<Ipv4Addr>) {
+        self.used = used;
+    }
+
+    /// Takes note of a notification. One that was sent before the addresses were read can make this
+    /// wrong until the next one is read.
+    pub(super) fn apply(&mut self, ifindex: u32, address: &Address, gone: bool) {
+        let holders = self.holders.entry(address.local).or_default();
+        let before = holders.len();
+        // What the kernel tells addresses of one interface apart by; the rest can change.
+        let same = |(holder, other): &(u32, Address)| {
+            (*holder, other.prefix_len, other.peer) == (ifindex, address.prefix_len, address.peer)
+        };
+        holders.retain(|held| !same(held));
+        let held_before = before > holders.len();
+        if !gone {
+            holders.push((ifindex, *address));
+            self.gone.remove(&address.local);
+        } else if holders.is_empty() {
+            self.holders.remove(&address.local);
+            if self.used.contains(&address.local) {
+                self.gone.insert(address.local);
+            }
+        }
+        let count = self.counts.entry(ifindex).or_default();
+        *count = count.saturating_add(usize::from(!gone));
+        *count = count.saturating_sub(usize::from(held_before));
+        if *count == 0 {
+            self.counts.remove(&ifindex);
+        }
+    }
+
+    /// The interfaces that hold an address.
+    pub(super) fn holders(&self, address: Ipv4Addr) -> impl Iterator<Item = u32> {
+        let holders = self.holders.get(&address).into_iter().flatten();
+        holders.map(|(ifindex, _)| *ifindex)
+    }
+
+    /// Whether any interface holds an address.
+    pub(super) fn is_held(&self, address: Ipv4Addr) -> bool {
+        self.holders.contains_key(&address)
+    }
+
+    /// Whether an address can be taken without having been named.
+    pub(super) fn is_global(&self, address: Ipv4Addr) -> bool {
+        let mut holders = self.holders.get(&address).into_iter().flatten();
+        holders.any(|(_, held)| is_global(address, held.scope))
+    }
+
+    /// Whether an interface holds any address.
+    pub(super) fn holds_any(&self, ifindex: u32) -> bool {
+        self.counts.contains_key(&ifindex)
+    }
+
+    /// Whether an address that peers use went a moment ago, and the full check has yet to see it.
+    pub(super) fn is_gone(&self, address: Ipv4Addr) -> bool {
+        self.gone.contains(&address)
+    }
+
+    /// Every address.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.holders.keys().copied()
+    }
+
+    /// Takes note that a peer uses an address.
+    pub(super) fn use_address(&mut self, address: Ipv4Addr) {
+        self.used.insert(address);
+    }
+
+    /// Takes note that a peer is to use an address that the kernel has yet to be asked about.
+    pub(super) fn ask_about(&mut self, address: Ipv4Addr) {
+        self.used.insert(address);
+        self.is_new = true;
+    }
+
+    /// Whether there is an address to ask about; no more after this.
+    pub(super) const fn take_new(&mut self) -> bool {
+        std::mem::replace(&mut self.is_new, false)
+    }
+
+    /// Whether peers use an address.
+    pub(super) fn is_used(&self, address: Ipv4Addr) -> bool {
+        self.used.contains(&address)
+    }
+
+    /// The addresses that peers use.
+    pub(super) fn used(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.used.iter().copied()
+    }
+
+    /// Whether peers use any address that an interface holds.
+    pub(super) fn has_used(&self, ifindex: u32) -> bool {
+        self.used()
+            .any(|address| self.holders(address).any(|holder| holder == ifindex))
+    }
+
+    /// Whether peers use any address within a prefix.
+    pub(super) fn is_used_within(&self, prefix: Ipv4Addr, prefix_len: u8) -> bool {
+        let host_bits = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
+        let within =
+            |address: &Ipv4Addr| (u32::from(*address) ^ u32::from(prefix)) & !host_bits == 0;
+        self.used.iter().any(within)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_moves_between_interfaces() {
+        let public = Ipv4Addr::new(192, 0, 2, 1);
+        let address = |scope| Address {
+            local: public,
+            prefix_len: 24,
+            peer: None,
+            scope,
+            secondary: false,
+        };
+        let holders = |held: &Held| held.holders(public).collect::<Vec<_>>();
+        let mut held = Held::default();
+        held.read(&[(2, address(0))]);
+        held.apply(3, &address(253), false);
+        assert_eq!(holders(&held), [2, 3], "the new one first");
+        held.apply(2, &address(0), true);
+        assert_eq!(holders(&held), [3]);
+        assert!(
+            held.is_held(public) && !held.is_global(public),
+            "by its scope"
+        );
+        assert!(held.holds_any(3) && !held.holds_any(2));
+        held.apply(3, &address(253), true);
+        held.apply(3, &address(253), true);
+        assert!(!held.is_held(public) && !held.holds_any(3), "told twice");
+        held.apply(2, &address(0), false);
+        held.apply(2, &address(0), false);
+        assert_eq!(holders(&held), [2], "changed, not added again");
+        let narrow = Address {
+            prefix_len: 32,
+            ..address(0)
+        };
+        held.apply(2, &narrow, false);
+        held.apply(2, &address(0), true);
+        assert_eq!(holders(&held), [2], "with another prefix");
+        held.apply(2, &narrow, true);
+        assert!(!held.holds_any(2));
+    }
+
+    #[test]
+    fn only_used_addresses_matter() {
+        let mut held = Held::default();
+        let [public, other] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(172, 17, 0, 1)];
+        held.use_address(public);
+        assert!(held.is_used(public) && !held.is_used(other));
+        assert!(held.is_used_within(Ipv4Addr::new(192, 0, 2, 0), 24));
+        assert!(held.is_used_within(Ipv4Addr::UNSPECIFIED, 0));
+        assert!(!held.is_used_within(Ipv4Addr::new(192, 0, 2, 0), 32));
+        let address = |local| Address {
+            local,
+            prefix_len: 24,
+            peer: None,
+            scope: 0,
+            secondary: false,
+        };
+        held.read(&[
+            (2, address(public)),
+            (2, address(other)),
+            (4, address(other)),
+        ]);
+        assert!(held.has_used(2) && !held.has_used(4));
+        held.apply(2, &address(public), true);
+        held.apply(2, &address(other), true);
+        assert!(held.is_gone(public) && !held.is_gone(other));
+        assert!(!held.has_used(2));
+        held.apply(3, &address(public), false);
+        assert!(!held.is_gone(public), "it has moved");
+        held.read(&[]);
+        assert!(held.is_gone(public), "read, without any news");
+        held.read(&[]);
+        assert!(held.is_gone(public), "the kernel has not been asked yet");
+        held.read(&[(3, address(public))]);
+        assert!(!held.is_gone(public), "back");
+        held.read(&[]);
+        let missing = HashSet::from_iter([public]);
+        assert!(!held.were_missing(&missing));
+        held.asked(missing.clone());
+        assert!(held.were_missing(&missing) && !held.is_gone(public));
+    }
+}

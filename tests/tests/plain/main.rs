@@ -1,0 +1,27 @@
+//! Plain IBRL: no allocated address. The local address is this host's public one, on its NIC; the
+//! tunnel has nothing but the /31 of its link, whose far end is the gateway to every peer.
+
+mod around;
+mod choice;
+mod follow;
+mod moves;
+mod scene;
+
+use std::process::ExitCode;
+
+use dz_tests::harness::{Requirement, run};
+
+/// What every test here needs.
+const NEEDS: [Requirement; 3] = [
+    Requirement::Root,
+    Requirement::Tun,
+    Requirement::Tool("ethtool"),
+];
+
+fn main() -> ExitCode {
+    let mut tests = choice::tests();
+    tests.extend(moves::tests());
+    tests.extend(around::tests());
+    tests.extend(follow::tests());
+    run(tests)
+}
