@@ -179,8 +179,8 @@ impl SessionEntry {
     }
 
     /// Decides whether an unproven packet gets its stateless answer: one per ¾ of the transmit
-    /// interval. `returning`: it has the discriminator of the peer as it was last proven, which no
-    /// blind sender can know; so it need not wait for an answer that went to somebody else.
+    /// interval. `returning`: it is a Down with the discriminator of the peer as it was last proven,
+    /// which no blind sender can make; so it need not wait for an answer that went to somebody else.
     #[inline(always)]
     fn introduce(&mut self, returning: bool, now_ns: u64) -> Counter {
         let overtakes = returning && self.introduced_unknown != 0;

@@ -145,7 +145,8 @@ pub enum Receipt {
     /// Not proven, changed nothing: the peer does not know us, or not any more. It may be told who we
     /// are, see [`Session::introduction`].
     Unproven,
-    /// The same from somebody who has the discriminator that the peer had when it was last proven.
+    /// The same: a Down of somebody who has the discriminator that the peer had when it was last
+    /// proven.
     Returning,
     /// Not proven, changed nothing: AdminDown, which takes nobody down unproven.
     UnprovenAdmin,
@@ -226,19 +227,17 @@ impl Session {
     const fn unproven(&self, packet: &Packet) -> Receipt {
         match packet.state {
             State::AdminDown => return Receipt::UnprovenAdmin,
+            State::Down if packet.my_discr == self.peer_discr => return Receipt::Returning,
             State::Down => {}
             State::Init | State::Up if packet.your_discr == 0 => return Receipt::ZeroEcho,
             State::Init | State::Up if matches!(self.state, State::Up) => {
                 return Receipt::WrongDiscriminator;
             }
-            // A peer that clings to a discriminator that was ours once.
+            // A peer that clings to a discriminator that was ours once. Or one whom a blind sender made
+            // answer: so it has no precedence, for then he would have it.
             State::Init | State::Up => {}
         }
-        if packet.my_discr == self.peer_discr {
-            Receipt::Returning
-        } else {
-            Receipt::Unproven
-        }
+        Receipt::Unproven
     }
 
     /// Rules 3 to 7, but for the sender's discriminator.

@@ -123,7 +123,7 @@ impl Walk {
     }
 
     /// Notes the answer to a packet that was not proven: one per ¾ interval to whom nobody knows, and
-    /// one to whom has the peer's discriminator; never in AdminDown, nor to AdminDown.
+    /// one to whom has the peer's discriminator and is Down; never in AdminDown, nor to AdminDown.
     fn introduced(&mut self, packet: &Packet, answer: Option<Packet>) {
         let Some(answer) = answer else { return };
         let session = &self.entry.session;
@@ -138,7 +138,8 @@ impl Walk {
             _ => State::Init,
         };
         assert_eq!(answer.state, told);
-        let returning = usize::from(packet.my_discr == session.peer_discr);
+        let known = packet.my_discr == session.peer_discr;
+        let returning = usize::from(known && packet.state == State::Down);
         let (last_ns, least_ns) = self.introduced_ns[returning];
         let passed_ns = self.now_ns - last_ns;
         // Stamps are in 1,024 ns.

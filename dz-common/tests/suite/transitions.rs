@@ -96,14 +96,20 @@ fn every_packet_in_every_state_leads_where_the_table_says() {
     }
 }
 
-/// Who has the discriminator of the peer as it was last proven is told from a stranger.
+/// A Down from whoever has the discriminator of the peer as it was last proven is told from a
+/// stranger's. Not so its Init: blind senders can make a peer of ours say that to us.
 #[test]
 fn a_peer_that_comes_back_is_known_by_its_discriminator() {
-    for (from, said, your_discr) in [(Up, Down, 0), (Up, Down, OTHER), (Init, Up, OTHER)] {
+    for (from, said, your_discr, expected) in [
+        (Up, Down, 0, Receipt::Returning),
+        (Up, Down, OTHER, Receipt::Returning),
+        (Init, Init, OTHER, Receipt::Unproven),
+        (Init, Up, OTHER, Receipt::Unproven),
+    ] {
         let mut session = session_in(from, START_NS);
         let before = session;
         let receipt = session.receive(&packet(said, your_discr), START_NS);
-        assert_eq!((receipt, session), (Receipt::Returning, before));
+        assert_eq!((receipt, session), (expected, before));
     }
     let mut never_heard = session_in(Down, START_NS);
     let receipt = never_heard.receive(&packet(Down, 0), START_NS);
