@@ -41,6 +41,8 @@ pub(crate) struct Link {
     pub(crate) quality: Quality,
     /// Nothing gets through.
     pub(crate) cut: bool,
+    /// Nothing gets through to the first end.
+    pub(crate) deaf: bool,
     pub(crate) now_ns: u64,
     in_flight: Vec<Packet>,
     queue: BinaryHeap<Reverse<(u64, u64, What)>>,
@@ -55,6 +57,7 @@ impl Link {
             ends,
             quality,
             cut: false,
+            deaf: false,
             now_ns: 0,
             in_flight: Vec::new(),
             queue: BinaryHeap::new(),
@@ -125,7 +128,7 @@ impl Link {
 
     fn send(&mut self, from: usize, packet: Option<Packet>) {
         let Some(packet) = packet else { return };
-        if self.cut || self.rng.chance(self.quality.loss) {
+        if self.cut || self.deaf && from == 1 || self.rng.chance(self.quality.loss) {
             return;
         }
         let delay_ns = self.quality.delay_ns + self.rng.below(self.quality.jitter_ns + 1);

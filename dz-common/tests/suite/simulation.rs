@@ -166,6 +166,33 @@ fn a_cut_takes_both_ends_down_at_their_deadlines_and_they_come_back() {
     });
 }
 
+/// Where one end hears nothing any more, the other one hears so at once, and from whom: the Down echoes
+/// it although nothing is proven any more.
+#[test]
+fn the_end_that_is_still_heard_takes_the_other_down() {
+    for habits in PAIRS {
+        for_seeds(100, |rng| {
+            let delay_ns = rng.below(FAST_NS / 2);
+            let mut link = pair(habits, FAST, Quality::delay(delay_ns), rng);
+            link.run_until(START_NS + 40 * FAST_NS);
+            assert!(both_up(&link));
+            link.deaf = true;
+            link.run_while(link.now_ns + 5 * FAST_NS, |link| {
+                link.ends[0].state() == State::Up
+            });
+            let went_ns = link.now_ns;
+            link.run_until(went_ns + delay_ns + 1);
+            let (_, first) = link.ends[0].changes.last().unwrap();
+            let (_, second) = link.ends[1].changes.last().unwrap();
+            assert_eq!((first.to, first.reason), (State::Down, DownReason::Timeout));
+            assert_eq!(
+                (second.to, second.reason),
+                (State::Down, DownReason::RemoteDown)
+            );
+        });
+    }
+}
+
 /// Losing every twentieth packet may flap a session, but never livelocks it or starts a storm.
 #[test]
 fn loss_neither_livelocks_nor_storms() {

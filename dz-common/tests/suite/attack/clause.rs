@@ -23,8 +23,10 @@ pub(crate) enum Clause {
     AnswerIsNoTransmission,
     /// Stateless answers have a budget.
     AnswersArePaced,
-    /// Who has the discriminator of the proven peer need not wait for answers to others.
+    /// A Down from whoever has the discriminator of the proven peer need not wait for answers to others.
     ProvenPeerOvertakes,
+    /// Nothing but a Down: the peer says Init to blind senders, too, and us.
+    OnlyDownOvertakes,
     /// Down echoes what was proven, never what was claimed.
     DownEchoesNoClaim,
     /// Down echoes nothing from the third packet on.
@@ -34,7 +36,7 @@ pub(crate) enum Clause {
 }
 
 impl Clause {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::DownNeedsProof,
         Self::AdminDownNeedsProof,
         Self::LifeNeedsProof,
@@ -46,6 +48,7 @@ impl Clause {
         Self::AnswerIsNoTransmission,
         Self::AnswersArePaced,
         Self::ProvenPeerOvertakes,
+        Self::OnlyDownOvertakes,
         Self::DownEchoesNoClaim,
         Self::DownForgetsEcho,
         Self::ClingingPeerIsAnswered,

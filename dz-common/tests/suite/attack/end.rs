@@ -195,6 +195,17 @@ impl Ours {
             (Clause::DiscriminatorNeedsProof, _) => session.peer_discr = packet.my_discr,
             (Clause::AnswersArePaced, _) => self.entry.introduced = long_ago_stamp(now_ns),
             (Clause::ProvenPeerOvertakes, _) => self.entry.introduced_unknown = 0,
+            (Clause::OnlyDownOvertakes, State::Init | State::Up)
+                if session.state != State::Up
+                    && packet.your_discr != 0
+                    && packet.my_discr == session.peer_discr =>
+            {
+                let as_down = Packet {
+                    state: State::Down,
+                    ..*packet
+                };
+                return self.take(&as_down, now_ns);
+            }
             (Clause::ClingingPeerIsAnswered, State::Init | State::Up) => return None,
             _ => {}
         }

@@ -31,12 +31,14 @@ pub(crate) enum Story {
     PeerDies,
     /// There has never been a peer.
     NoPeer,
+    /// Our end says AdminDown and stays there.
+    OursLeaves,
     /// The peer says AdminDown and stays there.
     PeerLeaves,
 }
 
 impl Story {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::ColdStart,
         Self::Steady,
         Self::OursRestarts,
@@ -50,6 +52,7 @@ impl Story {
         Self::CutFromUs,
         Self::PeerDies,
         Self::NoPeer,
+        Self::OursLeaves,
         Self::PeerLeaves,
     ];
 
@@ -73,6 +76,7 @@ impl Story {
             Self::CutToUs => passing(&[Cut(1)], &[Heal(1)]),
             Self::CutFromUs => passing(&[Cut(0)], &[Heal(0)]),
             Self::PeerDies => passing(&[Stop(1)], &[]),
+            Self::OursLeaves => passing(&[Farewell(0)], &[]),
             Self::PeerLeaves => passing(&[Farewell(1)], &[]),
         }
     }
@@ -131,6 +135,7 @@ fn any_timers(peer: Peer, who: usize, rng: &mut Rng) -> Timers {
         _ => Timers::DEFAULT.backoff_cap_us,
     };
     Timers {
+        detect_mult: rng.pick(&[3, 3, 5]),
         desired_min_tx_us: interval_us,
         required_min_rx_us: interval_us,
         backoff_cap_us,

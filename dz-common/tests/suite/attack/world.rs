@@ -84,9 +84,10 @@ impl Setting {
         u64::from(a.max(b)) * NS_PER_US
     }
 
-    /// The detection time of both ends.
+    /// The longer of both ends' detection times.
     pub(crate) fn detect_ns(&self) -> u64 {
-        3 * self.interval_ns()
+        let [a, b] = self.timers.map(|timers| timers.detect_mult);
+        u64::from(a.max(b)) * self.interval_ns()
     }
 
     /// Whose version an end announces.
