@@ -116,8 +116,7 @@ pub(crate) const fn peer_discr(key: &SessionKey) -> u32 {
     PEER_DISCR | (key.peer[2] as u32) << 8 | key.peer[3] as u32
 }
 
-/// A frame from a session's peer, which is Up. `your_discr` 0: the session comes no further than
-/// Init; ours: it comes Up.
+/// A frame from a session's peer, which is Up. If `your_discr` is ours, the session comes Up.
 pub(crate) fn frame(key: &SessionKey, your_discr: u32, desired_min_tx_us: u32) -> Vec<u8> {
     let packet = Packet {
         state: State::Up,

@@ -34,6 +34,8 @@ const THREADS: u64 = 2;
 const FRAMES: u64 = 40;
 /// Of sessions that no frame is ever sent to.
 const QUIET: u16 = 0x100;
+/// The discriminator of all sessions: their peers' packets are proven whoever has the memory.
+const OURS: u32 = 1;
 /// Short, so that scans expire sessions all the time.
 const TIMERS: Timers = timers(1, 2_000);
 
@@ -41,7 +43,7 @@ pub(crate) fn reused_memory_is_clean() -> anyhow::Result<()> {
     let seed = seed("reuse")?;
     let mut kernel = kernel("reuse", SESSIONS.into())?;
     let frames: Vec<_> = (0..SESSIONS)
-        .map(|index| frame(&key(index), 0, 2_000))
+        .map(|index| frame(&key(index), OURS, 2_000))
         .collect();
     let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut senders = Vec::new();
@@ -94,7 +96,8 @@ fn rounds(kernel: &mut Kernel, rng: &Rng, sent: &AtomicU64) -> anyhow::Result<()
         }
         for (index, &slot) in (0..SESSIONS).zip(&slots) {
             generation += 1;
-            let entry = entry(key(quiet + index), slot, generation, TIMERS);
+            let mut entry = entry(key(quiet + index), slot, generation, TIMERS);
+            entry.session.local_discr = OURS;
             insert(kernel, &entry)?;
             there.push(entry);
         }
@@ -139,10 +142,10 @@ fn busy(kernel: &Kernel, inserted: &SessionEntry) -> anyhow::Result<()> {
     let heard = now.received > 0;
     let mut fits = now.answered <= now.received
         && now.originated == 0
-        && session.ups == 0
-        && session.transitions % 2 == u32::from(session.state == State::Init)
+        && session.ups == session.transitions.div_ceil(2)
+        && session.transitions % 2 == u32::from(session.state == State::Up)
         && u64::from(session.transitions) <= 2 * now.received
-        && (session.state == State::Init) == (session.detect_deadline_ns != 0)
+        && (session.state == State::Up) == (session.detect_deadline_ns != 0)
         // The clock is asked after the look-up: nothing can be older than the session.
         && [session.last_rx_ns, now.last_seen_ns]
             .iter()
