@@ -28,6 +28,7 @@ pub mod pinned;
 pub mod priority;
 pub mod process;
 pub mod program;
+pub mod queue;
 pub mod raw;
 pub mod receive;
 pub mod rng;

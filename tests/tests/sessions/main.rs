@@ -5,9 +5,11 @@ mod configured;
 mod freeze;
 mod handshake;
 mod many;
+mod marks;
 mod metrics;
 mod moves;
 mod purge;
+mod queue;
 mod rate;
 mod readings;
 mod realtime;
@@ -33,5 +35,7 @@ fn main() -> ExitCode {
     tests.extend(readings::tests());
     tests.extend(realtime::tests());
     tests.extend(metrics::tests());
+    tests.extend(marks::tests());
+    tests.extend(queue::tests());
     run(tests)
 }
