@@ -85,6 +85,7 @@ impl Capture {
             }
             ensure!(inner[0] == 0x45, told("IPv4 options"));
             ensure!(parsed.ttl == 64, told("inner TTL"));
+            ensure!(parsed.tos == 0xc0, told("inner TOS"));
             ensure!(parsed.header_checksum_good, told("inner IPv4 checksum"));
             let good = parsed.udp_checksum == UdpChecksum::Good;
             ensure!(good, told("inner UDP checksum"));

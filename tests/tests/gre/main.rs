@@ -5,6 +5,7 @@
 mod capture;
 mod diverted;
 mod incident;
+mod queue;
 mod scene;
 mod sessions;
 mod underlay;
@@ -25,5 +26,6 @@ fn main() -> ExitCode {
     tests.extend(underlay::tests());
     tests.extend(incident::tests());
     tests.extend(diverted::tests());
+    tests.extend(queue::tests());
     run(tests)
 }

@@ -32,14 +32,25 @@ pub(super) fn tests() -> Vec<Test> {
         Requirement::Tool("ethtool"),
     ];
     vec![
-        Test::new("queue::answers", &needs, || full(INTERVAL_US)),
-        // A peer that sends more rarely than we do: most of our packets are our own clock's.
-        Test::new("queue::transmissions", &needs, || full(10 * INTERVAL_US)),
+        Test::new("queue::answers", &needs, || full(Sender::Answers)),
+        Test::new("queue::transmissions", &needs, || full(Sender::Clock)),
     ]
 }
 
-/// `peers_us`: how often the peer sends.
-fn full(peers_us: u32) -> Result<Outcome> {
+/// What makes most of our packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sender {
+    /// The agent stands still.
+    Answers,
+    /// The peer sends more rarely than we do.
+    Clock,
+}
+
+fn full(sender: Sender) -> Result<Outcome> {
+    let peers_us = match sender {
+        Sender::Answers => INTERVAL_US,
+        Sender::Clock => 10 * INTERVAL_US,
+    };
     // First come, first served: the queue is what it is meant to be.
     let fifo = match Hosts::new(Discipline::Fifo, peers_us)? {
         Ok(hosts) => hosts,
@@ -57,12 +68,15 @@ fn full(peers_us: u32) -> Result<Outcome> {
     })?;
     drop(flood);
 
-    let hosts = match Hosts::new(Discipline::ByPriority, peers_us)? {
+    let mut hosts = match Hosts::new(Discipline::ByPriority, peers_us)? {
         Ok(hosts) => hosts,
         Err(skip) => return Ok(skip),
     };
     let before = hosts.theirs()?.changes;
     let _flood = hosts.flood()?;
+    if sender == Sender::Answers {
+        hosts.agent.process().freeze()?;
+    }
     let by_us = hosts.by_us()?;
     holds(WATCHED, "a session that stays Up", || {
         let now = hosts.theirs()?.changes;
@@ -73,7 +87,7 @@ fn full(peers_us: u32) -> Result<Outcome> {
     let (answers, transmissions) = (now.0 - by_us.0, now.1 - by_us.1);
     let waiting = queue::backlog(&hosts.here, INTERFACE)?;
     println!("{answers} answers, {transmissions} transmissions before {waiting} packets");
-    ensure!((answers > transmissions) == (peers_us == INTERVAL_US));
+    ensure!((answers > transmissions) == (sender == Sender::Answers));
     ensure!(waiting > 100, "the queue is not full any more");
     Ok(Outcome::Passed)
 }
