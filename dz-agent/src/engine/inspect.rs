@@ -402,7 +402,14 @@ mod tests {
                 other,
                 true,
                 Parked::AddressMissing,
-                "10.9.9.9 is not an address of doublezero0",
+                "10.9.9.9 is not an address of this host",
+            ),
+            (
+                interface.clone(),
+                Ipv4Addr::UNSPECIFIED,
+                true,
+                Parked::AddressUnclear,
+                "doublezero0 has no address to speak from: name one of this host's (`local ADDRESS`)",
             ),
             (
                 interface.clone(),

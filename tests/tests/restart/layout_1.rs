@@ -37,15 +37,15 @@ const MAPS: [&str; 10] = [
     "dz_peers",
     "dz_sessions",
 ];
-const SLOTS: u32 = 4_096;
-const SLOTS_PER_GROUP: u32 = 2_048;
-const NEVER_NS: u64 = u64::MAX;
-const STATE_DOWN: u8 = 1;
+pub(crate) const SLOTS: u32 = 4_096;
+pub(crate) const SLOTS_PER_GROUP: u32 = 2_048;
+pub(crate) const NEVER_NS: u64 = u64::MAX;
+pub(crate) const STATE_DOWN: u8 = 1;
 pub(crate) const STATE_UP: u8 = 3;
 /// The block of counters of an interface's one address.
-const BLOCK: u32 = 1;
+pub(crate) const BLOCK: u32 = 1;
 /// Longer than any test.
-const GRACE_NS: u64 = 3_600_000_000_000;
+pub(crate) const GRACE_NS: u64 = 3_600_000_000_000;
 
 macro_rules! layout {
     ($(struct $name:ident { $($field:ident: $type:ty,)+ })+) => { $(
@@ -92,7 +92,7 @@ const _: () = {
 
 type Sessions = HashMap<MapData, [u8; 12], [u8; 192]>;
 
-fn timers() -> Timers {
+pub(crate) fn timers() -> Timers {
     let interval_us = crate::crowd::interval_ms() * 1_000;
     Timers {
         desired_min_tx_us: interval_us,
@@ -106,6 +106,16 @@ fn timers() -> Timers {
     }
 }
 
+/// A kernel part of an earlier version.
+pub(crate) struct Layout {
+    /// Leaves it in a home, with sessions in Down.
+    pub(crate) leave: fn(&Home, &Netns, &[Served]) -> Result<()>,
+    /// What its sessions look like, by the peer's address.
+    pub(crate) seen: fn(&Home) -> Result<Table<[u8; 4], Seen>>,
+}
+
+pub(crate) const LAYOUT: Layout = Layout { leave, seen };
+
 /// An interface with an address of ours, and peers behind it.
 pub(crate) struct Served {
     pub(crate) interface: &'static str,
@@ -113,6 +123,7 @@ pub(crate) struct Served {
     pub(crate) peers: Vec<Ipv4Addr>,
 }
 
+<<<<<<< HEAD
 /// Leaves a kernel part in the home, with sessions in Down. The kernel answers, and detects.
 pub(crate) fn leave(home: &Home, netns: &Netns, served: &[Served]) -> Result<()> {
     let mut ebpf = leave_maps(home, netns, served)?;
@@ -138,6 +149,10 @@ pub(crate) fn leave_xdp(home: &Home, netns: &Netns, served: &Served) -> Result<(
 }
 
 fn leave_maps(home: &Home, netns: &Netns, served: &[Served]) -> Result<Ebpf> {
+=======
+/// The kernel answers, and detects.
+fn leave(home: &Home, netns: &Netns, served: &[Served]) -> Result<()> {
+>>>>>>> d2f4bd8 (restart: a takeover of layout 4, with its own programs and sessions that are Up)
     let mut ebpf = load(home.pin_dir())?;
     start_timers(&mut ebpf)?;
     let pins = home.pin_dir();
@@ -167,7 +182,7 @@ fn leave_maps(home: &Home, netns: &Netns, served: &[Served]) -> Result<Ebpf> {
 }
 
 /// By a pinned TCX link, or below Linux 6.6 by a filter, which stays by itself.
-fn attach(
+pub(crate) fn attach(
     program: &mut SchedClassifier,
     pins: &Path,
     netns: &Netns,
@@ -271,7 +286,7 @@ fn load(pins: &Path) -> Result<Ebpf> {
     Ok(ebpf)
 }
 
-fn start_timers(ebpf: &mut Ebpf) -> Result<()> {
+pub(crate) fn start_timers(ebpf: &mut Ebpf) -> Result<()> {
     const OP_START_GROUP: u32 = 1;
     /// Behind an Ethernet header.
     const REQUEST_OFFSET: usize = 14;
@@ -337,7 +352,7 @@ fn session(
     (key, entry)
 }
 
-fn peer_key(interface: &str, peer: Ipv4Addr) -> [u8; 20] {
+pub(crate) fn peer_key(interface: &str, peer: Ipv4Addr) -> [u8; 20] {
     let mut ifname = [0; 16];
     ifname[..interface.len()].copy_from_slice(interface.as_bytes());
     bytes(&PeerKey {
@@ -346,7 +361,7 @@ fn peer_key(interface: &str, peer: Ipv4Addr) -> [u8; 20] {
     })
 }
 
-fn peer_value(local: [u8; 4]) -> [u8; 36] {
+pub(crate) fn peer_value(local: [u8; 4]) -> [u8; 36] {
     bytes(&Peer {
         local,
         via: [0; 4],
@@ -356,11 +371,11 @@ fn peer_value(local: [u8; 4]) -> [u8; 36] {
     })
 }
 
-fn open(pins: &Path, name: &str) -> Result<Map> {
+pub(crate) fn open(pins: &Path, name: &str) -> Result<Map> {
     Ok(Map::from_map_data(MapData::from_pin(pins.join(name))?)?)
 }
 
-fn bytes<T: IntoBytes + Immutable, const N: usize>(value: &T) -> [u8; N] {
+pub(crate) fn bytes<T: IntoBytes + Immutable, const N: usize>(value: &T) -> [u8; N] {
     let mut bytes = [0; N];
     bytes.copy_from_slice(value.as_bytes());
     bytes

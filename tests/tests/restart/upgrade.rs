@@ -17,13 +17,19 @@ use dz_tests::wait::eventually;
 
 use crate::NEEDS;
 use crate::crowd::{Crowd, PATIENCE};
-use crate::layout_1::{self, Served};
+use crate::layout_1::{self, Layout, Served};
+use crate::layout_4;
 use crate::unnoticed::attached;
 use crate::witness::{Seen, Witness};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![
-        Test::new("upgrade::from_layout_1", &NEEDS, from_layout_1),
+        Test::new("upgrade::from_layout_1", &NEEDS, || {
+            unnoticed(&layout_1::LAYOUT)
+        }),
+        Test::new("upgrade::from_layout_4", &NEEDS, || {
+            unnoticed(&layout_4::LAYOUT)
+        }),
         Test::new("upgrade::later_layout", &NEEDS, || {
             refused(
                 |home| layout_1::set_layout(home, 1_000),
@@ -41,6 +47,11 @@ pub(super) fn tests() -> Vec<Test> {
 
 /// Crowds with a kernel part of layout 1 opposite, all Up, and their routes.
 pub(crate) fn earlier(crowds: &[&Crowd], home: &Home) -> Result<()> {
+    earlier_of(&layout_1::LAYOUT, crowds, home)
+}
+
+/// The same of any layout.
+fn earlier_of(layout: &Layout, crowds: &[&Crowd], home: &Home) -> Result<()> {
     let served = |crowd: &&Crowd| Served {
         interface: crowd.interface,
         local: crowd.local,
@@ -48,14 +59,14 @@ pub(crate) fn earlier(crowds: &[&Crowd], home: &Home) -> Result<()> {
     };
     let served: Vec<_> = crowds.iter().map(served).collect();
     let here = &crowds.first().context("no crowd")?.bed.here;
-    layout_1::leave(home, here, &served)?;
+    (layout.leave)(home, here, &served)?;
     for crowd in crowds {
         for peer in crowd.addresses() {
             crowd.peers.add_session(peer);
         }
     }
     eventually(PATIENCE, "all Up at both ends", || {
-        let ours = layout_1::seen(home)?;
+        let ours = (layout.seen)(home)?;
         let up = ours.values().filter(|ours| ours.up).count();
         let theirs = crowds.iter().flat_map(|crowd| crowd.peers.sessions());
         let theirs_up = theirs.filter(|theirs| theirs.session.state == State::Up);
@@ -86,11 +97,11 @@ pub(crate) fn earlier(crowds: &[&Crowd], home: &Home) -> Result<()> {
     Ok(())
 }
 
-fn from_layout_1() -> Result<()> {
+fn unnoticed(layout: &Layout) -> Result<()> {
     let crowd = Crowd::new("upgrade")?;
     let home = Home::new()?;
-    earlier(&[&crowd], &home)?;
-    let witness = Witness::new(&crowd, layout_1::seen(&home)?)?;
+    earlier_of(layout, &[&crowd], &home)?;
+    let witness = Witness::new(&crowd, (layout.seen)(&home)?)?;
     let (link, maps) = (attached(&crowd, &home)?, maps(&home)?);
     let answered = counted(&home)?;
     let mut agent = crowd.start(home)?;
