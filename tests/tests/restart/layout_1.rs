@@ -123,9 +123,8 @@ pub(crate) struct Served {
     pub(crate) peers: Vec<Ipv4Addr>,
 }
 
-<<<<<<< HEAD
-/// Leaves a kernel part in the home, with sessions in Down. The kernel answers, and detects.
-pub(crate) fn leave(home: &Home, netns: &Netns, served: &[Served]) -> Result<()> {
+/// The kernel answers, and detects.
+fn leave(home: &Home, netns: &Netns, served: &[Served]) -> Result<()> {
     let mut ebpf = leave_maps(home, netns, served)?;
     let program: &mut SchedClassifier = ebpf.program_mut("dz_tc_l3").context("gone")?.try_into()?;
     for served in served {
@@ -134,7 +133,7 @@ pub(crate) fn leave(home: &Home, netns: &Netns, served: &[Served]) -> Result<()>
     Ok(())
 }
 
-/// The same on an Ethernet device, in native XDP, which that version took by itself where there was any.
+/// Leaves the same on an Ethernet device, in native XDP, which that version took by itself where there was any.
 pub(crate) fn leave_xdp(home: &Home, netns: &Netns, served: &Served) -> Result<()> {
     let mut ebpf = leave_maps(home, netns, std::slice::from_ref(served))?;
     let program: &mut Xdp = ebpf.program_mut("dz_xdp").context("gone")?.try_into()?;
@@ -149,10 +148,6 @@ pub(crate) fn leave_xdp(home: &Home, netns: &Netns, served: &Served) -> Result<(
 }
 
 fn leave_maps(home: &Home, netns: &Netns, served: &[Served]) -> Result<Ebpf> {
-=======
-/// The kernel answers, and detects.
-fn leave(home: &Home, netns: &Netns, served: &[Served]) -> Result<()> {
->>>>>>> d2f4bd8 (restart: a takeover of layout 4, with its own programs and sessions that are Up)
     let mut ebpf = load(home.pin_dir())?;
     start_timers(&mut ebpf)?;
     let pins = home.pin_dir();

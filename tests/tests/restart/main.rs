@@ -6,11 +6,8 @@ mod crowd;
 mod cut_short;
 mod grace;
 mod layout_1;
-<<<<<<< HEAD
-mod off_xdp;
-=======
 mod layout_4;
->>>>>>> d2f4bd8 (restart: a takeover of layout 4, with its own programs and sessions that are Up)
+mod off_xdp;
 mod unnoticed;
 mod upgrade;
 mod witness;
