@@ -1,6 +1,5 @@
 //! A peer that does not exist: nobody makes it Up.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -49,7 +48,7 @@ fn ghost(attach: Attach) -> Result<()> {
         );
         anyhow::Ok(())
     })?;
-    ensure!(bed::route_to(&scene.here, Ipv4Addr::from(VICTIM))?.is_empty());
+    ensure!(bed::route_to(&scene.here, VICTIM)?.is_empty());
     println!("{} blind packets", blind.end()?);
     answers_go_to_the_peer(&scene)
 }
