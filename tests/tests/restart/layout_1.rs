@@ -111,8 +111,11 @@ pub(crate) struct Layout {
     /// Leaves it in a home, with sessions in Down.
     pub(crate) leave: fn(&Home, &Netns, &[Served]) -> Result<()>,
     /// What its sessions look like, by the peer's address.
-    pub(crate) seen: fn(&Home) -> Result<Table<[u8; 4], Seen>>,
+    pub(crate) seen: fn(&Home) -> Result<AllSeen>,
 }
+
+/// By the peer's address.
+pub(crate) type AllSeen = Table<[u8; 4], Seen>;
 
 pub(crate) const LAYOUT: Layout = Layout { leave, seen };
 
@@ -205,7 +208,7 @@ pub(crate) fn attach(
 }
 
 /// What the sessions look like in maps of this layout.
-pub(crate) fn seen(home: &Home) -> Result<Table<[u8; 4], Seen>> {
+pub(crate) fn seen(home: &Home) -> Result<AllSeen> {
     const LOCKED: u64 = 4;
     let sessions: Sessions = HashMap::try_from(open(home.pin_dir(), "dz_sessions")?)?;
     let mut seen = Table::new();

@@ -2,7 +2,6 @@
 //! programs (`tests/data/layout-4.o`), which believe more than the present ones do, and what its agent
 //! wrote. What is the same in layout 1 is taken from there.
 
-use std::collections::HashMap as Table;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -18,8 +17,9 @@ use dz_tests::wait::monotonic_ns;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::layout_1::{
-    BLOCK, GRACE_NS, Layout, LocalKey, NEVER_NS, SLOTS, SLOTS_PER_GROUP, STATE_DOWN, STATE_UP,
-    Served, Session, SessionKey, attach, bytes, open, peer_key, peer_value, start_timers, timers,
+    AllSeen, BLOCK, GRACE_NS, Layout, LocalKey, NEVER_NS, SLOTS, SLOTS_PER_GROUP, STATE_DOWN,
+    STATE_UP, Served, Session, SessionKey, attach, bytes, open, peer_key, peer_value, start_timers,
+    timers,
 };
 use crate::witness::Seen;
 
@@ -184,10 +184,10 @@ fn entry(key: SessionKey, slot: u32, block: u32) -> SessionEntry {
     }
 }
 
-fn seen(home: &Home) -> Result<Table<[u8; 4], Seen>> {
+fn seen(home: &Home) -> Result<AllSeen> {
     const LOCKED: u64 = 4;
     let sessions: Sessions = HashMap::try_from(open(home.pin_dir(), "dz_sessions")?)?;
-    let mut seen = Table::new();
+    let mut seen = AllSeen::new();
     for key in sessions.keys() {
         let value = sessions.get(&key?, LOCKED)?;
         let entry = SessionEntry::read_from_bytes(&value).ok().context("size")?;
