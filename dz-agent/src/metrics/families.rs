@@ -38,7 +38,7 @@ type Label = [(&'static str, &'static str); 1];
 
 /// Packets that a deployed client would call invalid, with its names where it has one. Those
 /// ignored by rules 1 and 2 are valid ones.
-const INVALID: [(Counter, &str); 7] = [
+const INVALID: [(Counter, &str); 9] = [
     (Counter::DropShort, "short"),
     (Counter::DropVersion, "bad_version"),
     (Counter::DropLength, "bad_len"),
@@ -46,6 +46,8 @@ const INVALID: [(Counter, &str); 7] = [
     (Counter::DropUdpChecksum, "bad_udp_checksum"),
     (Counter::DropZeroMultiplier, "zero_multiplier"),
     (Counter::DropZeroDiscriminator, "zero_discriminator"),
+    (Counter::DropSourcePort, "source_port"),
+    (Counter::DropTtl, "ttl"),
 ];
 
 /// Answers that were due and not sent.
@@ -199,7 +201,7 @@ impl Families {
     }
 
     fn packets(&self, out: Out<'_, '_>) -> fmt::Result {
-        let sent = |c: &Counters| c.rx_answered + c.tx_originated;
+        let sent = |c: &Counters| c.rx_answered + c.rx_unproven_answered + c.tx_originated;
         let help = "Liveness packets sent: answers and those of our own clock";
         counter(
             out,
