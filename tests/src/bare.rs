@@ -8,6 +8,7 @@ use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
 
 use crate::harness::Requirement;
 use crate::netns::Netns;
+use dz_agent::datapath::undisturbed;
 
 /// Their object; `dz-ebpf/bench` says what they are.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../dz-ebpf/object/dz-bench.o");
@@ -75,14 +76,14 @@ fn attach(device: &str, name: &str) -> anyhow::Result<Bare> {
     let program = ebpf.program_mut(name).context("no such program")?;
     if name.ends_with("xdp") {
         let program: &mut Xdp = program.try_into()?;
-        program.load()?;
+        undisturbed(|| program.load())?;
         program.attach(device, XdpMode::Driver)?;
     } else {
         if Requirement::Kernel(6, 6).missing().is_some() {
             tc::qdisc_add_clsact(device)?;
         }
         let program: &mut SchedClassifier = program.try_into()?;
-        program.load()?;
+        undisturbed(|| program.load())?;
         program.attach(device, TcAttachType::Ingress)?;
     }
     Ok(Bare { _ebpf: ebpf })

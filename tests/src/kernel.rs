@@ -19,6 +19,7 @@ use zerocopy::{IntoBytes, TryFromBytes};
 
 use crate::bpf::test_run;
 use crate::bpffs;
+use dz_agent::datapath::undisturbed;
 
 /// Deadline slots: one timer's.
 pub const SLOTS: u32 = SLOTS_PER_GROUP;
@@ -271,14 +272,14 @@ fn start_timer(control: BorrowedFd<'_>) -> anyhow::Result<()> {
 fn classifier(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<ProgramFd> {
     let program = ebpf.program_mut(name).with_context(|| name.to_owned())?;
     let program: &mut aya::programs::SchedClassifier = program.try_into()?;
-    program.load()?;
+    undisturbed(|| program.load())?;
     Ok(program.fd()?.try_clone()?)
 }
 
 fn xdp(ebpf: &mut Ebpf) -> anyhow::Result<ProgramFd> {
     let program = ebpf.program_mut("dz_xdp").context("dz_xdp")?;
     let program: &mut aya::programs::Xdp = program.try_into()?;
-    program.load()?;
+    undisturbed(|| program.load())?;
     Ok(program.fd()?.try_clone()?)
 }
 

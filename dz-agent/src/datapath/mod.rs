@@ -30,6 +30,7 @@ pub use load::{Datapath, MAPS, OBJECT, Settings};
 pub use maps::{MapError, MapReader, Maps};
 pub use pins::Pin;
 pub use programs::{Order, Transmitted};
+pub use sys::undisturbed;
 pub use upgrade::{take_over, unfinished};
 
 /// Waits for a ring buffer or a timer to become readable. Must be called within a tokio runtime.

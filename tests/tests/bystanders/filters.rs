@@ -8,6 +8,7 @@ use aya::programs::tc::{
 use aya::programs::{SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use dz_agent::datapath::OBJECT;
+use dz_agent::datapath::undisturbed;
 use dz_tests::agent::Home;
 use dz_tests::harness::Test;
 use dz_tests::netns::Netns;
@@ -115,7 +116,7 @@ fn attach(
     let program = object.program_mut(program).context("no such program")?;
     let program: &mut SchedClassifier = program.try_into()?;
     if program.fd().is_err() {
-        program.load()?;
+        undisturbed(|| program.load())?;
     }
     netns.run(|| {
         // There already from the other side.

@@ -14,6 +14,7 @@ use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle, qdisc_add_clsact};
 use aya::programs::xdp::XdpMode;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use dz_agent::datapath::undisturbed;
 use dz_tests::agent::Home;
 use dz_tests::bpf::test_run;
 use dz_tests::harness::Requirement;
@@ -140,7 +141,7 @@ fn leave(home: &Home, netns: &Netns, served: &[Served]) -> Result<()> {
 pub(crate) fn leave_xdp(home: &Home, netns: &Netns, served: &Served) -> Result<()> {
     let mut ebpf = leave_maps(home, netns, std::slice::from_ref(served))?;
     let program: &mut Xdp = ebpf.program_mut("dz_xdp").context("gone")?.try_into()?;
-    program.load()?;
+    undisturbed(|| program.load())?;
     let attached = netns.run(|| program.attach(served.interface, XdpMode::Driver));
     let link = FdLink::try_from(program.take_link(attached?)?)?;
     link.pin(
@@ -266,7 +267,7 @@ fn load(pins: &Path) -> Result<Ebpf> {
     let mut ebpf = loader.load(OBJECT)?;
     for name in ["dz_transmit", "dz_control", "dz_tc_l3"] {
         let program: &mut SchedClassifier = ebpf.program_mut(name).context("gone")?.try_into()?;
-        program.load()?;
+        undisturbed(|| program.load())?;
     }
     let config = Config {
         abi_version: 1,

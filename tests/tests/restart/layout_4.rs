@@ -10,6 +10,7 @@ use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
+use dz_agent::datapath::undisturbed;
 use dz_tests::agent::Home;
 use dz_tests::harness::Requirement;
 use dz_tests::netns::Netns;
@@ -217,7 +218,7 @@ fn load(pins: &Path) -> Result<Ebpf> {
     let mut ebpf = loader.load(OBJECT)?;
     for name in ["dz_transmit", "dz_control", "dz_tc_l3", "dz_gate_l3"] {
         let program: &mut SchedClassifier = ebpf.program_mut(name).context("gone")?.try_into()?;
-        program.load()?;
+        undisturbed(|| program.load())?;
     }
     let config = Config {
         abi_version: 4,
