@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use dz_tests::bed::{INTERFACE, PATIENCE};
 use dz_tests::harness::Test;
 use dz_tests::wait::eventually;
+use nix::sys::signal::Signal;
 
 use crate::NEEDS;
 use crate::scene::{GATEWAY, NICS, OTHER, PEER, PEERS, PUBLIC, Scene};
@@ -35,8 +36,13 @@ fn every_shape() -> Result<()> {
         scene.ip(&format!("route add {PEER}/32 {shape}"))?;
         let before = scene.until_up(PEER, PUBLIC)?;
         scene.batch(&format!("route replace {PEER}/32 {shape}\n").repeat(10))?;
+        // In two calls: what comes together is looked at together, and whoever stands still meanwhile
+        // reads it together, however busy the machine is.
+        scene.agent.process().freeze()?;
         let twice = format!("route delete {PEER}/32\nroute add {PEER}/32 {shape}\n");
-        scene.batch(&twice.repeat(10))?;
+        let changed = scene.batch(&twice.repeat(10));
+        scene.agent.process().signal(Signal::SIGCONT)?;
+        changed?;
         scene.full_check()?;
         let after = scene.entry(PEER)?;
         ensure!(

@@ -123,7 +123,7 @@ impl Pair {
 fn follower(netns: &Netns) -> Result<Agent> {
     let mut words = vec!["--interface", INTERFACE, "--follow", "proto=bgp"];
     words.extend(["--tx-interval", "100ms", "--rx-interval", "100ms"]);
-    words.extend(["--detect-mult", "20", "--metrics-listen=off"]);
+    words.extend(["--detect-mult", "30", "--metrics-listen=off"]);
     Agent::start_in(Home::new()?, netns, &words)
 }
 

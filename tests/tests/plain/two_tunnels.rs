@@ -24,6 +24,9 @@ const MULTICAST: &str = "doublezero1";
 /// The far end of its link.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 8, 1);
 const INTERVAL_US: u32 = 100_000;
+/// Three seconds: a busy machine takes nobody Down.
+const DETECT_MULT: &str = "30";
+const PEERS_MULT: u8 = 30;
 /// Longer than what a session takes to fall silent.
 const AFTERWARDS: Duration = Duration::from_secs(4);
 
@@ -56,7 +59,7 @@ impl Two {
         let multicast = Some(second_tunnel(&bed)?);
         let mut words = vec!["--interface", INTERFACE, "--interface", MULTICAST];
         words.extend(["--tx-interval", "100ms", "--rx-interval", "100ms"]);
-        words.extend(["--detect-mult", "20"]);
+        words.extend(["--detect-mult", DETECT_MULT]);
         words.extend(more);
         let agent = Agent::start_in(Home::new()?, &bed.here, &words)?;
         let peers = [Some(peer(&bed, INTERFACE)?), Some(peer(&bed, MULTICAST)?)];
@@ -134,7 +137,7 @@ fn peer(bed: &Bed, interface: &str) -> Result<UdpPeer> {
         timers: Timers {
             desired_min_tx_us: INTERVAL_US,
             required_min_rx_us: INTERVAL_US,
-            detect_mult: bed::PATIENT_MULT,
+            detect_mult: PEERS_MULT,
             backoff_cap_us: 1_000_000,
             ..Timers::DEFAULT
         },
