@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use anyhow::Context;
+use dz_common::ingress::Link;
 use dz_common::map::{Origin, Peer, PeerKey};
 use foldhash::HashSet;
 use tokio::sync::oneshot;
@@ -152,8 +153,9 @@ impl Engine {
                 }
                 (Wish::Peer(peer), found) if found != Some(peer) => {
                     let changed = found.is_some_and(|found| !same(&found, &peer));
+                    let goes_on = found.is_none_or(|found| self.goes_on(&key, &found, &peer));
                     // An earlier session that is going already need not be given up.
-                    if changed && !self.is_closing(&key) {
+                    if !goes_on && !self.is_closing(&key) {
                         stale.push(key);
                     }
                     settled.changed += usize::from(changed);
@@ -239,12 +241,27 @@ impl Engine {
         }
     }
 
+    /// Whether a peer's session goes on as the peer changes: who wants it is nothing to the session, nor is
+    /// the gateway where packets have no next hop.
+    fn goes_on(&self, key: &PeerKey, found: &Peer, wanted: &Peer) -> bool {
+        let mut interfaces = self.interfaces.iter();
+        let interface = interfaces.find(|interface| interface.name == ifname(key));
+        let link = interface.and_then(|interface| Some(interface.ends()?.link));
+        let via = if link == Some(Link::Layer3) {
+            wanted.via
+        } else {
+            found.via
+        };
+        same(&Peer { via, ..*found }, wanted)
+    }
+
     /// Writes a peer; its session is opened when its address is there and an earlier session with
     /// the peer is closed. Returns whether the peer is as wanted.
     fn want(&mut self, key: PeerKey, peer: Peer) -> bool {
         let address = Ipv4Addr::from(key.peer);
         let found = self.peers.get(&key).copied();
-        if found.is_some_and(|found| !same(&found, &peer)) && !self.is_closing(&key) {
+        let goes_on = found.map(|found| self.goes_on(&key, &found, &peer));
+        if goes_on == Some(false) && !self.is_closing(&key) {
             return false; // could not be given up, and must not change under its session
         }
         if found.is_none() && self.room() == 0 {
@@ -263,9 +280,9 @@ impl Engine {
             return false;
         }
         self.peers.insert(key, peer);
-        if found.is_some_and(|found| same(&found, &peer)) {
-            // The session goes on. A route of ours is there for one who wants it, but not beside
-            // the one that is followed.
+        if goes_on == Some(true) {
+            // The session goes on. A route of ours is there for one who wants it, as it is to be now,
+            // but not beside the one that is followed.
             if let Some(ifindex) = self.ifindex_of(&key) {
                 let dst = address;
                 self.follow(RouteKey { ifindex, dst });

@@ -40,13 +40,19 @@ impl Beside {
         Self::with(kind, addresses, |host| host.agent(Home::new()?))
     }
 
-    /// Starts the agents first: routes are followed as they appear. Waits until all are there.
+    /// With agents of the caller's.
     pub(crate) fn with(
         kind: Kind,
         addresses: usize,
         agent: impl Fn(&Host) -> Result<Agent>,
     ) -> Result<Self> {
-        let hosts = Rc::new(Hosts::new(kind, u16::try_from(addresses)?)?);
+        Self::over(Hosts::new(kind, u16::try_from(addresses)?)?, agent)
+    }
+
+    /// Between hosts of the caller's. Starts the agents first: routes are followed as they appear. Waits
+    /// until all are there.
+    pub(crate) fn over(hosts: Hosts, agent: impl Fn(&Host) -> Result<Agent>) -> Result<Self> {
+        let hosts = Rc::new(hosts);
         let (here, there) = (&hosts.here, &hosts.there);
         let logs = [
             RouteLog::start(&here.netns)?,
@@ -56,7 +62,7 @@ impl Beside {
         let bird = here.bird(there)?;
         let far_bird = there.bird(here)?;
         bird.until_established()?;
-        let all: Vec<_> = (0..addresses).collect();
+        let all: Vec<_> = (0..here.addresses.len()).collect();
         here.until_routes(there, &all)?;
         there.until_routes(here, &all)?;
         Ok(Self {

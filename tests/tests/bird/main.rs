@@ -7,8 +7,8 @@
 mod beside;
 mod daemon;
 mod flapping;
-
 mod follow;
+mod plain;
 mod scene;
 mod sessions;
 mod traffic;
@@ -22,13 +22,15 @@ use scene::Kind;
 type Run = fn(Kind) -> anyhow::Result<()>;
 
 fn main() -> ExitCode {
-    let all: [(&str, Run); 8] = [
+    let all: [(&str, Run); 10] = [
         ("daemon::alone", daemon::alone),
         ("follow::stopped", follow::stopped),
         ("follow::crashed", follow::crashed),
         ("follow::withdrawn", follow::withdrawn),
         ("follow::daemon_ended", follow::daemon_ended),
         ("follow::daemon_killed", follow::daemon_killed),
+        ("plain::stopped", plain::stopped),
+        ("plain::tunnel_anew", plain::tunnel_anew),
         ("flapping::by_bird", flapping::by_bird),
         ("flapping::by_netlink", flapping::by_netlink),
     ];

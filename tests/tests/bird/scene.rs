@@ -1,4 +1,4 @@
-//! Two hosts: a tunnel, `doublezero0`, whose addresses BGP announces, and an underlay that leads to
+//! Two hosts: a tunnel, `doublezero0`, over which BGP announces addresses, and an underlay that leads to
 //! the same addresses by a shorter prefix.
 
 use std::net::Ipv4Addr;
@@ -35,6 +35,15 @@ impl Kind {
     }
 }
 
+/// What holds the addresses that BGP announces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// The tunnel: they are allocated.
+    Tunnel,
+    /// The underlay's interface: they are public ones (plain IBRL), and the tunnel has its link only.
+    Underlay,
+}
+
 /// One of the two.
 pub(crate) struct Host {
     pub(crate) netns: Netns,
@@ -42,20 +51,27 @@ pub(crate) struct Host {
     pub(crate) link: Ipv4Addr,
     /// Its address on the underlay.
     pub(crate) under: Ipv4Addr,
-    /// Its addresses on the tunnel, which it announces. The route to the other host's address of a
+    /// Its addresses that it announces. The route to the other host's address of a
     /// number has ours of that number as its source, so that each pair is a session.
     pub(crate) addresses: Vec<Ipv4Addr>,
 }
 
 /// Both, and what is between them.
 pub(crate) struct Hosts {
+    kind: Kind,
+    holder: Holder,
     pub(crate) here: Host,
     pub(crate) there: Host,
 }
 
 impl Hosts {
-    /// With so many addresses each.
+    /// With so many allocated addresses each.
     pub(crate) fn new(kind: Kind, addresses: u16) -> Result<Self> {
+        Self::with(kind, addresses, Holder::Tunnel)
+    }
+
+    /// With so many addresses each, wherever they are.
+    pub(crate) fn with(kind: Kind, addresses: u16, holder: Holder) -> Result<Self> {
         let host = |label, network, link, under| -> Result<Host> {
             let netns = Netns::new(label)?;
             for name in ["all", "default"] {
@@ -74,11 +90,19 @@ impl Hosts {
             })
         };
         let hosts = Self {
+            kind,
+            holder,
             here: host("bird", 1, HERE, UNDER_HERE)?,
             there: host("bird-far", 2, THERE, UNDER_THERE)?,
         };
         hosts.underlay()?;
-        hosts.tunnel(kind)?;
+        hosts.tunnel()?;
+        for (host, _) in hosts.both() {
+            match holder {
+                Holder::Tunnel => {}
+                Holder::Underlay => host.hold(UNDER)?,
+            }
+        }
         Ok(hosts)
     }
 
@@ -100,9 +124,21 @@ impl Hosts {
         Ok(())
     }
 
-    fn tunnel(&self, kind: Kind) -> Result<()> {
+    /// Deletes the tunnel at both ends, links first taken down, and makes another one.
+    pub(crate) fn tunnel_anew(&self) -> Result<()> {
+        for (host, _) in self.both() {
+            host.netns.ip(&format!("link set {INTERFACE} down"))?;
+        }
+        self.here.netns.ip(&format!("link delete {INTERFACE}"))?;
+        if self.kind == Kind::Gre {
+            self.there.netns.ip(&format!("link delete {INTERFACE}"))?;
+        }
+        self.tunnel()
+    }
+
+    fn tunnel(&self) -> Result<()> {
         let (a, b) = (format!("{HERE}/31"), format!("{THERE}/31"));
-        match kind {
+        match self.kind {
             Kind::Veth => veth::pair(
                 &End::new(&self.here.netns, INTERFACE, &a),
                 &End::new(&self.there.netns, INTERFACE, &b),
@@ -124,9 +160,9 @@ impl Hosts {
             }
         }
         for (host, _) in self.both() {
-            for address in &host.addresses {
-                let netns = &host.netns;
-                netns.ip(&format!("address add {address}/32 dev {INTERFACE}"))?;
+            match self.holder {
+                Holder::Tunnel => host.hold(INTERFACE)?,
+                Holder::Underlay => {}
             }
         }
         Ok(())
@@ -134,6 +170,15 @@ impl Hosts {
 }
 
 impl Host {
+    /// Gives its addresses to an interface.
+    fn hold(&self, interface: &str) -> Result<()> {
+        for address in &self.addresses {
+            let line = format!("address add {address}/32 dev {interface}");
+            self.netns.ip(&line)?;
+        }
+        Ok(())
+    }
+
     /// Its BIRD, which learns the other host's addresses.
     pub(crate) fn bird(&self, far: &Self) -> Result<Bird> {
         let learns = far.addresses.iter().zip(&self.addresses);

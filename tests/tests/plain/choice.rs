@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result, ensure};
 use dz_common::packet::State;
 use dz_tests::agent::{Agent, Home};
-use dz_tests::bed::{self, INTERFACE, PATIENCE};
+use dz_tests::bed::{self, HERE, INTERFACE, PATIENCE};
 use dz_tests::harness::{Requirement, Test};
 use dz_tests::tun::Kind;
 use dz_tests::udp_peer::Rules;
@@ -139,8 +139,23 @@ fn configured() -> Result<()> {
     scene.until_up(PEER, OTHER)?;
     fs::write(&file, format!("{PEER} local {PUBLIC}\n"))?;
     scene.agent.process().signal(Signal::SIGHUP)?;
-    scene.until_up(PEER, PUBLIC)?;
-    scene.until_route(PEER, &format!("via {GATEWAY} dev {INTERFACE} src {PUBLIC}"))
+    let before = scene.until_up(PEER, PUBLIC)?;
+    scene.until_route(PEER, &format!("via {GATEWAY} dev {INTERFACE} src {PUBLIC}"))?;
+    // The tunnel's link gets another /31: the route follows, the session goes on.
+    scene.batch(&format!(
+        "address add 169.254.9.0/31 dev {INTERFACE} scope link\n\
+         address delete {HERE}/31 dev {INTERFACE}\n"
+    ))?;
+    scene.until_route(
+        PEER,
+        &format!("via 169.254.9.1 dev {INTERFACE} src {PUBLIC}"),
+    )?;
+    let after = scene.entry(PEER)?;
+    ensure!(
+        (after.generation, after.session.ups) == (before.generation, before.session.ups),
+        "{after:?}"
+    );
+    Ok(())
 }
 
 /// On whatever interface, or on none: what the kernel takes for this host's own.

@@ -5,7 +5,10 @@ mod around;
 mod choice;
 mod follow;
 mod moves;
+mod recreated;
 mod scene;
+mod traffic;
+mod two_tunnels;
 
 use std::process::ExitCode;
 
@@ -23,5 +26,8 @@ fn main() -> ExitCode {
     tests.extend(moves::tests());
     tests.extend(around::tests());
     tests.extend(follow::tests());
+    tests.extend(recreated::tests());
+    tests.extend(traffic::tests());
+    tests.extend(two_tunnels::tests());
     run(tests)
 }

@@ -17,7 +17,7 @@ use dz_tests::frame::parse_udp;
 use dz_tests::udp_peer::{Rules, UdpPeer};
 use dz_tests::veth::{self, End};
 use dz_tests::wait::eventually;
-use dz_tests::wire::Direction;
+use dz_tests::wire::{Direction, TunWire};
 
 /// This host's address, which its NIC holds.
 pub(crate) const PUBLIC: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -61,21 +61,7 @@ impl Scene {
     /// asked for.
     pub(crate) fn new(label: &str, arguments: &[&str]) -> Result<Self> {
         let bed = Bed::new(label, Duration::ZERO)?;
-        let ours = [format!("{PUBLIC}/24"), format!("{SECOND}/24")];
-        for ((name, ours), router) in NICS.into_iter().zip(&ours).zip(ROUTERS) {
-            let theirs = format!("{router}/24");
-            let (near, far) = (
-                End::new(&bed.here, name, ours),
-                End::new(&bed.there, name, &theirs),
-            );
-            veth::pair(&near, &far)?;
-        }
-        for netns in [&bed.here, &bed.there] {
-            // What is diverted comes in by another interface than answers leave by.
-            for name in ["all", "default", INTERFACE, NICS[0], NICS[1]] {
-                netns.command(&format!("sysctl -qw net.ipv4.conf.{name}.rp_filter=0"))?;
-            }
-        }
+        nics(&bed)?;
         for local in [PUBLIC, OTHER] {
             bed.there
                 .ip(&format!("route add {local}/32 dev {INTERFACE}"))?;
@@ -221,6 +207,11 @@ impl Scene {
         said(&self.bed, peer)
     }
 
+    /// Nothing has left for the tunnel from an address but those that this scene has.
+    pub(crate) fn only_from_held(&self) -> Result<()> {
+        only_from(&self.bed.wire, &[PUBLIC, OTHER])
+    }
+
     /// What a command says that is refused, with exit code 8.
     pub(crate) fn refused(&self, words: &[&str]) -> Result<String> {
         let output = self.agent.home().command(words)?;
@@ -249,12 +240,48 @@ fn words<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
     words
 }
 
+/// Both NICs, with our addresses at this end and the routers at the other.
+pub(crate) fn nics(bed: &Bed) -> Result<()> {
+    let ours = [format!("{PUBLIC}/24"), format!("{SECOND}/24")];
+    for ((name, ours), router) in NICS.into_iter().zip(&ours).zip(ROUTERS) {
+        let theirs = format!("{router}/24");
+        let (near, far) = (
+            End::new(&bed.here, name, ours),
+            End::new(&bed.there, name, &theirs),
+        );
+        veth::pair(&near, &far)?;
+    }
+    for netns in [&bed.here, &bed.there] {
+        // What is diverted comes in by another interface than answers leave by.
+        for name in ["all", "default", INTERFACE, NICS[0], NICS[1]] {
+            netns.command(&format!("sysctl -qw net.ipv4.conf.{name}.rp_filter=0"))?;
+        }
+    }
+    Ok(())
+}
+
 /// What our host has said to a peer, oldest first.
 pub(crate) fn said(bed: &Bed, peer: Ipv4Addr) -> Vec<(Ipv4Addr, Packet)> {
-    let said = bed::liveness(&bed.wire, Direction::AToB).into_iter();
+    said_by(&bed.wire, peer)
+}
+
+/// The same by a tunnel of the caller's.
+pub(crate) fn said_by(wire: &TunWire, peer: Ipv4Addr) -> Vec<(Ipv4Addr, Packet)> {
+    let said = bed::liveness(wire, Direction::AToB).into_iter();
     said.filter_map(|(record, packet)| {
         let udp = parse_udp(&record.packet)?;
         (*udp.dst.ip() == peer).then_some((*udp.src.ip(), packet))
     })
     .collect()
+}
+
+/// What our host has sent into a tunnel, whatever the protocol, has one of these sources.
+pub(crate) fn only_from(wire: &TunWire, held: &[Ipv4Addr]) -> Result<()> {
+    let sent = wire.records().into_iter();
+    for record in sent.filter(|record| record.direction == Direction::AToB) {
+        let source = record.packet.get(12..16).context("no IPv4 header")?;
+        let source = Ipv4Addr::from(<[u8; 4]>::try_from(source)?);
+        ensure!(held.contains(&source), "from {source}: {record:02x?}");
+    }
+    Ok(())
 }

@@ -68,8 +68,8 @@ pub(super) const ALL: &[Step] = &[
         run: trouble::disconnect,
     },
     Step {
-        title: "A comes back with another address",
-        run: incident::another_address,
+        title: "A comes back without an allocated address",
+        run: incident::without_an_allocated_address,
     },
     Step {
         title: "Routes of another daemon are followed",
