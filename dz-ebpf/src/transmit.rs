@@ -75,8 +75,11 @@ fn transmit(skb: *mut __sk_buff, config: &Config, due: &mut Due) -> (u32, Counte
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let (generation, flags) = (due.generation, due.flags);
+    // A value of our own: from one map into another the compiler copies it by `memmove`, a function, and
+    // before Linux 6.9 the verifier refuses those under a lock.
+    let destination = due.destination;
     // On Ethernet a session whose next hop is not resolved keeps its turn.
-    let reachable = flags & DUE_ETHERNET == 0 || due.destination != [0; 6];
+    let reachable = flags & DUE_ETHERNET == 0 || destination != [0; 6];
     let Some(mut session) = Locked::new(entry, &key, slot) else {
         return (NO_BLOCK, Counter::TxNoSession);
     };
@@ -85,7 +88,7 @@ fn transmit(skb: *mut __sk_buff, config: &Config, due: &mut Due) -> (u32, Counte
     }
     let (packet, next_due_ns) = decide(&mut session, config, flags, reachable, now_ns);
     if packet.is_some() && flags & DUE_ETHERNET != 0 {
-        session.neighbour = due.destination;
+        session.neighbour = destination;
     }
     drop(session);
 

@@ -4,6 +4,7 @@
 //! Users build the agent with plain stable cargo, so the objects lie in the tree. They are the same
 //! byte for byte wherever they are built with the recorded toolchain.
 
+mod limits;
 pub(crate) mod rustc_wrapper;
 mod toolchain;
 
@@ -159,6 +160,7 @@ fn compile(toolchain: &Toolchain) -> anyhow::Result<[PathBuf; 2]> {
         let built = target.join(TARGET).join("release").join(object.binary);
         toolchain.strip(&built, stripped)?;
         ensure_nothing_of_this_machine(stripped)?;
+        limits::ensure_kept(stripped)?;
     }
     Ok(stripped)
 }

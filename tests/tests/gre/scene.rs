@@ -107,7 +107,7 @@ impl Hosts {
         self.there.ip(&format!(
             "route replace {ours}/32 dev {INTERFACE} table 100"
         ))?;
-        let rule = "ipproto udp dport 44880 lookup 100";
+        let rule = "ipproto 17 dport 44880 lookup 100"; // UDP; by name it would need /etc/protocols
         if !self.there.ip("rule show")?.contains("lookup 100") {
             self.there.ip(&format!("rule add {rule}"))?;
         }

@@ -19,7 +19,7 @@ use crate::shell;
 
 const COMMAND_LINE: &str = "console=ttyS0 panic=-1 oops=panic quiet";
 /// What is loaded into every guest: the ports for results, and the kinds of links that tests make.
-const MODULES: [&str; 13] = [
+const MODULES: [&str; 15] = [
     "virtio_pci",
     "virtio_console",
     "ip_gre",
@@ -33,6 +33,8 @@ const MODULES: [&str; 13] = [
     "sch_ingress",
     "cls_bpf",
     "sch_netem",
+    "sch_tbf",
+    "vrf",
 ];
 const MEMORY_MB: u32 = 2048;
 /// For boot and power-off.
