@@ -304,9 +304,7 @@ impl Engine {
         let Some(closing) = self.closing.remove(&key) else {
             return;
         };
-        let live = self.sessions.get(&key);
-        let interface = live.map(|live| live.interface.to_string());
-        let interface = interface.unwrap_or_else(|| self.interface_name(key.ifindex));
+        let interface = self.name_over(&key);
         if let Ok(Some(entry)) = last {
             self.shared.recorded.rx_versions.removed(&interface, &entry);
         }

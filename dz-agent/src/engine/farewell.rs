@@ -303,7 +303,7 @@ impl Engine {
         let closing = self.closing.get(key);
         if let Some(why) = closing.and_then(|closing| closing.farewell.untold()) {
             let (local, peer) = (Ipv4Addr::from(key.local), Ipv4Addr::from(key.peer));
-            let interface = self.interface_name(key.ifindex);
+            let interface = self.name_over(key);
             warn!(interface, %local, %peer, "peer {why}");
         }
     }

@@ -163,6 +163,15 @@ impl Engine {
         interfaces.find(|interface| interface.ifindex() == Some(ifindex))
     }
 
+    /// Returns the name of a session's interface, also of one that is gone.
+    fn name_over(&self, key: &SessionKey) -> String {
+        let live = self.sessions.get(key);
+        live.map_or_else(
+            || self.interface_name(key.ifindex),
+            |live| live.interface.to_string(),
+        )
+    }
+
     fn interface_name(&self, ifindex: u32) -> String {
         let found = self.interface_at(ifindex);
         found.map_or_else(|| format!("#{ifindex}"), |interface| interface.name.clone())

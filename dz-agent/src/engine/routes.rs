@@ -304,8 +304,7 @@ impl Engine {
     fn route_labels(&self, key: RouteKey) -> (String, Option<Ipv4Addr>) {
         let owner = self.owners.get(&key);
         let local = owner.map(|owner| owner.local.into());
-        // Also of an interface that is gone.
-        let name = owner.and_then(|owner| Some(self.sessions.get(owner)?.interface.to_string()));
+        let name = owner.map(|owner| self.name_over(owner));
         (
             name.unwrap_or_else(|| self.interface_name(key.ifindex)),
             local,

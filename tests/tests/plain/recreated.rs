@@ -236,6 +236,8 @@ impl Crowd {
         ensure!(lines <= at_most, "{lines} lines, {at_most} allowed");
         let log = process.log();
         ensure!(!log.contains("unreachable"), "{log}");
+        let nameless = log.lines().find(|line| line.contains("interface=\"#"));
+        ensure!(nameless.is_none(), "without its name: {nameless:?}");
         Ok(())
     }
 }
