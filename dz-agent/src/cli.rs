@@ -39,22 +39,28 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// Reads the command line. Help, version and what clap explains best with a usage line are
-    /// printed, and end the process.
+    /// Reads the command line. Help and version are printed, and end the process.
     ///
     /// # Errors
-    /// [`ExitCode::Usage`] for a value that cannot be one: a line like any other refusal.
+    /// [`ExitCode::Usage`] for what makes no sense: a line like any other refusal.
     pub fn read() -> Result<Self, Failure> {
         Self::try_parse().map_err(|error| match error.kind() {
-            ErrorKind::ValueValidation => {
-                let text = error.render().to_string();
-                let line = text.lines().next().unwrap_or_default();
-                let line = line.strip_prefix("error: ").unwrap_or(line);
-                Failure::new(ExitCode::Usage, line.to_owned())
-            }
-            _ => error.exit(),
+            ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+            _ => Failure::new(ExitCode::Usage, one_line(&error.render().to_string())),
         })
     }
+}
+
+/// Makes one line of what clap says of a command line, and leaves its closing hint out.
+fn one_line(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let said: Vec<_> = lines
+        .filter(|line| !line.starts_with("For more information"))
+        .collect();
+    said.join("; ").replace(":; ", ": ")
 }
 
 /// Where maps and links are pinned unless told otherwise.

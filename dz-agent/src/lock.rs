@@ -4,10 +4,10 @@
 //! locks vanish with the process, however it ends.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -41,6 +41,18 @@ pub enum LockError {
         /// Who holds the lock, as far as can be told.
         holders: Vec<Holder>,
     },
+    /// The pin directory is somebody else's, who could take our pins away.
+    #[error(
+        "pin directory {}: belongs to user {uid}, who could take the programs off the interface; \
+         remove it, or give another --pin-dir",
+        path.display()
+    )]
+    PinDirForeign {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+    },
     /// The lock could not be tried.
     #[error("locking {what}")]
     Io {
@@ -53,9 +65,9 @@ pub enum LockError {
 }
 
 impl LockError {
-    /// Another process holds it, most likely an agent.
+    /// Somebody else has it, most likely another agent.
     pub const fn is_busy(&self) -> bool {
-        matches!(self, Self::InterfaceBusy { .. } | Self::PinDirBusy { .. })
+        !matches!(self, Self::Io { .. })
     }
 
     fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
@@ -130,24 +142,58 @@ fn unix_sockets(name: &str) -> BTreeSet<u64> {
     table.lines().filter_map(inode).collect()
 }
 
+/// Mode of a directory that only its owner may look into.
+const PRIVATE: u32 = 0o700;
+/// The bit of a directory in which only a file's owner may remove it.
+const STICKY: u32 = 0o1000;
+
 /// The right to use a pin directory, for as long as the value lives.
 #[derive(Debug)]
 pub struct PinDirLock {
-    _directory: Flock<File>,
+    directory: Flock<File>,
 }
 
 impl PinDirLock {
+    /// Makes the directory where it is missing, and locks it.
+    ///
+    /// It is for its owner alone (mode 0700). Everybody may make directories in the root of a BPF file
+    /// system, and whoever owns one may remove what is pinned in it; and whoever may open a directory may
+    /// lock it, which would keep us from starting.
+    ///
+    /// # Errors
+    /// As [`Self::acquire`], or the directory cannot be made.
+    pub fn create(path: &Path) -> Result<Self, LockError> {
+        let failed = |error| LockError::io(format!("pin directory {}", path.display()), error);
+        let mut builder = DirBuilder::new();
+        builder.mode(PRIVATE).recursive(true);
+        builder.create(path).map_err(failed)?;
+        let lock = Self::acquire(path)?;
+        let mode = lock.directory.metadata().map_err(failed)?.mode();
+        // An earlier version's. A sticky one is the root of the file system, which is for everybody.
+        if mode & 0o077 != 0 && mode & STICKY == 0 {
+            let private = Permissions::from_mode(PRIVATE);
+            lock.directory.set_permissions(private).map_err(failed)?;
+        }
+        Ok(lock)
+    }
+
     /// Locks the directory itself: the BPF file system has no ordinary files that could be locked.
     ///
     /// # Errors
-    /// Another process holds it, or the directory cannot be opened.
+    /// Another process holds it, it is neither ours nor root's, or it cannot be opened.
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
         let what = || format!("pin directory {}", path.display());
-        let directory = File::open(path).map_err(|error| LockError::io(what(), error))?;
+        let io = |error| LockError::io(what(), error);
+        let directory = File::open(path).map_err(io)?;
+        let uid = directory.metadata().map_err(io)?.uid();
+        if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
+            return Err(LockError::PinDirForeign {
+                path: path.to_owned(),
+                uid,
+            });
+        }
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-            Ok(directory) => Ok(Self {
-                _directory: directory,
-            }),
+            Ok(directory) => Ok(Self { directory }),
             Err((directory, Errno::EWOULDBLOCK)) => Err(LockError::PinDirBusy {
                 path: path.to_owned(),
                 holders: flock_holders(&directory),
@@ -209,6 +255,35 @@ mod tests {
         );
         drop(lock);
         PinDirLock::acquire(directory.path()).expect("it is free again");
+    }
+
+    #[test]
+    fn a_directory_is_made_and_kept_private() {
+        let place = tempfile::tempdir().expect("a directory");
+        let path = place.path().join("pins");
+        let mode = || fs::metadata(&path).expect("it is there").mode() & 0o7777;
+        drop(PinDirLock::create(&path).expect("made"));
+        assert_eq!(mode(), 0o700);
+        for (before, after) in [(0o755, 0o700), (0o1777, 0o1777)] {
+            fs::set_permissions(&path, Permissions::from_mode(before)).expect("ours");
+            drop(PinDirLock::create(&path).expect("it is ours"));
+            assert_eq!(mode(), after, "{before:o}");
+        }
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_refused() {
+        let place = tempfile::tempdir().expect("a directory");
+        if std::os::unix::fs::chown(place.path(), Some(65_534), None).is_err() {
+            eprintln!("SKIPPED: only root can give a directory away");
+            return;
+        }
+        let error = PinDirLock::create(place.path()).expect_err("it is not ours");
+        let words = error.to_string();
+        assert!(
+            error.is_busy() && words.contains("belongs to user 65534"),
+            "{words}"
+        );
     }
 
     #[test]

@@ -45,6 +45,9 @@ fn targets(level: LevelFilter) -> Targets {
         .with_default(level.min(LevelFilter::WARN))
         .with_target("dz_agent", level)
         .with_target("dz_ebpf", level)
+        // It warns of each answer that nobody waits for any more: everybody who gives up on /metrics
+        // could fill the log. What it fails at is what its callers fail at.
+        .with_target("netlink_proto", level.min(LevelFilter::ERROR))
 }
 
 /// The limit; clones share it.
@@ -106,8 +109,8 @@ impl FloodLimit {
         for (metadata, suppressed) in self.take_suppressed() {
             tracing::warn!(
                 suppressed,
-                file = metadata.file().unwrap_or_default(),
-                line = metadata.line().unwrap_or_default(),
+                target = metadata.target(),
+                line = metadata.line(),
                 "log lines suppressed"
             );
         }
@@ -186,6 +189,18 @@ mod tests {
         assert_eq!(text.matches("elsewhere").count(), 1, "{text}");
         assert_eq!(text.matches("suppressed=97").count(), 1, "{text}");
         assert_eq!(text.lines().count(), 5, "{text}");
+    }
+
+    #[test]
+    fn libraries_warn_but_not_of_answers_that_nobody_waits_for() {
+        use tracing::Level;
+
+        let targets = targets(LevelFilter::INFO);
+        assert!(targets.would_enable("dz_agent::engine", &Level::INFO));
+        assert!(targets.would_enable("aya", &Level::WARN));
+        assert!(!targets.would_enable("aya", &Level::INFO));
+        assert!(!targets.would_enable("netlink_proto::connection", &Level::WARN));
+        assert!(targets.would_enable("netlink_proto::connection", &Level::ERROR));
     }
 
     #[test]

@@ -115,6 +115,31 @@ fn what_is_no_place_to_listen_at_is_told_what_to_write() {
 }
 
 #[test]
+fn what_clap_refuses_is_one_line() {
+    for (arguments, line) in [
+        (
+            "run --attach foo",
+            "invalid value 'foo' for '--attach <ATTACH>'; [possible values: auto, tc, xdp, xdp-generic]",
+        ),
+        (
+            "run bogus",
+            "unexpected argument 'bogus' found; Usage: dz-agent run [OPTIONS]",
+        ),
+        (
+            "connect",
+            "the following required arguments were not provided: <PEER>...; Usage: dz-agent connect <PEER>...",
+        ),
+        (
+            "run --interface",
+            "a value is required for '--interface <NAME>' but none was supplied",
+        ),
+    ] {
+        let error = parse(&format!("dz-agent {arguments}")).unwrap_err();
+        assert_eq!(one_line(&error.render().to_string()), line);
+    }
+}
+
+#[test]
 fn contradictions_are_named() {
     for (line, named) in [
         ("--tx-interval 10ms", "--interval-floor 50ms"),

@@ -203,9 +203,6 @@ fn slots(pin_dir: &Path, max_sessions: u32) -> Result<u32, Failure> {
     let wanted = max_sessions.next_multiple_of(SLOTS_PER_GROUP);
     let config = pin_dir.join(name::CONFIG);
     if !config.exists() {
-        fs::create_dir_all(pin_dir).fail_with(ExitCode::Failure, || {
-            format!("creating {}", pin_dir.display())
-        })?;
         // The first map that a stop removes: one that died right after it has left the others, which
         // may be of another size than we want. Nobody uses them.
         remove_maps(pin_dir);

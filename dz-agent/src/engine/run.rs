@@ -68,10 +68,7 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
         .iter()
         .map(|name| Interface::new(name))
         .collect::<Result<Vec<_>, _>>()?;
-    fs::create_dir_all(&options.pin_dir).fail_with(ExitCode::Failure, || {
-        format!("creating {}", options.pin_dir.display())
-    })?;
-    let _lock = PinDirLock::acquire(&options.pin_dir).map_err(Failure::from)?;
+    let _lock = PinDirLock::create(&options.pin_dir).map_err(Failure::from)?;
     let identity = Identity::load(&options.state_dir)?;
     let front = Front::bind(socket, options.metrics_listen)?;
     // After the thread of the API, which is to run as others do.
