@@ -191,10 +191,11 @@ fn link_kind_missing(kind: &str) -> Option<String> {
             command.args(["link", "probe1"]);
         }
         command.args(["type", kind]);
-        // Without ends of its own it would be the same as the kernel's fallback device.
+        // What it does not come without, or would be the kernel's fallback device without.
         match kind {
             "vlan" => command.args(["id", "7"]),
             "gre" => command.args(["local", "192.0.2.1", "remote", "192.0.2.2"]),
+            "vrf" => command.args(["table", "10"]),
             "ip6gre" => command.args(["local", "2001:db8::1", "remote", "2001:db8::2"]),
             _ => &mut command,
         };

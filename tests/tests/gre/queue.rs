@@ -9,6 +9,7 @@ use dz_tests::bed::PATIENCE;
 use dz_tests::harness::{Outcome, Requirement, Test};
 use dz_tests::queue::{self, Discipline, Flood};
 use dz_tests::udp_peer::UdpPeer;
+use dz_tests::veth;
 use dz_tests::wait::{eventually, holds};
 
 use crate::NEEDS;
@@ -26,6 +27,7 @@ pub(super) fn tests() -> Vec<Test> {
 fn below() -> Result<Outcome> {
     for discipline in [Discipline::Fifo, Discipline::ByPriority] {
         let hosts = Hosts::new()?;
+        known(&hosts)?;
         if let Some(skip) = queue::narrow(&hosts.here, UNDER, discipline)? {
             return Ok(skip);
         }
@@ -52,6 +54,14 @@ fn below() -> Result<Outcome> {
     }
     outer_header()?;
     Ok(Outcome::Passed)
+}
+
+/// Has us know the far end's address on the underlay: ARP is no control traffic, and is asked again
+/// within seconds where the far end asked first.
+fn known(hosts: &Hosts) -> Result<()> {
+    let far = veth::mac_text(veth::mac(&hosts.there, UNDER)?);
+    let line = format!("neigh replace {UNDER_THERE} lladdr {far} dev {UNDER} nud permanent");
+    hosts.here.ip(&line).map(|_| ())
 }
 
 /// How often the peers have lost us.

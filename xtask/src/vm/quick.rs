@@ -2,11 +2,13 @@
 //! the tunnel most.
 
 /// Groups, and the part of their tests' names; empty for all of a group.
-const QUICK: [(&str, &str); 6] = [
+const QUICK: [(&str, &str); 8] = [
     ("net", "links::"),
     ("gre", ""),
     ("gate", ""),
     ("incident", ""),
+    ("plain", "choice::"),
+    ("spoofed", "::nobody"),
     ("interfaces", "unserved::"),
     ("bird", "follow::"),
 ];
