@@ -155,7 +155,9 @@ impl Farewell {
             self.end(Untold::Refused);
             return None;
         }
-        let due_ns = first_ns + spread_ns * said / (FAREWELLS - 1);
+        let apart_ns = spread_ns / (FAREWELLS - 1);
+        // Where this one was late, the next one is, too: close together both could be lost.
+        let due_ns = (first_ns + apart_ns * said).max(now_ns + apart_ns / 2);
         self.due_ns = gathered_ns(due_ns, now_ns);
         Some(self.due_ns)
     }
@@ -353,6 +355,20 @@ mod tests {
             );
             assert!(second * 5 > third * 2 && second * 5 < third * 3, "{second}");
         }
+    }
+
+    #[test]
+    fn what_is_late_stays_apart() {
+        let spread_ns = spread_ns(1_000_000);
+        let mut farewell = Farewell::begun(NOW_NS);
+        farewell.said(|| spread_ns, true, NOW_NS);
+        let late_ns = NOW_NS + 3 * spread_ns;
+        let third_ns = farewell.said(|| spread_ns, true, late_ns).unwrap();
+        assert!(
+            third_ns - late_ns >= spread_ns / 4,
+            "{}",
+            third_ns - late_ns
+        );
     }
 
     #[test]

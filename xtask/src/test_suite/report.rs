@@ -5,7 +5,7 @@ use std::process::ExitCode;
 /// Kinds of links whose lack is no fault of a test's machine: only what no installation can change
 /// about its kernel. What is skipped for that is still printed and counted, and runs in virtual
 /// machines.
-const RARE_LINKS: [&str; 3] = ["gre", "ip6gre", "vlan"];
+const RARE_LINKS: [&str; 4] = ["gre", "ip6gre", "vlan", "vrf"];
 
 /// The results of all test programs.
 #[derive(Debug, Default)]
