@@ -98,6 +98,8 @@ fn on_upper(kind: &'static str, link: &'static str) -> impl FnOnce() -> Result<(
 fn auto(create: &str, why: &str) -> Result<()> {
     let here = Netns::new("auto")?;
     here.ip("link add lower0 type veth peer name lower1")?;
+    // What is above it cannot be up before it is.
+    here.ip("link set lower0 up")?;
     here.ip(create)?;
     here.ip(&format!("address add 169.254.7.0/31 dev {INTERFACE}"))?;
     here.ip(&format!("link set {INTERFACE} up"))?;
