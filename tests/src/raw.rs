@@ -1,16 +1,19 @@
 //! Ethernet frames in and out of a device.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use anyhow::Context;
-use nix::sys::socket::sockopt::RcvBufForce;
+use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimestampns};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, recv, recvmsg,
+    send, setsockopt, socket,
 };
+use nix::sys::time::TimeSpec;
 
 use crate::netns::Netns;
 use crate::receive::Receive;
+use crate::wait::{monotonic_ns, realtime_ns};
 
 /// Longer than any frame.
 const FRAME: usize = 2048;
@@ -52,6 +55,34 @@ impl RawSocket {
             socket,
             name: name.to_owned(),
         })
+    }
+
+    /// Takes what has arrived first, with the time at which it did by the kernel's account
+    /// (`SO_TIMESTAMPNS`) on `CLOCK_MONOTONIC`, ns; none if nothing has. However late this is called, the
+    /// time is right, to within what the two clocks are read apart.
+    ///
+    /// # Errors
+    /// The device is gone or down.
+    pub fn try_recv_stamped(&self) -> io::Result<Option<(u64, Vec<u8>)>> {
+        let mut frame = vec![0; FRAME];
+        let mut stamp = nix::cmsg_space!(TimeSpec);
+        let mut into = [IoSliceMut::new(&mut frame)];
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let (len, stamps) =
+            match recvmsg::<()>(self.socket.as_raw_fd(), &mut into, Some(&mut stamp), flags) {
+                Ok(message) => (message.bytes, message.cmsgs()?.collect::<Vec<_>>()),
+                Err(nix::errno::Errno::EAGAIN) => return Ok(None),
+                Err(errno) => return Err(errno.into()),
+            };
+        let stamp = stamps.into_iter().find_map(|message| match message {
+            ControlMessageOwned::ScmTimestampns(at) => Some(at),
+            _ => None,
+        });
+        let stamp = stamp.ok_or_else(|| io::Error::other("a frame without its time"))?;
+        let at_ns = stamp.tv_sec() as u64 * 1_000_000_000 + stamp.tv_nsec() as u64;
+        let ago_ns = realtime_ns().saturating_sub(at_ns);
+        frame.truncate(len);
+        Ok(Some((monotonic_ns().saturating_sub(ago_ns), frame)))
     }
 
     /// Sends a frame that starts with its Ethernet header.
@@ -100,6 +131,7 @@ fn open(ifindex: u32, ethertype: u16) -> io::Result<OwnedFd> {
     // Below Linux 6.3 what XDP passes on a veth pair counts as a page each: 50 would fill the usual
     // buffer.
     setsockopt(&socket, RcvBufForce, &BUFFER)?;
+    setsockopt(&socket, ReceiveTimestampns, &true)?;
     bind(socket.as_raw_fd(), ifindex, ethertype)?;
     Ok(socket)
 }

@@ -26,8 +26,14 @@ pub fn monotonic_ns() -> u64 {
     u64::try_from(Duration::from(now).as_nanos()).expect("584 years of uptime")
 }
 
+/// `CLOCK_REALTIME` in ns: what the kernel stamps packets with.
+pub(crate) fn realtime_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_REALTIME).expect("Linux has CLOCK_REALTIME");
+    u64::try_from(Duration::from(now).as_nanos()).expect("584 years since 1970")
+}
+
 /// Waits until the file is readable; false if it is not within `timeout`.
-pub(crate) fn readable(file: impl AsFd, timeout: Duration) -> io::Result<bool> {
+pub fn readable(file: impl AsFd, timeout: Duration) -> io::Result<bool> {
     let mut files = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
     match ppoll(&mut files, Some(TimeSpec::from_duration(timeout)), None) {
         Ok(count) => Ok(count > 0),

@@ -1,5 +1,6 @@
 //! An agent and a peer on Ethernet, and somebody who reads the wire at the peer's end.
 
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -12,13 +13,11 @@ use dz_tests::agent::{Agent, Home};
 use dz_tests::bed::{self, HERE, INTERFACE, PATIENCE, THERE};
 use dz_tests::frame::parse_udp;
 use dz_tests::netns::Netns;
-use dz_tests::priority;
 use dz_tests::raw::RawSocket;
-use dz_tests::receive::Receive;
 use dz_tests::route_log::RouteLog;
 use dz_tests::udp_peer::{UdpPeer, UdpPeerConfig};
 use dz_tests::veth::{self, End};
-use dz_tests::wait::{eventually, join, monotonic_ns};
+use dz_tests::wait::{eventually, join, readable};
 
 /// Our interval, ms: with it all farewells are sent within 100 ms.
 const INTERVAL_MS: u32 = 1_000;
@@ -193,14 +192,15 @@ impl Reader {
         let thread = thread::spawn({
             let (heard, stop) = (Arc::clone(&heard), Arc::clone(&stop));
             move || {
-                // Times are taken at reading. Without the privilege they are worse.
-                let _ = priority::raise(0);
                 while !stop.load(Ordering::Relaxed) {
-                    if let Ok(Some(frame)) = socket.recv(NAP)
-                        && let Some(packet) = from_us(&frame)
-                    {
+                    if let Ok(Some((at_ns, frame))) = socket.try_recv_stamped() {
+                        let Some(packet) = from_us(at_ns, &frame) else {
+                            continue;
+                        };
                         let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
                         heard.push(packet);
+                    } else {
+                        let _ = readable(socket.as_fd(), NAP);
                     }
                 }
             }
@@ -248,13 +248,13 @@ impl Drop for Reader {
     }
 }
 
-fn from_us(frame: &[u8]) -> Option<Heard> {
+fn from_us(at_ns: u64, frame: &[u8]) -> Option<Heard> {
     let udp = parse_udp(frame.get(14..)?)?;
     if *udp.src.ip() != HERE {
         return None;
     }
     Some(Heard {
-        at_ns: monotonic_ns(),
+        at_ns,
         to: frame.first_chunk().copied()?,
         packet: Packet::decode(&udp.payload).ok()?,
     })
