@@ -22,7 +22,7 @@ use dz_tests::wait::{eventually, join, readable};
 /// Our interval, ms: with it all farewells are sent within 100 ms.
 const INTERVAL_MS: u32 = 1_000;
 /// Detection takes 20 s and more: what happens before cannot be a timeout.
-const MULTIPLIER: u8 = 20;
+pub(crate) const MULTIPLIER: u8 = 20;
 const FAREWELLS: usize = 3;
 /// From the first farewell to the last, as they are sent, and what the reader of the wire may be late by.
 const SPREAD: Duration = Duration::from_millis(90);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use dz_common::packet::{Packet, State};
-use dz_common::session::DownReason;
+use dz_common::session::{DownReason, Timers};
 use dz_tests::agent::{Agent, Home};
 use dz_tests::bed::{self, HERE, INTERFACE, PATIENCE, THERE};
 use dz_tests::frame::parse_udp;
@@ -21,7 +21,7 @@ use dz_tests::wire::Direction;
 use nix::sys::signal::Signal;
 
 use crate::NEEDS;
-use crate::ethernet::{Clock, Segment};
+use crate::ethernet::{Clock, MULTIPLIER, Segment};
 use crate::scene::Scene;
 
 const ON_ETHERNET: [Requirement; 2] = [Requirement::Root, Requirement::Tool("ethtool")];
@@ -122,7 +122,14 @@ fn by_gateway() -> Result<()> {
     let agent = segment.start(Home::new()?)?;
     let (peer, local, via) = (far.to_string(), HERE.to_string(), THERE.to_string());
     agent.cli(&["connect", &peer, "--local", &local, "--via", &via])?;
-    let config = UdpPeerConfig::new(far);
+    // On a busy machine the crash and the start after it take longer than the usual three seconds.
+    let config = UdpPeerConfig {
+        timers: Timers {
+            detect_mult: MULTIPLIER,
+            ..Timers::DEFAULT
+        },
+        ..UdpPeerConfig::new(far)
+    };
     let speaker = segment.there.run(|| UdpPeer::spawn(config))?;
     speaker.add_session(HERE);
     bed::peer_until(&speaker, State::Up)?;
