@@ -267,6 +267,11 @@ fn no_peers() -> Result<()> {
             PUBLIC,
             "broadcast address of 10.1.0.0/24",
         ),
+        (
+            Ipv4Addr::new(192, 0, 2, 255),
+            PUBLIC,
+            "is the broadcast address of another interface's subnet",
+        ),
     ] {
         let words = ["connect", &peer.to_string(), "--local", &local.to_string()];
         let said = scene.refused(&words)?;
