@@ -236,6 +236,15 @@ impl Engine {
         own.or(broadcast).map(str::to_owned)
     }
 
+    /// Why an address cannot be the gateway to a peer: the kernel would refuse the route once the session
+    /// is Up.
+    pub(super) fn no_gateway(&self, via: Ipv4Addr) -> Option<String> {
+        let own = (self.held.is_held(via)).then_some("an address of this host");
+        let broadcast = (self.held.is_broadcast(via)).then_some("a broadcast address");
+        let what = own.or(broadcast)?;
+        Some(format!("gateway {via} is {what}"))
+    }
+
     /// The peers that cannot be, with the reason: from the file and from earlier times, when the
     /// address was somebody else's. One look-up for each address of this host, its subnets and links.
     pub(super) fn refused_peers(&self) -> HashMap<PeerKey, String> {
