@@ -262,9 +262,16 @@ impl Engine {
             }),
             Some(known) => {
                 let local = Ipv4Addr::from(known.local);
-                let text = format!(
-                    "connected already on {name} from {local} with other settings: disconnect it first"
-                );
+                let text = match known.origin {
+                    Origin::Config => format!(
+                        "configured on {name} from {local} with other settings: change its line, and \
+                         send SIGHUP"
+                    ),
+                    Origin::Api | Origin::Follow => format!(
+                        "connected already on {name} from {local} with other settings: disconnect it \
+                         first"
+                    ),
+                };
                 Err(refuse(RefusalKind::Conflict, text))
             }
             None if closing => {
