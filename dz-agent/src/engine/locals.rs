@@ -142,6 +142,7 @@ impl Engine {
                 borrowed.insert(address);
                 self.set_borrowed(index, borrowed);
                 self.use_holders();
+                self.show_interfaces();
             }
             Ok(false) => {}
             Err(error) => warn!(%address, %error, "whether this is an address of this host"),
