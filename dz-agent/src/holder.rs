@@ -13,7 +13,7 @@ use std::path::Path;
 pub struct Holder {
     /// Process id.
     pub pid: u32,
-    /// Name of the command, at most 15 characters; empty if it cannot be read.
+    /// Name of the command, at most 15 characters, see [`printable`]; empty if it cannot be read.
     pub command: String,
 }
 
@@ -29,12 +29,19 @@ impl fmt::Display for Holder {
 impl Holder {
     /// The process with an id.
     pub(crate) fn of_pid(pid: u32) -> Self {
-        let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let command = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
         Self {
             pid,
-            command: command.trim_end().to_owned(),
+            command: printable(String::from_utf8_lossy(&command).trim_end()),
         }
     }
+}
+
+/// Makes the name of a command one that can be shown. Any user may call a process what he likes, line
+/// breaks and sequences for root's terminal included.
+fn printable(command: &str) -> String {
+    let shown = |c: char| if c.is_control() { '?' } else { c };
+    command.chars().map(shown).collect()
 }
 
 /// Several of them, separated by commas; `if_none` if there are none.
@@ -107,4 +114,15 @@ fn effective_uid(pid: u32) -> Option<u32> {
 /// Reads a table of the calling thread's network namespace; empty if it cannot be read.
 pub(crate) fn net_table(name: &str) -> String {
     fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_writes_nothing_but_itself() {
+        assert_eq!(printable("nginx: worker"), "nginx: worker");
+        assert_eq!(printable("a\nERROR b\x1b[2J\u{9b}2J"), "a?ERROR b?[2J?2J");
+    }
 }

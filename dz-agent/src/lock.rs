@@ -185,12 +185,15 @@ impl PinDirLock {
         let what = || format!("pin directory {}", path.display());
         let io = |error| LockError::io(what(), error);
         let directory = File::open(path).map_err(io)?;
-        let uid = directory.metadata().map_err(io)?.uid();
-        if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
-            return Err(LockError::PinDirForeign {
-                path: path.to_owned(),
-                uid,
-            });
+        // Links can be made there by everybody, too: whoever owns one says where it leads, tomorrow as well.
+        for metadata in [fs::symlink_metadata(path), directory.metadata()] {
+            let uid = metadata.map_err(io)?.uid();
+            if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
+                return Err(LockError::PinDirForeign {
+                    path: path.to_owned(),
+                    uid,
+                });
+            }
         }
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
             Ok(directory) => Ok(Self { directory }),
@@ -284,6 +287,27 @@ mod tests {
             error.is_busy() && words.contains("belongs to user 65534"),
             "{words}"
         );
+    }
+
+    #[test]
+    fn a_link_of_another_user_is_not_followed() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (ours, link) = (place.path().join("ours"), place.path().join("link"));
+        drop(PinDirLock::create(&ours).expect("made"));
+        fs::set_permissions(&ours, Permissions::from_mode(0o755)).expect("ours");
+        std::os::unix::fs::symlink(&ours, &link).expect("made");
+        drop(PinDirLock::acquire(&link).expect("one of our own leads where we want"));
+        if std::os::unix::fs::lchown(&link, Some(65_534), None).is_err() {
+            eprintln!("SKIPPED: only root can give a link away");
+            return;
+        }
+        let error = PinDirLock::create(&link).expect_err("it may lead elsewhere tomorrow");
+        assert!(
+            error.to_string().contains("belongs to user 65534"),
+            "{error}"
+        );
+        let mode = fs::metadata(&ours).expect("it is there").mode() & 0o777;
+        assert_eq!(mode, 0o755, "left alone");
     }
 
     #[test]

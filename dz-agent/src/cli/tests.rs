@@ -140,6 +140,33 @@ fn what_clap_refuses_is_one_line() {
 }
 
 #[test]
+fn a_type_of_service_leaves_ecn_alone() {
+    for (text, tos) in [
+        ("cs6", 0xc0),
+        ("EF", 0xb8),
+        ("0xfc", 0xfc),
+        ("184", 0xb8),
+        ("0", 0),
+    ] {
+        assert_eq!(
+            run(&format!("dz-agent run --tos {text}")).tos.0,
+            tos,
+            "{text}"
+        );
+    }
+    for (text, said) in [
+        ("0xb9", "0xb8 is the same without them"),
+        ("194", "0xc0 is the same without them"),
+        ("3", "0x00 is the same without them"),
+        ("256", "a multiple of 4 below 256"),
+        ("cs8", "must be cs0 to cs7"),
+    ] {
+        let error = parse(&format!("dz-agent run --tos {text}")).unwrap_err();
+        assert!(error.to_string().contains(said), "{text}: {error}");
+    }
+}
+
+#[test]
 fn contradictions_are_named() {
     for (line, named) in [
         ("--tx-interval 10ms", "--interval-floor 50ms"),

@@ -53,12 +53,16 @@ pub(super) fn route_protocol(text: &str) -> Result<u8, String> {
     }
 }
 
-/// A type of service: DSCP in the upper six bits, ECN in the lower two (RFC 2474, RFC 3168).
+/// A type of service: DSCP in the upper six bits. The lower two are ECN's (RFC 3168), which a router
+/// on the way may set where the sender says that it heeds them, as we do not: they stay 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tos(pub u8);
 
 /// DSCP of expedited forwarding, RFC 3246.
 const EF: u8 = 46;
+
+/// The bits that are ECN's.
+const ECN: u8 = 0b11;
 
 impl FromStr for Tos {
     type Err = String;
@@ -73,8 +77,14 @@ impl FromStr for Tos {
             _ if name == "ef" => Some(EF << 2),
             _ => hex.map_or_else(|| name.parse().ok(), |hex| u8::from_str_radix(hex, 16).ok()),
         };
-        tos.map(Self)
-            .ok_or_else(|| "must be cs0 to cs7, ef, or a number from 0 to 255 (0xc0)".to_owned())
+        match tos {
+            Some(tos) if tos & ECN != 0 => Err(format!(
+                "the lowest two bits are ECN's, not ours to set: 0x{:02x} is the same without them",
+                tos & !ECN
+            )),
+            Some(tos) => Ok(Self(tos)),
+            None => Err("must be cs0 to cs7, ef, or a multiple of 4 below 256 (0xc0)".to_owned()),
+        }
     }
 }
 

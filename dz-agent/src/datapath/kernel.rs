@@ -141,13 +141,14 @@ fn version(release: &str) -> Option<(u32, u32)> {
 }
 
 /// Makes sure that the pin directory lies on a BPF file system; mounts one at its usual place, as
-/// bpftool does, for minimal systems without systemd do not.
+/// bpftool does, for minimal systems without systemd do not. Never over another one, whose pins would be
+/// out of sight: the pin directory may be a link to somewhere else.
 fn ensure_bpffs(pin_dir: &Path) -> Result<(), Failure> {
     const USUAL: &str = "/sys/fs/bpf";
     if is_bpffs(pin_dir) {
         return Ok(());
     }
-    if pin_dir.starts_with(USUAL) {
+    if pin_dir.starts_with(USUAL) && !is_bpffs(Path::new(USUAL)) {
         let mount = Command::new("mount")
             .args(["-t", "bpf", "bpf", USUAL])
             .output();

@@ -110,7 +110,10 @@ impl Engine {
         match (holders.as_slice(), tunnels.as_slice()) {
             ([only], _) | ([], [only]) => Ok(*only),
             ([], []) => {
-                let text = format!("no interface holds {local}: name one (--interface NAME)");
+                let text = format!(
+                    "no served interface holds {local}, nor starts its tunnel there: name one \
+                     (--interface NAME)"
+                );
                 Err((RefusalKind::NotFound, text))
             }
             _ => {

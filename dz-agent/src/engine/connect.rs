@@ -221,12 +221,19 @@ impl Engine {
         if let Some(text) = self.no_peer(interface, spec.peer, local) {
             return Err(refuse(RefusalKind::Invalid, text));
         }
+        if let Some(text) = spec.via.and_then(|via| self.no_gateway(via)) {
+            return Err(refuse(RefusalKind::Invalid, text));
+        }
+        let key = peer_key(name, spec.peer);
+        let known = self.peers.get(&key);
+        let via = match known.filter(|known| known.local == local.octets()) {
+            // What it got is what is meant, whatever the link has become since.
+            Some(known) => (known.via != [0; 4]).then(|| known.via.into()),
+            None => interface.ends().and_then(|ends| ends.via(local)),
+        };
         let spec = &PeerSpec {
             local: Some(local),
-            via: spec
-                .via
-                .or_else(|| interface.ends()?.via(local))
-                .filter(|via| *via != spec.peer),
+            via: spec.via.or(via).filter(|via| *via != spec.peer),
             ..spec.clone()
         };
         let policy = &self.sources.policy;
@@ -235,11 +242,10 @@ impl Engine {
             return Err(refuse(RefusalKind::Conflict, text));
         }
         let peer = spec.peer(&policy.timers(spec.peer, self.options.timers()));
-        let key = peer_key(name, spec.peer);
         let (route, dst) = (interface.ifindex(), spec.peer);
         let route = route.map(|ifindex| RouteKey { ifindex, dst });
         let closing = route.is_some_and(|route| self.owners.contains_key(&route));
-        match self.peers.get(&key) {
+        match known {
             Some(known) if known.origin == Origin::Follow => {
                 let text = format!(
                     "followed already on {name}: a route of another daemon keeps its session; exclude \
@@ -256,9 +262,16 @@ impl Engine {
             }),
             Some(known) => {
                 let local = Ipv4Addr::from(known.local);
-                let text = format!(
-                    "connected already on {name} from {local} with other settings: disconnect it first"
-                );
+                let text = match known.origin {
+                    Origin::Config => format!(
+                        "configured on {name} from {local} with other settings: change its line, and \
+                         send SIGHUP"
+                    ),
+                    Origin::Api | Origin::Follow => format!(
+                        "connected already on {name} from {local} with other settings: disconnect it \
+                         first"
+                    ),
+                };
                 Err(refuse(RefusalKind::Conflict, text))
             }
             None if closing => {

@@ -8,7 +8,6 @@
 use std::net::Ipv4Addr;
 
 use dz_common::ingress::Link;
-use ipnet::Ipv4Net;
 
 use crate::net::links::{Address, Tunnel};
 
@@ -94,13 +93,10 @@ impl Ends<'_> {
         for address in self.addresses {
             let own = "is an address of this host".to_owned();
             refuse(address.local, own, false);
-            if address.prefix_len <= 30
-                && let Ok(subnet) =
-                    Ipv4Net::new(address.peer.unwrap_or(address.local), address.prefix_len)
-            {
-                let why = format!("is the network address of {}", subnet.trunc());
+            if let Some(subnet) = address.subnet() {
+                let why = format!("is the network address of {subnet}");
                 refuse(subnet.network(), why, false);
-                let why = format!("is the broadcast address of {}", subnet.trunc());
+                let why = format!("is the broadcast address of {subnet}");
                 refuse(subnet.broadcast(), why, false);
             }
             if let Some(theirs) = other_end(address).filter(|_| self.is_link(address)) {

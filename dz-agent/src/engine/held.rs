@@ -1,5 +1,6 @@
 //! The addresses of this host, and which of them peers use.
 
+use std::hash::Hash;
 use std::net::Ipv4Addr;
 
 use foldhash::{HashMap, HashSet};
@@ -15,6 +16,8 @@ pub(super) struct Held {
     holders: HashMap<Ipv4Addr, Vec<(u32, Address)>>,
     /// Addresses of each interface; those that hold none are not in it.
     counts: HashMap<u32, usize>,
+    /// Broadcast addresses of their subnets, each as often as one of these addresses has it.
+    broadcasts: HashMap<Ipv4Addr, usize>,
     /// Addresses that peers use. News of any other one means nothing to sessions.
     used: HashSet<Ipv4Addr>,
     /// Those of them that went since the kernel was asked about them.
@@ -32,6 +35,7 @@ impl Held {
         self.gone.extend(held);
         self.holders.clear();
         self.counts.clear();
+        self.broadcasts.clear();
         for (ifindex, address) in addresses {
             self.apply(*ifindex, address, false);
         }
@@ -73,11 +77,9 @@ impl Held {
                 self.gone.insert(address.local);
             }
         }
-        let count = self.counts.entry(ifindex).or_default();
-        *count = count.saturating_add(usize::from(!gone));
-        *count = count.saturating_sub(usize::from(held_before));
-        if *count == 0 {
-            self.counts.remove(&ifindex);
+        count(&mut self.counts, ifindex, held_before, !gone);
+        if let Some(broadcast) = address.broadcast() {
+            count(&mut self.broadcasts, broadcast, held_before, !gone);
         }
     }
 
@@ -106,6 +108,16 @@ impl Held {
     /// Whether an address that peers use went a moment ago, and the full check has yet to see it.
     pub(super) fn is_gone(&self, address: Ipv4Addr) -> bool {
         self.gone.contains(&address)
+    }
+
+    /// Whether an address is the broadcast address of a subnet of any interface.
+    pub(super) fn is_broadcast(&self, address: Ipv4Addr) -> bool {
+        self.broadcasts.contains_key(&address)
+    }
+
+    /// The broadcast addresses of the subnets of every interface.
+    pub(super) fn broadcasts(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.broadcasts.keys().copied()
     }
 
     /// Every address.
@@ -151,6 +163,17 @@ impl Held {
         let within =
             |address: &Ipv4Addr| (u32::from(*address) ^ u32::from(prefix)) & !host_bits == 0;
         self.used.iter().any(within)
+    }
+}
+
+/// Counts one more of a kind, or one less, or one in the place of another.
+fn count<K: Eq + Hash>(counts: &mut HashMap<K, usize>, kind: K, went: bool, came: bool) {
+    let before = counts.get(&kind).copied().unwrap_or(0);
+    let after = (before + usize::from(came)).saturating_sub(usize::from(went));
+    if after == 0 {
+        counts.remove(&kind);
+    } else {
+        counts.insert(kind, after);
     }
 }
 
@@ -236,5 +259,31 @@ mod tests {
         assert!(!held.were_missing(&missing));
         held.asked(missing.clone());
         assert!(held.were_missing(&missing) && !held.is_gone(public));
+    }
+
+    #[test]
+    fn broadcast_addresses_are_counted() {
+        let address = |last, prefix_len| Address {
+            local: Ipv4Addr::new(192, 0, 2, last),
+            prefix_len,
+            peer: None,
+            scope: 0,
+            secondary: false,
+        };
+        let all = Ipv4Addr::new(192, 0, 2, 255);
+        let mut held = Held::default();
+        held.read(&[(2, address(1, 24)), (3, address(130, 25))]);
+        held.apply(2, &address(1, 24), false);
+        held.apply(2, &address(1, 32), false);
+        held.apply(2, &address(4, 31), false);
+        assert_eq!(held.broadcasts().collect::<Vec<_>>(), [all]);
+        held.apply(2, &address(1, 24), true);
+        held.apply(2, &address(1, 24), true);
+        assert!(held.is_broadcast(all), "of the other subnet");
+        held.apply(3, &address(130, 25), true);
+        assert!(!held.is_broadcast(all));
+        held.read(&[(2, address(1, 24))]);
+        held.read(&[]);
+        assert!(!held.is_broadcast(all));
     }
 }

@@ -318,7 +318,7 @@ fn why_parked(
     }
     if local.is_unspecified() {
         let text = format!(
-            "{name} has no address to speak from: name one of this host's (`local ADDRESS`)"
+            "{name} has no address to speak from, or several: name one of this host's (`local ADDRESS`)"
         );
         return (Parked::AddressUnclear, text);
     }
@@ -409,7 +409,7 @@ mod tests {
                 Ipv4Addr::UNSPECIFIED,
                 true,
                 Parked::AddressUnclear,
-                "doublezero0 has no address to speak from: name one of this host's (`local ADDRESS`)",
+                "doublezero0 has no address to speak from, or several: name one of this host's (`local ADDRESS`)",
             ),
             (
                 interface.clone(),

@@ -142,6 +142,7 @@ impl Engine {
                 borrowed.insert(address);
                 self.set_borrowed(index, borrowed);
                 self.use_holders();
+                self.show_interfaces();
             }
             Ok(false) => {}
             Err(error) => warn!(%address, %error, "whether this is an address of this host"),
@@ -229,17 +230,29 @@ impl Engine {
         if let Some(refused) = interface.refuses(peer, local) {
             return Some(refused.to_owned());
         }
-        let held = self.held.is_held(peer);
-        held.then(|| "is an address of this host".to_owned())
+        let own = (self.held.is_held(peer)).then_some("is an address of this host");
+        let broadcast = self.held.is_broadcast(peer);
+        let broadcast =
+            broadcast.then_some("is the broadcast address of another interface's subnet");
+        own.or(broadcast).map(str::to_owned)
+    }
+
+    /// Why an address cannot be the gateway to a peer: the kernel would refuse the route once the session
+    /// is Up.
+    pub(super) fn no_gateway(&self, via: Ipv4Addr) -> Option<String> {
+        let own = (self.held.is_held(via)).then_some("an address of this host");
+        let broadcast = (self.held.is_broadcast(via)).then_some("a broadcast address");
+        let what = own.or(broadcast)?;
+        Some(format!("gateway {via} is {what}"))
     }
 
     /// The peers that cannot be, with the reason: from the file and from earlier times, when the
-    /// address was somebody else's. One look-up for each address of this host and its links.
+    /// address was somebody else's. One look-up for each address of this host, its subnets and links.
     pub(super) fn refused_peers(&self) -> HashMap<PeerKey, String> {
         let mut refused = HashMap::new();
         for interface in &self.interfaces {
-            let here = self.held.addresses().chain(interface.refused());
-            for address in here {
+            let held = self.held.addresses().chain(self.held.broadcasts());
+            for address in held.chain(interface.refused()) {
                 let key = peer_key(&interface.name, address);
                 if let Some(peer) = self.peers.get(&key)
                     && let Some(why) = self.no_peer(interface, address, peer.local.into())

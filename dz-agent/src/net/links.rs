@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use dz_common::ingress::Link;
+use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
@@ -87,6 +88,21 @@ pub struct Address {
     pub scope: u8,
     /// Added after another one of the same prefix (`IFA_F_SECONDARY`).
     pub secondary: bool,
+}
+
+impl Address {
+    /// The subnet that it makes the neighbours of its interface, if it has room for any besides the two
+    /// ends of a link (RFC 3021).
+    pub fn subnet(&self) -> Option<Ipv4Net> {
+        let within = self.peer.unwrap_or(self.local);
+        let subnet = Ipv4Net::new(within, self.prefix_len).ok()?;
+        (self.prefix_len <= 30).then(|| subnet.trunc())
+    }
+
+    /// The broadcast address of that subnet.
+    pub fn broadcast(&self) -> Option<Ipv4Addr> {
+        self.subnet().map(|subnet| subnet.broadcast())
+    }
 }
 
 impl fmt::Display for Address {

@@ -7,8 +7,6 @@ use crate::holder::{self, Holder};
 
 /// The daemon of the deployed client, which has a liveness of its own on our port.
 const DEPLOYED: &str = "doublezerod";
-/// The state of a listening socket in the kernel's tables (`TCP_LISTEN`).
-const LISTEN: &str = "0A";
 
 /// Other processes' sockets that have a port, as the kernel's tables show them in the calling thread's
 /// network namespace. Cheap to read and to compare; what takes time is [`Sockets::holders`].
@@ -25,21 +23,22 @@ impl Sockets {
     /// Those with a UDP port. The tables do not say which interface a socket is bound to, so that one
     /// on another interface is among them; an IPv6 socket may cover IPv4.
     pub fn udp(port: u16) -> Self {
-        Self::read(["udp", "udp6"], port, None)
+        Self::read(["udp", "udp6"], port)
     }
 
-    /// Those that listen on a TCP port, on whatever address.
+    /// Those with a TCP port at this host, on whatever address: it may be the port of an outgoing
+    /// connection. A socket that has only been bound is in no table.
     pub fn tcp(port: u16) -> Self {
-        Self::read(["tcp", "tcp6"], port, Some(LISTEN))
+        Self::read(["tcp", "tcp6"], port)
     }
 
-    fn read(tables: [&str; 2], port: u16, state: Option<&str>) -> Self {
+    fn read(tables: [&str; 2], port: u16) -> Self {
         let tables = tables.map(holder::net_table);
         let ours = holder::open_sockets(std::process::id());
         let sockets = tables
             .iter()
             .flat_map(|table| table.lines())
-            .filter_map(|line| bound(line, port, state))
+            .filter_map(|line| bound(line, port))
             .filter(|socket| !ours.contains(&socket.inode));
         Self(sockets.collect())
     }
@@ -99,20 +98,20 @@ impl fmt::Display for Holders {
     }
 }
 
-/// The socket of a line if it has the port and, where one is given, the state. Columns: number, local
-/// address (`address:port` in hexadecimal), remote address, state, queues, timer, retransmissions,
-/// user, timeout, inode.
-fn bound(line: &str, port: u16, wanted: Option<&str>) -> Option<Socket> {
+/// The socket of a line if it has the port. One without an inode is nobody's any more: a connection that
+/// is nearly over. Columns: number, local address (`address:port` in hexadecimal), remote address,
+/// state, queues, timer, retransmissions, user, timeout, inode.
+fn bound(line: &str, port: u16) -> Option<Socket> {
     let mut columns = line.split_whitespace();
     let (_, local_port) = columns.nth(1)?.rsplit_once(':')?;
-    let state = columns.nth(1)?;
-    if u16::from_str_radix(local_port, 16).ok()? != port || wanted.is_some_and(|s| s != state) {
+    if u16::from_str_radix(local_port, 16).ok()? != port {
         return None;
     }
-    Some(Socket {
-        uid: columns.nth(3)?.parse().ok()?,
+    let socket = Socket {
+        uid: columns.nth(5)?.parse().ok()?,
         inode: columns.nth(1)?.parse().ok()?,
-    })
+    };
+    (socket.inode != 0).then_some(socket)
 }
 
 #[cfg(test)]
@@ -128,12 +127,11 @@ mod tests {
             inode: 123_456,
             uid: 1000,
         };
-        assert_eq!(bound(LINE, 44880, None), Some(socket.clone()));
-        assert_eq!(bound(LINE, 44880, Some("07")), Some(socket));
-        assert_eq!(bound(LINE, 44880, Some(LISTEN)), None);
-        assert_eq!(bound(LINE, 44881, None), None);
+        assert_eq!(bound(LINE, 44880), Some(socket));
+        assert_eq!(bound(LINE, 44881), None);
+        assert_eq!(bound(&LINE.replace("123456", "0"), 44880), None, "orphan");
         let header = "  sl  local_address rem_address   st tx_queue rx_queue";
-        assert_eq!(bound(header, 44880, None), None);
+        assert_eq!(bound(header, 44880), None);
     }
 
     #[test]

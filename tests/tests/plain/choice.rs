@@ -85,6 +85,16 @@ fn named() -> Result<()> {
         "--via",
         &GATEWAY.to_string(),
     ])?;
+    // Nor is it when the link has become another one since, unless a gateway is named.
+    scene.ip(&format!("address delete {HERE}/31 dev {INTERFACE}"))?;
+    scene.ip(&format!(
+        "address add 169.254.8.0/31 dev {INTERFACE} scope link"
+    ))?;
+    scene.full_check()?;
+    let again = ["connect", &peer, "--local", &public];
+    scene.agent.cli(&again)?;
+    let said = scene.refused(&[&again[..], &["--via", "169.254.8.1"]].concat())?;
+    ensure!(said.contains("with other settings"), "{said}");
 
     scene.agent.cli(&["disconnect", &peer])?;
     let said = scene.said(PEER);
@@ -267,11 +277,21 @@ fn no_peers() -> Result<()> {
             PUBLIC,
             "broadcast address of 10.1.0.0/24",
         ),
+        (
+            Ipv4Addr::new(192, 0, 2, 255),
+            PUBLIC,
+            "is the broadcast address of another interface's subnet",
+        ),
     ] {
         let words = ["connect", &peer.to_string(), "--local", &local.to_string()];
         let said = scene.refused(&words)?;
         let line = format!("peer {peer}: ");
         ensure!(said.contains(&line) && said.contains(reason), "{said}");
+    }
+    for via in [HERE, Ipv4Addr::new(192, 0, 2, 255)] {
+        let (peer, public, via) = (PEER.to_string(), PUBLIC.to_string(), via.to_string());
+        let said = scene.refused(&["connect", &peer, "--local", &public, "--via", &via])?;
+        ensure!(said.contains(&format!("gateway {via} is a")), "{said}");
     }
     for peer in [
         "0.1.2.3",

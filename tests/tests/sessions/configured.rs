@@ -77,6 +77,15 @@ fn follows() -> Result<()> {
     until_up(&agent, &[first])?;
     let entry = bed::entry(agent.home())?;
     ensure!(entry.session.timers.detect_mult == 5, "{entry:?}");
+    // Only the file changes it.
+    let words = ["connect", &first.to_string(), "--detect-mult", "9"];
+    let output = agent.home().command(&words)?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let code = output.status.code();
+    ensure!(
+        code == Some(8) && said.contains("change its line"),
+        "{said}"
+    );
     Ok(())
 }
 

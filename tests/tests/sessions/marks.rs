@@ -28,8 +28,8 @@ pub(super) fn tests() -> Vec<Test> {
         Test::new("marks::none", &NEEDS, || {
             marks(&["--tos=0", "--ttl=1"], (0, 1))
         }),
-        Test::new("marks::ecn", &NEEDS, || {
-            marks(&["--tos=0xb9", "--ttl=33"], (0xb9, 33))
+        Test::new("marks::ef", &NEEDS, || {
+            marks(&["--tos=ef", "--ttl=33"], (0xb8, 33))
         }),
         Test::new("marks::min_ttl", &NEEDS, || {
             least(&["--min-ttl=65"], &[], &["--min-ttl", "64"])
