@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
+
+use cargo_metadata::MetadataCommand;
 
 use crate::shell;
 
@@ -38,4 +41,32 @@ impl Tree {
         let owned = |&(name, text): &(&str, &str)| (name.to_owned(), text.to_owned());
         Self(files.iter().map(owned).collect())
     }
+
+    pub(super) fn has(&self, file: &str) -> bool {
+        self.0.contains_key(file)
+    }
+}
+
+/// The first file of every crate of both workspaces: libraries, programs, tests, build scripts.
+pub(super) fn roots() -> Vec<String> {
+    let root = shell::root();
+    let mut roots = Vec::new();
+    for manifest in ["Cargo.toml", "dz-ebpf/Cargo.toml"] {
+        let mut command = MetadataCommand::new();
+        command.manifest_path(root.join(manifest)).no_deps();
+        let mut command: Command = command.cargo_command();
+        let text = shell::read(&mut command).unwrap();
+        let metadata = MetadataCommand::parse(text).unwrap();
+        for target in metadata
+            .packages
+            .iter()
+            .flat_map(|package| &package.targets)
+        {
+            let file = target.src_path.as_std_path().strip_prefix(root).unwrap();
+            roots.push(file.to_str().unwrap().to_owned());
+        }
+    }
+    roots.sort();
+    roots.dedup();
+    roots
 }
