@@ -10,6 +10,7 @@ mod crates;
 mod cycles;
 mod exceptions;
 mod finished;
+mod length;
 mod methods;
 mod paths;
 mod references;
