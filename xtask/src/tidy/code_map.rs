@@ -1,16 +1,19 @@
-//! The code map in ARCHITECTURE.md names what is there.
+//! The code map in ARCHITECTURE.md names what is there, and every file of the agent.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::tree::Tree;
 use crate::shell;
+
+/// The files of which each is named, or in a folder that is.
+const AGENT: &str = "dz-agent/src/";
 
 #[test]
 fn everything_in_the_code_map_exists() {
-    let Ok(text) = fs::read_to_string(shell::root().join("ARCHITECTURE.md")) else {
-        return; // not written yet: nothing in it can be wrong
-    };
-    let missing = missing(&text, |path| shell::root().join(path).exists());
+    let text = fs::read_to_string(shell::root().join("ARCHITECTURE.md")).unwrap();
+    let map = read(&text, |path| shell::root().join(path).exists());
+    let missing = map.missing;
     assert!(
         missing.is_empty(),
         "ARCHITECTURE.md names {}",
@@ -18,10 +21,42 @@ fn everything_in_the_code_map_exists() {
     );
 }
 
-/// The paths named in the section "Code map" that do not exist. A path is what stands in
-/// backquotes and has a slash or ends in `.rs`; it may be relative to the `src` of the crate that
-/// was named last.
-fn missing(text: &str, exists: impl Fn(&Path) -> bool) -> Vec<String> {
+#[test]
+fn every_file_of_the_agent_is_in_the_code_map() {
+    let text = fs::read_to_string(shell::root().join("ARCHITECTURE.md")).unwrap();
+    let map = read(&text, |path| shell::root().join(path).exists());
+    let unnamed = unnamed(&Tree::read(), &map.named);
+    assert!(
+        unnamed.is_empty(),
+        "the code map in ARCHITECTURE.md names neither these files nor (with a slash at the end) \
+         their folders: {}",
+        unnamed.join(", ")
+    );
+}
+
+/// Files of the agent that are not in the map. Unit tests are where what they test is.
+fn unnamed(tree: &Tree, named: &[PathBuf]) -> Vec<String> {
+    let is_named = |file: &str| {
+        let is_it = |name: &PathBuf| {
+            let name = name.to_str().unwrap();
+            name == file || (name.ends_with('/') && name != AGENT && file.starts_with(name))
+        };
+        file.ends_with("/tests.rs") || named.iter().any(is_it)
+    };
+    let files = tree.0.keys().filter(|file| file.starts_with(AGENT));
+    files.filter(|file| !is_named(file)).cloned().collect()
+}
+
+/// What the section "Code map" names, from the root: what is there, and what is not.
+struct CodeMap {
+    named: Vec<PathBuf>,
+    missing: Vec<String>,
+}
+
+/// Reads the paths in the section "Code map". A path is what stands in backquotes and has a slash
+/// or ends in `.rs`; it may be relative to the `src` of the crate that was named last.
+fn read(text: &str, exists: impl Fn(&Path) -> bool) -> CodeMap {
+    let mut named = Vec::new();
     let mut missing = Vec::new();
     let mut level = None;
     let mut folder = PathBuf::new();
@@ -40,15 +75,19 @@ fn missing(text: &str, exists: impl Fn(&Path) -> bool) -> Vec<String> {
             }
             if exists(&Path::new(name).join("src")) {
                 folder = Path::new(name).join("src");
-            } else if (name.contains('/') || name.ends_with(".rs"))
-                && !exists(Path::new(name))
-                && !exists(&folder.join(name))
-            {
-                missing.push(name.to_owned());
+            } else if name.contains('/') || name.ends_with(".rs") {
+                let below = folder.join(name);
+                if exists(&below) {
+                    named.push(below);
+                } else if exists(Path::new(name)) {
+                    named.push(PathBuf::from(name));
+                } else {
+                    missing.push(name.to_owned());
+                }
             }
         }
     }
-    missing
+    CodeMap { named, missing }
 }
 
 #[test]
@@ -60,8 +99,27 @@ fn a_wrong_code_map_is_found() {
         "dz-agent/src/cli.rs",
         "dz-common/src/map.rs",
     ];
-    let missing = missing(text, |path| {
+    let map = read(text, |path| {
         tree.iter().any(|known| Path::new(known) == path)
     });
-    assert_eq!(missing, ["net/gone.rs"]);
+    assert_eq!(map.missing, ["net/gone.rs"]);
+    let named = ["dz-agent/src/cli.rs", "dz-common/src/map.rs"];
+    assert_eq!(map.named, named.map(PathBuf::from));
+}
+
+#[test]
+fn files_that_the_code_map_does_not_name_are_found() {
+    let tree = Tree::of(&[
+        ("dz-agent/src/cli.rs", ""),
+        ("dz-agent/src/cli/tests.rs", ""),
+        ("dz-agent/src/host/a.rs", ""),
+        ("dz-agent/src/new.rs", ""),
+        ("dz-common/src/map.rs", ""),
+    ]);
+    let text = "## Code map\n### `dz-agent`\n`cli.rs` and `host/`: `dz-agent/src/`\n";
+    let map = read(text, |path| {
+        let file = path.to_str().unwrap();
+        file == "dz-agent/src" || tree.0.keys().any(|known| known.starts_with(file))
+    });
+    assert_eq!(unnamed(&tree, &map.named), ["dz-agent/src/new.rs"]);
 }
