@@ -8,6 +8,7 @@ mod code_map;
 mod command_line;
 mod crates;
 mod cycles;
+mod engine;
 mod exceptions;
 mod finished;
 mod length;
