@@ -36,7 +36,10 @@ impl Crate {
             .0
             .get(file)
             .unwrap_or_else(|| panic!("{file} is not there"));
-        let parsed = syn::parse_file(text).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let parsed = syn::parse_file(text).unwrap_or_else(|error| {
+            let line = error.span().start().line;
+            panic!("{file}:{line}: {error}")
+        });
         self.add(tree, path, file, &children, parsed.items);
     }
 

@@ -80,9 +80,11 @@ fn faults(tree: &Tree, found: &[(Files, String)], excepted: &[&[&str]]) -> Vec<S
     let mut faults = Vec::new();
     for (cycle, text) in found {
         if !excepted.iter().any(|exception| covers(exception, cycle)) {
-            let files = cycle.len();
+            let new = beside(cycle, excepted);
             faults.push(format!(
-                "{files} files refer to each other in a circle:\n{text}"
+                "{} files refer to each other in a circle, new among them {}:\n{text}",
+                cycle.len(),
+                new.join(", ")
             ));
         }
     }
@@ -100,6 +102,16 @@ fn faults(tree: &Tree, found: &[(Files, String)], excepted: &[&[&str]]) -> Vec<S
         }
     }
     faults
+}
+
+/// The files of a cycle that the exception nearest to it does not have.
+fn beside<'a>(cycle: &'a Files, excepted: &[&[&str]]) -> Vec<&'a str> {
+    let missing = |exception: &&[&str]| {
+        let files = cycle.iter().map(String::as_str);
+        files.filter(|file| !exception.contains(file)).collect()
+    };
+    let nearest = excepted.iter().map(missing).min_by_key(Vec::len);
+    nearest.unwrap_or_else(|| missing(&&[][..]))
 }
 
 fn all(tree: &Tree, roots: &[&str]) -> Vec<(Files, String)> {
@@ -266,7 +278,9 @@ fn a_new_cycle_and_an_exception_without_one_are_found() {
     let new = faults(&tree, &found, &[]).concat();
     let edges = "  a.rs:1 → b::B → b.rs\n  b.rs:3 → a::A → a.rs\n";
     assert!(new.contains(edges), "{new}");
-    assert_eq!(faults(&tree, &found, &[&["a.rs", "lib.rs"]]).len(), 2);
+    let other = faults(&tree, &found, &[&["a.rs", "lib.rs"]]);
+    assert_eq!(other.len(), 2);
+    assert!(other[0].contains("new among them b.rs:"), "{}", other[0]);
     assert_eq!(faults(&tree, &found, &[&["a.rs", "b.rs", "c.rs"]]).len(), 1);
     assert_eq!(faults(&tree, &[], &[&["a.rs", "b.rs"]]).len(), 1);
 }
