@@ -16,12 +16,15 @@ pub mod counters;
 pub mod deployed;
 pub mod detection;
 pub mod entry;
+#[cfg(test)]
+mod fixture;
 pub mod gate;
 pub mod headers;
 pub mod ingress;
 pub mod map;
 pub mod pacing;
 pub mod packet;
+pub mod scan;
 pub mod session;
 mod timers;
 pub mod unaligned;

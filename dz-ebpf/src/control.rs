@@ -10,9 +10,9 @@ use aya_log_ebpf::debug;
 use dz_common::control::{
     OP_ADMIN_DOWN, OP_DISCONNECT, OP_SET_DETOUR, OP_START_GROUP, REQUEST_OFFSET, Request,
 };
-use dz_common::counters::Counter;
+use dz_common::counters::{Counter, NO_BLOCK};
 
-use crate::count::{NO_BLOCK, count, transition};
+use crate::count::{count, transition};
 use crate::detect;
 use crate::maps::PEERS;
 use crate::session::{Locked, find, identity};

@@ -12,14 +12,14 @@ use aya_ebpf::helpers::{bpf_clone_redirect, bpf_ktime_get_ns, bpf_loop};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
-use dz_common::counters::Counter;
+use dz_common::counters::{Counter, NO_BLOCK};
 use dz_common::headers::{self, Marks, UdpChecksum};
 use dz_common::ingress::Link;
 use dz_common::map::{Config, DUE_ETHERNET, DUE_FORCE, Due, MAX_DUE, SessionEntry};
 use dz_common::pacing::Tick;
 use dz_common::packet::Packet;
 
-use crate::count::{NO_BLOCK, count};
+use crate::count::count;
 use crate::maps::DUE;
 use crate::mark;
 use crate::receive;
