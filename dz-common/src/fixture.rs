@@ -1,8 +1,9 @@
 //! What unit tests begin with.
 
 use crate::entry::Identity;
-use crate::map::{SessionEntry, SessionKey};
-use crate::packet::State;
+use crate::gate::Action;
+use crate::map::{ABI_VERSION, Config, SessionEntry, SessionKey};
+use crate::packet::{State, Version};
 use crate::session::{Session, Timers};
 
 /// An instant long after boot, so that subtractions have room.
@@ -31,4 +32,22 @@ pub(crate) fn entry(state: State) -> SessionEntry {
         session.detect_deadline_ns = session.last_rx_ns + session.detect_time_ns();
     }
     SessionEntry::new(identity, session)
+}
+
+/// The configuration of an agent that nobody has told anything.
+pub(crate) fn config() -> Config {
+    Config {
+        abi_version: ABI_VERSION,
+        port: crate::LIVENESS_PORT,
+        unknown_pass: 0,
+        ignore_peer_passive: 0,
+        version: Version::new([1, 2, 3, 0]),
+        groups: 1,
+        grace_ns: 30_000_000_000,
+        when_down: Action::Pass,
+        when_never_up: Action::Pass,
+        ttl: 64,
+        tos: 0xc0,
+        reserved: [0; 4],
+    }
 }

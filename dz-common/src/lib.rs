@@ -27,6 +27,7 @@ pub mod packet;
 pub mod scan;
 pub mod session;
 mod timers;
+pub mod transmit;
 pub mod unaligned;
 
 /// UDP port of the liveness protocol.
