@@ -1,8 +1,10 @@
-//! Requests to the control program, passed as packet data of `BPF_PROG_TEST_RUN`.
+//! Requests to the control program, passed as packet data of `BPF_PROG_TEST_RUN`, and what they come to.
 //!
 //! The program's return value is its exit, an index into [`crate::counters::Counter::ALL`].
 
-use crate::map::{PeerKey, SessionKey};
+use crate::counters::{Counter, NO_BLOCK};
+use crate::entry::Effect;
+use crate::map::{PeerKey, SessionEntry, SessionKey};
 
 /// Where a request starts in the packet data: behind an Ethernet header, for the kernel wants one.
 pub const REQUEST_OFFSET: usize = crate::headers::ETHERNET_LEN;
@@ -60,4 +62,210 @@ impl Request {
     };
 }
 
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// [`OP_START_GROUP`]: ends as [`group_started`] says.
+    StartGroup,
+    /// [`OP_ADMIN_DOWN`]: [`SessionEntry::close`].
+    AdminDown,
+    /// [`OP_DISCONNECT`]: deletes the peer, then does what `AdminDown` does, and ends as
+    /// [`disconnected`] says.
+    Disconnect,
+    /// [`OP_SET_DETOUR`]: [`SessionEntry::set_detour`].
+    SetDetour,
+}
+
+impl Request {
+    /// What is asked for. None: nothing that can be done, which is [`REFUSED`].
+    #[inline(always)]
+    pub const fn command(&self) -> Option<Command> {
+        Some(match self.op {
+            OP_START_GROUP => Command::StartGroup,
+            OP_ADMIN_DOWN => Command::AdminDown,
+            OP_DISCONNECT => Command::Disconnect,
+            OP_SET_DETOUR => Command::SetDetour,
+            _ => return None,
+        })
+    }
+}
+
+/// Block and exit of a request that is malformed.
+pub const REFUSED: (u32, Counter) = (NO_BLOCK, Counter::ControlRefused);
+/// Block and exit of a command whose session is gone, or whose memory another one has.
+pub const NO_SESSION: (u32, Counter) = (NO_BLOCK, Counter::ControlNoSession);
+
+/// Block and exit of a command that was carried out on a session with this block.
+#[inline(always)]
+pub const fn done(block: u32) -> (u32, Counter) {
+    (block, Counter::ControlDone)
+}
+
+/// Block and exit of [`Command::StartGroup`], and what is counted in no block besides. `started`: the
+/// group's timer is initialised and started.
+#[inline(always)]
+pub const fn group_started(started: bool) -> ((u32, Counter), Option<Counter>) {
+    if started {
+        (done(NO_BLOCK), None)
+    } else {
+        (REFUSED, Some(Counter::TimerFailed))
+    }
+}
+
+/// Block and exit of [`Command::Disconnect`]. `deleted`: there was such a peer; `closed`: what
+/// [`Command::AdminDown`] came to.
+#[inline(always)]
+pub const fn disconnected(deleted: bool, closed: (u32, Counter)) -> (u32, Counter) {
+    match closed {
+        (_, Counter::ControlNoSession) if deleted => done(NO_BLOCK),
+        _ => closed,
+    }
+}
+
+impl SessionEntry {
+    /// Puts the session in AdminDown, to be called under the lock. None: this is not the session that is
+    /// meant, see [`NO_SESSION`].
+    #[inline(always)]
+    pub fn close(&mut self, request: &Request, now_ns: u64) -> Option<Effect> {
+        if self.generation != request.generation {
+            return None;
+        }
+        let transition = self.admin_down(now_ns);
+        Some(Effect {
+            deadline_ns: self.scan_deadline_ns(),
+            // Whoever closes a session has it announced at once.
+            next_due: None,
+            transition,
+            generation: self.generation,
+            block: self.block,
+        })
+    }
+
+    /// Names the way around the peer, to be called under the lock; returns block and exit. None: this is
+    /// not the session that is meant, see [`NO_SESSION`].
+    #[inline(always)]
+    pub const fn set_detour(&mut self, request: &Request) -> Option<(u32, Counter)> {
+        if self.generation != request.generation {
+            return None;
+        }
+        self.detour = request.index;
+        Some(done(self.block))
+    }
+}
+
 const _: () = assert!(size_of::<Request>() == 44);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{NOW_NS, entry};
+    use crate::map::NEVER_NS;
+    use crate::packet::State;
+    use crate::session::DownReason;
+
+    /// A request for this session.
+    fn request(entry: &SessionEntry, op: u32, index: u32) -> Request {
+        Request {
+            op,
+            index,
+            key: entry.key,
+            generation: entry.generation,
+            ..Request::NONE
+        }
+    }
+
+    #[test]
+    fn requests_ask_for_four_things() {
+        for (op, command) in [
+            (0, None),
+            (OP_START_GROUP, Some(Command::StartGroup)),
+            (OP_ADMIN_DOWN, Some(Command::AdminDown)),
+            (OP_DISCONNECT, Some(Command::Disconnect)),
+            (OP_SET_DETOUR, Some(Command::SetDetour)),
+            (5, None),
+            (u32::MAX, None),
+        ] {
+            let request = Request {
+                op,
+                ..Request::NONE
+            };
+            assert_eq!(request.command(), command, "{op}");
+        }
+    }
+
+    #[test]
+    fn a_session_goes_to_admin_down() {
+        for state in [State::Down, State::Init, State::Up] {
+            let mut entry = entry(state);
+            let effect = entry.close(&request(&entry, OP_ADMIN_DOWN, 0), NOW_NS);
+            let effect = effect.expect("the session meant");
+            assert_eq!(entry.session.state, State::AdminDown);
+            assert_eq!((effect.deadline_ns, effect.next_due), (NEVER_NS, None));
+            assert_eq!(effect.block, entry.block);
+            let event = effect.event(entry.key, NOW_NS).expect("a change");
+            assert_eq!((event.from, event.to), (state, State::AdminDown));
+            assert_eq!(event.reason, DownReason::LocalAdmin);
+            assert_eq!((event.generation, event.at_ns), (entry.generation, NOW_NS));
+        }
+    }
+
+    #[test]
+    fn one_that_is_there_already_emits_nothing() {
+        let mut entry = entry(State::AdminDown);
+        let before = entry;
+        let effect = entry.close(&request(&entry, OP_DISCONNECT, 0), NOW_NS);
+        let effect = effect.expect("the session meant");
+        assert_eq!(effect.event(entry.key, NOW_NS), None);
+        assert_eq!((effect.deadline_ns, effect.next_due), (NEVER_NS, None));
+        assert_eq!(entry, before);
+    }
+
+    #[test]
+    fn another_generation_is_left_alone() {
+        let mut entry = entry(State::Up);
+        let before = entry;
+        let mut other = request(&entry, OP_ADMIN_DOWN, 4);
+        other.generation += 1;
+        assert_eq!(entry.close(&other, NOW_NS), None);
+        assert_eq!(entry.set_detour(&other), None);
+        assert_eq!(entry, before);
+    }
+
+    #[test]
+    fn a_detour_is_named_and_taken_back() {
+        let mut entry = entry(State::Up);
+        for index in [4, 0] {
+            let mut expected = entry;
+            expected.detour = index;
+            let end = entry.set_detour(&request(&entry, OP_SET_DETOUR, index));
+            assert_eq!(end, Some((entry.block, Counter::ControlDone)));
+            assert_eq!(entry, expected);
+        }
+    }
+
+    #[test]
+    fn a_timer_that_cannot_be_started_is_counted() {
+        let started = ((NO_BLOCK, Counter::ControlDone), None);
+        assert_eq!(group_started(true), started);
+        let failed = (
+            (NO_BLOCK, Counter::ControlRefused),
+            Some(Counter::TimerFailed),
+        );
+        assert_eq!(group_started(false), failed);
+    }
+
+    #[test]
+    fn a_disconnect_is_done_with_a_peer_or_a_session() {
+        let fault = (2, Counter::Fault);
+        for (deleted, closed, end) in [
+            (true, done(2), done(2)),
+            (false, done(2), done(2)),
+            (true, NO_SESSION, done(NO_BLOCK)),
+            (false, NO_SESSION, NO_SESSION),
+            (true, fault, fault),
+            (false, fault, fault),
+        ] {
+            assert_eq!(disconnected(deleted, closed), end, "{deleted} {closed:?}");
+        }
+    }
+}

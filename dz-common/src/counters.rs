@@ -6,6 +6,9 @@
 use crate::packet::{Reject, State};
 use crate::session::DownReason;
 
+/// The block of what belongs to no interface and local address.
+pub const NO_BLOCK: u32 = 0;
+
 /// What sort of thing a counter counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -25,7 +28,7 @@ macro_rules! counters {
         pub enum Counter { $($($(#[$doc])+ $variant,)+)+ }
 
         /// One block of counters, as in the map: per CPU, one block per interface and local
-        /// address, and block 0 for what belongs to none.
+        /// address, and [`NO_BLOCK`] for what belongs to none.
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[cfg_attr(feature = "user", derive(

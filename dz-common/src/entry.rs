@@ -41,6 +41,31 @@ impl Transition {
     }
 }
 
+/// What a deadline or a command did to a session: what its slot says from now on, and what the agent is
+/// told. What the session's lock guards is read before it is given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effect {
+    /// [`Deadline::deadline_ns`] from now on, to be stored under the lock.
+    pub deadline_ns: u64,
+    /// [`Deadline::next_due`] from now on, if it is to change, to be stored under the lock.
+    pub next_due: Option<u32>,
+    /// The state changed.
+    pub transition: Option<Transition>,
+    /// The session's generation.
+    pub generation: u32,
+    /// The session's block of counters.
+    pub block: u32,
+}
+
+impl Effect {
+    /// The event to emit, if there is one, once the lock is given back.
+    #[inline(always)]
+    pub fn event(&self, key: SessionKey, at_ns: u64) -> Option<Event> {
+        self.transition
+            .map(|transition| transition.event(key, self.generation, at_ns))
+    }
+}
+
 /// What a valid packet did to its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {

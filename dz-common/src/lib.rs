@@ -16,14 +16,18 @@ pub mod counters;
 pub mod deployed;
 pub mod detection;
 pub mod entry;
+#[cfg(test)]
+mod fixture;
 pub mod gate;
 pub mod headers;
 pub mod ingress;
 pub mod map;
 pub mod pacing;
 pub mod packet;
+pub mod scan;
 pub mod session;
 mod timers;
+pub mod transmit;
 pub mod unaligned;
 
 /// UDP port of the liveness protocol.

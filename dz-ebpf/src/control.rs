@@ -1,5 +1,6 @@
 //! Commands of the agent to live sessions. A plain map update of a live entry would replace it and
-//! lose what packets did to it meanwhile; these run under the entry's lock instead.
+//! lose what packets did to it meanwhile; these run under the entry's lock instead. What they do is
+//! decided in [`dz_common::control`].
 
 use core::mem::MaybeUninit;
 
@@ -7,12 +8,10 @@ use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_skb_load_bytes};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
-use dz_common::control::{
-    OP_ADMIN_DOWN, OP_DISCONNECT, OP_SET_DETOUR, OP_START_GROUP, REQUEST_OFFSET, Request,
-};
-use dz_common::counters::Counter;
+use dz_common::control::{self, Command, NO_SESSION, REFUSED, REQUEST_OFFSET, Request};
+use dz_common::counters::{Counter, NO_BLOCK};
 
-use crate::count::{NO_BLOCK, count, transition};
+use crate::count::{count, transition};
 use crate::detect;
 use crate::maps::PEERS;
 use crate::session::{Locked, find, identity};
@@ -34,7 +33,7 @@ pub fn dz_control(ctx: TcContext) -> i32 {
         // SAFETY: filled by the helper; any bytes make a request.
         carry_out(&ctx, unsafe { request.assume_init_ref() })
     } else {
-        (NO_BLOCK, Counter::ControlRefused)
+        REFUSED
     };
     count(block, exit);
     exit as i32
@@ -42,72 +41,56 @@ pub fn dz_control(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn carry_out(ctx: &TcContext, request: &Request) -> (u32, Counter) {
-    match request.op {
-        OP_START_GROUP => match detect::start_group(request.index) {
-            Ok(()) => (NO_BLOCK, Counter::ControlDone),
-            Err(error) => {
-                debug!(ctx, "timer of group {}: error {}", request.index, error);
-                count(NO_BLOCK, Counter::TimerFailed);
-                (NO_BLOCK, Counter::ControlRefused)
-            }
-        },
-        OP_ADMIN_DOWN => admin_down(request),
-        OP_DISCONNECT => {
+    match request.command() {
+        Some(Command::StartGroup) => start_group(ctx, request.index),
+        Some(Command::AdminDown) => admin_down(request).unwrap_or(NO_SESSION),
+        Some(Command::Disconnect) => {
             // The commit point: no kill can fall between the two, for a program run is not
             // interrupted by the end of the process that asked for it.
             let deleted = PEERS.remove(request.peer).is_ok();
-            match admin_down(request) {
-                (_, Counter::ControlNoSession) if deleted => (NO_BLOCK, Counter::ControlDone),
-                result => result,
-            }
+            control::disconnected(deleted, admin_down(request).unwrap_or(NO_SESSION))
         }
-        OP_SET_DETOUR => set_detour(request),
-        _ => (NO_BLOCK, Counter::ControlRefused),
+        Some(Command::SetDetour) => set_detour(request).unwrap_or(NO_SESSION),
+        None => REFUSED,
     }
 }
 
 #[inline(always)]
-fn set_detour(request: &Request) -> (u32, Counter) {
-    let Some(entry) = find(&request.key) else {
-        return (NO_BLOCK, Counter::ControlNoSession);
-    };
-    let (slot, block) = identity(entry);
-    let Some(mut session) = Locked::new(entry, &request.key, slot) else {
-        return (NO_BLOCK, Counter::ControlNoSession);
-    };
-    if session.generation != request.generation {
-        return (NO_BLOCK, Counter::ControlNoSession);
+fn start_group(ctx: &TcContext, index: u32) -> (u32, Counter) {
+    let started = detect::start_group(index);
+    if let Err(error) = started {
+        debug!(ctx, "timer of group {}: error {}", index, error);
     }
-    session.detour = request.index;
-    (block, Counter::ControlDone)
+    let (end, besides) = control::group_started(started.is_ok());
+    if let Some(counter) = besides {
+        count(NO_BLOCK, counter);
+    }
+    end
 }
 
 #[inline(always)]
-fn admin_down(request: &Request) -> (u32, Counter) {
-    let Some(entry) = find(&request.key) else {
-        return (NO_BLOCK, Counter::ControlNoSession);
-    };
+fn set_detour(request: &Request) -> Option<(u32, Counter)> {
+    let entry = find(&request.key)?;
+    let (slot, _) = identity(entry);
+    Locked::new(entry, &request.key, slot)?.set_detour(request)
+}
+
+#[inline(always)]
+fn admin_down(request: &Request) -> Option<(u32, Counter)> {
+    let entry = find(&request.key)?;
     let (slot, block) = identity(entry);
     let Some(deadline) = detect::slot(slot) else {
-        return (block, Counter::Fault);
+        return Some((block, Counter::Fault));
     };
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    let Some(mut session) = Locked::new(entry, &request.key, slot) else {
-        return (NO_BLOCK, Counter::ControlNoSession);
-    };
-    if session.generation != request.generation {
-        return (NO_BLOCK, Counter::ControlNoSession);
-    }
-    let change = session.admin_down(now_ns);
-    detect::store(deadline, session.scan_deadline_ns());
+    let mut session = Locked::new(entry, &request.key, slot)?;
+    let effect = session.close(request, now_ns)?;
+    detect::update(deadline, &effect);
     drop(session);
 
-    if let Some(change) = &change {
-        transition(
-            block,
-            &change.event(request.key, request.generation, now_ns),
-        );
+    if let Some(event) = effect.event(request.key, now_ns) {
+        transition(effect.block, &event);
     }
-    (block, Counter::ControlDone)
+    Some(control::done(effect.block))
 }

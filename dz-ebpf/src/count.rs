@@ -2,14 +2,11 @@
 
 use core::arch::asm;
 
-use dz_common::counters::Counter;
+use dz_common::counters::{Counter, NO_BLOCK};
 use dz_common::map::Event;
 
 use crate::atomic;
 use crate::maps::{COUNTERS, EVENTS};
-
-/// The block of what belongs to no interface and local address.
-pub const NO_BLOCK: u32 = 0;
 
 /// Adds one to a counter of this CPU.
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! Detection by deadline groups: one timer watches the deadlines of 2,048 sessions.
 //!
-//! When the timer fires is decided in [`dz_common::detection`]; here are the timer, the scan over the
-//! slots, and what happens to a session that is due.
+//! [`dz_common::detection`] decides when the timer fires, [`dz_common::scan`] what a scan does with a slot;
+//! here are the timer, the loop over the slots, and the way from a slot to its session.
 
 use core::ffi::c_void;
 
@@ -9,19 +9,19 @@ use aya_ebpf::cty::c_long;
 use aya_ebpf::helpers::{
     bpf_ktime_get_ns, bpf_loop, bpf_timer_init, bpf_timer_set_callback, bpf_timer_start,
 };
-use dz_common::counters::Counter;
+use dz_common::counters::{Counter, NO_BLOCK};
 use dz_common::detection::{self, GroupTimer};
-use dz_common::map::{Deadline, Group, MIN_SCAN_DELAY_OF_MANY_NS, NEVER_NS, SLOTS_PER_GROUP};
+use dz_common::entry::Effect;
+use dz_common::map::{Deadline, Group, MIN_SCAN_DELAY_OF_MANY_NS, SLOTS_PER_GROUP};
+use dz_common::scan::{Look, Scan};
 
 use crate::atomic;
-use crate::count::{NO_BLOCK, count, transition};
+use crate::count::{count, transition};
 use crate::maps::{CONFIG, DEADLINES, GROUPS};
 use crate::session::{Locked, find};
 
 const CLOCK_MONOTONIC: u64 = 1;
 const EBUSY: c_long = 16;
-/// A slot of a new map, which no session has had yet. (One that a session has left says never.)
-const UNUSED: u64 = 0;
 
 /// The deadline of a slot.
 #[inline(always)]
@@ -41,6 +41,15 @@ pub fn store(slot: *mut Deadline, deadline_ns: u64) {
 pub fn store_due(slot: *mut Deadline, next_due: u32) {
     // SAFETY: a live map value; the agent reads it without the lock, hence volatile.
     unsafe { (&raw mut (*slot).next_due).write_volatile(next_due) }
+}
+
+/// Stores into a session's slot what a deadline or a command has left there, under the session's lock.
+#[inline(always)]
+pub fn update(slot: *mut Deadline, effect: &Effect) {
+    store(slot, effect.deadline_ns);
+    if let Some(next_due) = effect.next_due {
+        store_due(slot, next_due);
+    }
 }
 
 /// A group's timer. The second field is where a barrier may work on: a slot's deadline, or the next
@@ -152,11 +161,10 @@ pub fn start_group(index: u32) -> Result<(), c_long> {
     }
 }
 
-/// What a scan hands to the function that looks at one slot.
-struct Scan {
+/// What the timer's callback hands to the function that looks at one slot.
+struct Walk {
     first_slot: u32,
-    now_ns: u64,
-    earliest_ns: u64,
+    scan: Scan,
 }
 
 /// The timer's callback: expires what is due in a group and arms the timer again.
@@ -172,24 +180,23 @@ unsafe extern "C" fn scan(_map: *mut c_void, index: *mut u32, group: *mut Group)
     let now_ns = unsafe { bpf_ktime_get_ns() };
     // SAFETY: a live map value that only this callback writes.
     unsafe { (*group).last_firing_ns = now_ns };
-    let mut scan = Scan {
+    let mut walk = Walk {
         first_slot: index * SLOTS_PER_GROUP,
-        now_ns,
-        earliest_ns: NEVER_NS,
+        scan: Scan::new(now_ns),
     };
     // SAFETY: the function has the signature that bpf_loop wants.
     unsafe {
         bpf_loop(
             SLOTS_PER_GROUP,
             look as *mut c_void,
-            (&raw mut scan).cast(),
+            (&raw mut walk).cast(),
             0,
         );
     }
     count(NO_BLOCK, Counter::ScanDone);
     // SAFETY: a helper without arguments. Asked again: the scan took its time.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    if !detection::finish_scan(&timer, scan.earliest_ns, now_ns) {
+    if !detection::finish_scan(&timer, walk.scan.earliest_ns(), now_ns) {
         count(NO_BLOCK, Counter::TimerFailed);
     }
     0
@@ -198,51 +205,35 @@ unsafe extern "C" fn scan(_map: *mut c_void, index: *mut u32, group: *mut Group)
 /// Looks at one slot of a scan.
 ///
 /// # Safety
-/// Called by `bpf_loop` with the [`Scan`] it was given.
-unsafe extern "C" fn look(offset: u32, scan: *mut Scan) -> c_long {
-    // SAFETY: the scan's own stack.
-    let scan = unsafe { &mut *scan };
-    let index = scan.first_slot + offset;
+/// Called by `bpf_loop` with the [`Walk`] it was given.
+unsafe extern "C" fn look(offset: u32, walk: *mut Walk) -> c_long {
+    // SAFETY: the callback's own stack.
+    let Walk { first_slot, scan } = unsafe { &mut *walk };
+    let index = *first_slot + offset;
     let Some(slot) = slot(index) else { return 1 };
     // SAFETY: a live map value, written by receipts meanwhile, hence volatile.
-    let mut deadline_ns = unsafe { (&raw const (*slot).deadline_ns).read_volatile() };
-    if deadline_ns == UNUSED {
-        return 0;
-    }
-    if deadline_ns <= scan.now_ns {
-        deadline_ns = expire(index, slot, scan.now_ns);
-    }
-    if deadline_ns < scan.earliest_ns {
-        scan.earliest_ns = deadline_ns;
+    let deadline_ns = unsafe { (&raw const (*slot).deadline_ns).read_volatile() };
+    if let Look::Expire = scan.look(deadline_ns)
+        && let Some(deadline_ns) = expire(index, slot, scan.now_ns())
+    {
+        scan.keep(deadline_ns);
     }
     0
 }
 
-/// Expires the session of a slot if it really is due; returns the slot's deadline from now on.
-///
-/// A slot whose session is not found is not cleared: the agent may be writing it, and a key read
-/// halfway leads nowhere. It just does not count.
+/// Expires the session of a slot, if there is one; returns the slot's deadline from now on.
 #[inline(always)]
-fn expire(index: u32, slot: *mut Deadline, now_ns: u64) -> u64 {
+fn expire(index: u32, slot: *mut Deadline, now_ns: u64) -> Option<u64> {
     // SAFETY: a live map value; a torn key is found out below.
     let key = unsafe { (&raw const (*slot).key).read_volatile() };
-    let Some(entry) = find(&key) else {
-        return NEVER_NS;
-    };
-    let Some(mut session) = Locked::new(entry, &key, index) else {
-        return NEVER_NS;
-    };
-    let change = session.expire(now_ns);
-    let deadline_ns = session.scan_deadline_ns();
-    store(slot, deadline_ns);
-    if let Some(next_due) = session.due_stamp(false, change.is_some(), now_ns) {
-        store_due(slot, next_due);
-    }
-    let (generation, block) = (session.generation, session.block);
+    let entry = find(&key)?;
+    let mut session = Locked::new(entry, &key, index)?;
+    let effect = session.expire_slot(now_ns);
+    update(slot, &effect);
     drop(session);
 
-    if let Some(change) = &change {
-        transition(block, &change.event(key, generation, now_ns));
+    if let Some(event) = effect.event(key, now_ns) {
+        transition(effect.block, &event);
     }
-    deadline_ns
+    Some(effect.deadline_ns)
 }

@@ -18,13 +18,13 @@ use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_skb_change_head};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use dz_common::counters::Counter;
+use dz_common::counters::{Counter, NO_BLOCK};
 use dz_common::gate::{self, Action, Facts};
 use dz_common::headers::ETHERNET_LEN;
 use dz_common::ingress::Link;
 use dz_common::map::{Config, Confined, Destination, SessionEntry};
 
-use crate::count::{NO_BLOCK, count};
+use crate::count::count;
 use crate::frame::Linear;
 use crate::maps::{CONFINED, SESSIONS};
 use crate::mark;

@@ -1,7 +1,7 @@
 //! What TC and XDP do alike with a datagram to our port.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use dz_common::counters::Counter;
+use dz_common::counters::{Counter, NO_BLOCK};
 use dz_common::entry::{Taken, Transition};
 use dz_common::headers::ETHERNET_LEN;
 use dz_common::ingress::{Fence, Flow, Frame, Link, Received};
@@ -10,7 +10,7 @@ use dz_common::packet::Packet;
 use dz_common::session::Receipt;
 use dz_common::unaligned::word;
 
-use crate::count::{NO_BLOCK, count, transition};
+use crate::count::{count, transition};
 use crate::detect;
 use crate::maps::{CONFIG, HEARTBEAT, LOCALS};
 use crate::session::{self, Locked, identity, local, min_ttl};

@@ -1,8 +1,8 @@
 //! Sending what nobody asked for: first contact, a silent peer, AdminDown.
 //!
 //! The agent's clock fills `dz_due` and runs this program over a dummy packet; the program asks
-//! each session under its lock whether and what to transmit, and sends a clone by the session's
-//! interface. There is no socket whose send could fail for want of a route.
+//! each session under its lock whether and what to transmit ([`dz_common::transmit`]), and sends a clone
+//! by the session's interface. There is no socket whose send could fail for want of a route.
 
 use core::ffi::c_void;
 
@@ -15,11 +15,11 @@ use aya_log_ebpf::debug;
 use dz_common::counters::Counter;
 use dz_common::headers::{self, Marks, UdpChecksum};
 use dz_common::ingress::Link;
-use dz_common::map::{Config, DUE_ETHERNET, DUE_FORCE, Due, MAX_DUE, SessionEntry};
-use dz_common::pacing::Tick;
+use dz_common::map::{Config, Due};
 use dz_common::packet::Packet;
+use dz_common::transmit::{self, Transmission};
 
-use crate::count::{NO_BLOCK, count};
+use crate::count::count;
 use crate::maps::DUE;
 use crate::mark;
 use crate::receive;
@@ -31,8 +31,7 @@ use crate::skb::{Outgoing, check};
 /// protocol of the clones from it.
 #[classifier]
 pub fn dz_transmit(ctx: TcContext) -> i32 {
-    let wanted = ctx.cb()[0];
-    let entries = if wanted < MAX_DUE { wanted } else { MAX_DUE };
+    let entries = transmit::entries(ctx.cb()[0]);
     let mut run = Run { skb: ctx.skb.skb };
     // SAFETY: the function has the signature that bpf_loop wants.
     unsafe { bpf_loop(entries, visit as *mut c_void, (&raw mut run).cast(), 0) };
@@ -66,80 +65,35 @@ unsafe extern "C" fn visit(index: u32, run: *mut Run) -> c_long {
 
 #[inline(always)]
 fn transmit(skb: *mut __sk_buff, config: &Config, due: &mut Due) -> (u32, Counter) {
-    let key = due.key;
     due.next_due_ns = 0;
-    let Some(entry) = find(&key) else {
-        return (NO_BLOCK, Counter::TxNoSession);
+    let Some((block, transmission)) = ask(config, due) else {
+        return transmit::NO_SESSION;
     };
+    due.next_due_ns = transmission.next_due_ns;
+    let Some(packet) = transmission.packet else {
+        return (block, transmission.unsent);
+    };
+    mark::liveness(skb, block);
+    let sent = send(skb, config, due, &packet);
+    if let Err(error) = sent {
+        let ctx = TcContext::new(skb);
+        debug!(&ctx, "transmit to {:i}: error {}", due.key.peer, error);
+    }
+    (block, transmit::exit(sent.is_ok()))
+}
+
+/// Asks the session, if it still is there; returns its block, too.
+#[inline(always)]
+fn ask(config: &Config, due: &Due) -> Option<(u32, Transmission)> {
+    let key = due.key;
+    let entry = find(&key)?;
     let (slot, block) = identity(entry);
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    let (generation, flags) = (due.generation, due.flags);
-    // A value of our own: from one map into another the compiler copies it by `memmove`, a function, and
-    // before Linux 6.9 the verifier refuses those under a lock.
-    let destination = due.destination;
-    // On Ethernet a session whose next hop is not resolved keeps its turn.
-    let reachable = flags & DUE_ETHERNET == 0 || destination != [0; 6];
-    let Some(mut session) = Locked::new(entry, &key, slot) else {
-        return (NO_BLOCK, Counter::TxNoSession);
-    };
-    if session.generation != generation {
-        return (NO_BLOCK, Counter::TxNoSession);
-    }
-    let (packet, next_due_ns) = decide(&mut session, config, flags, reachable, now_ns);
-    if packet.is_some() && flags & DUE_ETHERNET != 0 {
-        session.neighbour = destination;
-    }
-    drop(session);
-
-    due.next_due_ns = next_due_ns;
-    let Some(packet) = packet else {
-        return (
-            block,
-            if reachable {
-                Counter::TxNotDue
-            } else {
-                Counter::TxNoNeighbour
-            },
-        );
-    };
-    mark::liveness(skb, block);
-    match send(skb, config, due, &packet) {
-        Ok(()) => (block, Counter::TxOriginated),
-        Err(error) => {
-            let ctx = TcContext::new(skb);
-            debug!(&ctx, "transmit to {:i}: error {}", key.peer, error);
-            (block, Counter::TxFailed)
-        }
-    }
-}
-
-#[inline(always)]
-fn decide(
-    entry: &mut SessionEntry,
-    config: &Config,
-    flags: u32,
-    reachable: bool,
-    now_ns: u64,
-) -> (Option<Packet>, u64) {
-    if !reachable {
-        let retry_ns = now_ns + entry.session.tx_interval_us() as u64 * 1_000;
-        return (None, retry_ns);
-    }
-    let random = entry.draw();
-    let send = if flags & DUE_FORCE != 0 {
-        entry.session.transmitted(now_ns, random);
-        true
-    } else {
-        matches!(entry.session.tick(now_ns, random), (Tick::Send, _))
-    };
-    let packet = if send {
-        entry.originated += 1;
-        Some(entry.session.packet(config.version))
-    } else {
-        None
-    };
-    (packet, entry.session.next_due_ns(now_ns))
+    let turn = due.turn();
+    let mut session = Locked::new(entry, &key, slot)?;
+    let transmission = session.transmit(&turn, config, now_ns)?;
+    Some((block, transmission))
 }
 
 /// Writes the packet over the dummy and sends a clone of it. The dummy always has room for an

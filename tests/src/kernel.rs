@@ -11,8 +11,10 @@ use aya::{Ebpf, EbpfLoader};
 use dz_agent::datapath::{MAPS, MapReader, OBJECT};
 use dz_common::control::{OP_START_GROUP, REQUEST_OFFSET, Request};
 use dz_common::counters::{Counter, Counters};
+use dz_common::headers::{ETHERNET_LEN, ETHERTYPE_IPV4};
+use dz_common::ingress::Link;
 use dz_common::map::{
-    Config, Deadline, Destination, Event, Group, LocalKey, SLOTS_PER_GROUP, SessionEntry,
+    Config, Deadline, Destination, Due, Event, Group, LocalKey, SLOTS_PER_GROUP, SessionEntry,
     SessionKey, name,
 };
 use zerocopy::{IntoBytes, TryFromBytes};
@@ -25,6 +27,9 @@ use dz_agent::datapath::undisturbed;
 pub const SLOTS: u32 = SLOTS_PER_GROUP;
 /// `BPF_NOEXIST` of the kernel's `bpf.h`.
 const NOEXIST: u64 = 1;
+/// `__sk_buff` up to and with `cb[]`, and where that begins.
+const SKB_WORDS: usize = 48;
+const SKB_CB: usize = 12;
 /// `BPF_F_LOCK`
 const LOCKED: u64 = 4;
 
@@ -39,12 +44,14 @@ pub struct Kernel {
     heartbeat: Array<MapData, u64>,
     locals: HashMap<MapData, [u8; size_of::<LocalKey>()], u32>,
     groups: Array<MapData, [u8; size_of::<Group>()]>,
+    due: Array<MapData, [u8; size_of::<Due>()]>,
     events: RingBuf<MapData>,
     xdp: ProgramFd,
     ethernet: ProgramFd,
     layer3: ProgramFd,
     gate: ProgramFd,
     control: ProgramFd,
+    transmit: ProgramFd,
     // They hold programs and maps.
     _ebpf: Ebpf,
     _pins: bpffs::Directory,
@@ -79,6 +86,7 @@ impl Kernel {
         let ethernet = classifier(&mut ebpf, "dz_tc_eth")?;
         let layer3 = classifier(&mut ebpf, "dz_tc_l3")?;
         let control = classifier(&mut ebpf, "dz_control")?;
+        let transmit = classifier(&mut ebpf, "dz_transmit")?;
         let open = |name: &str| -> anyhow::Result<Map> {
             let data = MapData::from_pin(pins.path().join(name))?;
             Ok(Map::from_map_data(data)?)
@@ -91,12 +99,14 @@ impl Kernel {
             heartbeat: Array::try_from(open(name::HEARTBEAT)?)?,
             locals: HashMap::try_from(open(name::LOCALS)?)?,
             groups: Array::try_from(open(name::GROUPS)?)?,
+            due: Array::try_from(open(name::DUE)?)?,
             events: RingBuf::try_from(open(name::EVENTS)?)?,
             xdp: xdp(&mut ebpf)?,
             ethernet,
             layer3,
             gate: classifier(&mut ebpf, "dz_gate_eth")?,
             control,
+            transmit,
             _ebpf: ebpf,
             _pins: pins,
         })
@@ -206,6 +216,32 @@ impl Kernel {
         read(&self.groups.get(&0, 0)?)
     }
 
+    /// Runs `dz_control`; returns its exit.
+    ///
+    /// # Errors
+    /// As `bpf(2)`.
+    pub fn command(&self, request: &Request) -> anyhow::Result<u32> {
+        command(self.control.as_fd(), request)
+    }
+
+    /// Runs `dz_transmit` for one session; returns the entry and the frame as they are afterwards.
+    ///
+    /// # Errors
+    /// As `bpf(2)`.
+    pub fn transmit(&mut self, due: &Due) -> anyhow::Result<(Due, Vec<u8>)> {
+        let value: [u8; size_of::<Due>()] = zerocopy::transmute!(*due);
+        self.due.set(0, value, 0)?;
+        let mut frame = [0; Link::Ethernet.frame_len()];
+        frame[ETHERNET_LEN - 2..ETHERNET_LEN].copy_from_slice(&ETHERTYPE_IPV4.to_be_bytes());
+        let mut context = [0; SKB_WORDS];
+        context[SKB_CB] = 1;
+        let mut after = [0; 256];
+        let ran = test_run(self.transmit.as_fd(), &frame, &context, &mut after)
+            .context("running dz_transmit")?;
+        let after = after.get(..ran.len).context("a longer frame")?;
+        Ok((read(&self.due.get(&0, 0)?)?, after.to_vec()))
+    }
+
     /// `dz_xdp`.
     pub fn xdp(&self) -> BorrowedFd<'_> {
         self.xdp.as_fd()
@@ -253,20 +289,24 @@ fn as_key(key: &SessionKey) -> [u8; size_of::<Destination>()] {
 
 /// A timer must have been initialised before a receipt may start it.
 fn start_timer(control: BorrowedFd<'_>) -> anyhow::Result<()> {
-    let mut frame = [0; REQUEST_OFFSET + size_of::<Request>()];
     let request = Request {
         op: OP_START_GROUP,
         index: 0,
         ..Request::NONE
     };
-    frame[REQUEST_OFFSET..].copy_from_slice(request.as_bytes());
-    let ran = test_run(control, &frame, &[], &mut [0; 256]).context("running dz_control")?;
+    let exit = command(control, &request)?;
     ensure!(
-        ran.verdict == Counter::ControlDone as u32,
-        "the timer does not start: exit {}",
-        ran.verdict
+        exit == Counter::ControlDone as u32,
+        "the timer does not start: exit {exit}"
     );
     Ok(())
+}
+
+fn command(control: BorrowedFd<'_>, request: &Request) -> anyhow::Result<u32> {
+    let mut frame = [0; REQUEST_OFFSET + size_of::<Request>()];
+    frame[REQUEST_OFFSET..].copy_from_slice(request.as_bytes());
+    let ran = test_run(control, &frame, &[], &mut [0; 256]).context("running dz_control")?;
+    Ok(ran.verdict)
 }
 
 fn classifier(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<ProgramFd> {

@@ -122,12 +122,11 @@ impl Node {
             assert!(expired, "a deadline that takes nothing down");
             return;
         }
-        let transition = self
-            .entry
-            .expire(now_ns)
+        let effect = self.entry.expire_slot(now_ns);
+        let transition = effect
+            .transition
             .expect("a deadline that takes nothing down");
-        let stamp = self.entry.due_stamp(false, true, now_ns);
-        self.stamp = stamp.unwrap_or(self.stamp);
+        self.stamp = effect.next_due.unwrap_or(self.stamp);
         self.changes.push((now_ns, transition));
     }
 

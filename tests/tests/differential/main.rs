@@ -1,4 +1,5 @@
-//! The kernel programs against the host build of the same logic, frame by frame.
+//! The kernel programs against the host build of the same logic: frame by frame, and by command and turn
+//! of our clock (`commands.rs`, `transmissions.rs`).
 //!
 //! Every frame is run by `BPF_PROG_TEST_RUN` first; the model then gets the time that the kernel
 //! recorded in the session (`last_seen_ns`). Random numbers come from the session itself. So both
@@ -9,6 +10,7 @@
 //! that are not linear, and those that are `CHECKSUM_PARTIAL`.
 
 mod answer;
+mod commands;
 mod frames;
 mod hook;
 mod model;
@@ -18,6 +20,7 @@ mod scenario;
 mod setup;
 mod states;
 mod trampoline;
+mod transmissions;
 
 use dz_tests::harness::{Requirement, Test};
 
@@ -28,9 +31,21 @@ fn main() -> std::process::ExitCode {
         Requirement::Tool("ethtool"),
         Requirement::Kernel(6, 1),
     ];
-    dz_tests::harness::run(vec![Test::new(
-        "differential::kernel_and_host_agree",
-        &needs,
-        scenario::kernel_and_host_agree,
-    )])
+    dz_tests::harness::run(vec![
+        Test::new(
+            "differential::kernel_and_host_agree",
+            &needs,
+            scenario::kernel_and_host_agree,
+        ),
+        Test::new(
+            "differential::commands_agree",
+            &needs,
+            commands::commands_agree,
+        ),
+        Test::new(
+            "differential::transmissions_agree",
+            &needs,
+            transmissions::transmissions_agree,
+        ),
+    ])
 }

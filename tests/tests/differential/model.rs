@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use dz_common::counters::Counter;
+use dz_common::counters::{Counter, NO_BLOCK};
 use dz_common::headers::{self, DATAGRAM_LEN, ETHERNET_LEN, Marks, UdpChecksum};
 use dz_common::ingress::{self, Fence, Flow, Frame, Link};
 use dz_common::map::{Config, Deadline, Event, LocalKey, SessionEntry, SessionKey};
@@ -18,9 +18,6 @@ const TC_ACT_REDIRECT: u32 = 7;
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
-
-/// The block of what belongs to no interface and local address.
-const NO_BLOCK: u32 = 0;
 
 /// What is in the maps.
 pub(crate) struct World {

@@ -29,7 +29,7 @@ const ENOUGH: u64 = 100_000;
 /// After so many, both worlds are compared as a whole.
 const WHOLE: u64 = 10_000;
 /// ktime_get_mono_fast_ns against clock_gettime.
-const CLOCK_SLACK_NS: u64 = 1_000_000;
+pub(crate) const CLOCK_SLACK_NS: u64 = 1_000_000;
 /// Blocks of counters: one per local address, and block 0.
 const BLOCKS: u32 = 5;
 
@@ -93,7 +93,7 @@ pub(crate) fn kernel_and_host_agree() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn number(name: &str) -> anyhow::Result<Option<u64>> {
+pub(crate) fn number(name: &str) -> anyhow::Result<Option<u64>> {
     let Ok(text) = std::env::var(name) else {
         return Ok(None);
     };

@@ -25,23 +25,28 @@ pub(crate) struct Device {
     pub(crate) locals: [[u8; 4]; 2],
 }
 
+/// The usual configuration.
+pub(crate) fn config() -> Config {
+    Config {
+        abi_version: ABI_VERSION,
+        port: LIVENESS_PORT,
+        unknown_pass: 0,
+        ignore_peer_passive: 0,
+        version: Version::new([1, 2, 3, 0]),
+        groups: 1,
+        grace_ns: USUAL_GRACE_NS,
+        when_down: dz_common::gate::Action::Pass,
+        when_never_up: dz_common::gate::Action::Pass,
+        ttl: 64,
+        tos: 0xc0,
+        reserved: [0; 4],
+    }
+}
+
 /// The usual configuration, and sessions as they are when they are inserted.
 pub(crate) fn world(devices: &[Device; 2]) -> World {
     let mut world = World {
-        config: Config {
-            abi_version: ABI_VERSION,
-            port: LIVENESS_PORT,
-            unknown_pass: 0,
-            ignore_peer_passive: 0,
-            version: Version::new([1, 2, 3, 0]),
-            groups: 1,
-            grace_ns: USUAL_GRACE_NS,
-            when_down: dz_common::gate::Action::Pass,
-            when_never_up: dz_common::gate::Action::Pass,
-            ttl: 64,
-            tos: 0xc0,
-            reserved: [0; 4],
-        },
+        config: config(),
         beat_ns: monotonic_ns(),
         locals: BTreeMap::new(),
         sessions: BTreeMap::new(),
