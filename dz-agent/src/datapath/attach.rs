@@ -1,6 +1,5 @@
 //! Attaching to an interface, through pinned links that outlive the agent.
 
-use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,45 +11,15 @@ use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp};
 use dz_common::ingress::Link;
 use tracing::info;
 
+use super::causes::chain;
 use super::choice::Choice;
 use super::clsact;
-use super::gate::gate_name;
-use super::load::{Datapath, chain, load_classifier, load_xdp};
+use super::load::{Datapath, load_classifier, load_xdp};
+use super::mode::AttachMode;
+use super::names::{gate_name, ingress_name};
 use super::pins::Pin;
-use super::unpin::unpin_link;
+use super::release::unpin_link;
 use crate::error::{ExitCode, FailWith, Failure};
-
-/// How the programs are attached to an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum AttachMode {
-    /// TC ingress.
-    Tc,
-    /// XDP in the driver.
-    Xdp,
-    /// XDP in the kernel's generic path.
-    XdpGeneric,
-}
-
-impl AttachMode {
-    /// Every one.
-    pub const ALL: [Self; 3] = [Self::Tc, Self::Xdp, Self::XdpGeneric];
-
-    /// Whether an interface may have programs in both of two different modes: it has room for one of
-    /// XDP, in whatever way, beside those of TC.
-    fn goes_with(self, other: Self) -> bool {
-        self == Self::Tc || other == Self::Tc
-    }
-}
-
-impl fmt::Display for AttachMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tc => "tc",
-            Self::Xdp => "xdp",
-            Self::XdpGeneric => "xdp-generic",
-        })
-    }
-}
 
 /// What went wrong with a link, in words.
 pub(super) struct LinkFailure(pub(super) String);
@@ -296,11 +265,4 @@ pub(super) fn pin_link(link: FdLink, pin: PathBuf) -> Result<Hold, String> {
     link.pin(&pin)
         .map_err(|error| format!("pinning {}: {}", pin.display(), chain(&error)))?;
     Ok(Hold::Pin(pin))
-}
-
-pub(super) const fn ingress_name(link: Link) -> &'static str {
-    match link {
-        Link::Layer3 => "dz_tc_l3",
-        Link::Ethernet => "dz_tc_eth",
-    }
 }

@@ -11,8 +11,10 @@ use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use dz_common::ingress::Link;
 
 use super::attach::{Hold, LinkFailure, pin_link, pinned};
+use super::causes::chain;
 use super::clsact;
-use super::load::{Datapath, chain, load_classifier};
+use super::load::{Datapath, load_classifier};
+use super::names::gate_name;
 use super::pins::Pin;
 
 impl Datapath {
@@ -50,11 +52,4 @@ fn create(program: &mut SchedClassifier, interface: &str) -> Result<FdLink, Link
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
     let id = program.attach_with_options(interface, TcAttachType::Egress, options)?;
     Ok(FdLink::try_from(program.take_link(id)?)?)
-}
-
-pub(super) const fn gate_name(link: Link) -> &'static str {
-    match link {
-        Link::Layer3 => "dz_gate_l3",
-        Link::Ethernet => "dz_gate_eth",
-    }
 }

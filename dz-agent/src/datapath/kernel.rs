@@ -8,8 +8,8 @@ use aya::maps::MapType;
 use aya::programs::ProgramType;
 use aya::sys::{is_map_supported, is_program_supported};
 
-use super::load::chain;
-use super::sys::{os_error, undisturbed};
+use super::causes::{chain, os_error};
+use super::signals::undisturbed;
 use crate::error::{ExitCode, Failure};
 
 /// Oldest kernel served: Debian 12's.

@@ -1,69 +1,28 @@
 //! Loading the object into pinned maps, new or those of an agent that is gone.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use aya::maps::MapData;
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use dz_common::control::{OP_START_GROUP, Request};
 use dz_common::counters::Counter;
-use dz_common::gate::Action;
-use dz_common::map::{ABI_VERSION, Config, SLOTS_PER_GROUP, name};
-use dz_common::packet::Version;
-use tracing::info;
+use dz_common::map::{SLOTS_PER_GROUP, name};
 
+use super::causes::{chain, os_error};
+use super::clock::now_ns;
 use super::kernel::kernel_at_least;
+use super::layout::slots;
 use super::maps::{MapReader, Maps};
+use super::names::MAPS;
 use super::programs::Runner;
-use super::sys::{os_error, undisturbed};
-use super::upgrade::abi_version;
-use super::{now_ns, readable};
+use super::readable::readable;
+use super::settings::Settings;
+use super::signals::undisturbed;
 use crate::error::{ExitCode, FailWith, Failure};
 
 /// The kernel programs; build.rs has checked that they are those of the sources.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DZ_EBPF_OBJECT_PATH"));
-
-/// Every map that outlives the agent.
-pub const MAPS: [&str; 11] = [
-    name::CONFIG,
-    name::CONFINED,
-    name::COUNTERS,
-    name::DEADLINES,
-    name::DUE,
-    name::EVENTS,
-    name::GROUPS,
-    name::HEARTBEAT,
-    name::LOCALS,
-    name::PEERS,
-    name::SESSIONS,
-];
-
-/// What the kernel part is told at load.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Where maps and links are pinned.
-    pub pin_dir: PathBuf,
-    /// UDP port.
-    pub port: u16,
-    /// Packets of unknown peers go on to the stack.
-    pub unknown_pass: bool,
-    /// Most sessions; maps that exist already keep their size.
-    pub max_sessions: u32,
-    /// How long answering goes on without a heartbeat, ns.
-    pub grace_ns: u64,
-    /// What the gate does with packets for a peer that was Up and is not.
-    pub when_down: Action,
-    /// The same for a peer that was never Up.
-    pub when_never_up: Action,
-    /// Time to live of what we make.
-    pub ttl: u8,
-    /// Type of service of what we make.
-    pub tos: u8,
-    /// A peer's passive bit does not make the session passive.
-    pub ignore_peer_passive: bool,
-}
 
 /// The loaded kernel part.
 pub struct Datapath {
@@ -108,20 +67,7 @@ impl Datapath {
         })?;
         let runner = Runner::new(&mut ebpf)?;
         let groups = slots.div_ceil(SLOTS_PER_GROUP);
-        maps.set_config(Config {
-            abi_version: ABI_VERSION,
-            port: settings.port,
-            unknown_pass: u8::from(settings.unknown_pass),
-            ignore_peer_passive: u8::from(settings.ignore_peer_passive),
-            version: our_version(),
-            groups,
-            grace_ns: settings.grace_ns,
-            when_down: settings.when_down,
-            when_never_up: settings.when_never_up,
-            ttl: settings.ttl,
-            tos: settings.tos,
-            reserved: [0; 4],
-        });
+        maps.set_config(settings.config(groups));
         maps.beat(now_ns());
         let datapath = Self {
             maps,
@@ -196,66 +142,6 @@ impl Datapath {
         }
         Ok(())
     }
-}
-
-/// How many deadline slots: those of the maps that are there already, else as asked for.
-fn slots(pin_dir: &Path, max_sessions: u32) -> Result<u32, Failure> {
-    let wanted = max_sessions.next_multiple_of(SLOTS_PER_GROUP);
-    let config = pin_dir.join(name::CONFIG);
-    if !config.exists() {
-        // The first map that a stop removes: one that died right after it has left the others, which
-        // may be of another size than we want. Nobody uses them.
-        remove_maps(pin_dir);
-        return Ok(wanted);
-    }
-    let deadlines = MapData::from_pin(pin_dir.join(name::DEADLINES));
-    let found = deadlines
-        .ok()
-        .and_then(|map| Some(map.info().ok()?.max_entries()));
-    let abi = abi_version(&config);
-    match (abi, found) {
-        (Some(ABI_VERSION), Some(slots)) => {
-            info!(pin_dir = %pin_dir.display(), slots, "taking over the maps of an earlier agent");
-            Ok(slots)
-        }
-        // Created, but never configured: an agent died before anything could use them.
-        (Some(0), _) | (_, None) => {
-            remove_maps(pin_dir);
-            Ok(wanted)
-        }
-        // Those of earlier layouts have been taken over before.
-        (abi, _) => Err(Failure::new(
-            ExitCode::Failure,
-            format!(
-                "{}: maps of layout {} found, this version has {ABI_VERSION}: the kernel part goes on \
-                 as it was; start the version that made them, or remove it all with `dz-agent purge`",
-                pin_dir.display(),
-                abi.map_or_else(|| "unknown".to_owned(), |abi| abi.to_string()),
-            ),
-        )),
-    }
-}
-
-fn remove_maps(pin_dir: &Path) {
-    for name in MAPS {
-        // What is not there need not go.
-        let _ = fs::remove_file(pin_dir.join(name));
-    }
-}
-
-/// Channel "other": a number of ours with a stable channel would be a deployed client's of long ago
-/// on the dashboards of the network.
-const CHANNEL_OTHER: u8 = 5;
-
-/// What our packets announce.
-fn our_version() -> Version {
-    let number = |text: &str| text.parse().unwrap_or(0);
-    Version::new([
-        number(env!("CARGO_PKG_VERSION_MAJOR")),
-        number(env!("CARGO_PKG_VERSION_MINOR")),
-        number(env!("CARGO_PKG_VERSION_PATCH")),
-        CHANNEL_OTHER,
-    ])
 }
 
 /// A classifier, loaded now if it is not yet.
@@ -338,16 +224,4 @@ fn refused_program(name: &str, error: &ProgramError) -> Failure {
         ExitCode::Kernel,
         format!("the kernel refuses program {name}: {text}"),
     )
-}
-
-/// An error with its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -13,11 +13,12 @@ use dz_common::map::{
     SessionEntry, SessionKey, name,
 };
 use dz_common::pacing::{ahead_ns, due_now_stamp};
-use zerocopy::{Immutable, IntoBytes, TryFromBytes};
+use zerocopy::{Immutable, IntoBytes};
 
-use super::lookup_batch::each;
+use super::clock::now_ns;
+use super::map_error::{MapError, gone_is_fine, read};
 use super::mmap::Mapped;
-use super::now_ns;
+use super::raw::batch::each;
 
 /// `BPF_NOEXIST`
 const NOEXIST: u64 = 1;
@@ -29,41 +30,7 @@ type PeerMap = HashMap<MapData, [u8; size_of::<PeerKey>()], [u8; size_of::<Peer>
 type LocalMap = HashMap<MapData, [u8; size_of::<LocalKey>()], u32>;
 type HeartbeatMap = Array<MapData, u64>;
 type CounterMap = PerCpuArray<MapData, [u8; size_of::<Counters>()]>;
-
-pub(super) type ConfinedMap = HashMap<MapData, [u8; size_of::<Confined>()], u32>;
-
-/// Why a map could not be used.
-#[derive(Debug)]
-pub enum MapError {
-    /// The kernel refused.
-    Kernel(aya::maps::MapError),
-    /// The kernel refused to read a map as a whole.
-    Batch(std::io::Error),
-    /// The map holds what this version of the agent does not understand.
-    Layout(&'static str),
-}
-
-impl std::fmt::Display for MapError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Kernel(error) => {
-                write!(f, "{error}")?;
-                let cause = std::error::Error::source(error);
-                cause.map_or(Ok(()), |cause| write!(f, ": {cause}"))
-            }
-            Self::Batch(error) => write!(f, "reading a map: {error}"),
-            Self::Layout(map) => write!(f, "{map}: a value that this version cannot read"),
-        }
-    }
-}
-
-impl std::error::Error for MapError {}
-
-impl From<aya::maps::MapError> for MapError {
-    fn from(error: aya::maps::MapError) -> Self {
-        Self::Kernel(error)
-    }
-}
+type ConfinedMap = HashMap<MapData, [u8; size_of::<Confined>()], u32>;
 
 /// What one may look at.
 pub struct MapReader {
@@ -72,7 +39,7 @@ pub struct MapReader {
     locals: LocalMap,
     counters: CounterMap,
     heartbeat: HeartbeatMap,
-    pub(super) confined: ConfinedMap,
+    confined: ConfinedMap,
 }
 
 impl MapReader {
@@ -154,6 +121,15 @@ impl MapReader {
         Ok(locals)
     }
 
+    /// Every address that must not leave by an interface without a gate.
+    ///
+    /// # Errors
+    /// See [`MapError`].
+    pub fn confined(&self) -> Result<Vec<Confined>, MapError> {
+        let keys = self.confined.keys();
+        keys.map(|key| read(&key?, name::CONFINED)).collect()
+    }
+
     /// When the agent last said that it is alive, ns.
     ///
     /// # Errors
@@ -177,7 +153,7 @@ impl MapReader {
 
 /// The maps, with everything that the agent writes.
 pub struct Maps {
-    pub(super) reader: MapReader,
+    reader: MapReader,
     config: Mapped<Config>,
     deadlines: Mapped<Deadline>,
     heartbeat: Mapped<u64>,
@@ -312,6 +288,22 @@ impl Maps {
         gone_is_fine(self.reader.locals.remove(&zerocopy::transmute!(*key)))
     }
 
+    /// Keeps packets from an address of this interface from leaving by another one.
+    ///
+    /// # Errors
+    /// If the map is full.
+    pub fn confine(&mut self, key: &Confined, ifindex: u32) -> Result<(), MapError> {
+        let key: [u8; size_of::<Confined>()] = zerocopy::transmute!(*key);
+        Ok(self.reader.confined.insert(key, ifindex, 0)?)
+    }
+
+    /// Lets packets from an address leave by any interface. That they may already is no error.
+    ///
+    /// # Errors
+    /// See [`MapError`].
+    pub fn release(&mut self, key: &Confined) -> Result<(), MapError> {
+        gone_is_fine(self.reader.confined.remove(&zerocopy::transmute!(*key)))
+    }
     /// Sets a block of counters to zero on every CPU: its address is gone, another gets it.
     ///
     /// # Errors
@@ -361,20 +353,4 @@ fn as_key(key: &SessionKey) -> [u8; size_of::<Destination>()] {
 
 fn as_value(entry: &SessionEntry) -> [u8; size_of::<SessionEntry>()] {
     zerocopy::transmute!(*entry)
-}
-
-pub(super) fn read<T: TryFromBytes>(bytes: &[u8], map: &'static str) -> Result<T, MapError> {
-    T::try_read_from_bytes(bytes).map_err(|_| MapError::Layout(map))
-}
-
-pub(super) fn gone_is_fine(result: Result<(), aya::maps::MapError>) -> Result<(), MapError> {
-    match result {
-        Err(aya::maps::MapError::SyscallError(error))
-            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
-        {
-            Ok(())
-        }
-        Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-        result => Ok(result?),
-    }
 }

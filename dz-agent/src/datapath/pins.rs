@@ -4,8 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::AttachMode;
-use super::unpin::unpin_link;
+use super::mode::AttachMode;
+use super::release::unpin_link;
 
 /// A pin of ours.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

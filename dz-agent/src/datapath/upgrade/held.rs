@@ -5,10 +5,11 @@ use std::path::Path;
 
 use aya::programs::loaded_programs;
 
-use super::super::filters::{self, Filter};
-use super::super::kernel::kernel_at_least;
-use super::super::pins::Pin;
-use super::{MOVE, NEW, SWAP, map_ids, raw};
+use super::staging::{MOVE, NEW, SWAP, map_ids};
+use crate::datapath::filters::{self, Filter};
+use crate::datapath::kernel::kernel_at_least;
+use crate::datapath::pins::Pin;
+use crate::datapath::raw::link::attached_to;
 
 /// One of them, whose device is still there.
 pub(super) struct Held {
@@ -51,7 +52,7 @@ pub(super) fn held(pin_dir: &Path) -> Result<Vec<Held>, String> {
         }
         let path = pin.path(pin_dir);
         let (ifindex, id) =
-            raw::link(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            attached_to(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         if ifindex != 0 {
             held.push(of(Place::Pin(pin), ifindex, id)?);
         }

@@ -27,36 +27,33 @@ mod btf;
 mod convert;
 mod copy;
 mod held;
-mod raw;
+mod staging;
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::SchedClassifierLink;
 use aya::programs::xdp::XdpLink;
 use dz_common::map::{ABI_VERSION, name};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::attach::LinkFailure;
 use super::clsact;
 use super::filters::Filter;
-use super::load::{Datapath, MAPS, Settings, load_classifier, load_xdp};
+use super::layout::abi_version;
+use super::load::{Datapath, load_classifier, load_xdp};
+use super::names::MAPS;
 use super::pins::Pin;
+use super::raw::map::RawMap;
+use super::settings::Settings;
 use crate::error::{ExitCode, FailWith, Failure};
 use copy::Copier;
 use held::{Held, Place, held};
-use raw::RawMap;
-pub(super) use raw::abi_version;
-
-/// Holds what is being made ready; of no use to the next start.
-const NEW: &str = "takeover_new";
-/// Holds what links may have been given.
-const SWAP: &str = "takeover_swap";
-/// Holds what all links have been given.
-const MOVE: &str = "takeover_move";
+pub use staging::unfinished;
+use staging::{MOVE, NEW, SWAP, map_ids, remove, rename};
 
 /// Makes pinned maps of an earlier layout ones of ours, with what is in them, and puts our programs in
 /// the place of those that use them. Finishes what an agent has begun that died meanwhile. Without maps,
@@ -100,12 +97,6 @@ pub fn take_over(settings: &Settings) -> Result<(), Failure> {
             refusal(pin_dir, &fault)
         })?;
     move_pins(pin_dir)
-}
-
-/// What an unfinished takeover has left, for those who remove everything.
-pub fn unfinished(pin_dir: &Path) -> Vec<PathBuf> {
-    let folders = [NEW, SWAP, MOVE].map(|folder| pin_dir.join(folder));
-    folders.into_iter().filter(|path| path.exists()).collect()
 }
 
 /// Steps 1 and 2.
@@ -241,33 +232,6 @@ impl Datapath {
     fn swap_filter(&mut self, program: &str, filter: &Filter) -> Result<(), LinkFailure> {
         let program = load_classifier(&mut self.ebpf, program)?;
         Ok(clsact::attach(program, &filter.interface, filter.hook())?)
-    }
-}
-
-/// Kernel ids of the maps pinned in a folder.
-fn map_ids(folder: &Path) -> Result<Vec<u32>, Failure> {
-    let what = || format!("reading {}", folder.display());
-    let pins = Pin::list(folder).fail_with(ExitCode::Failure, what)?;
-    let maps = pins.iter().filter(|pin| matches!(pin, Pin::Map(_)));
-    let ids = maps.map(|pin| Ok(RawMap::from_pin(&pin.path(folder))?.id()));
-    let ids: io::Result<_> = ids.collect();
-    ids.fail_with(ExitCode::Failure, what)
-}
-
-fn rename(from: &Path, to: &Path) -> Result<(), String> {
-    fs::rename(from, to).map_err(|error| format!("renaming {}: {error}", from.display()))
-}
-
-fn remove(folder: &Path) -> Result<(), Failure> {
-    match fs::remove_dir_all(folder) {
-        Ok(()) => {
-            warn!(folder = %folder.display(), "thrown away: an agent died before it was used");
-            Ok(())
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error).fail_with(ExitCode::Failure, || {
-            format!("removing {}", folder.display())
-        }),
     }
 }
 
