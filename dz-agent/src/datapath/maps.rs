@@ -5,7 +5,6 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use dz_common::counters::Counters;
 use dz_common::map::{
@@ -18,6 +17,7 @@ use zerocopy::{Immutable, IntoBytes};
 use super::clock::now_ns;
 use super::map_error::{MapError, gone_is_fine, read};
 use super::mmap::Mapped;
+use super::object::Object;
 use super::raw::batch::each;
 
 /// `BPF_NOEXIST`
@@ -167,14 +167,14 @@ impl Maps {
     ///
     /// # Errors
     /// See [`MapError`].
-    pub(super) fn take(ebpf: &mut Ebpf, slots: u32) -> Result<Self, MapError> {
+    pub(super) fn take(object: &mut Object, slots: u32) -> Result<Self, MapError> {
         // Those that are only mapped stay open where they are: a program that is loaded later
         // refers to every map by its file descriptor.
-        let config = mapped(ebpf, name::CONFIG, 1)?;
-        let deadlines = mapped(ebpf, name::DEADLINES, slots)?;
-        let due = mapped(ebpf, name::DUE, MAX_DUE)?;
-        let heartbeat = mapped(ebpf, name::HEARTBEAT, 1)?;
-        let mut map = |name| ebpf.take_map(name).ok_or(MapError::Layout(name));
+        let config = mapped(object, name::CONFIG, 1)?;
+        let deadlines = mapped(object, name::DEADLINES, slots)?;
+        let due = mapped(object, name::DUE, MAX_DUE)?;
+        let heartbeat = mapped(object, name::HEARTBEAT, 1)?;
+        let mut map = |name| object.take_map(name).ok_or(MapError::Layout(name));
         Ok(Self {
             config,
             deadlines,
@@ -332,11 +332,11 @@ impl Maps {
     }
 }
 
-fn mapped<T>(ebpf: &Ebpf, name: &'static str, len: u32) -> Result<Mapped<T>, MapError>
+fn mapped<T>(object: &Object, name: &'static str, len: u32) -> Result<Mapped<T>, MapError>
 where
     T: Immutable + IntoBytes + Copy,
 {
-    let Some(Map::Array(data)) = ebpf.map(name) else {
+    let Some(Map::Array(data)) = object.map(name) else {
         return Err(MapError::Layout(name));
     };
     Mapped::new(data.fd().as_fd(), len).map_err(|error| {

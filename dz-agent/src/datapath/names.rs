@@ -18,6 +18,13 @@ pub const MAPS: [&str; 11] = [
     name::SESSIONS,
 ];
 
+/// The program that transmits what is due.
+pub(super) const TRANSMIT: &str = "dz_transmit";
+/// The program that carries out the agent's requests.
+pub(super) const CONTROL: &str = "dz_control";
+/// The program at a device's ingress, in XDP.
+pub(super) const XDP: &str = "dz_xdp";
+
 /// The program at a device's ingress, for frames of this kind, in TC.
 pub(super) const fn ingress_name(link: Link) -> &'static str {
     match link {

@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use aya::Ebpf;
 use dz_common::control::{REQUEST_OFFSET, Request};
 use dz_common::counters::Counter;
 use dz_common::headers::{ETHERNET_LEN, ETHERTYPE_IPV4};
@@ -11,7 +10,9 @@ use dz_common::ingress::Link;
 use dz_common::map::{DUE_ETHERNET, DUE_FORCE, Due, MAX_DUE, SessionKey};
 use zerocopy::IntoBytes;
 
-use super::load::{Datapath, classifier};
+use super::maps::Maps;
+use super::names::{CONTROL, TRANSMIT};
+use super::object::{Loaded, Object};
 use crate::error::{ExitCode, FailWith, Failure};
 
 /// `BPF_PROG_TEST_RUN`
@@ -53,21 +54,23 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, Failure> {
+    pub(super) fn new(object: &mut Object) -> Result<Self, Failure> {
         let mut program = |name: &str| -> Result<OwnedFd, Failure> {
-            let program = classifier(ebpf, name)?;
-            let fd = program
-                .fd()
-                .fail_with(ExitCode::Failure, || name.to_owned())?;
-            fd.as_fd()
+            let program = match object.program(name)? {
+                Loaded::Tc(program) => program.fd(),
+                Loaded::Xdp(program) => program.fd(),
+            };
+            program
+                .fail_with(ExitCode::Failure, || name.to_owned())?
+                .as_fd()
                 .try_clone_to_owned()
                 .fail_with(ExitCode::Failure, || name.to_owned())
         };
         let mut frame = [0; Link::Ethernet.frame_len()];
         frame[ETHERNET_LEN - 2..ETHERNET_LEN].copy_from_slice(&ETHERTYPE_IPV4.to_be_bytes());
         Ok(Self {
-            transmit: program("dz_transmit")?,
-            control: program("dz_control")?,
+            transmit: program(TRANSMIT)?,
+            control: program(CONTROL)?,
             frame,
         })
     }
@@ -82,33 +85,23 @@ impl Runner {
         exit.ok_or_else(|| io::Error::other("the control program returned an unknown exit"))
     }
 
-    fn transmit(&self, orders: u32) -> io::Result<()> {
-        let mut context = [0; CONTEXT_LEN];
-        context[CB_OFFSET..CB_OFFSET + 4].copy_from_slice(&orders.to_ne_bytes());
-        test_run(&self.transmit, &self.frame, Some(&context)).map(|_| ())
-    }
-}
-
-impl Datapath {
     /// Has the transmit program look at sessions; `done` gets every order with its outcome.
-    ///
-    /// The program resolves interfaces in the network namespace of the calling thread.
     ///
     /// # Errors
     /// If the program could not be run; the orders since the last call of `done` are undone.
-    pub fn transmit(
+    pub(super) fn transmit(
         &self,
+        maps: &Maps,
         orders: &[Order],
         mut done: impl FnMut(&Order, Transmitted),
     ) -> io::Result<()> {
         for batch in orders.chunks(MAX_DUE as usize) {
             for (index, order) in (0..).zip(batch) {
-                self.maps.set_due(index, due(order));
+                maps.set_due(index, due(order));
             }
-            self.runner
-                .transmit(u32::try_from(batch.len()).unwrap_or(MAX_DUE))?;
+            self.transmit_due(u32::try_from(batch.len()).unwrap_or(MAX_DUE))?;
             for (index, order) in (0..).zip(batch) {
-                let (exit, next_due_ns) = self.maps.due(index).unwrap_or((u32::MAX, 0));
+                let (exit, next_due_ns) = maps.due(index).unwrap_or((u32::MAX, 0));
                 let exit = Counter::ALL.get(exit as usize).copied();
                 done(order, Transmitted { exit, next_due_ns });
             }
@@ -116,12 +109,11 @@ impl Datapath {
         Ok(())
     }
 
-    /// Runs the control program; returns its exit.
-    ///
-    /// # Errors
-    /// If the program could not be run.
-    pub fn control(&self, request: &Request) -> io::Result<Counter> {
-        self.runner.control(request)
+    /// Runs the transmit program over the first entries of its list.
+    fn transmit_due(&self, orders: u32) -> io::Result<()> {
+        let mut context = [0; CONTEXT_LEN];
+        context[CB_OFFSET..CB_OFFSET + 4].copy_from_slice(&orders.to_ne_bytes());
+        test_run(&self.transmit, &self.frame, Some(&context)).map(|_| ())
     }
 }
 

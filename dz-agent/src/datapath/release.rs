@@ -1,10 +1,38 @@
-//! Letting go of programs on interfaces.
+//! What holds a program on an interface, and letting go of it.
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use aya::programs::TcAttachType;
+
+use super::clsact;
 use super::raw::link;
+
+/// What holds a program on an interface.
+#[derive(Debug)]
+pub(super) enum Hold {
+    /// A pinned link.
+    Pin(PathBuf),
+    /// A filter of the interface.
+    Filter(String, TcAttachType),
+}
+
+impl Hold {
+    /// Lets go. That it is gone already is no error.
+    pub(super) fn release(self) -> io::Result<()> {
+        match self {
+            Self::Filter(interface, hook) => {
+                clsact::detach(&interface, hook);
+                Ok(())
+            }
+            Self::Pin(pin) => match unpin_link(&pin) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        }
+    }
+}
 
 /// Takes a link's program off its device, and the pin away.
 ///

@@ -34,24 +34,18 @@ use std::io;
 use std::path::Path;
 use std::time::Instant;
 
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::SchedClassifierLink;
-use aya::programs::xdp::XdpLink;
 use dz_common::map::{ABI_VERSION, name};
 use tracing::info;
 
-use super::attach::LinkFailure;
-use super::clsact;
-use super::filters::Filter;
 use super::layout::abi_version;
-use super::load::{Datapath, load_classifier, load_xdp};
 use super::names::MAPS;
 use super::pins::Pin;
 use super::raw::map::RawMap;
 use super::settings::Settings;
+use super::whole::Datapath;
 use crate::error::{ExitCode, FailWith, Failure};
 use copy::Copier;
-use held::{Held, Place, held};
+use held::{Held, held};
 pub use staging::unfinished;
 use staging::{MOVE, NEW, SWAP, map_ids, remove, rename};
 
@@ -117,7 +111,7 @@ fn prepare(settings: &Settings) -> Result<Datapath, String> {
     step();
     // The verifier takes its time, and the copy is the better the younger it is.
     for link in held(pin_dir)? {
-        datapath.make_ready(&link.program)?;
+        link.make_ready(datapath.object())?;
     }
     let copier = Copier::new(pin_dir, &staging)?;
     copier.settled()?;
@@ -144,7 +138,7 @@ fn swap_rest(settings: &Settings, staged: &[u32]) -> Result<(), String> {
     .map_err(|failure| failure.to_string())?;
     let links = held(pin_dir)?;
     for link in &links {
-        datapath.make_ready(&link.program)?;
+        link.make_ready(datapath.object())?;
     }
     // Which maps an interface's packets change is decided by its ingress program.
     let old: Vec<_> = links
@@ -168,12 +162,7 @@ fn swap(
     let mut links: Vec<_> = held(pin_dir)?.into_iter().filter(wanted).collect();
     links.sort_by_key(|link| link.is_ingress());
     for link in links {
-        let program = &link.program;
-        let swapped = match &link.place {
-            Place::Pin(pin) => datapath.swap_program(program, &pin.path(pin_dir)),
-            Place::Filter(filter) => datapath.swap_filter(program, filter),
-        };
-        swapped.map_err(|error| format!("{program} of interface {}: {}", link.ifindex, error.0))?;
+        link.swap(datapath.object(), pin_dir)?;
         step();
     }
     rename(&pin_dir.join(SWAP), &pin_dir.join(MOVE))?;
@@ -204,35 +193,6 @@ fn move_pins(pin_dir: &Path) -> Result<(), Failure> {
     })?;
     info!(pin_dir = %pin_dir.display(), "earlier layout taken over");
     Ok(())
-}
-
-impl Datapath {
-    fn make_ready(&mut self, program: &str) -> Result<(), String> {
-        let ready = match program {
-            "dz_xdp" => load_xdp(&mut self.ebpf).map(|_| ()),
-            name => load_classifier(&mut self.ebpf, name).map(|_| ()),
-        };
-        ready.map_err(|failure| failure.to_string())
-    }
-
-    fn swap_program(&mut self, program: &str, pin: &Path) -> Result<(), LinkFailure> {
-        let link = FdLink::from(PinnedLink::from_pin(pin)?);
-        if program == "dz_xdp" {
-            let program = load_xdp(&mut self.ebpf)?;
-            let id = program.attach_to_link(XdpLink::try_from(link)?)?;
-            drop(FdLink::try_from(program.take_link(id)?));
-        } else {
-            let program = load_classifier(&mut self.ebpf, program)?;
-            let id = program.attach_to_link(SchedClassifierLink::try_from(link)?)?;
-            drop(FdLink::try_from(program.take_link(id)?));
-        }
-        Ok(())
-    }
-
-    fn swap_filter(&mut self, program: &str, filter: &Filter) -> Result<(), LinkFailure> {
-        let program = load_classifier(&mut self.ebpf, program)?;
-        Ok(clsact::attach(program, &filter.interface, filter.hook())?)
-    }
 }
 
 fn refusal(pin_dir: &Path, fault: &str) -> Failure {
