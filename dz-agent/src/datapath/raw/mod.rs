@@ -5,3 +5,4 @@ pub(super) mod call;
 mod info;
 pub(super) mod link;
 pub(super) mod map;
+pub(super) mod run;
