@@ -15,15 +15,23 @@ use crate::error::{ExitCode, Failure};
 /// Programs on an interface. Dropping it leaves them there.
 #[derive(Debug)]
 pub struct Attachment {
-    /// How.
-    pub mode: AttachMode,
-    /// Why so, for people.
-    pub why: String,
+    mode: AttachMode,
+    why: String,
     ingress: Hold,
     gate: Hold,
 }
 
 impl Attachment {
+    /// How the program at ingress is attached.
+    pub const fn mode(&self) -> AttachMode {
+        self.mode
+    }
+
+    /// Why it is attached so, for people.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+
     /// By what TC runs the programs: `tcx`, or `clsact` below Linux 6.6. The gate is always TC's.
     #[must_use]
     pub const fn tc(&self) -> &'static str {

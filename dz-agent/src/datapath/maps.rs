@@ -159,7 +159,7 @@ pub struct Maps {
     heartbeat: Mapped<u64>,
     due: Mapped<Due>,
     /// State changes as they happen, until the engine takes them.
-    pub events: Option<RingBuf<MapData>>,
+    events: Option<RingBuf<MapData>>,
 }
 
 impl Maps {
@@ -195,6 +195,11 @@ impl Maps {
     /// What one may look at.
     pub const fn reader(&self) -> &MapReader {
         &self.reader
+    }
+
+    /// Hands over the state changes, as they happen. Once.
+    pub(super) const fn take_events(&mut self) -> Option<RingBuf<MapData>> {
+        self.events.take()
     }
 
     /// Replaces the configuration.

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use aya::maps::{MapData, RingBuf};
 use dz_common::control::{OP_START_GROUP, Request};
 use dz_common::counters::Counter;
 use dz_common::ingress::Link;
@@ -23,10 +24,8 @@ use crate::error::{ExitCode, FailWith, Failure};
 
 /// The loaded kernel part, which holds its parts and does no more than to hand things to them.
 pub struct Datapath {
-    /// Typed access to the maps.
-    pub maps: Maps,
-    /// For those who only look.
-    pub reader: Arc<MapReader>,
+    maps: Maps,
+    reader: Arc<MapReader>,
     object: Object,
     runner: Runner,
     links: Links,
@@ -88,6 +87,26 @@ impl Datapath {
     /// How many sessions there is room for.
     pub const fn slots(&self) -> u32 {
         self.slots
+    }
+
+    /// Typed access to the maps.
+    pub const fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// The same for what changes the entries of hash maps.
+    pub const fn maps_mut(&mut self) -> &mut Maps {
+        &mut self.maps
+    }
+
+    /// The maps for another thread, which only looks.
+    pub const fn reader(&self) -> &Arc<MapReader> {
+        &self.reader
+    }
+
+    /// Hands over the state changes, as they happen. Once.
+    pub const fn take_events(&mut self) -> Option<RingBuf<MapData>> {
+        self.maps.take_events()
     }
 
     /// Passes on what the kernel programs log, at debug level. Needs a tokio runtime.

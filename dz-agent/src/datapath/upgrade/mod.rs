@@ -119,7 +119,7 @@ fn prepare(settings: &Settings) -> Result<Datapath, String> {
     copier.counters()?;
     step();
     let slots = datapath.slots();
-    let sessions = copier.sessions(&datapath.maps, slots, |_| true)?;
+    let sessions = copier.sessions(datapath.maps(), slots, |_| true)?;
     step();
     rename(&staging, &pin_dir.join(SWAP))?;
     step();
@@ -148,7 +148,7 @@ fn swap_rest(settings: &Settings, staged: &[u32]) -> Result<(), String> {
         .collect();
     let slots = datapath.slots();
     let copier = Copier::new(pin_dir, &staging)?;
-    let sessions = copier.sessions(&datapath.maps, slots, |ifindex| old.contains(&ifindex))?;
+    let sessions = copier.sessions(datapath.maps(), slots, |ifindex| old.contains(&ifindex))?;
     info!(sessions, "sessions copied that were still in the old maps");
     swap(datapath, pin_dir, |link| !link.uses(staged))
 }
