@@ -11,7 +11,7 @@ use std::io;
 
 use dz_common::ingress::Link;
 
-use super::AttachMode;
+use super::hook::AttachMode;
 use crate::cli::Attach;
 use crate::error::{ExitCode, Failure};
 use crate::net::driver;

@@ -8,6 +8,8 @@ use aya::programs::tc::{
 };
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 
+use super::causes::os_error;
+
 /// Our filter among those of other programs. Of all filters the lowest priority runs first; ours
 /// runs after what others put in with a number of their own choosing (up to 1,000 or so), and before
 /// what they left to the kernel (49,152 and below).
@@ -58,12 +60,5 @@ fn ours(interface: &str, hook: TcAttachType) -> Result<SchedClassifierLink, std:
 
 /// EEXIST, wherever aya put it.
 fn is_exists(error: &TcError) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            return error.raw_os_error() == Some(libc::EEXIST);
-        }
-        cause = error.source();
-    }
-    false
+    os_error(error) == Some(libc::EEXIST)
 }

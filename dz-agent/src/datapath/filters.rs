@@ -9,9 +9,8 @@ use rtnetlink::packet_route::tc::{
     TcAttribute, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption,
 };
 
-use super::attach::ingress_name;
 use super::clsact;
-use super::gate::gate_name;
+use super::names::{gate_name, ingress_name};
 use crate::net::{Netlink, NetlinkError, links};
 use dz_common::ingress::Link;
 

@@ -7,9 +7,11 @@ use std::process::Command;
 use aya::maps::MapType;
 use aya::programs::ProgramType;
 use aya::sys::{is_map_supported, is_program_supported};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::sys::utsname::uname;
 
-use super::load::chain;
-use super::sys::{os_error, undisturbed};
+use super::causes::{chain, os_error};
+use super::signals::undisturbed;
 use crate::error::{ExitCode, Failure};
 
 /// Oldest kernel served: Debian 12's.
@@ -111,22 +113,9 @@ fn check_privileges() -> Result<(), Failure> {
 
 /// The kernel's release, from uname(2): /proc/sys/kernel/osrelease ignores personality(2).
 fn release() -> Result<String, Failure> {
-    // SAFETY: all-zero bytes are a valid utsname.
-    let mut name: libc::utsname = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is to a live utsname.
-    if unsafe { libc::uname(&raw mut name) } != 0 {
-        return Err(Failure::new(
-            ExitCode::Kernel,
-            "uname: cannot tell the kernel's version",
-        ));
-    }
-    let bytes: Vec<u8> = name
-        .release
-        .iter()
-        .take_while(|&&byte| byte != 0)
-        .map(|&byte| byte as u8)
-        .collect();
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    let name = uname()
+        .map_err(|_| Failure::new(ExitCode::Kernel, "uname: cannot tell the kernel's version"))?;
+    Ok(name.release().to_string_lossy().into_owned())
 }
 
 /// Whether the running kernel is that version or newer.
@@ -170,14 +159,7 @@ fn is_bpffs(path: &Path) -> bool {
     let Some(existing) = path.ancestors().find(|path| path.exists()) else {
         return false;
     };
-    let Ok(path) = std::ffi::CString::new(existing.as_os_str().as_encoded_bytes()) else {
-        return false;
-    };
-    // SAFETY: all-zero bytes are a valid statfs.
-    let mut facts: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: a terminated string and a live statfs.
-    let result = unsafe { libc::statfs(path.as_ptr(), &raw mut facts) };
-    result == 0 && facts.f_type == libc::BPF_FS_MAGIC
+    statfs(existing).is_ok_and(|facts| facts.filesystem_type() == BPF_FS_MAGIC)
 }
 
 #[cfg(test)]

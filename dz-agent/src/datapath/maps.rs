@@ -5,7 +5,6 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use dz_common::counters::Counters;
 use dz_common::map::{
@@ -13,11 +12,13 @@ use dz_common::map::{
     SessionEntry, SessionKey, name,
 };
 use dz_common::pacing::{ahead_ns, due_now_stamp};
-use zerocopy::{Immutable, IntoBytes, TryFromBytes};
+use zerocopy::{Immutable, IntoBytes};
 
-use super::lookup_batch::each;
+use super::clock::now_ns;
+use super::map_error::{MapError, gone_is_fine, read};
 use super::mmap::Mapped;
-use super::now_ns;
+use super::object::Object;
+use super::raw::batch::each;
 
 /// `BPF_NOEXIST`
 const NOEXIST: u64 = 1;
@@ -29,41 +30,7 @@ type PeerMap = HashMap<MapData, [u8; size_of::<PeerKey>()], [u8; size_of::<Peer>
 type LocalMap = HashMap<MapData, [u8; size_of::<LocalKey>()], u32>;
 type HeartbeatMap = Array<MapData, u64>;
 type CounterMap = PerCpuArray<MapData, [u8; size_of::<Counters>()]>;
-
-pub(super) type ConfinedMap = HashMap<MapData, [u8; size_of::<Confined>()], u32>;
-
-/// Why a map could not be used.
-#[derive(Debug)]
-pub enum MapError {
-    /// The kernel refused.
-    Kernel(aya::maps::MapError),
-    /// The kernel refused to read a map as a whole.
-    Batch(std::io::Error),
-    /// The map holds what this version of the agent does not understand.
-    Layout(&'static str),
-}
-
-impl std::fmt::Display for MapError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Kernel(error) => {
-                write!(f, "{error}")?;
-                let cause = std::error::Error::source(error);
-                cause.map_or(Ok(()), |cause| write!(f, ": {cause}"))
-            }
-            Self::Batch(error) => write!(f, "reading a map: {error}"),
-            Self::Layout(map) => write!(f, "{map}: a value that this version cannot read"),
-        }
-    }
-}
-
-impl std::error::Error for MapError {}
-
-impl From<aya::maps::MapError> for MapError {
-    fn from(error: aya::maps::MapError) -> Self {
-        Self::Kernel(error)
-    }
-}
+type ConfinedMap = HashMap<MapData, [u8; size_of::<Confined>()], u32>;
 
 /// What one may look at.
 pub struct MapReader {
@@ -72,7 +39,7 @@ pub struct MapReader {
     locals: LocalMap,
     counters: CounterMap,
     heartbeat: HeartbeatMap,
-    pub(super) confined: ConfinedMap,
+    confined: ConfinedMap,
 }
 
 impl MapReader {
@@ -154,6 +121,15 @@ impl MapReader {
         Ok(locals)
     }
 
+    /// Every address that must not leave by an interface without a gate.
+    ///
+    /// # Errors
+    /// See [`MapError`].
+    pub fn confined(&self) -> Result<Vec<Confined>, MapError> {
+        let keys = self.confined.keys();
+        keys.map(|key| read(&key?, name::CONFINED)).collect()
+    }
+
     /// When the agent last said that it is alive, ns.
     ///
     /// # Errors
@@ -177,13 +153,13 @@ impl MapReader {
 
 /// The maps, with everything that the agent writes.
 pub struct Maps {
-    pub(super) reader: MapReader,
+    reader: MapReader,
     config: Mapped<Config>,
     deadlines: Mapped<Deadline>,
     heartbeat: Mapped<u64>,
     due: Mapped<Due>,
     /// State changes as they happen, until the engine takes them.
-    pub events: Option<RingBuf<MapData>>,
+    events: Option<RingBuf<MapData>>,
 }
 
 impl Maps {
@@ -191,14 +167,14 @@ impl Maps {
     ///
     /// # Errors
     /// See [`MapError`].
-    pub(super) fn take(ebpf: &mut Ebpf, slots: u32) -> Result<Self, MapError> {
+    pub(super) fn take(object: &mut Object, slots: u32) -> Result<Self, MapError> {
         // Those that are only mapped stay open where they are: a program that is loaded later
         // refers to every map by its file descriptor.
-        let config = mapped(ebpf, name::CONFIG, 1)?;
-        let deadlines = mapped(ebpf, name::DEADLINES, slots)?;
-        let due = mapped(ebpf, name::DUE, MAX_DUE)?;
-        let heartbeat = mapped(ebpf, name::HEARTBEAT, 1)?;
-        let mut map = |name| ebpf.take_map(name).ok_or(MapError::Layout(name));
+        let config = mapped(object, name::CONFIG, 1)?;
+        let deadlines = mapped(object, name::DEADLINES, slots)?;
+        let due = mapped(object, name::DUE, MAX_DUE)?;
+        let heartbeat = mapped(object, name::HEARTBEAT, 1)?;
+        let mut map = |name| object.take_map(name).ok_or(MapError::Layout(name));
         Ok(Self {
             config,
             deadlines,
@@ -219,6 +195,11 @@ impl Maps {
     /// What one may look at.
     pub const fn reader(&self) -> &MapReader {
         &self.reader
+    }
+
+    /// Hands over the state changes, as they happen. Once.
+    pub(super) const fn take_events(&mut self) -> Option<RingBuf<MapData>> {
+        self.events.take()
     }
 
     /// Replaces the configuration.
@@ -312,6 +293,22 @@ impl Maps {
         gone_is_fine(self.reader.locals.remove(&zerocopy::transmute!(*key)))
     }
 
+    /// Keeps packets from an address of this interface from leaving by another one.
+    ///
+    /// # Errors
+    /// If the map is full.
+    pub fn confine(&mut self, key: &Confined, ifindex: u32) -> Result<(), MapError> {
+        let key: [u8; size_of::<Confined>()] = zerocopy::transmute!(*key);
+        Ok(self.reader.confined.insert(key, ifindex, 0)?)
+    }
+
+    /// Lets packets from an address leave by any interface. That they may already is no error.
+    ///
+    /// # Errors
+    /// See [`MapError`].
+    pub fn release(&mut self, key: &Confined) -> Result<(), MapError> {
+        gone_is_fine(self.reader.confined.remove(&zerocopy::transmute!(*key)))
+    }
     /// Sets a block of counters to zero on every CPU: its address is gone, another gets it.
     ///
     /// # Errors
@@ -340,11 +337,11 @@ impl Maps {
     }
 }
 
-fn mapped<T>(ebpf: &Ebpf, name: &'static str, len: u32) -> Result<Mapped<T>, MapError>
+fn mapped<T>(object: &Object, name: &'static str, len: u32) -> Result<Mapped<T>, MapError>
 where
     T: Immutable + IntoBytes + Copy,
 {
-    let Some(Map::Array(data)) = ebpf.map(name) else {
+    let Some(Map::Array(data)) = object.map(name) else {
         return Err(MapError::Layout(name));
     };
     Mapped::new(data.fd().as_fd(), len).map_err(|error| {
@@ -361,20 +358,4 @@ fn as_key(key: &SessionKey) -> [u8; size_of::<Destination>()] {
 
 fn as_value(entry: &SessionEntry) -> [u8; size_of::<SessionEntry>()] {
     zerocopy::transmute!(*entry)
-}
-
-pub(super) fn read<T: TryFromBytes>(bytes: &[u8], map: &'static str) -> Result<T, MapError> {
-    T::try_read_from_bytes(bytes).map_err(|_| MapError::Layout(map))
-}
-
-pub(super) fn gone_is_fine(result: Result<(), aya::maps::MapError>) -> Result<(), MapError> {
-    match result {
-        Err(aya::maps::MapError::SyscallError(error))
-            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
-        {
-            Ok(())
-        }
-        Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-        result => Ok(result?),
-    }
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::AttachMode;
-use super::unpin::unpin_link;
+use super::hook::{AttachMode, Hook};
+use super::release::unpin_link;
 
 /// A pin of ours.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +24,15 @@ pub enum Pin {
 }
 
 impl Pin {
+    /// The pin of the link that holds a program on a hook of an interface.
+    pub(super) fn at(hook: Hook, interface: &str) -> Self {
+        let interface = interface.to_owned();
+        match hook {
+            Hook::Ingress(mode) => Self::Link { interface, mode },
+            Hook::Egress => Self::Gate(interface),
+        }
+    }
+
     /// Its file.
     pub fn path(&self, pin_dir: &Path) -> PathBuf {
         pin_dir.join(match self {

@@ -1,9 +1,8 @@
 //! Running the transmit and control programs.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
-use aya::Ebpf;
 use dz_common::control::{REQUEST_OFFSET, Request};
 use dz_common::counters::Counter;
 use dz_common::headers::{ETHERNET_LEN, ETHERTYPE_IPV4};
@@ -11,11 +10,12 @@ use dz_common::ingress::Link;
 use dz_common::map::{DUE_ETHERNET, DUE_FORCE, Due, MAX_DUE, SessionKey};
 use zerocopy::IntoBytes;
 
-use super::load::{Datapath, classifier};
+use super::maps::Maps;
+use super::names::{CONTROL, TRANSMIT};
+use super::object::{Loaded, Object};
+use super::raw::run::test_run;
 use crate::error::{ExitCode, FailWith, Failure};
 
-/// `BPF_PROG_TEST_RUN`
-const PROG_TEST_RUN: libc::c_int = 10;
 /// Offset and number of `__sk_buff.cb[]`, and the size of the context up to its end.
 const CB_OFFSET: usize = 48;
 const CONTEXT_LEN: usize = 192;
@@ -53,21 +53,23 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, Failure> {
+    pub(super) fn new(object: &mut Object) -> Result<Self, Failure> {
         let mut program = |name: &str| -> Result<OwnedFd, Failure> {
-            let program = classifier(ebpf, name)?;
-            let fd = program
-                .fd()
-                .fail_with(ExitCode::Failure, || name.to_owned())?;
-            fd.as_fd()
+            let program = match object.program(name)? {
+                Loaded::Tc(program) => program.fd(),
+                Loaded::Xdp(program) => program.fd(),
+            };
+            program
+                .fail_with(ExitCode::Failure, || name.to_owned())?
+                .as_fd()
                 .try_clone_to_owned()
                 .fail_with(ExitCode::Failure, || name.to_owned())
         };
         let mut frame = [0; Link::Ethernet.frame_len()];
         frame[ETHERNET_LEN - 2..ETHERNET_LEN].copy_from_slice(&ETHERTYPE_IPV4.to_be_bytes());
         Ok(Self {
-            transmit: program("dz_transmit")?,
-            control: program("dz_control")?,
+            transmit: program(TRANSMIT)?,
+            control: program(CONTROL)?,
             frame,
         })
     }
@@ -77,38 +79,28 @@ impl Runner {
         let mut frame = [0; REQUEST_OFFSET + size_of::<Request>()];
         frame[..REQUEST_OFFSET].copy_from_slice(&self.frame[..REQUEST_OFFSET]);
         frame[REQUEST_OFFSET..].copy_from_slice(request.as_bytes());
-        let exit = test_run(&self.control, &frame, None)?;
+        let exit = test_run(self.control.as_fd(), &frame, &[])?;
         let exit = Counter::ALL.get(exit as usize).copied();
         exit.ok_or_else(|| io::Error::other("the control program returned an unknown exit"))
     }
 
-    fn transmit(&self, orders: u32) -> io::Result<()> {
-        let mut context = [0; CONTEXT_LEN];
-        context[CB_OFFSET..CB_OFFSET + 4].copy_from_slice(&orders.to_ne_bytes());
-        test_run(&self.transmit, &self.frame, Some(&context)).map(|_| ())
-    }
-}
-
-impl Datapath {
     /// Has the transmit program look at sessions; `done` gets every order with its outcome.
-    ///
-    /// The program resolves interfaces in the network namespace of the calling thread.
     ///
     /// # Errors
     /// If the program could not be run; the orders since the last call of `done` are undone.
-    pub fn transmit(
+    pub(super) fn transmit(
         &self,
+        maps: &Maps,
         orders: &[Order],
         mut done: impl FnMut(&Order, Transmitted),
     ) -> io::Result<()> {
         for batch in orders.chunks(MAX_DUE as usize) {
             for (index, order) in (0..).zip(batch) {
-                self.maps.set_due(index, due(order));
+                maps.set_due(index, due(order));
             }
-            self.runner
-                .transmit(u32::try_from(batch.len()).unwrap_or(MAX_DUE))?;
+            self.transmit_due(u32::try_from(batch.len()).unwrap_or(MAX_DUE))?;
             for (index, order) in (0..).zip(batch) {
-                let (exit, next_due_ns) = self.maps.due(index).unwrap_or((u32::MAX, 0));
+                let (exit, next_due_ns) = maps.due(index).unwrap_or((u32::MAX, 0));
                 let exit = Counter::ALL.get(exit as usize).copied();
                 done(order, Transmitted { exit, next_due_ns });
             }
@@ -116,12 +108,11 @@ impl Datapath {
         Ok(())
     }
 
-    /// Runs the control program; returns its exit.
-    ///
-    /// # Errors
-    /// If the program could not be run.
-    pub fn control(&self, request: &Request) -> io::Result<Counter> {
-        self.runner.control(request)
+    /// Runs the transmit program over the first entries of its list.
+    fn transmit_due(&self, orders: u32) -> io::Result<()> {
+        let mut context = [0; CONTEXT_LEN];
+        context[CB_OFFSET..CB_OFFSET + 4].copy_from_slice(&orders.to_ne_bytes());
+        test_run(self.transmit.as_fd(), &self.frame, &context).map(|_| ())
     }
 }
 
@@ -143,60 +134,5 @@ fn due(order: &Order) -> Due {
         destination,
         source,
         reserved: 0,
-    }
-}
-
-/// `BPF_PROG_TEST_RUN` once, without reading the packet back. By hand because aya's wrapper takes
-/// `&Program`, which the loader keeps borrowed, and this is the clock's hot path.
-fn test_run(
-    program: &OwnedFd,
-    data: &[u8],
-    context: Option<&[u8; CONTEXT_LEN]>,
-) -> io::Result<u32> {
-    /// The `test` member of `union bpf_attr` (include/uapi/linux/bpf.h).
-    #[repr(C)]
-    #[derive(Default)]
-    struct Test {
-        prog_fd: u32,
-        retval: u32,
-        data_size_in: u32,
-        data_size_out: u32,
-        data_in: u64,
-        data_out: u64,
-        repeat: u32,
-        duration: u32,
-        ctx_size_in: u32,
-        ctx_size_out: u32,
-        ctx_in: u64,
-        ctx_out: u64,
-        flags: u32,
-        cpu: u32,
-        batch_size: u32,
-        reserved: u32,
-    }
-    let mut test = Test {
-        prog_fd: u32::try_from(program.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?,
-        data_size_in: u32::try_from(data.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
-        data_in: data.as_ptr() as u64,
-        repeat: 1,
-        ..Test::default()
-    };
-    if let Some(context) = context {
-        test.ctx_size_in = CONTEXT_LEN as u32;
-        test.ctx_in = context.as_ptr() as u64;
-    }
-    // SAFETY: `test` has the kernel's layout, and what it points to outlives the call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            PROG_TEST_RUN,
-            &raw mut test,
-            size_of::<Test>(),
-        )
-    };
-    if result == 0 {
-        Ok(test.retval)
-    } else {
-        Err(io::Error::last_os_error())
     }
 }

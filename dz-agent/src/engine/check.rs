@@ -134,7 +134,7 @@ impl Engine {
         }
         self.show_interfaces();
         let refused = self.refused_peers();
-        let sessions = self.datapath.maps.reader().sessions()?;
+        let sessions = self.datapath.maps().reader().sessions()?;
         if !self.knows_all(&sessions) {
             self.forget_missing(&sessions);
             let gateways = gateways(routes.as_deref().unwrap_or_default());
@@ -171,13 +171,13 @@ impl Engine {
     /// Takes the peers over as they are in the map, which somebody else may have changed.
     fn read_peers(&mut self) -> Result<(), MapError> {
         let (mut read, mut known) = (0, 0);
-        self.datapath.maps.reader().each_peer(|key, peer| {
+        self.datapath.maps().reader().each_peer(|key, peer| {
             read += 1;
             known += usize::from(self.peers.get(&key) == Some(&peer));
         })?;
         if known != read || known != self.peers.len() {
             let mut peers = HashMap::new();
-            let reader = self.datapath.maps.reader();
+            let reader = self.datapath.maps().reader();
             reader.each_peer(|key, peer| {
                 peers.insert(key, peer);
             })?;
@@ -203,7 +203,7 @@ impl Engine {
         let missing: Vec<_> = self.sessions.keys().filter(missing).copied().collect();
         for key in missing {
             // A list read while somebody deletes may lack what is there.
-            if !matches!(self.datapath.maps.reader().session(&key), Ok(None)) {
+            if !matches!(self.datapath.maps().reader().session(&key), Ok(None)) {
                 continue;
             }
             let peer = Ipv4Addr::from(key.peer);

@@ -287,8 +287,8 @@ impl Engine {
     /// D4.
     fn finish_closing(&mut self, key: SessionKey) {
         let route = route_key(&key);
-        let last = self.datapath.maps.reader().session(&key);
-        if let Err(error) = self.datapath.maps.delete_session(&key) {
+        let last = self.datapath.maps().reader().session(&key);
+        if let Err(error) = self.datapath.maps_mut().delete_session(&key) {
             self.stuck(key, &format!("its session is not deleted: {error}"));
             let Some(closing) = self.closing.get_mut(&key) else {
                 return;

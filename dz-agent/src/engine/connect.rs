@@ -41,7 +41,7 @@ impl Engine {
             if !known {
                 let result = self
                     .datapath
-                    .maps
+                    .maps_mut()
                     .set_peer(key, peer)
                     .map_err(anyhow::Error::from);
                 if result.is_ok() {
@@ -125,8 +125,8 @@ impl Engine {
                 Session::new(peer.timers, discr, now_ns),
             )
         };
-        self.datapath.maps.prepare_slot(slot, session_key, now_ns);
-        if let Err(error) = self.datapath.maps.insert_session(&entry) {
+        self.datapath.maps().prepare_slot(slot, session_key, now_ns);
+        if let Err(error) = self.datapath.maps_mut().insert_session(&entry) {
             self.slots.release(slot);
             return Err(error.into());
         }

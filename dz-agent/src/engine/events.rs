@@ -81,7 +81,7 @@ impl Engine {
     /// Why the route of a session that has gone down stays, by what the session is now. To be asked
     /// before the kernel's answer about the route is dealt with: it ends what was in our route's place.
     fn why_untouched(&self, event: &Event) -> Option<Untouched> {
-        let entry = self.datapath.maps.reader().session(&event.key).ok()??;
+        let entry = self.datapath.maps().reader().session(&event.key).ok()??;
         let (own, theirs) = (entry.session.timers.mode, entry.session.peer_mode);
         let ignore = self.options.peer_passive == PeerPassive::Ignore;
         let route = route_key(&event.key);
@@ -165,7 +165,7 @@ impl Engine {
 
     /// Events that the kernel programs tried to emit, and those that found no room.
     pub(super) fn events_emitted(&self) -> Result<(u64, u64), MapError> {
-        let counters = self.datapath.maps.reader().counters(0)?;
+        let counters = self.datapath.maps().reader().counters(0)?;
         Ok((
             counters.event_emitted + counters.event_lost,
             counters.event_lost,

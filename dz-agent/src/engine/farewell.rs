@@ -261,7 +261,7 @@ impl Engine {
         let Some(closing) = self.closing.get_mut(&key) else {
             return;
         };
-        let reader = self.datapath.maps.reader();
+        let reader = self.datapath.maps().reader();
         let spread_ns = || {
             let entry = reader.session(&key).ok().flatten();
             let interval_us = entry.map_or(0, |entry| entry.session.tx_interval_us());

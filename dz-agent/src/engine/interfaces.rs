@@ -218,7 +218,7 @@ impl Interface {
             attach: self
                 .present
                 .as_ref()
-                .map(|present| present.attachment.mode.to_string()),
+                .map(|present| present.attachment.mode().to_string()),
             tc: self
                 .present
                 .as_ref()
@@ -226,7 +226,7 @@ impl Interface {
             attach_reason: self
                 .present
                 .as_ref()
-                .map(|present| present.attachment.why.clone()),
+                .map(|present| present.attachment.why().to_owned()),
             port_guard: self.present.as_ref().map(|present| present.guard.view()),
             locals: self.locals().collect(),
             borrowed: self.borrowed().collect(),

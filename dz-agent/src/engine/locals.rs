@@ -182,7 +182,7 @@ impl Engine {
         if block == 0 {
             warn!(interface, "no block of counters left: counted in block 0");
         }
-        if let Err(error) = self.datapath.maps.set_local(key, block) {
+        if let Err(error) = self.datapath.maps_mut().set_local(key, block) {
             warn!(interface, local = %Ipv4Addr::from(key.addr), %error, "address not noted");
         }
     }
@@ -190,7 +190,7 @@ impl Engine {
     /// An address is not spoken from over an interface any more.
     pub(super) fn local_went(&mut self, interface: &str, key: &LocalKey) {
         info!(interface, local = %Ipv4Addr::from(key.addr), "address gone, or not used any more");
-        if let Err(error) = self.datapath.maps.delete_local(key) {
+        if let Err(error) = self.datapath.maps_mut().delete_local(key) {
             warn!(interface, local = %Ipv4Addr::from(key.addr), %error, "address not forgotten");
         }
     }
@@ -208,7 +208,7 @@ impl Engine {
                 })
             })
             .collect();
-        let known = self.datapath.maps.reader().locals();
+        let known = self.datapath.maps().reader().locals();
         let known = known.inspect_err(|error| warn!(%error, "addresses not read"));
         for (key, _) in known.unwrap_or_default() {
             if !usable.contains(&key) {

@@ -71,7 +71,7 @@ impl Engine {
         let Some(peer) = self.peer_of(key).filter(|peer| peer.local == owner.local) else {
             return Wanted::Absent;
         };
-        match self.datapath.maps.reader().session(owner) {
+        match self.datapath.maps().reader().session(owner) {
             Ok(Some(entry)) if entry.session.state != State::AdminDown => wanted_route(
                 &entry,
                 peer,

@@ -175,12 +175,12 @@ impl Engine {
         let kernel = || "reading the maps of an earlier agent";
         let connections = Connections::open(options.route_protocol, prepared.realtime)
             .fail_with(ExitCode::Failure, || "netlink")?;
-        let ring = datapath.maps.events.take();
+        let ring = datapath.take_events();
         let mut ring = ring.ok_or_else(|| Failure::new(ExitCode::Failure, "dz_events is gone"))?;
         // What happened before us is in the sessions, which are all read anyway.
         while ring.next().is_some() {}
         let sessions = datapath
-            .maps
+            .maps()
             .reader()
             .sessions()
             .fail_with(ExitCode::Failure, kernel)?;
@@ -198,7 +198,7 @@ impl Engine {
             slots: Slots::new(datapath.slots(), sessions.iter().map(|entry| entry.slot)),
             blocks: Blocks::new(
                 datapath
-                    .maps
+                    .maps()
                     .reader()
                     .locals()
                     .fail_with(ExitCode::Failure, kernel)?,
@@ -272,7 +272,7 @@ impl Engine {
     }
 
     fn inspector(&self) -> Inspector {
-        let reader = Arc::clone(&self.datapath.reader);
+        let reader = Arc::clone(self.datapath.reader());
         let shared = Arc::clone(&self.shared);
         Inspector::new(reader, &self.options, shared, self.capacity())
     }
@@ -345,7 +345,7 @@ impl Engine {
 
     /// Says that we are alive, and looks at what nobody tells us about.
     fn beat(&mut self, now_ns: u64, ring: &mut RingBuf<MapData>) {
-        self.datapath.maps.beat(now_ns);
+        self.datapath.maps().beat(now_ns);
         self.floods.report();
         self.detours.look_at_some();
         if self.events_missing(ring) {

@@ -274,7 +274,7 @@ impl Engine {
             }
             return false;
         }
-        let written = self.datapath.maps.set_peer(&key, &peer);
+        let written = self.datapath.maps_mut().set_peer(&key, &peer);
         if let Err(error) = written.context("dz_peers") {
             warn!(peer = %address, error = format!("{error:#}"), "peer not written; tried again in some seconds");
             return false;

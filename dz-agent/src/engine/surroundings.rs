@@ -134,7 +134,7 @@ impl Engine {
 
     /// Confines these addresses and no others.
     fn confine(&mut self, wanted: &BTreeSet<(Ipv4Addr, u32)>) {
-        let confined = match self.datapath.maps.reader().confined() {
+        let confined = match self.datapath.maps().reader().confined() {
             Ok(confined) => confined.into_iter().collect::<HashSet<_>>(),
             Err(error) => {
                 warn!(%error, "confined addresses not read; repeated");
@@ -152,7 +152,7 @@ impl Engine {
             }
         }
         for key in confined.difference(&kept) {
-            match self.datapath.maps.release(key) {
+            match self.datapath.maps_mut().release(key) {
                 Ok(()) => info!(source = %Ipv4Addr::from(key.addr), "may leave elsewhere"),
                 Err(error) => warn!(%error, "address not released; repeated"),
             }
@@ -161,7 +161,7 @@ impl Engine {
 
     /// Keeps packets from an address from being diverted.
     fn confine_one(&mut self, key: Confined, ifindex: u32) {
-        if let Err(error) = self.datapath.maps.confine(&key, ifindex) {
+        if let Err(error) = self.datapath.maps_mut().confine(&key, ifindex) {
             let source = Ipv4Addr::from(key.addr);
             warn!(%source, %error, "address not confined: its packets may be diverted");
         }

@@ -27,7 +27,7 @@ impl Engine {
             let mut orders = Vec::with_capacity(taken.len());
             for (slot, key) in taken {
                 // Most sessions whose peer's clock ticks first: the answer was the transmission.
-                if let Some(later_ns) = self.datapath.maps.not_due_before(slot, by_ns) {
+                if let Some(later_ns) = self.datapath.maps().not_due_before(slot, by_ns) {
                     self.clock.set(slot, key, later_ns);
                 } else if let Some(live) = self.sessions.get(&key) {
                     orders.push(self.order(key, live, false));

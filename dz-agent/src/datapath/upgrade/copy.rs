@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use dz_common::map::{SessionEntry, name};
 use zerocopy::{IntoBytes, TryFromBytes};
 
-use super::super::now_ns;
 use super::btf::{Btf, Shape};
 use super::convert::Conversion;
-use super::raw::RawMap;
-use crate::datapath::Maps;
+use crate::datapath::clock::now_ns;
+use crate::datapath::maps::Maps;
+use crate::datapath::raw::map::RawMap;
 
 /// On top of what is measured, for a system call that takes its time.
 const SLACK: Duration = Duration::from_millis(20);

@@ -5,23 +5,26 @@ use std::path::Path;
 
 use aya::programs::loaded_programs;
 
-use super::super::filters::{self, Filter};
-use super::super::kernel::kernel_at_least;
-use super::super::pins::Pin;
-use super::{MOVE, NEW, SWAP, map_ids, raw};
+use super::staging::{MOVE, NEW, SWAP, map_ids};
+use crate::datapath::filters::{self, Filter};
+use crate::datapath::kernel::kernel_at_least;
+use crate::datapath::links::{LinkFailure, swap_filter, swap_pinned};
+use crate::datapath::object::Object;
+use crate::datapath::pins::Pin;
+use crate::datapath::raw::link::attached_to;
 
 /// One of them, whose device is still there.
 pub(super) struct Held {
-    pub(super) place: Place,
+    place: Place,
     pub(super) ifindex: u32,
     /// Name of the program in it.
-    pub(super) program: String,
+    program: String,
     /// Kernel ids of the maps that the program uses.
     maps: Vec<u32>,
 }
 
-/// Where the program is to be replaced.
-pub(super) enum Place {
+/// Where it is.
+enum Place {
     Pin(Pin),
     Filter(Filter),
 }
@@ -29,6 +32,25 @@ pub(super) enum Place {
 impl Held {
     pub(super) fn uses(&self, maps: &[u32]) -> bool {
         self.maps.iter().any(|map| maps.contains(map))
+    }
+
+    /// Has the kernel load the program that is to come into its place.
+    pub(super) fn make_ready(&self, object: &mut Object) -> Result<(), String> {
+        let ready = object.program(&self.program);
+        ready.map(|_| ()).map_err(|failure| failure.to_string())
+    }
+
+    /// Puts the new program into its place.
+    pub(super) fn swap(&self, object: &mut Object, pin_dir: &Path) -> Result<(), String> {
+        let program = object.program(&self.program).map_err(LinkFailure::from);
+        let swapped = program.and_then(|program| match &self.place {
+            Place::Pin(pin) => swap_pinned(program, &pin.path(pin_dir)),
+            Place::Filter(filter) => swap_filter(program, filter),
+        });
+        swapped.map_err(|error| {
+            let (program, ifindex) = (&self.program, self.ifindex);
+            format!("{program} of interface {ifindex}: {error}")
+        })
     }
 
     /// Not the gate.
@@ -51,7 +73,7 @@ pub(super) fn held(pin_dir: &Path) -> Result<Vec<Held>, String> {
         }
         let path = pin.path(pin_dir);
         let (ifindex, id) =
-            raw::link(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            attached_to(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         if ifindex != 0 {
             held.push(of(Place::Pin(pin), ifindex, id)?);
         }

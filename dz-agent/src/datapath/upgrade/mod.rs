@@ -27,36 +27,27 @@ mod btf;
 mod convert;
 mod copy;
 mod held;
-mod raw;
+mod staging;
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::SchedClassifierLink;
-use aya::programs::xdp::XdpLink;
 use dz_common::map::{ABI_VERSION, name};
-use tracing::{info, warn};
+use tracing::info;
 
-use super::attach::LinkFailure;
-use super::clsact;
-use super::filters::Filter;
-use super::load::{Datapath, MAPS, Settings, load_classifier, load_xdp};
+use super::layout::abi_version;
+use super::names::MAPS;
 use super::pins::Pin;
+use super::raw::map::RawMap;
+use super::settings::Settings;
+use super::whole::Datapath;
 use crate::error::{ExitCode, FailWith, Failure};
 use copy::Copier;
-use held::{Held, Place, held};
-use raw::RawMap;
-pub(super) use raw::abi_version;
-
-/// Holds what is being made ready; of no use to the next start.
-const NEW: &str = "takeover_new";
-/// Holds what links may have been given.
-const SWAP: &str = "takeover_swap";
-/// Holds what all links have been given.
-const MOVE: &str = "takeover_move";
+use held::{Held, held};
+pub use staging::unfinished;
+use staging::{MOVE, NEW, SWAP, map_ids, remove, rename};
 
 /// Makes pinned maps of an earlier layout ones of ours, with what is in them, and puts our programs in
 /// the place of those that use them. Finishes what an agent has begun that died meanwhile. Without maps,
@@ -102,12 +93,6 @@ pub fn take_over(settings: &Settings) -> Result<(), Failure> {
     move_pins(pin_dir)
 }
 
-/// What an unfinished takeover has left, for those who remove everything.
-pub fn unfinished(pin_dir: &Path) -> Vec<PathBuf> {
-    let folders = [NEW, SWAP, MOVE].map(|folder| pin_dir.join(folder));
-    folders.into_iter().filter(|path| path.exists()).collect()
-}
-
 /// Steps 1 and 2.
 fn prepare(settings: &Settings) -> Result<Datapath, String> {
     let pin_dir = &settings.pin_dir;
@@ -126,7 +111,7 @@ fn prepare(settings: &Settings) -> Result<Datapath, String> {
     step();
     // The verifier takes its time, and the copy is the better the younger it is.
     for link in held(pin_dir)? {
-        datapath.make_ready(&link.program)?;
+        link.make_ready(datapath.object())?;
     }
     let copier = Copier::new(pin_dir, &staging)?;
     copier.settled()?;
@@ -134,7 +119,7 @@ fn prepare(settings: &Settings) -> Result<Datapath, String> {
     copier.counters()?;
     step();
     let slots = datapath.slots();
-    let sessions = copier.sessions(&datapath.maps, slots, |_| true)?;
+    let sessions = copier.sessions(datapath.maps(), slots, |_| true)?;
     step();
     rename(&staging, &pin_dir.join(SWAP))?;
     step();
@@ -153,7 +138,7 @@ fn swap_rest(settings: &Settings, staged: &[u32]) -> Result<(), String> {
     .map_err(|failure| failure.to_string())?;
     let links = held(pin_dir)?;
     for link in &links {
-        datapath.make_ready(&link.program)?;
+        link.make_ready(datapath.object())?;
     }
     // Which maps an interface's packets change is decided by its ingress program.
     let old: Vec<_> = links
@@ -163,7 +148,7 @@ fn swap_rest(settings: &Settings, staged: &[u32]) -> Result<(), String> {
         .collect();
     let slots = datapath.slots();
     let copier = Copier::new(pin_dir, &staging)?;
-    let sessions = copier.sessions(&datapath.maps, slots, |ifindex| old.contains(&ifindex))?;
+    let sessions = copier.sessions(datapath.maps(), slots, |ifindex| old.contains(&ifindex))?;
     info!(sessions, "sessions copied that were still in the old maps");
     swap(datapath, pin_dir, |link| !link.uses(staged))
 }
@@ -177,12 +162,7 @@ fn swap(
     let mut links: Vec<_> = held(pin_dir)?.into_iter().filter(wanted).collect();
     links.sort_by_key(|link| link.is_ingress());
     for link in links {
-        let program = &link.program;
-        let swapped = match &link.place {
-            Place::Pin(pin) => datapath.swap_program(program, &pin.path(pin_dir)),
-            Place::Filter(filter) => datapath.swap_filter(program, filter),
-        };
-        swapped.map_err(|error| format!("{program} of interface {}: {}", link.ifindex, error.0))?;
+        link.swap(datapath.object(), pin_dir)?;
         step();
     }
     rename(&pin_dir.join(SWAP), &pin_dir.join(MOVE))?;
@@ -213,62 +193,6 @@ fn move_pins(pin_dir: &Path) -> Result<(), Failure> {
     })?;
     info!(pin_dir = %pin_dir.display(), "earlier layout taken over");
     Ok(())
-}
-
-impl Datapath {
-    fn make_ready(&mut self, program: &str) -> Result<(), String> {
-        let ready = match program {
-            "dz_xdp" => load_xdp(&mut self.ebpf).map(|_| ()),
-            name => load_classifier(&mut self.ebpf, name).map(|_| ()),
-        };
-        ready.map_err(|failure| failure.to_string())
-    }
-
-    fn swap_program(&mut self, program: &str, pin: &Path) -> Result<(), LinkFailure> {
-        let link = FdLink::from(PinnedLink::from_pin(pin)?);
-        if program == "dz_xdp" {
-            let program = load_xdp(&mut self.ebpf)?;
-            let id = program.attach_to_link(XdpLink::try_from(link)?)?;
-            drop(FdLink::try_from(program.take_link(id)?));
-        } else {
-            let program = load_classifier(&mut self.ebpf, program)?;
-            let id = program.attach_to_link(SchedClassifierLink::try_from(link)?)?;
-            drop(FdLink::try_from(program.take_link(id)?));
-        }
-        Ok(())
-    }
-
-    fn swap_filter(&mut self, program: &str, filter: &Filter) -> Result<(), LinkFailure> {
-        let program = load_classifier(&mut self.ebpf, program)?;
-        Ok(clsact::attach(program, &filter.interface, filter.hook())?)
-    }
-}
-
-/// Kernel ids of the maps pinned in a folder.
-fn map_ids(folder: &Path) -> Result<Vec<u32>, Failure> {
-    let what = || format!("reading {}", folder.display());
-    let pins = Pin::list(folder).fail_with(ExitCode::Failure, what)?;
-    let maps = pins.iter().filter(|pin| matches!(pin, Pin::Map(_)));
-    let ids = maps.map(|pin| Ok(RawMap::from_pin(&pin.path(folder))?.id()));
-    let ids: io::Result<_> = ids.collect();
-    ids.fail_with(ExitCode::Failure, what)
-}
-
-fn rename(from: &Path, to: &Path) -> Result<(), String> {
-    fs::rename(from, to).map_err(|error| format!("renaming {}: {error}", from.display()))
-}
-
-fn remove(folder: &Path) -> Result<(), Failure> {
-    match fs::remove_dir_all(folder) {
-        Ok(()) => {
-            warn!(folder = %folder.display(), "thrown away: an agent died before it was used");
-            Ok(())
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error).fail_with(ExitCode::Failure, || {
-            format!("removing {}", folder.display())
-        }),
-    }
 }
 
 fn refusal(pin_dir: &Path, fault: &str) -> Failure {

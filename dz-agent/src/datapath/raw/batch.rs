@@ -2,14 +2,13 @@
 //! aya does not offer. Iterating takes two calls per entry, and begins anew when the entry that it
 //! stands at is deleted meanwhile.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 
 use aya::Pod;
 use aya::maps::{HashMap, IterableMap, MapData};
 
-use super::maps::MapError;
-use super::sys;
+use super::call::{bpf, number};
+use crate::datapath::map_error::MapError;
 
 /// `BPF_MAP_LOOKUP_BATCH` (include/uapi/linux/bpf.h).
 const MAP_LOOKUP_BATCH: libc::c_int = 24;
@@ -35,7 +34,7 @@ struct Batch {
 ///
 /// # Errors
 /// What the kernel refuses, and the first that `show` returns, which ends it.
-pub(super) fn each<const K: usize, const V: usize>(
+pub(in crate::datapath) fn each<const K: usize, const V: usize>(
     map: &HashMap<MapData, [u8; K], [u8; V]>,
     flags: u64,
     mut show: impl FnMut(&[u8; K], &[u8; V]) -> Result<(), MapError>,
@@ -45,9 +44,7 @@ where
     [u8; V]: Pod,
 {
     let data: &MapData = IterableMap::map(map);
-    let map_fd = data.fd().as_fd().as_raw_fd();
-    let map_fd =
-        u32::try_from(map_fd).map_err(|_| MapError::Batch(io::ErrorKind::InvalidInput.into()))?;
+    let map_fd = number(data.fd().as_fd());
     let mut keys = vec![[0_u8; K]; AT_ONCE];
     let mut values = vec![[0_u8; V]; AT_ONCE];
     // The number of the bucket where the next call goes on.
@@ -67,7 +64,7 @@ where
         // SAFETY: `batch` has the kernel's layout. The arrays have `count` elements of the map's sizes,
         // which aya has checked; a hash map's position is a u32 (`htab_map_ops`). All of it outlives
         // the call.
-        let outcome = unsafe { sys::bpf(MAP_LOOKUP_BATCH, &mut batch) };
+        let outcome = unsafe { bpf(MAP_LOOKUP_BATCH, &mut batch) };
         let last = match outcome {
             Ok(_) => false,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,

@@ -1,43 +1,15 @@
-//! bpf(2): the commands that aya does not offer, and what its callers have to know.
+//! The system call, and what is pinned.
 
-use std::error::Error;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-
-use nix::sys::signal::{SigSet, SigmaskHow};
 
 /// `BPF_OBJ_GET` (include/uapi/linux/bpf.h).
 const OBJ_GET: libc::c_int = 7;
 
-/// Keeps signals from this thread while programs are loaded, also those by which aya finds out what
-/// the kernel can: the verifier gives up with EAGAIN when a signal is pending (`do_check`), and SIGHUP
-/// during a start must not be its end. They wait.
-pub fn undisturbed<T>(load: impl FnOnce() -> T) -> T {
-    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
-    let loaded = load();
-    if let Ok(before) = before {
-        // It was in force a moment ago.
-        let _ = before.thread_set_mask();
-    }
-    loaded
-}
-
-/// The number of the system's error that is the cause of another, if there is one.
-pub(super) fn os_error(error: &(dyn Error + 'static)) -> Option<libc::c_int> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return error.raw_os_error();
-        }
-        cause = error.source();
-    }
-    None
-}
-
-/// One command.
+/// Runs one command.
 ///
 /// # Safety
 /// `attributes` is a prefix of `union bpf_attr` for this command, without padding; what it points to is
@@ -55,7 +27,7 @@ pub(super) unsafe fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Res
     }
 }
 
-/// A command that returns a descriptor.
+/// Runs a command that returns a descriptor.
 ///
 /// # Safety
 /// As [`bpf`], and the command is one that does.
@@ -72,7 +44,7 @@ pub(super) unsafe fn descriptor<T>(
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Opens what is pinned there.
+/// Opens the object that is pinned at `pin`.
 ///
 /// # Errors
 /// There is nothing, or we may not.
@@ -92,4 +64,10 @@ pub(super) fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
     };
     // SAFETY: the kernel reads the path, which ends with a zero and outlives the call.
     unsafe { descriptor(OBJ_GET, &mut get) }
+}
+
+/// A descriptor, as attributes hold it.
+pub(super) fn number(fd: BorrowedFd<'_>) -> u32 {
+    // An open descriptor is not negative.
+    fd.as_raw_fd().cast_unsigned()
 }

@@ -1,26 +1,25 @@
-//! Maps whose types are known at run time only, and what the kernel knows about them: the commands
-//! of bpf(2) that aya offers for types of compile time only, or not at all.
+//! Maps whose types are known at run time only, and their BTF.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::maps::{MapData, MapType};
 use aya::util::nr_cpus;
 
-use crate::datapath::sys::{bpf, descriptor, open_pin};
+use super::call::{bpf, descriptor, number};
+use super::info::{get_info, info};
 
 // From the kernel's `bpf.h`.
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const MAP_GET_NEXT_KEY: libc::c_int = 4;
-const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BTF_GET_FD_BY_ID: libc::c_int = 19;
 /// `BPF_F_LOCK`: copy the value under its spin lock.
 const LOCKED: u64 = 4;
 
-/// `union bpf_attr` for commands on elements.
+/// The member of `union bpf_attr` for commands on elements.
 #[repr(C)]
 struct Element {
     map_fd: u32,
@@ -29,14 +28,6 @@ struct Element {
     /// Or the next key.
     value: u64,
     flags: u64,
-}
-
-/// The same for `BPF_OBJ_GET_INFO_BY_FD`.
-#[repr(C)]
-struct GetInfo {
-    fd: u32,
-    len: u32,
-    info: u64,
 }
 
 /// `struct bpf_map_info`, up to what we need.
@@ -68,54 +59,42 @@ struct BtfInfo {
     id: u32,
 }
 
-/// `struct bpf_link_info` of a TCX or XDP link.
-#[repr(C)]
-#[derive(Default)]
-struct LinkInfo {
-    link_type: u32,
-    id: u32,
-    prog_id: u32,
-    reserved: u32,
-    ifindex: u32,
-    attach_type: u32,
-}
-
 /// A map.
-pub(super) struct RawMap {
+pub(in crate::datapath) struct RawMap {
     data: MapData,
     info: MapInfo,
 }
 
 impl RawMap {
     /// Opens a pinned map.
-    pub(super) fn from_pin(pin: &Path) -> io::Result<Self> {
+    pub(in crate::datapath) fn from_pin(pin: &Path) -> io::Result<Self> {
         let data = MapData::from_pin(pin).map_err(io::Error::other)?;
         let info = info(data.fd().as_fd())?;
         Ok(Self { data, info })
     }
 
     /// Its kernel id.
-    pub(super) const fn id(&self) -> u32 {
+    pub(in crate::datapath) const fn id(&self) -> u32 {
         self.info.id
     }
 
     /// How many entries it can hold.
-    pub(super) const fn max_entries(&self) -> u32 {
+    pub(in crate::datapath) const fn max_entries(&self) -> u32 {
         self.info.max_entries
     }
 
     /// Whether it is a hash.
-    pub(super) const fn is_hash(&self) -> bool {
+    pub(in crate::datapath) const fn is_hash(&self) -> bool {
         self.info.map_type == MapType::Hash as u32
     }
 
     /// Whether it is an array with a value for each CPU.
-    pub(super) const fn is_per_cpu_array(&self) -> bool {
+    pub(in crate::datapath) const fn is_per_cpu_array(&self) -> bool {
         self.info.map_type == MapType::PerCpuArray as u32
     }
 
     /// Its types: BTF, and the type ids of key and value. None if it was created without.
-    pub(super) fn btf(&self) -> io::Result<Option<(Vec<u8>, u32, u32)>> {
+    pub(in crate::datapath) fn btf(&self) -> io::Result<Option<(Vec<u8>, u32, u32)>> {
         let MapInfo {
             btf_id,
             btf_key_type_id,
@@ -129,7 +108,7 @@ impl RawMap {
     }
 
     /// Every key.
-    pub(super) fn keys(&self) -> io::Result<Vec<Vec<u8>>> {
+    pub(in crate::datapath) fn keys(&self) -> io::Result<Vec<Vec<u8>>> {
         let mut keys: Vec<Vec<u8>> = Vec::new();
         loop {
             let mut next = vec![0; self.info.key_size as usize];
@@ -143,7 +122,7 @@ impl RawMap {
     }
 
     /// The value of a key, under its lock if it has one; of all CPUs, one after the other.
-    pub(super) fn get(&self, key: &[u8], locked: bool) -> io::Result<Vec<u8>> {
+    pub(in crate::datapath) fn get(&self, key: &[u8], locked: bool) -> io::Result<Vec<u8>> {
         let mut value = vec![0; self.value_len()?];
         let flags = if locked { LOCKED } else { 0 };
         self.check(key, value.len())?;
@@ -152,20 +131,20 @@ impl RawMap {
     }
 
     /// Sets the value of a key.
-    pub(super) fn put(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
+    pub(in crate::datapath) fn put(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
         self.check(key, value.len())?;
         // This command only reads the value.
         self.element(MAP_UPDATE_ELEM, key.as_ptr(), value.as_ptr().cast_mut(), 0)
     }
 
     /// Removes a key.
-    pub(super) fn remove(&self, key: &[u8]) -> io::Result<()> {
+    pub(in crate::datapath) fn remove(&self, key: &[u8]) -> io::Result<()> {
         self.check(key, self.value_len()?)?;
         self.element(MAP_DELETE_ELEM, key.as_ptr(), std::ptr::null_mut(), 0)
     }
 
     /// Length of one value; for a per-CPU map of those of all CPUs.
-    pub(super) fn value_len(&self) -> io::Result<usize> {
+    pub(in crate::datapath) fn value_len(&self) -> io::Result<usize> {
         let one = self.info.value_size as usize;
         if !self.is_per_cpu_array() {
             return Ok(one);
@@ -200,21 +179,6 @@ impl RawMap {
     }
 }
 
-/// The layout of pinned maps, by the configuration among them: its first number, whatever follows. 0:
-/// never configured. None: there is none.
-pub(in crate::datapath) fn abi_version(config: &Path) -> Option<u32> {
-    let value = RawMap::from_pin(config).ok()?.get(&[0; 4], false).ok()?;
-    Some(u32::from_ne_bytes(*value.first_chunk()?))
-}
-
-/// The interface that a pinned link is attached to (0: to none any more) and the kernel id of the
-/// program in it. By hand, for aya's links do not show their interface.
-pub(super) fn link(pin: &Path) -> io::Result<(u32, u32)> {
-    let link = open_pin(pin)?;
-    let info: LinkInfo = info(link.as_fd())?;
-    Ok((info.ifindex, info.prog_id))
-}
-
 /// BTF by its kernel id.
 fn btf(id: u32) -> io::Result<Vec<u8>> {
     // The id, the next id and flags.
@@ -232,27 +196,4 @@ fn btf(id: u32) -> io::Result<Vec<u8>> {
         bytes.resize(found.btf_size as usize, 0);
     }
     Ok(bytes)
-}
-
-fn info<T: Default>(object: BorrowedFd<'_>) -> io::Result<T> {
-    let mut info = T::default();
-    get_info(object, &mut info)?;
-    Ok(info)
-}
-
-/// `info`: one of the structs above, which are all numbers and without padding.
-fn get_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
-    let mut request = GetInfo {
-        fd: number(object),
-        len: size_of::<T>() as u32,
-        info: &raw mut *info as u64,
-    };
-    // SAFETY: the kernel writes no more than the length given, and every caller in this module passes a
-    // struct of numbers, whatever they are.
-    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut request) }.map(|_| ())
-}
-
-fn number(fd: BorrowedFd<'_>) -> u32 {
-    // An open descriptor is not negative.
-    fd.as_raw_fd().cast_unsigned()
 }

@@ -1,0 +1,67 @@
+//! What the kernel part is told at load.
+
+use std::path::PathBuf;
+
+use dz_common::gate::Action;
+use dz_common::map::{ABI_VERSION, Config};
+use dz_common::packet::Version;
+
+/// What the kernel part is told at load.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where maps and links are pinned.
+    pub pin_dir: PathBuf,
+    /// UDP port.
+    pub port: u16,
+    /// Packets of unknown peers go on to the stack.
+    pub unknown_pass: bool,
+    /// Most sessions; maps that exist already keep their size.
+    pub max_sessions: u32,
+    /// How long answering goes on without a heartbeat, ns.
+    pub grace_ns: u64,
+    /// What the gate does with packets for a peer that was Up and is not.
+    pub when_down: Action,
+    /// The same for a peer that was never Up.
+    pub when_never_up: Action,
+    /// Time to live of what we make.
+    pub ttl: u8,
+    /// Type of service of what we make.
+    pub tos: u8,
+    /// A peer's passive bit does not make the session passive.
+    pub ignore_peer_passive: bool,
+}
+
+impl Settings {
+    /// The configuration in the map. `groups`: how many groups of deadlines there are.
+    pub(super) fn config(&self, groups: u32) -> Config {
+        Config {
+            abi_version: ABI_VERSION,
+            port: self.port,
+            unknown_pass: u8::from(self.unknown_pass),
+            ignore_peer_passive: u8::from(self.ignore_peer_passive),
+            version: our_version(),
+            groups,
+            grace_ns: self.grace_ns,
+            when_down: self.when_down,
+            when_never_up: self.when_never_up,
+            ttl: self.ttl,
+            tos: self.tos,
+            reserved: [0; 4],
+        }
+    }
+}
+
+/// Channel "other": a number of ours with a stable channel would be a deployed client's of long ago
+/// on the dashboards of the network.
+const CHANNEL_OTHER: u8 = 5;
+
+/// What our packets announce.
+fn our_version() -> Version {
+    let number = |text: &str| text.parse().unwrap_or(0);
+    Version::new([
+        number(env!("CARGO_PKG_VERSION_MAJOR")),
+        number(env!("CARGO_PKG_VERSION_MINOR")),
+        number(env!("CARGO_PKG_VERSION_PATCH")),
+        CHANNEL_OTHER,
+    ])
+}

@@ -1,0 +1,183 @@
+//! The kernel part as a whole.
+
+use std::io;
+use std::sync::Arc;
+
+use aya::maps::{MapData, RingBuf};
+use dz_common::control::{OP_START_GROUP, Request};
+use dz_common::counters::Counter;
+use dz_common::ingress::Link;
+use dz_common::map::SLOTS_PER_GROUP;
+
+use super::attach::{self, Attachment};
+use super::choice::Choice;
+use super::clock::now_ns;
+use super::hook::{AttachMode, Hook};
+use super::layout::slots;
+use super::links::Links;
+use super::maps::{MapReader, Maps};
+use super::names::{CONTROL, TRANSMIT};
+use super::object::Object;
+use super::programs::{Order, Runner, Transmitted};
+use super::settings::Settings;
+use crate::error::{ExitCode, FailWith, Failure};
+
+/// The loaded kernel part, which holds its parts and does no more than to hand things to them.
+pub struct Datapath {
+    maps: Maps,
+    reader: Arc<MapReader>,
+    object: Object,
+    runner: Runner,
+    links: Links,
+    slots: u32,
+}
+
+impl Datapath {
+    /// Loads programs and maps and starts the detection timers. Nothing is attached yet.
+    ///
+    /// # Errors
+    /// [`ExitCode::Kernel`] if the kernel refuses a map, a program or a timer;
+    /// [`ExitCode::Failure`] if the pinned maps are of another layout.
+    pub fn load(settings: &Settings) -> Result<Self, Failure> {
+        let pin_dir = &settings.pin_dir;
+        let slots = slots(pin_dir, settings.max_sessions)?;
+        let mut object = Object::new(pin_dir, slots)?;
+        for name in [TRANSMIT, CONTROL] {
+            object.program(name)?;
+        }
+        let maps = Maps::take(&mut object, slots).fail_with(ExitCode::Kernel, || {
+            format!("maps in {}", pin_dir.display())
+        })?;
+        let reader = MapReader::from_pins(pin_dir).fail_with(ExitCode::Kernel, || {
+            format!("maps in {}", pin_dir.display())
+        })?;
+        let runner = Runner::new(&mut object)?;
+        let groups = slots.div_ceil(SLOTS_PER_GROUP);
+        maps.set_config(settings.config(groups));
+        maps.beat(now_ns());
+        let datapath = Self {
+            maps,
+            reader: Arc::new(reader),
+            object,
+            runner,
+            links: Links::new(pin_dir),
+            slots,
+        };
+        datapath.start_timers(groups)?;
+        Ok(datapath)
+    }
+
+    /// Loads every program of an interface, to be sure that the kernel takes them when an interface comes
+    /// that needs one. The verifier takes some hundredths of a second for each, so those that are
+    /// needed at once are loaded by [`Datapath::attach`], and the others only for this.
+    ///
+    /// # Errors
+    /// [`ExitCode::Kernel`] if the kernel refuses one.
+    pub fn load_all(&mut self) -> Result<(), Failure> {
+        let links = [Link::Layer3, Link::Ethernet];
+        for hook in [Hook::Ingress(AttachMode::Tc), Hook::Egress] {
+            for link in links {
+                self.object.program(hook.program(link))?;
+            }
+        }
+        let xdp = Hook::Ingress(AttachMode::Xdp).program(Link::Ethernet);
+        self.object.program(xdp).map(|_| ())
+    }
+
+    /// How many sessions there is room for.
+    pub const fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Typed access to the maps.
+    pub const fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// The same for what changes the entries of hash maps.
+    pub const fn maps_mut(&mut self) -> &mut Maps {
+        &mut self.maps
+    }
+
+    /// The maps for another thread, which only looks.
+    pub const fn reader(&self) -> &Arc<MapReader> {
+        &self.reader
+    }
+
+    /// Hands over the state changes, as they happen. Once.
+    pub const fn take_events(&mut self) -> Option<RingBuf<MapData>> {
+        self.maps.take_events()
+    }
+
+    /// Passes on what the kernel programs log, at debug level. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// If the programs log nothing at all, which only an unusual object does.
+    pub fn forward_logs(&mut self) -> Result<(), Failure> {
+        self.object.forward_logs()
+    }
+
+    /// Attaches to an interface, or takes over from an earlier agent there.
+    ///
+    /// # Errors
+    /// [`ExitCode::Interface`] if the device cannot carry any of the modes chosen.
+    pub fn attach(
+        &mut self,
+        interface: &str,
+        link: Link,
+        choice: &Choice,
+    ) -> Result<Attachment, Failure> {
+        attach::attach(&mut self.object, &self.links, interface, link, choice)
+    }
+
+    /// Has the transmit program look at sessions; `done` gets every order with its outcome.
+    ///
+    /// The program resolves interfaces in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// If the program could not be run; the orders since the last call of `done` are undone.
+    pub fn transmit(
+        &self,
+        orders: &[Order],
+        done: impl FnMut(&Order, Transmitted),
+    ) -> io::Result<()> {
+        self.runner.transmit(&self.maps, orders, done)
+    }
+
+    /// Runs the control program; returns its exit.
+    ///
+    /// # Errors
+    /// If the program could not be run.
+    pub fn control(&self, request: &Request) -> io::Result<Counter> {
+        self.runner.control(request)
+    }
+
+    /// The programs, for links that a takeover swaps them into.
+    pub(super) const fn object(&mut self) -> &mut Object {
+        &mut self.object
+    }
+
+    /// A load whose timers do not start must fail: sessions would never be detected as Down.
+    fn start_timers(&self, groups: u32) -> Result<(), Failure> {
+        for index in 0..groups {
+            let request = Request {
+                op: OP_START_GROUP,
+                index,
+                ..Request::NONE
+            };
+            let why = match self.runner.control(&request) {
+                Ok(Counter::ControlDone) => continue,
+                Ok(exit) => exit.name().to_owned(),
+                Err(error) => error.to_string(),
+            };
+            return Err(Failure::new(
+                ExitCode::Kernel,
+                format!(
+                    "detection timer {index} of {groups} does not start: {why}; lower \
+                     --max-sessions, or let the agent have more memory"
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
