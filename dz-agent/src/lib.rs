@@ -1,7 +1,6 @@
 //! The agent: which peers are wanted, which routes follow, when to transmit. Detection and
 //! answering live in the kernel programs; see ARCHITECTURE.md.
 
-pub mod address;
 pub mod api;
 pub mod ask;
 pub mod batch;
@@ -14,7 +13,6 @@ pub mod error;
 mod faults;
 #[cfg(test)]
 mod fixture;
-pub mod follow;
 pub mod heap;
 pub mod holder;
 pub mod identity;
@@ -22,10 +20,10 @@ pub mod lock;
 pub mod logging;
 pub mod metrics;
 pub mod net;
-pub mod policy;
 pub mod port;
 pub mod purge;
 pub mod realtime;
 pub mod reason;
 pub mod render;
+pub mod settings;
 pub mod view;

@@ -5,11 +5,12 @@ use std::process;
 
 use anyhow::Context;
 use dz_agent::ask;
-use dz_agent::cli::{Action, Cli, RunOptions};
+use dz_agent::cli::{Action, Cli};
 use dz_agent::engine;
 use dz_agent::error::{ExitCode, Failure};
 use dz_agent::heap;
 use dz_agent::purge;
+use dz_agent::settings::RunOptions;
 
 pub(crate) fn main() -> process::ExitCode {
     match Cli::read().and_then(|cli| start(&cli)) {

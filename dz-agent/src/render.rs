@@ -12,8 +12,8 @@ use crate::api::{
     CountersJson, InertJson, InterfaceJson, ParkedJson, RouteJson, SessionJson, SessionsJson,
     StatusJson,
 };
-use crate::follow::MAIN_TABLE;
 use crate::reason::{Parked, PassedOver, Reason, Untouched, text_of};
+use crate::settings::MAIN_TABLE;
 
 /// The agent in a few lines, then its interfaces, one per line.
 pub fn status(status: &StatusJson) -> String {

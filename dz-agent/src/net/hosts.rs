@@ -12,8 +12,8 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::host_route::{self, NextHop};
 use super::{Netlink, NetlinkError};
-use crate::follow::Follow;
 use crate::reason::PassedOver;
+use crate::settings::Follow;
 
 /// `RT_TABLE_LOCAL`.
 const LOCAL_TABLE: u32 = 255;
