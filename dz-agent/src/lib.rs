@@ -2,8 +2,6 @@
 //! answering live in the kernel programs; see ARCHITECTURE.md.
 
 pub mod api;
-pub mod ask;
-pub mod batch;
 pub mod cli;
 pub mod command;
 pub mod datapath;
@@ -21,9 +19,7 @@ pub mod logging;
 pub mod metrics;
 pub mod net;
 pub mod port;
-pub mod purge;
 pub mod realtime;
 pub mod reason;
-pub mod render;
 pub mod settings;
 pub mod view;

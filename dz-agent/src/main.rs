@@ -4,12 +4,10 @@ use std::path::Path;
 use std::process;
 
 use anyhow::Context;
-use dz_agent::ask;
-use dz_agent::cli::{Action, Cli};
+use dz_agent::cli::{Action, Cli, ask, purge};
 use dz_agent::engine;
 use dz_agent::error::{ExitCode, Failure};
 use dz_agent::heap;
-use dz_agent::purge;
 use dz_agent::settings::RunOptions;
 
 pub(crate) fn main() -> process::ExitCode {

@@ -9,8 +9,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::ask::print;
-use crate::cli::PurgeOptions;
+use super::arguments::PurgeOptions;
+use super::output::print;
 use crate::datapath::{MapReader, Pin, filters, unfinished};
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::lock::{InterfaceLock, PinDirLock};

@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line as it is written: its subcommands and their options.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;

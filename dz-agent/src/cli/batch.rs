@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use crate::cli::{ConnectOptions, DisconnectOptions};
+use super::arguments::{ConnectOptions, DisconnectOptions};
 use crate::command::{Named, Selector};
 use crate::error::{ExitCode, Failure};
 use crate::settings::PeerRequest;
@@ -14,7 +14,7 @@ use crate::settings::lines::{Asked, Line, all_lines, at, read, senseless, source
 
 /// Peers as they were asked for.
 #[derive(Debug)]
-pub struct Batch {
+pub(super) struct Batch {
     peers: Vec<Asked>,
 }
 
@@ -23,7 +23,7 @@ impl Batch {
     ///
     /// # Errors
     /// [`ExitCode::Usage`] with every line that cannot be read or makes no sense.
-    pub fn to_connect(options: &ConnectOptions) -> Result<Self, Failure> {
+    pub(super) fn to_connect(options: &ConnectOptions) -> Result<Self, Failure> {
         let defaults = options.defaults();
         let arguments = options.peers.iter().map(|peer| Asked {
             line: None,
@@ -52,7 +52,7 @@ impl Batch {
     ///
     /// # Errors
     /// [`ExitCode::Usage`] with every line that cannot be read.
-    pub fn to_disconnect(options: &DisconnectOptions, path: &Path) -> Result<Self, Failure> {
+    pub(super) fn to_disconnect(options: &DisconnectOptions, path: &Path) -> Result<Self, Failure> {
         let request = |peer: &Ipv4Addr| PeerRequest {
             peer: peer.to_string(),
             interface: options.interface.clone(),
@@ -107,12 +107,12 @@ impl Batch {
     }
 
     /// What is sent to connect them.
-    pub fn requests(&self) -> Vec<&PeerRequest> {
+    pub(super) fn requests(&self) -> Vec<&PeerRequest> {
         self.peers.iter().map(|asked| &asked.request).collect()
     }
 
     /// Which sessions a disconnect of them is about.
-    pub fn selector(&self) -> Selector {
+    pub(super) fn selector(&self) -> Selector {
         let named = |asked: &Asked| {
             Some(Named {
                 interface: asked.request.interface.clone(),
@@ -124,7 +124,7 @@ impl Batch {
 
     /// The agent's faults, each with the lines that name its peer. The agent knows no lines: every
     /// fault of its about one peer starts with `peer ADDRESS:`.
-    pub fn locate(&self, faults: Vec<String>) -> Vec<String> {
+    pub(super) fn locate(&self, faults: Vec<String>) -> Vec<String> {
         let mut lines: HashMap<&str, Vec<String>> = HashMap::new();
         for asked in &self.peers {
             let line = asked.line.map(|line| line.to_string());
