@@ -11,15 +11,9 @@ pub mod error;
 mod faults;
 #[cfg(test)]
 mod fixture;
-pub mod heap;
-pub mod holder;
-pub mod identity;
-pub mod lock;
-pub mod logging;
+pub mod host;
 pub mod metrics;
 pub mod net;
-pub mod port;
-pub mod realtime;
 pub mod reason;
 pub mod settings;
 pub mod view;

@@ -13,7 +13,7 @@ use super::arguments::PurgeOptions;
 use super::output::print;
 use crate::datapath::{MapReader, Pin, filters, unfinished};
 use crate::error::{ExitCode, FailWith, Failure};
-use crate::lock::{InterfaceLock, PinDirLock};
+use crate::host::lock::{InterfaceLock, PinDirLock};
 use crate::net::routes::{Deleted, Routes};
 use crate::net::{Netlink, links};
 

@@ -14,7 +14,7 @@ use zerocopy::TryFromBytes;
 use super::Engine;
 use super::reconcile::route_key;
 use crate::datapath::{MapError, now_ns};
-use crate::logging;
+use crate::host::logging;
 use crate::reason::{Reason, Untouched};
 use crate::settings::PeerPassive;
 

@@ -13,7 +13,7 @@ use super::guard::Guard;
 use super::reconcile::Carrier;
 use crate::datapath::{Attachment, choose};
 use crate::error::{ExitCode, FailWith, Failure};
-use crate::lock::InterfaceLock;
+use crate::host::lock::InterfaceLock;
 use crate::net::links::{self, Address, Tunnel};
 use crate::settings::{Switch, UnknownPeers};
 use crate::view::{InterfaceView, Parked};

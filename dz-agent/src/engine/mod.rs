@@ -55,8 +55,8 @@ use foldhash::{HashMap, HashSet};
 use tokio::time::Instant;
 
 use crate::datapath::Datapath;
-use crate::identity::Identity;
-use crate::logging::FloodLimit;
+use crate::host::identity::Identity;
+use crate::host::logging::FloodLimit;
 use crate::settings::RunOptions;
 use check::Reading;
 use clock::Clock;

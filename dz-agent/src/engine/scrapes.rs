@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::api::MetricsListener;
-use crate::port::Sockets;
+use crate::host::port::Sockets;
 use crate::settings::MetricsListen;
 use crate::view::MetricsView;
 
