@@ -10,8 +10,9 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::error::NetlinkError;
 use super::host_route::{self, NextHop};
-use super::{Netlink, NetlinkError};
+use super::netlink::Netlink;
 use crate::reason::PassedOver;
 use crate::settings::Follow;
 

@@ -3,8 +3,8 @@ use std::io::Write;
 use clap::Parser;
 use tempfile::NamedTempFile;
 
-use super::super::arguments::{Action, Cli};
 use super::*;
+use crate::cli::arguments::{Action, Cli};
 
 fn file(text: &str) -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
