@@ -12,14 +12,14 @@ use crate::settings::PeerRequest;
 use crate::settings::address::{parse_host, parse_interface};
 use crate::settings::lines::{Asked, Line, all_lines, at, read, senseless, source};
 
-/// Peers as they were asked for.
+/// The peers that one command is about, in the order in which they were asked for.
 #[derive(Debug)]
 pub(super) struct Batch {
     peers: Vec<Asked>,
 }
 
 impl Batch {
-    /// The peers of a `connect`. Arguments come first; they are checked by the agent.
+    /// Collects the peers of a `connect`. Arguments come first; the agent checks them.
     ///
     /// # Errors
     /// [`ExitCode::Usage`] with every line that cannot be read or makes no sense.
@@ -48,7 +48,7 @@ impl Batch {
         Self::of(peers, faults, options.file.as_deref())
     }
 
-    /// The peers of a `disconnect`; options of a line other than its interface mean nothing there.
+    /// Collects the peers of a `disconnect`. Of a line's options only its interface counts.
     ///
     /// # Errors
     /// [`ExitCode::Usage`] with every line that cannot be read.
@@ -106,12 +106,12 @@ impl Batch {
         Ok(Self { peers })
     }
 
-    /// What is sent to connect them.
+    /// Returns the requests that connect them.
     pub(super) fn requests(&self) -> Vec<&PeerRequest> {
         self.peers.iter().map(|asked| &asked.request).collect()
     }
 
-    /// Which sessions a disconnect of them is about.
+    /// Selects their sessions, for a disconnect.
     pub(super) fn selector(&self) -> Selector {
         let named = |asked: &Asked| {
             Some(Named {
@@ -122,8 +122,8 @@ impl Batch {
         Selector::Peers(self.peers.iter().filter_map(named).collect())
     }
 
-    /// The agent's faults, each with the lines that name its peer. The agent knows no lines: every
-    /// fault of its about one peer starts with `peer ADDRESS:`.
+    /// Puts before each of the agent's faults the lines that name its peer. The agent knows no lines:
+    /// each of its faults about one peer starts with `peer ADDRESS:`.
     pub(super) fn locate(&self, faults: Vec<String>) -> Vec<String> {
         let mut lines: HashMap<&str, Vec<String>> = HashMap::new();
         for asked in &self.peers {
@@ -144,7 +144,7 @@ impl Batch {
     }
 }
 
-/// The peers of a text by line, and the faults of the lines that cannot be read.
+/// Reads the peers of a text, each with its line, and the faults of the lines that cannot be read.
 fn lines(text: &[u8]) -> (Vec<(usize, PeerRequest)>, Vec<String>) {
     let (mut peers, mut faults) = (Vec::new(), Vec::new());
     for (number, line) in all_lines(text) {

@@ -17,23 +17,23 @@ use crate::error::{ExitCode, FailWith, Failure};
 
 /// Longest batch, bytes. The agent's own limit, of the request, is the same.
 const MAX_LEN: u64 = 8 << 20;
-/// What can follow a peer's address.
+/// The words that may follow a peer's address, for the refusal of another one.
 const WORDS: &str =
     "local, interface, via, tx-interval, rx-interval, detect-mult, min-ttl, passive or active";
 
-/// A peer that somebody asks for, and the line that names it; none if it is an argument.
+/// A peer that somebody asks for, with the number of the line that names it. An argument has no line.
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) line: Option<usize>,
     pub(crate) request: PeerRequest,
 }
 
-/// Puts the line before a fault.
+/// Puts the line's number before a fault.
 pub(crate) fn at((line, fault): (usize, String)) -> String {
     format!("line {line}: {fault}")
 }
 
-/// The name of a file for people.
+/// Returns a file's name for people.
 pub(crate) fn source(path: &Path) -> String {
     if path == Path::new("-") {
         "standard input".to_owned()
@@ -42,7 +42,7 @@ pub(crate) fn source(path: &Path) -> String {
     }
 }
 
-/// Reads a file to its end; "-" is standard input.
+/// Reads a file to its end. The path "-" names standard input.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let mut text = Vec::new();
     let limit = MAX_LEN + 1;
@@ -59,7 +59,8 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     Ok(text)
 }
 
-/// What makes no sense whatever the agent's state, and lines that repeat each other.
+/// Lists the faults that the agent would find whatever its state, and the lines that repeat an earlier
+/// one.
 pub(crate) fn senseless(lines: &[Asked]) -> Vec<String> {
     let mut faults = Vec::new();
     let mut seen = BTreeMap::new();
@@ -80,7 +81,7 @@ pub(crate) fn senseless(lines: &[Asked]) -> Vec<String> {
     faults
 }
 
-/// What a line says.
+/// The statement of one line.
 pub(crate) enum Line {
     /// Keep a session with this peer.
     Peer(Box<PeerRequest>),
@@ -90,7 +91,7 @@ pub(crate) enum Line {
     Override(Override),
 }
 
-/// The lines of a text, numbered, and what each says: nothing where it is empty or a comment.
+/// Reads the lines of a text, and numbers them from 1. A line that is empty or a comment states nothing.
 pub(crate) fn all_lines(
     text: &[u8],
 ) -> impl Iterator<Item = (usize, Result<Option<Line>, String>)> {
@@ -135,7 +136,7 @@ fn read_line(line: &str) -> Result<Option<Line>, String> {
     }
 }
 
-/// The peer of a line.
+/// Reads the words of a line that names a peer.
 fn peer(mut words: SplitWhitespace<'_>) -> Result<PeerRequest, String> {
     let mut request = PeerRequest {
         peer: words.next().unwrap_or_default().to_owned(),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::address::{parse_host, parse_interface};
 use super::policy::Timing;
 
-/// A peer as somebody asks for it. What is `None` is left to the agent.
+/// A peer as somebody asks for it, checked. The agent chooses each value that is `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerSpec {
     /// The interface; without it the one that holds `local`, or whose tunnel starts there.
@@ -51,8 +51,8 @@ impl PeerSpec {
         }
     }
 
-    /// What is written for it, with the agent's timers where it has none of its own. Addresses that it
-    /// leaves out are zero.
+    /// Returns the entry of `dz_peers` for it, with the agent's timers where it has none of its own.
+    /// Addresses that it leaves out are zero.
     pub fn peer(&self, defaults: &Timers) -> Peer {
         let timing = Timing {
             tx_interval_us: self.tx_interval_us,
@@ -70,7 +70,7 @@ impl PeerSpec {
         }
     }
 
-    /// Whatever makes no sense about it, whatever the agent's state.
+    /// Lists the faults that it has whatever the agent's state.
     pub fn faults(&self) -> Vec<String> {
         let Self { peer, local, .. } = self;
         let mut faults = Vec::new();
@@ -100,7 +100,7 @@ impl PeerSpec {
     }
 }
 
-/// A peer to connect. What is left out is left to the agent.
+/// A peer as JSON has it, not checked yet. The agent chooses each value that is left out.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PeerRequest {
@@ -134,7 +134,7 @@ pub struct PeerRequest {
 }
 
 impl PeerRequest {
-    /// With what it leaves out taken from `defaults`, the peer's address excepted.
+    /// Takes each value that it leaves out from `defaults`, the peer's address excepted.
     #[must_use]
     pub fn or(self, defaults: &Self) -> Self {
         Self {

@@ -10,7 +10,7 @@ use super::peer::PeerSpec;
 use super::policy::Override;
 use crate::error::{ExitCode, Failure};
 
-/// What the file of `run --peers` says.
+/// The statements of the file of `run --peers`.
 #[derive(Debug, Default)]
 pub struct PeersFile {
     /// The peers, each with its line. There may be none.
