@@ -3,8 +3,6 @@
 use std::fmt;
 use std::process;
 
-use crate::lock::LockError;
-
 /// Exit codes. Stable: a number never changes its meaning.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,20 +73,6 @@ impl From<anyhow::Error> for Failure {
                 code: ExitCode::Failure,
                 error,
             },
-        }
-    }
-}
-
-impl From<LockError> for Failure {
-    fn from(error: LockError) -> Self {
-        let code = if error.is_busy() {
-            ExitCode::Busy
-        } else {
-            ExitCode::Failure
-        };
-        Self {
-            code,
-            error: error.into(),
         }
     }
 }

@@ -26,7 +26,7 @@ use aya::sys::SyscallError;
 use nix::errno::Errno;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
-use crate::net::NetlinkError;
+use crate::net::error::NetlinkError;
 
 /// Names the folder.
 const VARIABLE: &str = "DZ_AGENT_FAULTS";

@@ -1,10 +1,7 @@
 //! The agent: which peers are wanted, which routes follow, when to transmit. Detection and
 //! answering live in the kernel programs; see ARCHITECTURE.md.
 
-pub mod address;
 pub mod api;
-pub mod ask;
-pub mod batch;
 pub mod cli;
 pub mod command;
 pub mod datapath;
@@ -14,18 +11,9 @@ pub mod error;
 mod faults;
 #[cfg(test)]
 mod fixture;
-pub mod follow;
-pub mod heap;
-pub mod holder;
-pub mod identity;
-pub mod lock;
-pub mod logging;
+pub mod host;
 pub mod metrics;
 pub mod net;
-pub mod policy;
-pub mod port;
-pub mod purge;
-pub mod realtime;
 pub mod reason;
-pub mod render;
+pub mod settings;
 pub mod view;

@@ -4,12 +4,11 @@ use std::path::Path;
 use std::process;
 
 use anyhow::Context;
-use dz_agent::ask;
-use dz_agent::cli::{Action, Cli, RunOptions};
+use dz_agent::cli::{Action, Cli, ask, purge};
 use dz_agent::engine;
 use dz_agent::error::{ExitCode, Failure};
-use dz_agent::heap;
-use dz_agent::purge;
+use dz_agent::host::{heap, logging};
+use dz_agent::settings::RunOptions;
 
 pub(crate) fn main() -> process::ExitCode {
     match Cli::read().and_then(|cli| start(&cli)) {
@@ -42,6 +41,6 @@ fn start(cli: &Cli) -> Result<(), Failure> {
 async fn run(options: &RunOptions, socket: &Path) -> Result<(), Failure> {
     options.check()?;
     heap::give_large_blocks_back();
-    let floods = dz_agent::logging::init(options.log_format, options.log_level)?;
+    let floods = logging::init(options.log_format, options.log_level)?;
     engine::run(options.clone(), socket, floods).await
 }

@@ -33,5 +33,5 @@ pub use shown::{
 pub use status::{InterfaceJson, StatusJson};
 pub use types::{
     ConnectedJson, ConnectedPeer, DisconnectRequest, DisconnectedJson, DisconnectedPeer, ErrorJson,
-    PeerRequest, RefusalJson,
+    RefusalJson,
 };

@@ -16,9 +16,10 @@ use tracing::warn;
 
 use super::shown::{CountersJson, SessionsJson};
 use super::status::StatusJson;
-use super::types::{ConnectedJson, DisconnectRequest, DisconnectedJson, ErrorJson, PeerRequest};
+use super::types::{ConnectedJson, DisconnectRequest, DisconnectedJson, ErrorJson, invalid};
 use crate::command::{Command, Refusal, RefusalKind};
 use crate::metrics::{Exporter, Format};
+use crate::settings::PeerRequest;
 use crate::view::{Inspect, Snapshot};
 
 /// Largest request body: some 100,000 peers.
@@ -76,7 +77,7 @@ async fn connect<I: Inspect>(State(api): State<Api<I>>, body: Body) -> Reply<Con
     } else {
         vec![parse(&body)?]
     };
-    let peers = PeerRequest::specs(&requests)?;
+    let peers = PeerRequest::specs(&requests).map_err(invalid)?;
     let connected = api.ask(|reply| Command::Connect { peers, reply }).await?;
     Ok(Json(connected.into()))
 }

@@ -9,8 +9,8 @@ use dz_common::session::{Mode, NS_PER_US};
 use serde::{Deserialize, Serialize};
 
 use super::inert::InertJson;
-use crate::follow::protocol_name;
 use crate::reason::Reason;
+use crate::settings::protocol_name;
 use crate::view::{
     AgentView, BlockView, Detour, ParkedView, RouteState, RouteTotals, SessionView, Snapshot,
     origin_name,

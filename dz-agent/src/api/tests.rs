@@ -12,10 +12,11 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::command::{Command, Connected, Disconnected, PeerSpec, Refusal, RefusalKind, Selector};
+use crate::command::{Command, Connected, Disconnected, Refusal, RefusalKind, Selector};
 use crate::error::ExitCode;
 use crate::fixture::{self, Fixed, LOCAL};
 use crate::metrics::{Exporter, Recorded};
+use crate::settings::{PeerRequest, PeerSpec};
 
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 
@@ -180,7 +181,7 @@ async fn a_batch_lists_every_fault() {
         faults[0]
             .as_str()
             .unwrap()
-            .contains(crate::address::NO_IPV6),
+            .contains(crate::settings::address::NO_IPV6),
         "{faults:?}"
     );
 }

@@ -12,10 +12,10 @@ use std::io;
 use dz_common::ingress::Link;
 
 use super::hook::AttachMode;
-use crate::cli::Attach;
 use crate::error::{ExitCode, Failure};
 use crate::net::driver;
 use crate::net::links::Interface;
+use crate::settings::Attach;
 
 /// Drivers of hardware with queues of its own for what XDP sends, in all kernels since 6.1. By the
 /// names that `ethtool -i` shows.

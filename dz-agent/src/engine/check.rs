@@ -12,9 +12,9 @@ use tracing::{debug, info, warn};
 use super::diverted::flow;
 use super::reconcile::{self, Facts, Op, RouteKey, route_key};
 use super::{Engine, Live, backoff};
-use crate::cli::PeerPassive;
 use crate::datapath::{MapError, now_ns};
 use crate::net::routes::{Route, RouteError};
+use crate::settings::PeerPassive;
 
 type OurRoutes = Result<Vec<Route>, RouteError>;
 /// What is to be done, and what could not be read.

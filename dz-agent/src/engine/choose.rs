@@ -16,8 +16,9 @@ use super::ends::Local;
 use super::followed::Says;
 use super::interfaces::Interface;
 use super::reconcile::{ifname, peer_key};
-use crate::command::{PeerSpec, RefusalKind};
+use crate::command::RefusalKind;
 use crate::net::local;
+use crate::settings::PeerSpec;
 
 /// What the kernel takes as the source, where that had to be asked: by interface and peer.
 pub(super) type Sources = HashMap<PeerKey, Ipv4Addr>;

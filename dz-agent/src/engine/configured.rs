@@ -8,10 +8,10 @@ use tracing::{error, info};
 
 use super::Engine;
 use super::reconcile::peer_key;
-use crate::batch::PeersFile;
-use crate::cli::RunOptions;
 use crate::error::{ExitCode, Failure};
-use crate::policy::Policy;
+use crate::settings::PeersFile;
+use crate::settings::Policy;
+use crate::settings::RunOptions;
 
 /// What the file asks for.
 pub(super) type Configured = HashMap<PeerKey, Peer>;

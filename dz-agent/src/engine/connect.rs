@@ -16,8 +16,9 @@ use super::configured::same;
 use super::diverted::flow;
 use super::reconcile::{RouteKey, ifname, peer_key, route_key};
 use super::{Engine, Live};
-use crate::command::{Connected, PeerSpec, Refusal, RefusalKind};
+use crate::command::{Connected, Refusal, RefusalKind};
 use crate::datapath::now_ns;
+use crate::settings::PeerSpec;
 
 /// A peer that passed every check.
 struct Checked {

@@ -7,9 +7,9 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::host::realtime;
 use crate::net::Netlink;
 use crate::net::routes::Routes;
-use crate::realtime;
 
 /// Both of them.
 pub(super) struct Connections {

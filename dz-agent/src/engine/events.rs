@@ -13,10 +13,10 @@ use zerocopy::TryFromBytes;
 
 use super::Engine;
 use super::reconcile::route_key;
-use crate::cli::PeerPassive;
 use crate::datapath::{MapError, now_ns};
-use crate::logging;
+use crate::host::logging;
 use crate::reason::{Reason, Untouched};
+use crate::settings::PeerPassive;
 
 /// Events handled before the loop looks at anything else.
 const AT_ONCE: usize = 1_024;

@@ -12,11 +12,11 @@ use super::interfaces::Interface;
 use super::mirror::Mirror;
 use super::reconcile::{RouteKey, ifname, peer_key};
 use super::unfollowed::{Noted, Unfollowed};
-use crate::address::no_host;
-use crate::follow::{Conditions, protocol_name};
 use crate::net::hosts::{self, HOST_PREFIX, HostChange, HostRoute, Path};
 use crate::net::links::Address;
 use crate::reason::{PassedOver, Reason};
+use crate::settings::address::no_host;
+use crate::settings::{Conditions, protocol_name};
 
 /// The followed routes.
 #[derive(Debug)]
@@ -114,7 +114,12 @@ impl Engine {
         let mut interfaces = route.interfaces.iter();
         let served = |ifindex: &u32| *ifindex != 0 && self.interface_at(*ifindex).is_some();
         let here = route.leads_nowhere() || interfaces.any(served);
-        if !here || !self.followed.conditions.matches(route) {
+        if !here
+            || !self
+                .followed
+                .conditions
+                .matches(route.table, route.protocol)
+        {
             return Fit::Others;
         }
         self.fit_here(route)
@@ -162,7 +167,10 @@ impl Engine {
             // The kernel has listed it for an interface of ours, also where it does not say so, or as
             // one that leads nowhere.
             match self.fit_here(&route) {
-                _ if !self.followed.conditions.matches(&route) => {}
+                _ if !self
+                    .followed
+                    .conditions
+                    .matches(route.table, route.protocol) => {}
                 Fit::Followed => followed.push(route),
                 Fit::Unfit(why) => {
                     let known = self.followed.unfollowed.contains(&route, why);

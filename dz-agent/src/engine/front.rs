@@ -9,10 +9,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::Inspector;
 use super::scrapes::Scrapes;
 use crate::api::{ApiListener, api_router, metrics_router, serve};
-use crate::cli::MetricsListen;
 use crate::command::Command;
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::metrics::{Exporter, Recorded};
+use crate::settings::MetricsListen;
 use crate::view::MetricsView;
 
 /// What it takes to serve.

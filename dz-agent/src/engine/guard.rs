@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::port::{PortError, PortGuard, Sockets};
+use crate::host::port::{PortError, PortGuard, Sockets};
 use crate::view::PortGuardView;
 
 /// The shortest time between two tries. Interfaces are looked at every ten seconds, and more often

@@ -15,11 +15,11 @@ use super::left;
 use super::reconcile::{RouteKey, ifname, peer_key, route_key};
 use super::reverse_path;
 use super::shared::{FollowedRoute, Shared};
-use crate::cli::{PeerPassive, RunOptions};
 use crate::datapath::{MapReader, now_ns};
 use crate::net::Netlink;
 use crate::net::routes::{Route, Routes};
 use crate::reason::{self, Parked, PassedOver};
+use crate::settings::{PeerPassive, RunOptions};
 use crate::view::{
     AgentView, BlockView, Detour, Inspect, InterfaceView, ParkedView, RouteState, RouteTotals,
     SessionView, Snapshot,

@@ -11,11 +11,11 @@ use super::Engine;
 use super::ends::{Ends, Refused};
 use super::guard::Guard;
 use super::reconcile::Carrier;
-use crate::cli::{Switch, UnknownPeers};
 use crate::datapath::{Attachment, choose};
 use crate::error::{ExitCode, FailWith, Failure};
-use crate::lock::InterfaceLock;
+use crate::host::lock::InterfaceLock;
 use crate::net::links::{self, Address, Tunnel};
+use crate::settings::{Switch, UnknownPeers};
 use crate::view::{InterfaceView, Parked};
 
 /// An interface that we serve or wait for.

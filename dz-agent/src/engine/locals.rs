@@ -224,7 +224,7 @@ impl Engine {
         peer: Ipv4Addr,
         local: Ipv4Addr,
     ) -> Option<String> {
-        if let Some(kind) = crate::address::no_host(peer) {
+        if let Some(kind) = crate::settings::address::no_host(peer) {
             return Some(format!("is {kind}, not the address of a host"));
         }
         if let Some(refused) = interface.refuses(peer, local) {

@@ -54,10 +54,10 @@ use dz_common::map::{Peer, PeerKey, SessionKey};
 use foldhash::{HashMap, HashSet};
 use tokio::time::Instant;
 
-use crate::cli::RunOptions;
 use crate::datapath::Datapath;
-use crate::identity::Identity;
-use crate::logging::FloodLimit;
+use crate::host::identity::Identity;
+use crate::host::logging::FloodLimit;
+use crate::settings::RunOptions;
 use check::Reading;
 use clock::Clock;
 use close::Closing;

@@ -12,10 +12,10 @@ use tracing::{debug, info, warn};
 use super::reconcile::{RouteKey, Wanted, wanted_route};
 use super::shared::Trouble;
 use super::{Engine, backoff};
-use crate::cli::PeerPassive;
 use crate::datapath::now_ns;
 use crate::net::monitor::Place;
 use crate::net::routes::{Added, Deleted, RouteError};
+use crate::settings::PeerPassive;
 
 /// Answers that are taken note of before anything else has its turn.
 const ANSWERS: usize = 64;

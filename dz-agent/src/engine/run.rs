@@ -29,17 +29,17 @@ use super::slots::Slots;
 use super::sources::Sources;
 use super::stop::{Signals, Stop, remove_pins};
 use super::{Engine, FULL_CHECK, Inspector};
-use crate::cli::RunOptions;
-use crate::cli::{Gate, PeerPassive, UnknownPeers};
 use crate::command::Command;
 use crate::datapath::{Datapath, Settings, check_kernel, now_ns, readable, take_over};
 use crate::error::{ExitCode, FailWith, Failure};
-use crate::identity::Identity;
-use crate::lock::PinDirLock;
-use crate::logging::FloodLimit;
+use crate::host::identity::Identity;
+use crate::host::lock::PinDirLock;
+use crate::host::logging::FloodLimit;
+use crate::host::realtime;
 use crate::metrics::Recorded;
 use crate::net::monitor::Monitor;
-use crate::realtime;
+use crate::settings::RunOptions;
+use crate::settings::{Gate, PeerPassive, UnknownPeers};
 
 /// How often the agent says that it is alive and counts events, ns.
 const HEARTBEAT_NS: u64 = 1_000_000_000;

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::api::MetricsListener;
-use crate::cli::MetricsListen;
-use crate::port::Sockets;
+use crate::host::port::Sockets;
+use crate::settings::MetricsListen;
 use crate::view::MetricsView;
 
 /// The pause after the first try in vain; it doubles up to the longest one.

@@ -21,7 +21,7 @@ use super::followed::{Says, say_unfollowed};
 use super::reconcile::{RouteKey, ifname, peer_key};
 use super::run::SETTLE;
 use super::shared::FollowedRoute;
-use crate::policy::Policy;
+use crate::settings::Policy;
 use crate::view::{FollowChanges, PassedOver};
 
 /// What the sources say, and what is to be looked at because of it.

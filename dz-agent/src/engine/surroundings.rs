@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::Engine;
 use super::run::SETTLE;
-use crate::lock;
+use crate::host::lock;
 use crate::net::monitor::Event;
 use crate::net::{NetlinkError, detours, links};
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::ServiceLabels;
+use super::labels::ServiceLabels;
 
 /// The deployed client's bounds, in seconds, and two below them: ours is faster.
 const BOUNDS: [f64; 13] = [

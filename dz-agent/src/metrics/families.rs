@@ -11,14 +11,15 @@ use std::time::UNIX_EPOCH;
 use dz_common::counters::{Counter, Counters, Kind};
 use dz_common::packet::State;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, EncodeMetric, MetricEncoder,
-};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::{Recorded, ServiceLabels, peers, transitions};
+use super::labels::ServiceLabels;
+use super::recorded::Recorded;
+use super::write::{Out, counter, gauge, single};
+use super::{peers, transitions};
 use crate::view::{RouteTotals, SessionView, Snapshot, VERSION};
 
 /// What a scrape shows.
@@ -33,7 +34,6 @@ pub(super) struct Families {
     blocks: BTreeMap<ServiceLabels, Counters>,
 }
 
-pub(super) type Out<'a, 'b> = &'a mut DescriptorEncoder<'b>;
 type Label = [(&'static str, &'static str); 1];
 
 /// Packets that a deployed client would call invalid, with its names where it has one. Those
@@ -388,50 +388,4 @@ fn with(labels: &ServiceLabels, name: &'static str, value: &'static str) -> (Ser
 
 fn seconds(ns: u64) -> f64 {
     std::time::Duration::from_nanos(ns).as_secs_f64()
-}
-
-/// A counter family. The library adds `_total` to its samples.
-pub(super) fn counter<S: EncodeLabelSet>(
-    out: Out<'_, '_>,
-    name: &str,
-    help: &str,
-    rows: impl IntoIterator<Item = (S, u64)>,
-) -> fmt::Result {
-    let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (labels, value) in rows {
-        encode(&mut family, &labels, &ConstCounter::new(value))?;
-    }
-    Ok(())
-}
-
-/// A gauge family.
-pub(super) fn gauge<S: EncodeLabelSet, V: EncodeGaugeValue>(
-    out: Out<'_, '_>,
-    name: &str,
-    help: &str,
-    rows: impl IntoIterator<Item = (S, V)>,
-) -> fmt::Result {
-    let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    for (labels, value) in rows {
-        encode(&mut family, &labels, &ConstGauge::new(value))?;
-    }
-    Ok(())
-}
-
-/// A family of one metric without labels.
-pub(super) fn single(
-    out: Out<'_, '_>,
-    name: &str,
-    help: &str,
-    metric: &impl EncodeMetric,
-) -> fmt::Result {
-    metric.encode(out.encode_descriptor(name, help, None, metric.metric_type())?)
-}
-
-fn encode(
-    family: &mut MetricEncoder<'_>,
-    labels: &impl EncodeLabelSet,
-    value: &impl EncodeMetric,
-) -> fmt::Result {
-    value.encode(family.encode_family(labels)?)
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use dz_common::map::Origin;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::families::{Out, counter, gauge, single};
+use super::write::{Out, counter, gauge, single};
 use crate::reason::{self, Reason};
 use crate::view::{SessionView, Snapshot, origin_name};
 

@@ -7,8 +7,8 @@ use dz_common::counters::{Counter, Counters};
 use dz_common::packet::State;
 use dz_common::session::DownReason;
 
-use super::ServiceLabels;
-use super::families::{Out, counter};
+use super::labels::ServiceLabels;
+use super::write::{Out, counter};
 
 /// Writes the families of state changes.
 pub(super) fn encode(out: Out<'_, '_>, blocks: &BTreeMap<ServiceLabels, Counters>) -> fmt::Result {

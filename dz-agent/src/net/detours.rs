@@ -8,9 +8,10 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType,
 };
 
+use super::error::NetlinkError;
 use super::links::{self, Interface};
 use super::local::question;
-use super::{Netlink, NetlinkError};
+use super::netlink::Netlink;
 
 /// The interfaces that can carry packets on their own: up, no loopback, and not part of another
 /// one (a bridge, a bond, a VRF), which has the routes in its place.

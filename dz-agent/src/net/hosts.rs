@@ -10,10 +10,11 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::error::NetlinkError;
 use super::host_route::{self, NextHop};
-use super::{Netlink, NetlinkError};
-use crate::follow::Follow;
+use super::netlink::Netlink;
 use crate::reason::PassedOver;
+use crate::settings::Follow;
 
 /// `RT_TABLE_LOCAL`.
 const LOCAL_TABLE: u32 = 255;

@@ -12,7 +12,8 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{Netlink, NetlinkError};
+use super::error::NetlinkError;
+use super::netlink::Netlink;
 
 /// An interface as the kernel describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]

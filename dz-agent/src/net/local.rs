@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{Netlink, NetlinkError};
+use super::error::NetlinkError;
+use super::netlink::Netlink;
 
 /// Asks whether an address is this host's own (`RTN_LOCAL`), in a VRF or outside of all. Addresses
 /// of any interface are, and those that the table `local` was given by hand (`ip route add local`).

@@ -112,7 +112,7 @@ pub enum Event {
 /// How a change of a route bears on a route of ours to the same destination.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
-    /// Socket of whoever asked for it ([`super::Netlink::port`]); 0 if it was the kernel's own doing.
+    /// Socket of whoever asked for it ([`crate::net::Netlink::port`]); 0 if it was the kernel's own doing.
     pub by: u32,
     /// It is where ours would be: a host route, metric 0.
     pub ours: bool,
@@ -165,7 +165,7 @@ impl Monitor {
         })
     }
 
-    /// Is not told of changes of routes that these sockets ([`super::Netlink::port`]) ask for: the
+    /// Is not told of changes of routes that these sockets ([`crate::net::Netlink::port`]) ask for: the
     /// acknowledgements say how they went. The kernel sorts them out, before anybody is woken up.
     ///
     /// # Errors

@@ -9,7 +9,8 @@ use rtnetlink::packet_route::neighbour::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{Netlink, NetlinkError};
+use super::error::NetlinkError;
+use super::netlink::Netlink;
 
 /// Returns the Ethernet address of a neighbour if the kernel knows it; if not, has the kernel
 /// resolve it, and what comes of that is an event of [`super::monitor`].

@@ -22,8 +22,9 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::error::NetlinkError;
 use super::host_route::{self, NextHop};
-use super::{Netlink, NetlinkError};
+use super::netlink::Netlink;
 
 /// `rtm_protocol` of our routes, unless configured otherwise. Not assigned in the kernel's
 /// `rtnetlink.h` nor in iproute2's `rt_protos`.

@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
-use dz_agent::lock::InterfaceLock;
+use dz_agent::host::lock::InterfaceLock;
 use dz_common::counters::Counter;
 use dz_common::map::SessionEntry;
 use dz_tests::bed::{HERE, INTERFACE, THERE};

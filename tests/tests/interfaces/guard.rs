@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use dz_agent::port::PortGuard;
+use dz_agent::host::port::PortGuard;
 use dz_common::packet::State;
 use dz_tests::agent::{Agent, Home};
 use dz_tests::bed::{self, Bed, INTERFACE, PATIENCE};

@@ -5,8 +5,8 @@ use std::net::UdpSocket;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use dz_agent::lock::{InterfaceLock, PinDirLock};
-use dz_agent::port::{PortError, PortGuard};
+use dz_agent::host::lock::{InterfaceLock, PinDirLock};
+use dz_agent::host::port::{PortError, PortGuard};
 use dz_tests::bed::PATIENCE;
 use dz_tests::bpffs;
 use dz_tests::harness::{Requirement::Root, Requirement::Tool, Test};

@@ -21,7 +21,7 @@ pub(crate) fn interval(text: &str) -> Result<Duration, String> {
 }
 
 /// Reads the restart grace: 1 s to a day.
-pub(super) fn grace(text: &str) -> Result<Duration, String> {
+pub(crate) fn grace(text: &str) -> Result<Duration, String> {
     let time = duration(text)?;
     if time < Duration::from_secs(1) || time > Duration::from_secs(86_400) {
         return Err("must be between 1s and 1day".to_owned());
@@ -39,7 +39,7 @@ pub(crate) fn micros(interval: Duration) -> u32 {
 }
 
 /// Reads a route protocol number that nobody else uses: whatever carries it, we delete.
-pub(super) fn route_protocol(text: &str) -> Result<u8, String> {
+pub(crate) fn route_protocol(text: &str) -> Result<u8, String> {
     let number: u8 = text
         .parse()
         .map_err(|_| "must be a number between 18 and 255".to_owned())?;

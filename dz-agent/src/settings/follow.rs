@@ -4,8 +4,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::net::hosts::HostRoute;
-
 /// The main table, where `proto=` alone looks.
 pub const MAIN_TABLE: u32 = 254;
 /// The kernel's own table of addresses.
@@ -60,11 +58,12 @@ pub struct Follow {
 }
 
 impl Follow {
-    /// Whether a route meets the conditions. `ours`: the protocol number of our own routes.
-    pub fn matches(&self, route: &HostRoute, ours: u8) -> bool {
-        let theirs = route.protocol > LAST_OF_KERNEL && route.protocol != ours;
-        let wanted = self.protocol.is_none_or(|wanted| wanted == route.protocol);
-        theirs && wanted && route.table == self.table
+    /// Whether a route of this table and protocol meets the conditions. `ours`: the protocol number
+    /// of our own routes.
+    fn matches(&self, table: u32, protocol: u8, ours: u8) -> bool {
+        let theirs = protocol > LAST_OF_KERNEL && protocol != ours;
+        let wanted = self.protocol.is_none_or(|wanted| wanted == protocol);
+        theirs && wanted && table == self.table
     }
 }
 
@@ -191,11 +190,11 @@ impl Conditions {
         self.follows.is_empty()
     }
 
-    /// Whether a route is followed, if it has the shape for it.
-    pub fn matches(&self, route: &HostRoute) -> bool {
+    /// Whether a route of this table and protocol is followed, if it has the shape for it.
+    pub fn matches(&self, table: u32, protocol: u8) -> bool {
         self.follows
             .iter()
-            .any(|follow| follow.matches(route, self.ours))
+            .any(|follow| follow.matches(table, protocol, self.ours))
     }
 
     /// What to read from the kernel: table and, if that is enough, protocol.
@@ -214,7 +213,6 @@ impl Conditions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::hosts::route;
 
     fn follow(table: u32, protocol: Option<u8>) -> Follow {
         Follow { table, protocol }
@@ -269,13 +267,7 @@ mod tests {
     #[test]
     fn a_table_alone_leaves_out_the_kernel_and_ours() {
         let conditions = Conditions::new(&["table=7 proto=bgp".parse().unwrap()], 144).unwrap();
-        let at = |table, protocol| {
-            conditions.matches(&HostRoute {
-                table,
-                protocol,
-                ..route()
-            })
-        };
+        let at = |table, protocol| conditions.matches(table, protocol);
         assert!(at(7, 12) && at(7, 186) && at(254, 186));
         for protocol in [0, 1, 2, 144] {
             assert!(!at(7, protocol), "{protocol}");

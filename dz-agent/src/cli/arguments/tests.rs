@@ -1,6 +1,7 @@
 use super::*;
-use crate::address::NO_IPV6;
 use crate::error::ExitCode;
+use crate::settings::MetricsListen;
+use crate::settings::address::NO_IPV6;
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(line.split_whitespace())

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::holder::{self, Holder};
+use crate::host::holder::{self, Holder};
 
 /// The daemon of the deployed client, which has a liveness of its own on our port.
 const DEPLOYED: &str = "doublezerod";

@@ -4,7 +4,7 @@ use clap::Parser;
 use tempfile::NamedTempFile;
 
 use super::*;
-use crate::cli::{Action, Cli};
+use crate::cli::arguments::{Action, Cli};
 
 fn file(text: &str) -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
@@ -190,29 +190,7 @@ fn the_agents_faults_are_located() {
 }
 
 #[test]
-fn a_file_of_peers_also_excludes_and_overrides() {
-    let text = "exclude 10.9.0.0/16 10.8.0.1 # not ours\noverride 10.0.0.0/8 detect-mult 5 passive\n\
-                10.0.0.7 local 10.0.0.1 active\n";
-    let read = PeersFile::read(file(text).path()).unwrap();
-    assert_eq!(read.excluded.len(), 2);
-    assert_eq!(read.overrides[0].timing.detect_mult, Some(5));
-    assert_eq!((read.peers[0].0, read.peers[0].1.passive), (3, Some(false)));
-    let refused = |text| PeersFile::read(file(text).path()).unwrap_err().to_string();
-    for (text, reason) in [
-        ("exclude", "line 1: exclude lacks its value"),
-        ("exclude 10.0.0.1/8", "line 1: 10.0.0.1/8: has bits behind"),
-        (
-            "override 10.0.0.1",
-            "line 1: 10.0.0.1/32: nothing is overridden",
-        ),
-        (
-            "override 10.0.0.1 passive\noverride 10.0.0.1 active",
-            "line 2: override 10.0.0.1/32: given",
-        ),
-    ] {
-        let said = refused(text);
-        assert!(said.contains(reason), "{text}: {said}");
-    }
+fn policy_is_for_the_file_of_the_agent() {
     let fault = faults(connect("", "exclude 10.0.0.1"));
     assert!(
         fault[0].contains("for the file of `run --peers`"),

@@ -9,11 +9,11 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::ask::print;
-use crate::cli::PurgeOptions;
+use super::arguments::PurgeOptions;
+use super::output::print;
 use crate::datapath::{MapReader, Pin, filters, unfinished};
 use crate::error::{ExitCode, FailWith, Failure};
-use crate::lock::{InterfaceLock, PinDirLock};
+use crate::host::lock::{InterfaceLock, PinDirLock};
 use crate::net::routes::{Deleted, Routes};
 use crate::net::{Netlink, links};
 

@@ -14,7 +14,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
 
-use crate::holder::{self, Holder};
+use super::holder::{self, Holder};
+use crate::error::{ExitCode, Failure};
 
 /// Why a lock was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +75,20 @@ impl LockError {
         Self::Io {
             what: what.into(),
             source: source.into(),
+        }
+    }
+}
+
+impl From<LockError> for Failure {
+    fn from(error: LockError) -> Self {
+        let code = if error.is_busy() {
+            ExitCode::Busy
+        } else {
+            ExitCode::Failure
+        };
+        Self {
+            code,
+            error: error.into(),
         }
     }
 }

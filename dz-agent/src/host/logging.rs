@@ -15,7 +15,7 @@ use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
-use crate::cli::LogFormat;
+use crate::settings::LogFormat;
 
 /// Lines of one place per [`PERIOD`].
 pub(crate) const BURST: u32 = 20;

@@ -11,11 +11,14 @@ use dz_common::map::{MAX_GROUPS, SLOTS_PER_GROUP};
 use dz_common::session::{Mode, Timers};
 use ipnet::Ipv4Net;
 
+use super::address::parse_interface;
+use super::follow::{Conditions, Follows};
+use super::policy::{self, Overrides, Policy};
 use super::values::{MetricsListen, Tos, grace, interval, micros, route_protocol};
-use crate::address::parse_interface;
 use crate::error::{ExitCode, Failure};
-use crate::follow::{Conditions, Follows};
-use crate::policy::{self, Overrides, Policy};
+
+/// Where maps and links are pinned unless told otherwise.
+pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/dz-agent";
 
 /// Options of `run`.
 #[derive(Args, Clone, Debug)]
@@ -70,7 +73,7 @@ pub struct RunOptions {
         long,
         env = "DZ_AGENT_PIN_DIR",
         value_name = "PATH",
-        default_value = super::DEFAULT_PIN_DIR
+        default_value = DEFAULT_PIN_DIR
     )]
     pub pin_dir: PathBuf,
     /// Where the secret of our discriminators is kept.

@@ -1,7 +1,4 @@
-//! The command line.
-
-mod run;
-mod values;
+//! The command line as it is written: its subcommands and their options.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -10,15 +7,12 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
-pub use run::{Attach, Gate, LogFormat, PeerPassive, Realtime, RunOptions, Switch, UnknownPeers};
-pub use values::MetricsListen;
-
-use crate::address::{parse_host, parse_interface};
-use crate::api::PeerRequest;
 use crate::command::{Named, Selector};
 use crate::error::{ExitCode, Failure};
 use crate::net::routes::DEFAULT_PROTOCOL;
-pub(crate) use values::{interval, micros};
+use crate::settings::address::{parse_host, parse_interface};
+use crate::settings::values::{interval, micros, route_protocol};
+use crate::settings::{DEFAULT_PIN_DIR, PeerRequest, RunOptions};
 
 /// Liveness for DoubleZero tunnels: sessions live in the kernel, routes follow.
 #[derive(Debug, Parser)]
@@ -62,9 +56,6 @@ fn one_line(text: &str) -> String {
         .collect();
     said.join("; ").replace(":; ", ": ")
 }
-
-/// Where maps and links are pinned unless told otherwise.
-const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/dz-agent";
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not allowed, 4 kernel lacks a \
     feature, 5 interface cannot be served, 6 already running, 7 no agent at the \
@@ -207,7 +198,7 @@ pub struct PurgeOptions {
     pub pin_dir: PathBuf,
     /// Protocol number of our routes.
     #[arg(long, env = "DZ_AGENT_ROUTE_PROTOCOL", value_name = "N",
-        default_value_t = DEFAULT_PROTOCOL, value_parser = values::route_protocol)]
+        default_value_t = DEFAULT_PROTOCOL, value_parser = route_protocol)]
     pub route_protocol: u8,
     /// Only say what would be removed.
     #[arg(long)]

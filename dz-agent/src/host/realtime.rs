@@ -8,8 +8,8 @@ use std::thread;
 
 use tracing::{debug, warn};
 
-use crate::cli::Realtime;
 use crate::error::{ExitCode, Failure};
+use crate::settings::Realtime;
 
 /// `SCHED_FIFO`: above the 50 that the kernel gives its interrupt threads, which packets of ours wait
 /// for only where interrupts are threaded, and whoever else has chosen the middle of 1 to 99.

@@ -9,7 +9,7 @@ use dz_common::session::{Mode, Timers};
 use ipnet::Ipv4Net;
 use prefix_trie::PrefixMap;
 
-use crate::cli::{interval, micros};
+use super::values::{interval, micros};
 
 /// Excluded destinations and overridden timers.
 #[derive(Clone, Debug, Default)]

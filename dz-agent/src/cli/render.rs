@@ -12,11 +12,11 @@ use crate::api::{
     CountersJson, InertJson, InterfaceJson, ParkedJson, RouteJson, SessionJson, SessionsJson,
     StatusJson,
 };
-use crate::follow::MAIN_TABLE;
 use crate::reason::{Parked, PassedOver, Reason, Untouched, text_of};
+use crate::settings::MAIN_TABLE;
 
 /// The agent in a few lines, then its interfaces, one per line.
-pub fn status(status: &StatusJson) -> String {
+pub(super) fn status(status: &StatusJson) -> String {
     let uptime = Duration::from_secs(status.uptime_seconds);
     let mut text = format!(
         "dz-agent {}, pid {}, running for {}, UDP port {}\n",
@@ -85,7 +85,7 @@ pub fn status(status: &StatusJson) -> String {
 
 /// The sessions, one per line, then the peers that have none. Those of peers that have left come last,
 /// and only if `all`.
-pub fn sessions(sessions: &SessionsJson, all: bool) -> String {
+pub(super) fn sessions(sessions: &SessionsJson, all: bool) -> String {
     let mut text = String::new();
     if sessions.sessions.is_empty() && sessions.parked.is_empty() {
         text += "no sessions\n";
@@ -191,7 +191,7 @@ fn session(session: &SessionJson) -> [String; 15] {
 }
 
 /// The counters, one per line, in the order of the map; those that are 0 only if `zeros`.
-pub fn counters(counters: &CountersJson, zeros: bool) -> String {
+pub(super) fn counters(counters: &CountersJson, zeros: bool) -> String {
     let rows = counters.blocks.iter().flat_map(|block| {
         let interface = block.interface.clone().unwrap_or_else(|| "-".to_owned());
         let local = block

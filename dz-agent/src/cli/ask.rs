@@ -1,22 +1,22 @@
 //! The subcommands that ask a running agent.
 
-use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::Context;
 use hyper::Method;
 use serde::Serialize;
 
+use super::arguments::{
+    ConnectOptions, CountersOptions, DisconnectOptions, SessionsOptions, ShowOptions,
+};
+use super::batch::Batch;
+use super::output::print;
+use super::render;
 use crate::api::{
     Client, ConnectedJson, CountersJson, DisconnectRequest, DisconnectedJson, SessionsJson,
     StatusJson,
 };
-use crate::batch::Batch;
-use crate::cli::{
-    ConnectOptions, CountersOptions, DisconnectOptions, SessionsOptions, ShowOptions,
-};
 use crate::error::Failure;
-use crate::render;
 
 /// `connect`.
 ///
@@ -122,13 +122,4 @@ pub async fn counters(socket: &Path, options: &CountersOptions) -> Result<(), Fa
 fn json(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value).context("writing JSON")?;
     Ok(text + "\n")
-}
-
-/// Not `print!`, which panics when the reader has gone: `dz-agent sessions | head` is no failure.
-pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written.context("standard output")?),
-    }
 }

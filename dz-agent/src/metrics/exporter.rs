@@ -1,0 +1,61 @@
+//! A scrape: a snapshot, written in the format that was asked for.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use prometheus_client::registry::Registry;
+use tokio::sync::Mutex;
+
+use super::families::Families;
+use super::recorded::Recorded;
+use super::text::{self, Format};
+use crate::view::Inspect;
+
+/// Writes the metrics when asked.
+#[derive(Debug)]
+pub struct Exporter<I> {
+    inspect: Arc<I>,
+    recorded: Recorded,
+    per_peer: bool,
+    // One at a time: `RxVersions::look` wants its snapshots in order, and a crowd of scrapers must
+    // not multiply the reading of the maps.
+    scrape: Mutex<()>,
+}
+
+impl<I: Inspect> Exporter<I> {
+    /// An exporter of what `inspect` reads. `per_peer`: with series for each peer.
+    pub fn new(inspect: Arc<I>, recorded: Recorded, per_peer: bool) -> Self {
+        Self {
+            inspect,
+            recorded,
+            per_peer,
+            scrape: Mutex::new(()),
+        }
+    }
+
+    /// The metrics as of now.
+    ///
+    /// # Errors
+    /// What the kernel refused to tell.
+    pub async fn scrape(&self, format: Format) -> anyhow::Result<String> {
+        let _one_at_a_time = self.scrape.lock().await;
+        let removals_before = self.recorded.rx_versions.removals();
+        let snapshot = self.inspect.snapshot().await?;
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Families::new(
+            snapshot,
+            self.recorded.clone(),
+            removals_before,
+            self.per_peer,
+        )));
+        let mut open_metrics = String::new();
+        prometheus_client::encoding::text::encode(&mut open_metrics, &registry)
+            .context("writing the metrics")?;
+        match format {
+            Format::OpenMetrics => Ok(open_metrics),
+            Format::Prometheus => {
+                text::to_prometheus(&open_metrics).context("translating the metrics")
+            }
+        }
+    }
+}
