@@ -9,9 +9,9 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::diverted::flow;
-use super::reconcile::{self, Facts, Op, RouteKey, route_key};
-use super::{Engine, Live, backoff};
+use super::parts::{Engine, Live};
+use super::reconcile::{self, Facts, Op};
+use super::state::keys::{RouteKey, flow, peer_key, route_key};
 use crate::cli::PeerPassive;
 use crate::datapath::{MapError, now_ns};
 use crate::net::routes::{Route, RouteError};
@@ -85,29 +85,23 @@ impl Engine {
         }
         match failed {
             Some(error) => self.check_failed(&error),
-            None if self.check_failures > 0 => {
-                info!(
-                    failures = self.check_failures,
-                    "full check: everything read again"
-                );
-                self.check_failures = 0;
-                self.check_errors.clear();
-                *self.shared.check_error() = None;
+            None => {
+                if let Some(failures) = self.checks.succeeded() {
+                    info!(failures, "full check: everything read again");
+                    *self.shared.check_error() = None;
+                }
             }
-            None => {}
         }
         let took_ns = now_ns().saturating_sub(begun_ns);
         self.shared.full_check_ns.store(took_ns, Ordering::Relaxed);
     }
 
     pub(super) fn check_failed(&mut self, error: &anyhow::Error) {
-        self.check_failures = self.check_failures.saturating_add(1);
         self.shared.checks_failed.fetch_add(1, Ordering::Relaxed);
-        let pause = backoff(self.check_failures);
-        self.check_by(Instant::now() + pause);
         let text = format!("{error:#}");
-        // Two that take turns are said once each.
-        if self.check_errors.insert(text.clone()) {
+        let (pause, is_news) = self.checks.failed(&text);
+        self.agenda.check_by(Instant::now() + pause);
+        if is_news {
             warn!(error = text, retry = ?pause, "full check");
         } else {
             debug!(error = text, retry = ?pause, "full check, again");
@@ -244,7 +238,7 @@ impl Engine {
         }
         self.slots.claim(entry.slot);
         let interface = self.interface_name(entry.key.ifindex);
-        let key = reconcile::peer_key(&interface, entry.key.peer.into());
+        let key = peer_key(&interface, entry.key.peer.into());
         let peer = self.peers.get(&key);
         let next_hop = self.next_hop(entry.key.ifindex, entry.key.peer, peer);
         // A disconnect that was cut short has taken the peer, with its gateway; the route still has it.

@@ -14,8 +14,10 @@ use tracing::{info, warn};
 
 use super::batches::Reply;
 use super::farewell::{FAREWELLS, Farewell, Untold};
-use super::reconcile::{RouteKey, ifname, peer_key, route_key};
-use super::{Engine, Live, backoff};
+use super::interfaces::Interface;
+use super::parts::{Engine, Live};
+use super::state::backoff::backoff;
+use super::state::keys::{RouteKey, ifname, peer_key, route_key};
 use crate::command::Disconnected;
 use crate::net::routes::RouteError;
 
@@ -109,7 +111,7 @@ impl Engine {
         };
         let interface = ifname(&key).to_owned();
         let here = self.interfaces.iter().find(|i| i.name == interface);
-        let ifindex = here.and_then(super::Interface::ifindex);
+        let ifindex = here.and_then(Interface::ifindex);
         let dst = key.peer.into();
         // Whichever it is, an earlier one from another address included: the answer says that
         // there is none any more.

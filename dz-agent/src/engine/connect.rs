@@ -13,9 +13,8 @@ use tracing::info;
 
 use super::choose::Sources;
 use super::configured::same;
-use super::diverted::flow;
-use super::reconcile::{RouteKey, ifname, peer_key, route_key};
-use super::{Engine, Live};
+use super::parts::{Engine, Live};
+use super::state::keys::{RouteKey, flow, ifname, peer_key, route_key};
 use crate::command::{Connected, PeerSpec, Refusal, RefusalKind};
 use crate::datapath::now_ns;
 

@@ -2,12 +2,13 @@
 
 use dz_common::control::{OP_SET_DETOUR, Request};
 use dz_common::counters::Counter;
-use dz_common::map::SessionKey;
+
 use tracing::warn;
 
-use super::Engine;
 use super::detours::Found;
-use super::reconcile::RouteKey;
+use super::interfaces::Interface;
+use super::parts::Engine;
+use super::state::keys::{RouteKey, flow};
 use crate::net::detours::Flow;
 
 impl Engine {
@@ -47,7 +48,7 @@ impl Engine {
         };
         self.interfaces
             .iter()
-            .filter_map(super::Interface::ifindex)
+            .filter_map(Interface::ifindex)
             .any(ours)
     }
 
@@ -62,17 +63,9 @@ impl Engine {
             return;
         }
         let interfaces = self.interfaces.iter();
-        for ifindex in interfaces.filter_map(super::Interface::ifindex) {
+        for ifindex in interfaces.filter_map(Interface::ifindex) {
             let dst = flow.dst;
             self.divert(RouteKey { ifindex, dst });
         }
-    }
-}
-
-/// The ends of a session, as a way around is looked up by them.
-pub(super) fn flow(key: &SessionKey) -> Flow {
-    Flow {
-        dst: key.peer.into(),
-        src: key.local.into(),
     }
 }

@@ -13,8 +13,8 @@ use dz_common::counters::Counter;
 use dz_common::map::SessionKey;
 use tracing::warn;
 
-use super::Engine;
 use super::clock::gathered_ns;
+use super::parts::Engine;
 use crate::datapath::{Order, now_ns};
 
 /// AdminDown packets at a disconnect: one may be lost, two, too.

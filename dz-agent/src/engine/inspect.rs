@@ -12,9 +12,9 @@ use foldhash::{HashMap, HashSet};
 use tokio::sync::OnceCell;
 
 use super::left;
-use super::reconcile::{RouteKey, ifname, peer_key, route_key};
 use super::reverse_path;
 use super::shared::{FollowedRoute, Shared};
+use super::state::keys::{RouteKey, ifname, peer_key, route_key};
 use crate::cli::{PeerPassive, RunOptions};
 use crate::datapath::{MapReader, now_ns};
 use crate::net::Netlink;

@@ -7,8 +7,8 @@ use dz_common::map::{Origin, SessionEntry, SessionKey};
 use dz_common::packet::State;
 use foldhash::HashSet;
 
-use super::Engine;
-use super::reconcile::route_key;
+use super::parts::Engine;
+use super::state::keys::route_key;
 use crate::datapath::now_ns;
 
 /// For how long a peer is Down and silent before it has left, ns.

@@ -6,7 +6,7 @@ use dz_common::map::SessionKey;
 use foldhash::HashSet;
 
 use super::next_hops::Neighbour;
-use super::{Engine, Live};
+use super::parts::{Engine, Live};
 use crate::datapath::now_ns;
 use crate::net::neighbours;
 

@@ -9,9 +9,11 @@ use dz_common::packet::State;
 use futures_util::{FutureExt, StreamExt};
 use tracing::{debug, info, warn};
 
-use super::reconcile::{RouteKey, Wanted, wanted_route};
+use super::parts::Engine;
+use super::reconcile::{Wanted, wanted_route};
 use super::shared::Trouble;
-use super::{Engine, backoff};
+use super::state::backoff::backoff;
+use super::state::keys::RouteKey;
 use crate::cli::PeerPassive;
 use crate::datapath::now_ns;
 use crate::net::monitor::Place;

@@ -8,7 +8,7 @@ use dz_common::map::{MAX_DUE, Peer, SessionKey};
 use tracing::warn;
 
 use super::clock::gathered_ns;
-use super::{Engine, Live};
+use super::parts::{Engine, Live};
 use crate::datapath::{Order, Transmitted, now_ns};
 
 /// When to try again after the transmit program could not be run at all.

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
-use super::Engine;
+use super::parts::Engine;
 use super::run::{LATEST, lateness, moment};
 use super::sources::Sources;
 use crate::datapath::now_ns;
@@ -39,7 +39,7 @@ impl Engine {
         info!(peers = self.peers.len(), "withdrawing everything");
         // Nobody wants anything any more, and nothing is looked at.
         self.sources = Sources::default();
-        (self.check_at, self.look_around_at) = (None, None);
+        self.agenda.clear();
         self.disconnect_all();
         let deadline = Instant::now() + WITHDRAWAL;
         let mut listening = true;
