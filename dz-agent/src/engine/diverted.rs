@@ -14,20 +14,20 @@ use crate::net::detours::Flow;
 impl Engine {
     /// Tells the gate the way around a session's peer, once it has been looked up.
     pub(super) fn divert(&self, key: RouteKey) {
-        let Some(session) = self.owners.get(&key) else {
+        let Some(session) = self.sessions.owner_of(key) else {
             return;
         };
-        let Some(detour) = self.detours.of(flow(session)) else {
+        let Some(detour) = self.detours.of(flow(&session)) else {
             return;
         };
-        let Some(live) = self.sessions.get(session) else {
+        let Some(live) = self.sessions.get(&session) else {
             return;
         };
         let request = Request {
             op: OP_SET_DETOUR,
             index: detour,
-            key: *session,
-            generation: live.generation,
+            key: session,
+            generation: live.generation(),
             ..Request::NONE
         };
         let outcome = self.datapath.control(&request);
@@ -43,7 +43,7 @@ impl Engine {
     pub(super) fn has_flow(&self, flow: Flow) -> bool {
         let Flow { dst, src } = flow;
         let ours = |ifindex| {
-            let owner = self.owners.get(&RouteKey { ifindex, dst });
+            let owner = self.sessions.owner_of(RouteKey { ifindex, dst });
             owner.is_some_and(|owner| owner.local == src.octets())
         };
         self.interfaces

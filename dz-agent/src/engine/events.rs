@@ -108,15 +108,15 @@ impl Engine {
         let Some(live) = self.sessions.get(&event.key) else {
             return;
         };
-        if live.generation != event.generation {
+        if live.generation() != event.generation {
             return;
         }
-        let interface = Arc::clone(&live.interface);
-        self.left.forget(&event.key);
+        let interface = Arc::clone(live.interface());
+        self.sessions.heard(&event.key);
         self.ledger.log_later(*event, interface);
         if event.to != State::AdminDown {
             // A state that no answer has told the peer is told by the clock.
-            self.clock.set_earlier(live.slot, event.key, now_ns());
+            self.sessions.look_by(event.key, now_ns());
         }
         let route = route_key(&event.key);
         // Nothing becomes of the route of a followed peer: the gate has acted already.

@@ -88,7 +88,7 @@ impl Engine {
                 warn!("netlink notifications lost: reading everything again");
                 self.shared.overruns.fetch_add(1, Ordering::Relaxed);
                 self.followed.doubt();
-                self.next_hops.set_up_to_date(false);
+                self.sessions.next_hops_mut().set_up_to_date(false);
                 self.agenda.check_soon(Instant::now());
             }
         }

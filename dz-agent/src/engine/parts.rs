@@ -1,7 +1,6 @@
 //! The engine's parts, and questions that need several of them.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dz_common::map::{Peer, PeerKey, SessionKey};
@@ -9,7 +8,6 @@ use foldhash::HashMap;
 
 use super::batches::Batch;
 use super::check::Reading;
-use super::clock::Clock;
 use super::close::Closing;
 use super::connections::Connections;
 use super::detours::Detours;
@@ -18,30 +16,18 @@ use super::followed::Followed;
 use super::held::Held;
 use super::interfaces::Interface;
 use super::jobs::RouteJobs;
-use super::left::Left;
 use super::locals::Blocks;
-use super::next_hops::NextHops;
 use super::shared::Shared;
-use super::slots::Slots;
 use super::sources::Sources;
 use super::state::agenda::Agenda;
 use super::state::checks::Checks;
 use super::state::keys::{RouteKey, peer_key};
 use super::state::ledger::Ledger;
+use super::state::sessions::Sessions;
 use crate::cli::RunOptions;
 use crate::datapath::Datapath;
 use crate::identity::Identity;
 use crate::logging::FloodLimit;
-
-/// A session as the agent needs it at hand; all of it is also in its map entry.
-#[derive(Clone, Debug)]
-pub(super) struct Live {
-    pub(super) generation: u32,
-    pub(super) slot: u32,
-    pub(super) interface: Arc<str>,
-    /// Where frames to the peer go, on Ethernet.
-    pub(super) next_hop: Option<Ipv4Addr>,
-}
 
 /// Everything that changes.
 pub(super) struct Engine {
@@ -53,27 +39,19 @@ pub(super) struct Engine {
     pub(super) floods: FloodLimit,
     pub(super) interfaces: Vec<Interface>,
     pub(super) peers: HashMap<PeerKey, Peer>,
-    pub(super) sessions: HashMap<SessionKey, Live>,
-    /// Which session a route belongs to: one per interface and peer.
-    pub(super) owners: HashMap<RouteKey, SessionKey>,
-    pub(super) slots: Slots,
+    pub(super) sessions: Sessions,
     pub(super) blocks: Blocks,
     /// Which interface of this host holds which address.
     pub(super) held: Held,
-    pub(super) clock: Clock,
-    /// Peers that our clock speaks to once a minute only.
-    pub(super) left: Left,
     pub(super) jobs: RouteJobs,
     pub(super) closing: HashMap<SessionKey, Closing>,
     pub(super) batches: BTreeMap<u64, Batch>,
     pub(super) farewells: Farewells,
-    pub(super) next_hops: NextHops,
     /// What makes peers without a request.
     pub(super) sources: Sources,
     pub(super) followed: Followed,
     /// Ways around, for packets that must not go to a peer that is Down.
     pub(super) detours: Detours,
-    pub(super) next_generation: u32,
     /// Which ring events have been read.
     pub(super) ledger: Ledger,
     pub(super) reading: Reading,
@@ -106,7 +84,7 @@ impl Engine {
         let live = self.sessions.get(key);
         live.map_or_else(
             || self.interface_name(key.ifindex),
-            |live| live.interface.to_string(),
+            |live| live.interface().to_string(),
         )
     }
 

@@ -26,11 +26,11 @@ use super::jobs::RouteJobs;
 use super::locals::Blocks;
 use super::parts::Engine;
 use super::shared::Shared;
-use super::slots::Slots;
 use super::sources::Sources;
 use super::state::agenda::Agenda;
 use super::state::checks::Checks;
 use super::state::ledger::Ledger;
+use super::state::sessions::Sessions;
 use super::stop::{Signals, Stop, remove_pins};
 use crate::cli::RunOptions;
 use crate::cli::{Gate, PeerPassive, UnknownPeers};
@@ -187,18 +187,11 @@ impl Engine {
             .reader()
             .sessions()
             .fail_with(ExitCode::Failure, kernel)?;
-        let next_generation = sessions
-            .iter()
-            .map(|entry| entry.generation)
-            .max()
-            .unwrap_or(0)
-            .wrapping_add(1)
-            .max(1);
         let reroute = [options.when_down, options.when_never_up].contains(&Gate::Reroute);
         let detours = Detours::new(connections.netlink().clone(), reroute);
         let mut engine = Self {
             connections,
-            slots: Slots::new(datapath.slots(), sessions.iter().map(|entry| entry.slot)),
+            sessions: Sessions::new(datapath.slots(), &sessions),
             blocks: Blocks::new(
                 datapath
                     .maps
@@ -214,19 +207,13 @@ impl Engine {
             floods,
             interfaces: prepared.interfaces,
             peers: Default::default(),
-            sessions: Default::default(),
-            owners: Default::default(),
-            clock: Default::default(),
-            left: Default::default(),
             jobs: RouteJobs::default(),
             closing: Default::default(),
             batches: Default::default(),
             farewells: Default::default(),
-            next_hops: Default::default(),
             sources: prepared.sources,
             followed: prepared.followed,
             detours,
-            next_generation,
             ledger: Ledger::default(),
             reading: Reading::default(),
             agenda: Agenda::default(),
@@ -314,7 +301,7 @@ impl Engine {
                 Some(done) = self.jobs.running.next(), if !self.jobs.running.is_empty() => {
                     self.route_done(done);
                 }
-                Some(found) = self.next_hops.lookups.next(), if !self.next_hops.lookups.is_empty() => {
+                Some(found) = self.sessions.next_hops_mut().answered(), if self.sessions.next_hops().is_asking() => {
                     self.next_hop_looked_up(found);
                 }
                 Some(found) = self.detours.running.next(), if !self.detours.running.is_empty() => {
@@ -392,7 +379,7 @@ impl Engine {
 
     /// When somebody is to be spoken to, or a route is to be tried again, ns.
     fn due_ns(&mut self) -> Option<u64> {
-        let due_ns = [self.clock.next_ns(), self.closings_due_ns()];
+        let due_ns = [self.sessions.next_look_ns(), self.closings_due_ns()];
         due_ns.into_iter().flatten().min()
     }
 

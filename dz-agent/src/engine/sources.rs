@@ -308,7 +308,7 @@ impl Engine {
             if no_peer || self.owner_of(&key).is_some() {
                 continue;
             }
-            if self.slots.room() == 0 {
+            if self.sessions.room() == 0 {
                 self.sources.to_open.insert(key);
                 continue;
             }
@@ -333,7 +333,7 @@ impl Engine {
     /// The session that a peer has, or an earlier one that is on its way out.
     fn owner_of(&self, key: &PeerKey) -> Option<dz_common::map::SessionKey> {
         let (ifindex, dst) = (self.ifindex_of(key)?, key.peer.into());
-        self.owners.get(&RouteKey { ifindex, dst }).copied()
+        self.sessions.owner_of(RouteKey { ifindex, dst })
     }
 
     fn is_closing(&self, key: &PeerKey) -> bool {

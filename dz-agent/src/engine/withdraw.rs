@@ -20,7 +20,7 @@ impl Engine {
     /// Handles a change in the network namespace while everything is taken back.
     async fn changed_at_the_end(&mut self, event: Event) {
         self.changed(event);
-        if !self.next_hops.is_up_to_date() {
+        if !self.sessions.next_hops().is_up_to_date() {
             // Notifications were lost, and there are no full checks any more. What cannot be read now
             // is read with the next notification.
             let _ = self.refresh_interfaces().await;
@@ -53,7 +53,7 @@ impl Engine {
                 Some(done) = self.jobs.running.next(), if !self.jobs.running.is_empty() => {
                     self.route_done(done);
                 }
-                Some(found) = self.next_hops.lookups.next(), if !self.next_hops.lookups.is_empty() => {
+                Some(found) = self.sessions.next_hops_mut().answered(), if self.sessions.next_hops().is_asking() => {
                     self.next_hop_looked_up(found);
                 }
                 // Next hops that are resolved, and addresses that nothing may be sent from any more.

@@ -4,5 +4,10 @@
 pub(super) mod agenda;
 pub(super) mod backoff;
 pub(super) mod checks;
+pub(super) mod clock;
 pub(super) mod keys;
 pub(super) mod ledger;
+pub(super) mod left;
+pub(super) mod next_hops;
+pub(super) mod sessions;
+pub(super) mod slots;
