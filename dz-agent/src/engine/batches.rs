@@ -8,8 +8,8 @@ use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::Engine;
-use super::reconcile::ifname;
+use super::parts::Engine;
+use super::state::keys::ifname;
 use crate::command::{Disconnected, Named, Refusal, RefusalKind, Selector};
 
 pub(super) type Reply = oneshot::Sender<Result<Vec<Disconnected>, Refusal>>;

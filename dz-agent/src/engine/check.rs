@@ -4,14 +4,15 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
 
 use dz_common::map::{SessionEntry, SessionKey};
-use foldhash::{HashMap, HashMapExt, HashSet};
+use foldhash::{HashMap, HashMapExt};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::diverted::flow;
-use super::reconcile::{self, Facts, Op, RouteKey, route_key};
-use super::{Engine, Live, backoff};
+use super::parts::Engine;
+use super::reconcile::{self, Facts, Op};
+use super::state::keys::{RouteKey, flow, peer_key, route_key};
+use super::state::left::{after_ns, has_left};
 use crate::datapath::{MapError, now_ns};
 use crate::net::routes::{Route, RouteError};
 use crate::settings::PeerPassive;
@@ -85,29 +86,23 @@ impl Engine {
         }
         match failed {
             Some(error) => self.check_failed(&error),
-            None if self.check_failures > 0 => {
-                info!(
-                    failures = self.check_failures,
-                    "full check: everything read again"
-                );
-                self.check_failures = 0;
-                self.check_errors.clear();
-                *self.shared.check_error() = None;
+            None => {
+                if let Some(failures) = self.checks.succeeded() {
+                    info!(failures, "full check: everything read again");
+                    *self.shared.check_error() = None;
+                }
             }
-            None => {}
         }
         let took_ns = now_ns().saturating_sub(begun_ns);
         self.shared.full_check_ns.store(took_ns, Ordering::Relaxed);
     }
 
     pub(super) fn check_failed(&mut self, error: &anyhow::Error) {
-        self.check_failures = self.check_failures.saturating_add(1);
         self.shared.checks_failed.fetch_add(1, Ordering::Relaxed);
-        let pause = backoff(self.check_failures);
-        self.check_by(Instant::now() + pause);
         let text = format!("{error:#}");
-        // Two that take turns are said once each.
-        if self.check_errors.insert(text.clone()) {
+        let (pause, is_news) = self.checks.failed(&text);
+        self.agenda.check_by(Instant::now() + pause);
+        if is_news {
             warn!(error = text, retry = ?pause, "full check");
         } else {
             debug!(error = text, retry = ?pause, "full check, again");
@@ -125,7 +120,7 @@ impl Engine {
         self.read_borrowed().await.map_or(Ok(()), Err)?;
         let unseen = self.look_at_links().await;
         let unfollowed = self.read_followed().await;
-        let resolve = !self.next_hops.is_up_to_date();
+        let resolve = !self.sessions.next_hops().is_up_to_date();
         let unresolved = self.read_neighbours().await;
         self.settle_all();
         if self.held.take_new() {
@@ -135,7 +130,7 @@ impl Engine {
         self.show_interfaces();
         let refused = self.refused_peers();
         let sessions = self.datapath.maps().reader().sessions()?;
-        if !self.knows_all(&sessions) {
+        if !self.sessions.are(&sessions) {
             self.forget_missing(&sessions);
             let gateways = gateways(routes.as_deref().unwrap_or_default());
             for entry in &sessions {
@@ -186,24 +181,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether the sessions that were read are those that we know.
-    fn knows_all(&self, read: &[SessionEntry]) -> bool {
-        let known = |entry: &SessionEntry| {
-            let live = self.sessions.get(&entry.key);
-            live.is_some_and(|live| live.generation == entry.generation)
-                && self.owners.contains_key(&route_key(&entry.key))
-        };
-        read.len() == self.sessions.len() && read.iter().all(known)
-    }
-
     /// Forgets sessions that somebody else has deleted. Those on their way out go that way.
     fn forget_missing(&mut self, read: &[SessionEntry]) {
-        let there: HashSet<_> = read.iter().map(|entry| entry.key).collect();
-        let missing = |key: &&SessionKey| !there.contains(*key) && !self.closing.contains_key(*key);
-        let missing: Vec<_> = self.sessions.keys().filter(missing).copied().collect();
-        for key in missing {
+        for key in self.sessions.missing_in(read) {
             // A list read while somebody deletes may lack what is there.
-            if !matches!(self.datapath.maps().reader().session(&key), Ok(None)) {
+            if self.closing.contains_key(&key)
+                || !matches!(self.datapath.maps().reader().session(&key), Ok(None))
+            {
                 continue;
             }
             let peer = Ipv4Addr::from(key.peer);
@@ -214,52 +198,37 @@ impl Engine {
 
     /// Takes note that a session is not there any more.
     pub(super) fn forget(&mut self, key: &SessionKey) {
-        let route = route_key(key);
-        if self.owners.get(&route) == Some(key) {
-            self.owners.remove(&route);
-        }
+        self.sessions.forget(key);
         if !self.has_flow(flow(key)) {
             self.detours.forget(flow(key));
-        }
-        self.left.forget(key);
-        if let Some(live) = self.sessions.remove(key) {
-            self.clock.forget(live.slot);
-            self.give_up_resolving(key, &live);
-            self.slots.release(live.slot);
         }
     }
 
     /// Takes note of a session that the map has and we do not know: that of an earlier agent.
     fn adopt(&mut self, entry: &SessionEntry, gateways: &HashMap<RouteKey, Ipv4Addr>) {
-        let owner = self.owners.entry(route_key(&entry.key));
-        owner.or_insert(entry.key);
-        match self.sessions.get(&entry.key) {
-            Some(live) if live.generation == entry.generation => return,
-            // Deleted and inserted again by somebody else.
-            Some(live) if live.slot != entry.slot => {
-                self.clock.forget(live.slot);
-                self.slots.release(live.slot);
-            }
-            _ => {}
-        }
-        self.slots.claim(entry.slot);
         let interface = self.interface_name(entry.key.ifindex);
-        let key = reconcile::peer_key(&interface, entry.key.peer.into());
+        let key = peer_key(&interface, entry.key.peer.into());
         let peer = self.peers.get(&key);
         let next_hop = self.next_hop(entry.key.ifindex, entry.key.peer, peer);
         // A disconnect that was cut short has taken the peer, with its gateway; the route still has it.
         let gateway = gateways.get(&route_key(&entry.key));
         let gateway = gateway.filter(|_| peer.is_none()).copied();
         let next_hop = next_hop.map(|next_hop| gateway.unwrap_or(next_hop));
-        let live = Live {
-            generation: entry.generation,
-            slot: entry.slot,
-            interface: interface.into(),
-            next_hop,
-        };
-        self.sessions.insert(entry.key, live);
-        self.detours.look(flow(&entry.key));
-        self.clock.set(entry.slot, entry.key, now_ns());
+        let about = || (interface.into(), next_hop);
+        if self.sessions.adopt(entry, about, now_ns()) {
+            self.detours.look(flow(&entry.key));
+        }
+    }
+
+    /// Takes note of the peers that have left, and has our clock ask for those that are back at once.
+    fn note_who_has_left(&mut self, sessions: &[SessionEntry]) {
+        let (now_ns, after_ns) = (now_ns(), after_ns());
+        let left = sessions.iter().filter(|entry| {
+            let origin = || self.peer_of(route_key(&entry.key)).map(|peer| peer.origin);
+            has_left(origin, entry, now_ns, after_ns)
+        });
+        let left = left.map(|entry| entry.key).collect();
+        self.sessions.have_left(left, now_ns);
     }
 
     fn carry_out(&mut self, op: Op) {

@@ -9,13 +9,14 @@ use std::net::Ipv4Addr;
 
 use dz_common::map::{Peer, PeerKey};
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
+use tokio::time::Instant;
 use tracing::warn;
 
-use super::Engine;
 use super::ends::Local;
 use super::followed::Says;
 use super::interfaces::Interface;
-use super::reconcile::{ifname, peer_key};
+use super::parts::Engine;
+use super::state::keys::{ifname, peer_key};
 use crate::command::RefusalKind;
 use crate::net::local;
 use crate::settings::PeerSpec;
@@ -29,9 +30,9 @@ impl Engine {
     pub(super) async fn prepare(&mut self, specs: &[PeerSpec]) -> Sources {
         // An address may be younger than the last notification that we have read: a script that adds
         // one and connects from it must not have to wait. And one that is gone is not to be used.
-        if self.check_at.is_some() || !self.can_carry(specs) {
+        if self.agenda.has_check() || !self.can_carry(specs) {
             self.refresh_interfaces().await;
-            self.check_soon();
+            self.agenda.check_soon(Instant::now());
         }
         let mut sources = Sources::new();
         // Nearly all peers have the same local address.

@@ -14,8 +14,11 @@ use tracing::{info, warn};
 
 use super::batches::Reply;
 use super::farewell::{FAREWELLS, Farewell, Untold};
-use super::reconcile::{RouteKey, ifname, peer_key, route_key};
-use super::{Engine, Live, backoff};
+use super::interfaces::Interface;
+use super::parts::Engine;
+use super::state::backoff::backoff;
+use super::state::keys::{RouteKey, ifname, peer_key, route_key};
+use super::state::sessions::Live;
 use crate::command::Disconnected;
 use crate::net::routes::RouteError;
 
@@ -86,11 +89,11 @@ impl Engine {
             .map(|interface| (interface.name.as_str(), interface.ifindex()))
             .collect();
         let stray = |(key, live): &(&SessionKey, &Live)| {
-            indices.get(&*live.interface).copied().flatten() != Some(key.ifindex)
+            indices.get(&**live.interface()).copied().flatten() != Some(key.ifindex)
         };
         let strays = self.sessions.iter().filter(stray);
         strays
-            .map(|(key, live)| (peer_key(&live.interface, key.peer.into()), *key))
+            .map(|(key, live)| (peer_key(live.interface(), key.peer.into()), *key))
             .collect()
     }
 
@@ -109,17 +112,17 @@ impl Engine {
         };
         let interface = ifname(&key).to_owned();
         let here = self.interfaces.iter().find(|i| i.name == interface);
-        let ifindex = here.and_then(super::Interface::ifindex);
+        let ifindex = here.and_then(Interface::ifindex);
         let dst = key.peer.into();
         // Whichever it is, an earlier one from another address included: the answer says that
         // there is none any more.
         let live = ifindex
-            .and_then(|ifindex| self.owners.get(&RouteKey { ifindex, dst }).copied())
+            .and_then(|ifindex| self.sessions.owner_of(RouteKey { ifindex, dst }))
             .or_else(|| {
                 let strays = strays.get_or_insert_with(|| self.strays());
                 strays.get(&key).copied()
             });
-        let generation = live.and_then(|key| Some(self.sessions.get(&key)?.generation));
+        let generation = live.and_then(|key| Some(self.sessions.get(&key)?.generation()));
         let request = Request {
             op: OP_DISCONNECT,
             key: live.unwrap_or(Request::NONE.key),
@@ -169,11 +172,10 @@ impl Engine {
         let Some(live) = self.sessions.get(&key) else {
             return;
         };
-        let slot = live.slot;
         let request = Request {
             op: OP_ADMIN_DOWN,
             key,
-            generation: live.generation,
+            generation: live.generation(),
             ..Request::NONE
         };
         if let Err(error) = self.datapath.control(&request) {
@@ -183,7 +185,7 @@ impl Engine {
         if announce {
             self.begin_closing(&[key]);
         } else {
-            self.clock.forget(slot);
+            self.sessions.look_no_more(&key);
             self.closing
                 .insert(key, Closing::new(Farewell::silent(&key)));
         }
@@ -251,7 +253,7 @@ impl Engine {
     /// D3.
     fn give_route_up(&mut self, key: SessionKey) {
         let route = route_key(&key);
-        if self.owners.get(&route) == Some(&key) {
+        if self.sessions.owns_route(&key) {
             self.follow(route);
         } else {
             // The route is another session's.
@@ -264,7 +266,7 @@ impl Engine {
         let (reply, _) = oneshot::channel();
         let keys: Vec<_> = self.peers.keys().copied().collect();
         self.disconnect_keys(keys, reply);
-        let left: Vec<_> = self.sessions.keys().copied().collect();
+        let left: Vec<_> = self.sessions.keys().collect();
         for key in left {
             self.close(key, true);
         }
@@ -272,7 +274,7 @@ impl Engine {
 
     /// The kernel has acknowledged that a route is gone.
     pub(super) fn route_gone(&mut self, route: RouteKey) {
-        if let Some(key) = self.owners.get(&route).copied() {
+        if let Some(key) = self.sessions.owner_of(route) {
             self.route_is_gone(key);
         }
     }
@@ -326,7 +328,7 @@ impl Engine {
 
     /// The route of a closing session could not be deleted. It is retried; whoever waits is told.
     pub(super) fn route_stuck(&mut self, route: RouteKey, error: &RouteError) {
-        if let Some(key) = self.owners.get(&route).copied() {
+        if let Some(key) = self.sessions.owner_of(route) {
             self.stuck(key, &error.to_string());
         }
     }

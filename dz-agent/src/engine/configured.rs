@@ -6,8 +6,8 @@ use dz_common::map::{Origin, Peer, PeerKey};
 use foldhash::{HashMap, HashMapExt};
 use tracing::{error, info};
 
-use super::Engine;
-use super::reconcile::peer_key;
+use super::parts::Engine;
+use super::state::keys::peer_key;
 use crate::error::{ExitCode, Failure};
 use crate::settings::PeersFile;
 use crate::settings::Policy;

@@ -13,9 +13,9 @@ use tracing::info;
 
 use super::choose::Sources;
 use super::configured::same;
-use super::diverted::flow;
-use super::reconcile::{RouteKey, ifname, peer_key, route_key};
-use super::{Engine, Live};
+use super::parts::Engine;
+use super::state::keys::{RouteKey, flow, ifname, peer_key, route_key};
+use super::state::sessions::Place;
 use crate::command::{Connected, Refusal, RefusalKind};
 use crate::datapath::now_ns;
 use crate::settings::PeerSpec;
@@ -93,7 +93,7 @@ impl Engine {
             local: peer.local,
             peer: key.peer,
         };
-        if self.owners.contains_key(&route_key(&session_key)) {
+        if self.sessions.owner_of(route_key(&session_key)).is_some() {
             bail!("an earlier session with it is still being closed");
         }
         let (local, address) = (Ipv4Addr::from(peer.local), Ipv4Addr::from(key.peer));
@@ -107,10 +107,9 @@ impl Engine {
             addr: peer.local,
         };
         let block = self.blocks.of(&name, &local_key);
-        self.slots.settle();
-        let slot = self.slots.take().context("no room for another session")?;
-        let generation = self.next_generation;
-        self.next_generation = self.next_generation.wrapping_add(1).max(1);
+        let place = self.sessions.reserve();
+        let place = place.context("no room for another session")?;
+        let Place { slot, generation } = place;
         let now_ns = now_ns();
         let entry = SessionEntry {
             detour: self.detours.of(flow(&session_key)).unwrap_or(0),
@@ -128,23 +127,14 @@ impl Engine {
         };
         self.datapath.maps().prepare_slot(slot, session_key, now_ns);
         if let Err(error) = self.datapath.maps_mut().insert_session(&entry) {
-            self.slots.release(slot);
+            self.sessions.give_back(&place);
             return Err(error.into());
         }
         self.held.use_address(local);
         self.detours.look(flow(&session_key));
         let next_hop = self.next_hop(ifindex, key.peer, Some(&peer));
-        self.sessions.insert(
-            session_key,
-            Live {
-                generation,
-                slot,
-                interface: name,
-                next_hop,
-            },
-        );
-        self.owners.insert(route_key(&session_key), session_key);
-        self.clock.set(slot, session_key, now_ns);
+        self.sessions
+            .inserted(session_key, &place, name, next_hop, now_ns);
         if peer.timers.mode == Mode::Passive && peer.origin != Origin::Follow {
             self.follow(route_key(&session_key));
         }
@@ -179,7 +169,7 @@ impl Engine {
         let capacity = self.capacity();
         let room = (capacity as usize)
             .saturating_sub(self.peers.len())
-            .min(self.slots.room());
+            .min(self.sessions.room());
         if faults.is_empty() && new > room {
             kind = RefusalKind::Capacity;
             faults.push(format!(
@@ -245,7 +235,7 @@ impl Engine {
         let peer = spec.peer(&policy.timers(spec.peer, self.options.timers()));
         let (route, dst) = (interface.ifindex(), spec.peer);
         let route = route.map(|ifindex| RouteKey { ifindex, dst });
-        let closing = route.is_some_and(|route| self.owners.contains_key(&route));
+        let closing = route.is_some_and(|route| self.sessions.owner_of(route).is_some());
         match known {
             Some(known) if known.origin == Origin::Follow => {
                 let text = format!(

@@ -2,31 +2,32 @@
 
 use dz_common::control::{OP_SET_DETOUR, Request};
 use dz_common::counters::Counter;
-use dz_common::map::SessionKey;
+
 use tracing::warn;
 
-use super::Engine;
 use super::detours::Found;
-use super::reconcile::RouteKey;
+use super::interfaces::Interface;
+use super::parts::Engine;
+use super::state::keys::{RouteKey, flow};
 use crate::net::detours::Flow;
 
 impl Engine {
     /// Tells the gate the way around a session's peer, once it has been looked up.
     pub(super) fn divert(&self, key: RouteKey) {
-        let Some(session) = self.owners.get(&key) else {
+        let Some(session) = self.sessions.owner_of(key) else {
             return;
         };
-        let Some(detour) = self.detours.of(flow(session)) else {
+        let Some(detour) = self.detours.of(flow(&session)) else {
             return;
         };
-        let Some(live) = self.sessions.get(session) else {
+        let Some(live) = self.sessions.get(&session) else {
             return;
         };
         let request = Request {
             op: OP_SET_DETOUR,
             index: detour,
-            key: *session,
-            generation: live.generation,
+            key: session,
+            generation: live.generation(),
             ..Request::NONE
         };
         let outcome = self.datapath.control(&request);
@@ -42,12 +43,12 @@ impl Engine {
     pub(super) fn has_flow(&self, flow: Flow) -> bool {
         let Flow { dst, src } = flow;
         let ours = |ifindex| {
-            let owner = self.owners.get(&RouteKey { ifindex, dst });
+            let owner = self.sessions.owner_of(RouteKey { ifindex, dst });
             owner.is_some_and(|owner| owner.local == src.octets())
         };
         self.interfaces
             .iter()
-            .filter_map(super::Interface::ifindex)
+            .filter_map(Interface::ifindex)
             .any(ours)
     }
 
@@ -62,17 +63,9 @@ impl Engine {
             return;
         }
         let interfaces = self.interfaces.iter();
-        for ifindex in interfaces.filter_map(super::Interface::ifindex) {
+        for ifindex in interfaces.filter_map(Interface::ifindex) {
             let dst = flow.dst;
             self.divert(RouteKey { ifindex, dst });
         }
-    }
-}
-
-/// The ends of a session, as a way around is looked up by them.
-pub(super) fn flow(key: &SessionKey) -> Flow {
-    Flow {
-        dst: key.peer.into(),
-        src: key.local.into(),
     }
 }

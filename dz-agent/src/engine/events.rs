@@ -11,8 +11,9 @@ use futures_util::{FutureExt, StreamExt};
 use tracing::{info, warn};
 use zerocopy::TryFromBytes;
 
-use super::Engine;
-use super::reconcile::route_key;
+use super::parts::Engine;
+use super::state::keys::route_key;
+use super::state::ledger::Missing;
 use crate::datapath::{MapError, now_ns};
 use crate::host::logging;
 use crate::reason::{Reason, Untouched};
@@ -24,32 +25,26 @@ const AT_ONCE: usize = 1_024;
 /// Most look-ups for the log of one group of events: as many lines as one place may write in a second.
 const LOOKED_UP: u32 = logging::BURST;
 
-/// State changes that have been acted upon and are still to be logged: a line takes as long as a route.
-#[derive(Default)]
-pub(super) struct Unlogged(Vec<(Event, Arc<str>)>);
-
-impl Unlogged {
-    /// Writes them. `untouched` says why a route stays although its session has gone down.
-    fn log(&mut self, untouched: impl Fn(&Event) -> Option<Untouched>) {
-        let mut look_ups = LOOKED_UP;
-        for (event, interface) in self.0.drain(..) {
-            let interface = &*interface;
-            let local = Ipv4Addr::from(event.key.local);
-            let peer = Ipv4Addr::from(event.key.peer);
-            let (from, to) = (event.from.name(), event.to.name());
-            if event.to != State::Down {
-                info!(interface, %local, %peer, from, to, "session");
-                continue;
-            }
-            let reason = event.reason.name();
-            let mut route_stays = None;
-            if event.from == State::Up && look_ups > 0 {
-                look_ups -= 1;
-                route_stays = untouched(&event).map(Reason::text);
-            }
-            // One place for both: what the flood limit lets through first is what was looked up.
-            info!(interface, %local, %peer, from, to, reason, route_stays, "session");
+/// Logs state changes. `untouched` says why a route stays although its session has gone down.
+fn log(events: Vec<(Event, Arc<str>)>, untouched: impl Fn(&Event) -> Option<Untouched>) {
+    let mut look_ups = LOOKED_UP;
+    for (event, interface) in events {
+        let interface = &*interface;
+        let local = Ipv4Addr::from(event.key.local);
+        let peer = Ipv4Addr::from(event.key.peer);
+        let (from, to) = (event.from.name(), event.to.name());
+        if event.to != State::Down {
+            info!(interface, %local, %peer, from, to, "session");
+            continue;
         }
+        let reason = event.reason.name();
+        let mut route_stays = None;
+        if event.from == State::Up && look_ups > 0 {
+            look_ups -= 1;
+            route_stays = untouched(&event).map(Reason::text);
+        }
+        // One place for both: what the flood limit lets through first is what was looked up.
+        info!(interface, %local, %peer, from, to, reason, route_stays, "session");
     }
 }
 
@@ -73,9 +68,8 @@ impl Engine {
     }
 
     fn log_events(&mut self) {
-        let mut unlogged = std::mem::take(&mut self.unlogged);
-        unlogged.log(|event| self.why_untouched(event));
-        self.unlogged = unlogged;
+        let events = self.ledger.take_unlogged();
+        log(events, |event| self.why_untouched(event));
     }
 
     /// Why the route of a session that has gone down stays, by what the session is now. To be asked
@@ -101,7 +95,7 @@ impl Engine {
             };
             let event = Event::try_read_from_bytes(&item).ok();
             drop(item);
-            self.events_read += 1;
+            self.ledger.count_read();
             match event {
                 Some(event) => self.state_changed(&event),
                 None => warn!("dz_events: an event that this version cannot read"),
@@ -114,15 +108,15 @@ impl Engine {
         let Some(live) = self.sessions.get(&event.key) else {
             return;
         };
-        if live.generation != event.generation {
+        if live.generation() != event.generation {
             return;
         }
-        let interface = Arc::clone(&live.interface);
-        self.left.forget(&event.key);
-        self.unlogged.0.push((*event, interface));
+        let interface = Arc::clone(live.interface());
+        self.sessions.heard(&event.key);
+        self.ledger.log_later(*event, interface);
         if event.to != State::AdminDown {
             // A state that no answer has told the peer is told by the clock.
-            self.clock.set_earlier(live.slot, event.key, now_ns());
+            self.sessions.look_by(event.key, now_ns());
         }
         let route = route_key(&event.key);
         // Nothing becomes of the route of a followed peer: the gate has acted already.
@@ -152,15 +146,13 @@ impl Engine {
         // Emitted between the two looks: they are there to be read.
         while self.drain(ring) {}
         self.log_events();
-        let unread = (emitted - lost).saturating_sub(self.events_before + self.events_read);
-        let missing = unread > 0 || lost > self.events_lost;
-        if missing {
-            warn!(unread, lost, "events lost: reading everything instead");
-            self.events_read += unread;
-            self.events_lost = lost;
-            self.shared.events_lost.store(lost, Ordering::Relaxed);
-        }
-        missing
+        let Some(missing) = self.ledger.balance(emitted, lost) else {
+            return false;
+        };
+        let Missing { unread, lost } = missing;
+        warn!(unread, lost, "events lost: reading everything instead");
+        self.shared.events_lost.store(lost, Ordering::Relaxed);
+        true
     }
 
     /// Events that the kernel programs tried to emit, and those that found no room.
@@ -198,21 +190,20 @@ mod tests {
 
     #[test]
     fn a_flood_of_downs_is_looked_up_as_far_as_it_is_written() {
-        let mut unlogged = Unlogged::default();
+        let mut events = Vec::new();
         let interface: Arc<str> = "doublezero0".into();
-        let mut note = |from, to| unlogged.0.push((event(from, to), Arc::clone(&interface)));
+        let mut note = |from, to| events.push((event(from, to), Arc::clone(&interface)));
         note(State::Down, State::Up);
         note(State::Init, State::Down);
         for _ in 0..100 {
             note(State::Up, State::Down);
         }
         let looked_up = Cell::new(0);
-        unlogged.log(|event| {
+        log(events, |event| {
             assert_eq!((event.from, event.to), (State::Up, State::Down));
             looked_up.set(looked_up.get() + 1);
             Some(Untouched::PeerPassive)
         });
         assert_eq!(looked_up.get(), LOOKED_UP);
-        assert!(unlogged.0.is_empty());
     }
 }

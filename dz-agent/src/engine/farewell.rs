@@ -13,8 +13,8 @@ use dz_common::counters::Counter;
 use dz_common::map::SessionKey;
 use tracing::warn;
 
-use super::Engine;
-use super::clock::gathered_ns;
+use super::parts::Engine;
+use super::state::clock::gathered_ns;
 use crate::datapath::{Order, now_ns};
 
 /// AdminDown packets at a disconnect: one may be lost, two, too.
@@ -203,9 +203,7 @@ impl Farewells {
 impl Engine {
     /// Begins the farewell of a session, to be [said](Self::say). Our clock has no business with it any more.
     pub(super) fn begin_farewell(&mut self, key: &SessionKey) -> Farewell {
-        if let Some(live) = self.sessions.get(key) {
-            self.clock.forget(live.slot);
-        }
+        self.sessions.look_no_more(key);
         Farewell::begun(now_ns())
     }
 
@@ -249,8 +247,14 @@ impl Engine {
         let live = self.sessions.get(key);
         let live = live.filter(|_| self.may_speak(key));
         let live = live.ok_or_else(|| Untold::Address(key.local.into()))?;
-        match live.next_hop {
-            Some(next_hop) if self.next_hops.mac(&(key.ifindex, next_hop)).is_none() => {
+        match live.next_hop() {
+            Some(next_hop)
+                if self
+                    .sessions
+                    .next_hops()
+                    .mac(&(key.ifindex, next_hop))
+                    .is_none() =>
+            {
                 Err(Untold::NextHop(next_hop))
             }
             _ => Ok(self.order(*key, live, true)),
@@ -286,7 +290,9 @@ impl Engine {
             closing.farewell.due_ns = due_ns;
             self.farewells.set(key, due_ns);
             let (netlink, hop) = (self.connections.netlink(), (key.ifindex, next_hop));
-            self.next_hops.resolve(netlink, hop, key, now_ns);
+            self.sessions
+                .next_hops_mut()
+                .resolve(netlink, hop, key, now_ns);
         } else {
             self.end_farewell(&key, why);
         }

@@ -7,10 +7,10 @@ use anyhow::Context;
 use dz_common::map::{Origin, Peer, PeerKey};
 use tracing::{info, warn};
 
-use super::Engine;
 use super::interfaces::Interface;
 use super::mirror::Mirror;
-use super::reconcile::{RouteKey, ifname, peer_key};
+use super::parts::Engine;
+use super::state::keys::{RouteKey, ifname, peer_key};
 use super::unfollowed::{Noted, Unfollowed};
 use crate::net::hosts::{self, HOST_PREFIX, HostChange, HostRoute, Path};
 use crate::net::links::Address;

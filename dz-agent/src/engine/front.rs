@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::Inspector;
+use super::inspect::Inspector;
 use super::scrapes::Scrapes;
 use crate::api::{ApiListener, api_router, metrics_router, serve};
 use crate::command::Command;

@@ -11,10 +11,10 @@ use dz_common::packet::State;
 use foldhash::{HashMap, HashSet};
 use tokio::sync::OnceCell;
 
-use super::left;
-use super::reconcile::{RouteKey, ifname, peer_key, route_key};
 use super::reverse_path;
 use super::shared::{FollowedRoute, Shared};
+use super::state::keys::{RouteKey, ifname, peer_key, route_key};
+use super::state::left;
 use crate::datapath::{MapReader, now_ns};
 use crate::net::Netlink;
 use crate::net::routes::{Route, Routes};

@@ -7,9 +7,9 @@ use dz_common::map::LocalKey;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use tracing::{info, warn};
 
-use super::Engine;
 use super::ends::{Ends, Refused};
 use super::guard::Guard;
+use super::parts::Engine;
 use super::reconcile::Carrier;
 use crate::datapath::{Attachment, choose};
 use crate::error::{ExitCode, FailWith, Failure};

@@ -9,8 +9,9 @@ use foldhash::HashMap;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 
-use super::reconcile::{RouteKey, Wanted};
+use super::reconcile::Wanted;
 use super::routes::Finished;
+use super::state::keys::RouteKey;
 use crate::datapath::now_ns;
 
 /// Requests under way at the same time: enough to keep the kernel busy, and no more acknowledgements

@@ -8,10 +8,10 @@ use dz_common::map::{LocalKey, PeerKey};
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use tracing::{info, warn};
 
-use super::Engine;
 use super::interfaces::Interface;
-use super::reconcile::{ifname, peer_key};
-use super::run::SETTLE;
+use super::parts::Engine;
+use super::state::agenda::SETTLE;
+use super::state::keys::{ifname, peer_key};
 use crate::net::{NetlinkError, local};
 
 /// Blocks of counters, block 0 included.

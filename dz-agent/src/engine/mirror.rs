@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use foldhash::HashMap;
 
-use super::reconcile::RouteKey;
+use super::state::keys::RouteKey;
 use crate::net::hosts::{HostChange, HostRoute};
 
 /// Most routes: more than there can be sessions for, by far.

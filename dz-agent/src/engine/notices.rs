@@ -6,8 +6,8 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::interfaces::Interface;
-use super::run::SETTLE;
-use super::{Engine, RouteKey};
+use super::parts::Engine;
+use super::state::keys::RouteKey;
 use crate::net::monitor::Event;
 
 impl Engine {
@@ -35,7 +35,7 @@ impl Engine {
                 let ours = |i: &Interface| i.name == name || i.ifindex() == Some(ifindex);
                 // A NIC can take its addresses along into a VRF, without a word about them.
                 if self.interfaces.iter().any(ours) || self.held.has_used(ifindex) {
-                    self.check_soon();
+                    self.agenda.check_soon(Instant::now());
                 }
             }
             Event::Address {
@@ -50,12 +50,12 @@ impl Engine {
                 // Peers may use the address of any interface, and with it goes each route that has
                 // it as its source, without a word.
                 if self.interface_at(ifindex).is_some() || self.held.is_used(address.local) {
-                    self.check_soon();
+                    self.agenda.check_soon(Instant::now());
                 }
             }
             Event::Local { dst, prefix_len } => {
                 if self.held.is_used_within(dst, prefix_len) {
-                    self.check_soon();
+                    self.agenda.check_soon(Instant::now());
                 }
             }
             Event::Route {
@@ -88,17 +88,9 @@ impl Engine {
                 warn!("netlink notifications lost: reading everything again");
                 self.shared.overruns.fetch_add(1, Ordering::Relaxed);
                 self.followed.doubt();
-                self.next_hops.set_up_to_date(false);
-                self.check_soon();
+                self.sessions.next_hops_mut().set_up_to_date(false);
+                self.agenda.check_soon(Instant::now());
             }
         }
-    }
-
-    pub(super) fn check_soon(&mut self) {
-        self.check_by(Instant::now() + SETTLE);
-    }
-
-    pub(super) fn check_by(&mut self, at: Instant) {
-        self.check_at = Some(self.check_at.map_or(at, |before| before.min(at)));
     }
 }

@@ -21,6 +21,7 @@ use dz_common::packet::State;
 use dz_common::session::Mode;
 use foldhash::{HashMap, HashSet};
 
+use super::state::keys::{RouteKey, ifname, peer_key, route_key};
 use crate::net::detours::Flow;
 use crate::net::routes::Route;
 
@@ -31,13 +32,6 @@ pub(super) struct Carrier {
     pub(super) ifindex: u32,
     /// Addresses that sessions can have over it: its own, and those that it borrows.
     pub(super) locals: HashSet<Ipv4Addr>,
-}
-
-/// Destination and interface of a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct RouteKey {
-    pub(super) dst: Ipv4Addr,
-    pub(super) ifindex: u32,
 }
 
 /// What should become of a route.
@@ -267,37 +261,6 @@ pub(super) fn wanted_route(entry: &SessionEntry, peer: &Peer, ignore_peer_passiv
         _ if is_passive(own, session.peer_mode, ignore_peer_passive) => Wanted::AsIs,
         _ => Wanted::Absent,
     }
-}
-
-/// The key of a session's route.
-pub(super) fn route_key(key: &SessionKey) -> RouteKey {
-    RouteKey {
-        ifindex: key.ifindex,
-        dst: key.peer.into(),
-    }
-}
-
-/// The key of a peer.
-pub(super) fn peer_key(interface: &str, peer: Ipv4Addr) -> PeerKey {
-    let mut ifname = [0; 16];
-    for (to, from) in ifname.iter_mut().zip(interface.bytes()) {
-        *to = from;
-    }
-    PeerKey {
-        ifname,
-        peer: peer.octets(),
-    }
-}
-
-/// The interface of a peer.
-pub(super) fn ifname(key: &PeerKey) -> &str {
-    let len = key
-        .ifname
-        .iter()
-        .position(|&byte| byte == 0)
-        .unwrap_or(key.ifname.len());
-    // Written by `peer_key` from a string; anything else names no interface.
-    std::str::from_utf8(&key.ifname[..len]).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use dz_common::ingress::Link;
 use dz_common::map::SessionKey;
 use foldhash::HashSet;
 
-use super::next_hops::Neighbour;
-use super::{Engine, Live};
+use super::parts::Engine;
+use super::state::next_hops::Neighbour;
 use crate::datapath::now_ns;
 use crate::net::neighbours;
 
@@ -16,7 +16,7 @@ impl Engine {
         let (ifindex, _, mac) = neighbour;
         // The end of one is noted whosever it was: its interface may be gone already.
         if mac.is_none() || self.interface_at(ifindex).is_some() {
-            let waited = self.next_hops.found(neighbour);
+            let waited = self.sessions.next_hops_mut().found(neighbour);
             self.wait_no_longer(waited);
         }
     }
@@ -24,7 +24,7 @@ impl Engine {
     /// Notes what the kernel has answered about a next hop.
     pub(super) fn next_hop_looked_up(&mut self, found: Neighbour) {
         let netlink = self.connections.netlink();
-        let waited = self.next_hops.looked_up(netlink, found);
+        let waited = self.sessions.next_hops_mut().looked_up(netlink, found);
         self.wait_no_longer(waited);
     }
 
@@ -35,21 +35,23 @@ impl Engine {
         let ethernet = self.interfaces.iter();
         let ethernet = ethernet.filter(|interface| interface.link() == Some(Link::Ethernet));
         let ethernet: HashSet<u32> = ethernet.filter_map(|i| i.ifindex()).collect();
-        self.next_hops.retain(&ethernet);
-        if self.next_hops.is_up_to_date() {
+        self.sessions.next_hops_mut().retain(&ethernet);
+        if self.sessions.next_hops().is_up_to_date() {
             return None;
         }
         let mut unread = None;
         for ifindex in ethernet {
             match neighbours::list(self.connections.netlink(), ifindex).await {
                 Ok(table) => {
-                    let waited = self.next_hops.read(ifindex, table);
+                    let waited = self.sessions.next_hops_mut().read(ifindex, table);
                     self.wait_no_longer(waited);
                 }
                 Err(error) => unread = Some(anyhow::Error::from(error).context("neighbours")),
             }
         }
-        self.next_hops.set_up_to_date(unread.is_none());
+        self.sessions
+            .next_hops_mut()
+            .set_up_to_date(unread.is_none());
         unread
     }
 
@@ -57,14 +59,15 @@ impl Engine {
     /// sessions whose peers' clocks tick first: their answers need no next hop, and AdminDown does.
     pub(super) fn resolve_missing(&mut self) {
         let now_ns = now_ns();
-        for (key, live) in &self.sessions {
-            if let Some(next_hop) = live.next_hop
-                && self.next_hops.mac(&(key.ifindex, next_hop)).is_none()
-            {
-                let (netlink, hop) = (self.connections.netlink(), (key.ifindex, next_hop));
-                self.next_hops.resolve(netlink, hop, *key, now_ns);
-            }
+        for key in self.sessions.unresolved() {
+            self.resolve(&key, now_ns);
         }
+    }
+
+    /// Has the kernel resolve a session's next hop.
+    pub(super) fn resolve(&mut self, key: &SessionKey, now_ns: u64) {
+        let netlink = self.connections.netlink();
+        self.sessions.resolve(netlink, key, now_ns);
     }
 
     /// Gives sessions their turn now that their next hop is resolved.
@@ -73,16 +76,9 @@ impl Engine {
         for key in sessions {
             if let Some(closing) = self.closing.get_mut(&key) {
                 self.farewells.resolved(key, &mut closing.farewell, now_ns);
-            } else if let Some(live) = self.sessions.get(&key) {
-                self.clock.set_earlier(live.slot, key, now_ns);
+            } else {
+                self.sessions.look_by(key, now_ns);
             }
-        }
-    }
-
-    /// Stops waiting for a session's next hop.
-    pub(super) fn give_up_resolving(&mut self, key: &SessionKey, live: &Live) {
-        if let Some(next_hop) = live.next_hop {
-            self.next_hops.give_up(&(key.ifindex, next_hop), key);
         }
     }
 }

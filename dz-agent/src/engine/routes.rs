@@ -9,9 +9,11 @@ use dz_common::packet::State;
 use futures_util::{FutureExt, StreamExt};
 use tracing::{debug, info, warn};
 
-use super::reconcile::{RouteKey, Wanted, wanted_route};
+use super::parts::Engine;
+use super::reconcile::{Wanted, wanted_route};
 use super::shared::Trouble;
-use super::{Engine, backoff};
+use super::state::backoff::backoff;
+use super::state::keys::RouteKey;
 use crate::datapath::now_ns;
 use crate::net::monitor::Place;
 use crate::net::routes::{Added, Deleted, RouteError};
@@ -61,17 +63,14 @@ impl Engine {
 
     /// What a route should be, by what the kernel has now.
     fn wanted(&self, key: RouteKey) -> Wanted {
-        let Some(owner) = self
-            .owners
-            .get(&key)
-            .filter(|owner| !self.closing.contains_key(*owner))
-        else {
+        let owner = self.sessions.owner_of(key);
+        let Some(owner) = owner.filter(|owner| !self.closing.contains_key(owner)) else {
             return Wanted::Absent;
         };
         let Some(peer) = self.peer_of(key).filter(|peer| peer.local == owner.local) else {
             return Wanted::Absent;
         };
-        match self.datapath.maps().reader().session(owner) {
+        match self.datapath.maps().reader().session(&owner) {
             Ok(Some(entry)) if entry.session.state != State::AdminDown => wanted_route(
                 &entry,
                 peer,
@@ -232,7 +231,7 @@ impl Engine {
                 let ifindex = interface.ifindex()?;
                 Some(RouteKey { ifindex, dst })
             })
-            .filter(|key| self.owners.contains_key(key))
+            .filter(|key| self.sessions.owner_of(*key).is_some())
     }
 
     /// Somebody else changed a route where ours are.
@@ -302,9 +301,9 @@ impl Engine {
 
     /// Interface name, and the local address of the session that the route belongs to.
     fn route_labels(&self, key: RouteKey) -> (String, Option<Ipv4Addr>) {
-        let owner = self.owners.get(&key);
+        let owner = self.sessions.owner_of(key);
         let local = owner.map(|owner| owner.local.into());
-        let name = owner.map(|owner| self.name_over(owner));
+        let name = owner.map(|owner| self.name_over(&owner));
         (
             name.unwrap_or_else(|| self.interface_name(key.ifindex)),
             local,

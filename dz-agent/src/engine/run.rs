@@ -17,18 +17,21 @@ use super::check::Reading;
 use super::configured;
 use super::connections::Connections;
 use super::detours::Detours;
-use super::events::Unlogged;
 use super::followed::Followed;
 use super::front::Front;
 use super::held::Held;
+use super::inspect::Inspector;
 use super::interfaces::Interface;
 use super::jobs::RouteJobs;
 use super::locals::Blocks;
+use super::parts::Engine;
 use super::shared::Shared;
-use super::slots::Slots;
 use super::sources::Sources;
+use super::state::agenda::Agenda;
+use super::state::checks::Checks;
+use super::state::ledger::Ledger;
+use super::state::sessions::Sessions;
 use super::stop::{Signals, Stop, remove_pins};
-use super::{Engine, FULL_CHECK, Inspector};
 use crate::command::Command;
 use crate::datapath::{Datapath, Settings, check_kernel, now_ns, readable, take_over};
 use crate::error::{ExitCode, FailWith, Failure};
@@ -45,12 +48,12 @@ use crate::settings::{Gate, PeerPassive, UnknownPeers};
 const HEARTBEAT_NS: u64 = 1_000_000_000;
 /// How long that may wait for something else to wake the thread up, ns.
 const HEARTBEAT_SLACK_NS: u64 = 250_000_000;
-/// Changes of links and addresses come in groups: look once for all of them.
-pub(super) const SETTLE: Duration = Duration::from_millis(5);
 /// How long a flood of notifications may keep our clock waiting.
 const TICK_LATEST: Duration = Duration::from_millis(20);
 /// How long it may keep everything else waiting that is due.
 pub(super) const LATEST: Duration = Duration::from_secs(1);
+/// How often everything is read and compared, whatever notifications came or did not come.
+const FULL_CHECK: Duration = Duration::from_secs(10);
 /// Requests waiting for the engine. More wait in their connections.
 const COMMANDS: usize = 64;
 
@@ -184,18 +187,11 @@ impl Engine {
             .reader()
             .sessions()
             .fail_with(ExitCode::Failure, kernel)?;
-        let next_generation = sessions
-            .iter()
-            .map(|entry| entry.generation)
-            .max()
-            .unwrap_or(0)
-            .wrapping_add(1)
-            .max(1);
         let reroute = [options.when_down, options.when_never_up].contains(&Gate::Reroute);
         let detours = Detours::new(connections.netlink().clone(), reroute);
         let mut engine = Self {
             connections,
-            slots: Slots::new(datapath.slots(), sessions.iter().map(|entry| entry.slot)),
+            sessions: Sessions::new(datapath.slots(), &sessions),
             blocks: Blocks::new(
                 datapath
                     .maps()
@@ -211,34 +207,22 @@ impl Engine {
             floods,
             interfaces: prepared.interfaces,
             peers: Default::default(),
-            sessions: Default::default(),
-            owners: Default::default(),
-            clock: Default::default(),
-            left: Default::default(),
             jobs: RouteJobs::default(),
             closing: Default::default(),
             batches: Default::default(),
             farewells: Default::default(),
-            next_hops: Default::default(),
             sources: prepared.sources,
             followed: prepared.followed,
             detours,
-            next_generation,
-            events_read: 0,
-            events_before: 0,
-            events_lost: 0,
-            unlogged: Unlogged::default(),
+            ledger: Ledger::default(),
             reading: Reading::default(),
-            check_at: None,
-            check_failures: 0,
-            check_errors: Default::default(),
-            look_around_at: None,
+            agenda: Agenda::default(),
+            checks: Checks::default(),
         };
         let (emitted, lost) = engine
             .events_emitted()
             .fail_with(ExitCode::Failure, kernel)?;
-        engine.events_before = emitted - lost;
-        engine.events_lost = lost;
+        engine.ledger = Ledger::new(emitted, lost);
         let ring = readable(ring).fail_with(ExitCode::Failure, || "dz_events")?;
         Ok((engine, ring))
     }
@@ -297,7 +281,7 @@ impl Engine {
                 self.beat(begun_ns, ring.get_mut());
                 beat_ns = begun_ns + HEARTBEAT_NS;
             }
-            let (due_ns, look_at) = (self.due_ns(), self.look_at());
+            let (due_ns, look_at) = (self.due_ns(), self.agenda.next());
             let beat_at_ns = beat_ns + HEARTBEAT_SLACK_NS;
             alarm
                 .set(due_ns.map_or(beat_at_ns, |due_ns| due_ns.min(beat_at_ns)))
@@ -317,7 +301,7 @@ impl Engine {
                 Some(done) = self.jobs.running.next(), if !self.jobs.running.is_empty() => {
                     self.route_done(done);
                 }
-                Some(found) = self.next_hops.lookups.next(), if !self.next_hops.lookups.is_empty() => {
+                Some(found) = self.sessions.next_hops_mut().answered(), if self.sessions.next_hops().is_asking() => {
                     self.next_hop_looked_up(found);
                 }
                 Some(found) = self.detours.running.next(), if !self.detours.running.is_empty() => {
@@ -368,21 +352,16 @@ impl Engine {
         self.tick();
         self.say_farewells();
         self.retry_routes();
-        if self.look_around_at.is_some_and(|at| at <= Instant::now())
+        if self.agenda.is_time_to_look_around(Instant::now())
             && let Some(error) = self.look_around().await
         {
             self.check_failed(&error);
         }
-        if self.check_at.is_some_and(|at| at <= Instant::now()) {
-            self.check_at = None;
+        if self.agenda.take_check(Instant::now()) {
             self.full_check().await;
             self.tick();
         }
-        if self
-            .sources
-            .settle_at()
-            .is_some_and(|at| at <= Instant::now())
-        {
+        if self.agenda.take_settling(Instant::now()) {
             self.settle_some();
         }
     }
@@ -400,7 +379,7 @@ impl Engine {
 
     /// When somebody is to be spoken to, or a route is to be tried again, ns.
     fn due_ns(&mut self) -> Option<u64> {
-        let due_ns = [self.clock.next_ns(), self.closings_due_ns()];
+        let due_ns = [self.sessions.next_look_ns(), self.closings_due_ns()];
         due_ns.into_iter().flatten().min()
     }
 
@@ -408,12 +387,6 @@ impl Engine {
     pub(super) fn closings_due_ns(&self) -> Option<u64> {
         let due_ns = [self.farewells.next_ns(), self.jobs.next_retry_ns()];
         due_ns.into_iter().flatten().min()
-    }
-
-    /// When to look at something, which is rare.
-    fn look_at(&self) -> Option<Instant> {
-        let at = [self.check_at, self.look_around_at, self.sources.settle_at()];
-        at.into_iter().flatten().min()
     }
 }
 

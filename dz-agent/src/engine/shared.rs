@@ -10,7 +10,7 @@ use dz_common::map::PeerKey;
 use foldhash::HashMap;
 use tokio::sync::watch;
 
-use super::reconcile::RouteKey;
+use super::state::keys::RouteKey;
 use crate::metrics::Recorded;
 use crate::net::hosts::HostRoute;
 use crate::view::{FollowChanges, InterfaceView, MetricsView, PassedOver};

@@ -15,12 +15,11 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::Engine;
 use super::configured::{Configured, same};
 use super::followed::{Says, say_unfollowed};
-use super::reconcile::{RouteKey, ifname, peer_key};
-use super::run::SETTLE;
+use super::parts::Engine;
 use super::shared::FollowedRoute;
+use super::state::keys::{RouteKey, ifname, peer_key};
 use crate::settings::Policy;
 use crate::view::{FollowChanges, PassedOver};
 
@@ -37,8 +36,6 @@ pub(super) struct Sources {
     waiting: BTreeSet<PeerKey>,
     /// Peers whose session may be opened by now.
     to_open: HashSet<PeerKey>,
-    /// When to look.
-    settle_at: Option<Instant>,
 }
 
 impl Sources {
@@ -48,16 +45,6 @@ impl Sources {
             policy,
             ..Self::default()
         }
-    }
-
-    /// When to look at what has changed.
-    pub(super) const fn settle_at(&self) -> Option<Instant> {
-        self.settle_at
-    }
-
-    fn soon(&mut self) {
-        self.settle_at
-            .get_or_insert_with(|| Instant::now() + SETTLE);
     }
 }
 
@@ -84,7 +71,7 @@ impl Engine {
     /// Has peers looked at when what comes in a group with this has come, too.
     pub(super) fn settle_soon(&mut self, keys: impl IntoIterator<Item = PeerKey>) {
         self.sources.dirty.extend(keys);
-        self.sources.soon();
+        self.agenda.settle_soon(Instant::now());
     }
 
     /// A session has gone: the one after it can be opened, or another one that waits for room.
@@ -95,13 +82,12 @@ impl Engine {
             self.sources.to_open.insert(key);
         }
         if !(self.sources.to_open.is_empty() && self.sources.waiting.is_empty()) {
-            self.sources.soon();
+            self.agenda.settle_soon(Instant::now());
         }
     }
 
     /// Looks at what is to be looked at by now.
     pub(super) fn settle_some(&mut self) {
-        self.sources.settle_at = None;
         let dirty = std::mem::take(&mut self.sources.dirty);
         self.settle(dirty);
         self.tick();
@@ -315,20 +301,20 @@ impl Engine {
             if !self.may_use(interface, local) {
                 // Of another interface, perhaps.
                 self.held.ask_about(local);
-                self.check_soon();
+                self.agenda.check_soon(Instant::now());
                 continue;
             }
             let no_peer = self.no_peer(interface, key.peer.into(), local).is_some();
             if no_peer || self.owner_of(&key).is_some() {
                 continue;
             }
-            if self.slots.room() == 0 {
+            if self.sessions.room() == 0 {
                 self.sources.to_open.insert(key);
                 continue;
             }
             if let Err(error) = self.open(&key) {
                 warn!(peer = %Ipv4Addr::from(key.peer), %error, "session not opened; retried");
-                self.check_soon();
+                self.agenda.check_soon(Instant::now());
             }
         }
     }
@@ -347,7 +333,7 @@ impl Engine {
     /// The session that a peer has, or an earlier one that is on its way out.
     fn owner_of(&self, key: &PeerKey) -> Option<dz_common::map::SessionKey> {
         let (ifindex, dst) = (self.ifindex_of(key)?, key.peer.into());
-        self.owners.get(&RouteKey { ifindex, dst }).copied()
+        self.sessions.owner_of(RouteKey { ifindex, dst })
     }
 
     fn is_closing(&self, key: &PeerKey) -> bool {

@@ -9,19 +9,12 @@ use foldhash::{HashSet, HashSetExt};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::Engine;
-use super::run::SETTLE;
+use super::parts::Engine;
 use crate::host::lock;
 use crate::net::monitor::Event;
 use crate::net::{NetlinkError, detours, links};
 
 impl Engine {
-    /// Looks around, soon: changes come in groups.
-    pub(super) fn look_around_soon(&mut self) {
-        self.look_around_at
-            .get_or_insert_with(|| Instant::now() + SETTLE);
-    }
-
     /// Something changed in the network namespace: what does it mean for packets that are diverted?
     pub(super) fn around_changed(&mut self, event: &Event) {
         match *event {
@@ -30,7 +23,7 @@ impl Engine {
                 if self.detours.is_candidate(ifindex) {
                     self.detours.look_at_all();
                 }
-                self.look_around_soon();
+                self.agenda.look_around_soon(Instant::now());
             }
             Event::Address {
                 ifindex,
@@ -60,7 +53,7 @@ impl Engine {
             || self.held.is_used(address)
             || self.held.holders(address).any(is_ours);
         if concerned {
-            self.look_around_soon();
+            self.agenda.look_around_soon(Instant::now());
         }
         // Without a word the kernel flushes routes that name the address as their source, and with
         // an interface's last address all of its routes.
@@ -86,7 +79,7 @@ impl Engine {
 
     /// The same with the addresses that have just been read.
     pub(super) async fn look_at_links(&mut self) -> Option<anyhow::Error> {
-        self.look_around_at = None;
+        self.agenda.looked_around();
         self.try_look_around().await.err().map(untold)
     }
 

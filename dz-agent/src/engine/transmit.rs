@@ -7,8 +7,8 @@ use dz_common::ingress::Link;
 use dz_common::map::{MAX_DUE, Peer, SessionKey};
 use tracing::warn;
 
-use super::clock::gathered_ns;
-use super::{Engine, Live};
+use super::parts::Engine;
+use super::state::sessions::Live;
 use crate::datapath::{Order, Transmitted, now_ns};
 
 /// When to try again after the transmit program could not be run at all.
@@ -20,7 +20,7 @@ impl Engine {
     pub(super) fn tick(&mut self) {
         let by_ns = now_ns();
         loop {
-            let taken = self.clock.take(by_ns, MAX_DUE as usize);
+            let taken = self.sessions.take_due(by_ns, MAX_DUE as usize);
             if taken.is_empty() {
                 return;
             }
@@ -28,7 +28,7 @@ impl Engine {
             for (slot, key) in taken {
                 // Most sessions whose peer's clock ticks first: the answer was the transmission.
                 if let Some(later_ns) = self.datapath.maps().not_due_before(slot, by_ns) {
-                    self.clock.set(slot, key, later_ns);
+                    self.sessions.look_at(slot, key, later_ns);
                 } else if let Some(live) = self.sessions.get(&key) {
                     orders.push(self.order(key, live, false));
                 }
@@ -48,25 +48,20 @@ impl Engine {
         if let Err(error) = result {
             warn!(%error, "transmit program not run; retried");
             for order in &orders[outcomes.len()..] {
-                self.clock.set(order.slot, order.key, now_ns() + RETRY_NS);
+                self.sessions
+                    .look_at(order.slot, order.key, now_ns() + RETRY_NS);
             }
         }
     }
 
     fn transmitted(&mut self, order: &Order, outcome: Transmitted) {
-        if outcome.exit == Some(Counter::TxNoNeighbour)
-            && let Some(next_hop) = self.sessions.get(&order.key).and_then(|live| live.next_hop)
-        {
-            let hop = (order.key.ifindex, next_hop);
-            let netlink = self.connections.netlink();
-            self.next_hops.resolve(netlink, hop, order.key, now_ns());
+        if outcome.exit == Some(Counter::TxNoNeighbour) {
+            self.resolve(&order.key, now_ns());
         }
         // 0: gone, and the full check finds out why if it should not be.
         if outcome.next_due_ns != 0 {
-            let now_ns = now_ns();
-            let due_ns = self.left.due_ns(&order.key, outcome.next_due_ns, now_ns);
-            let due_ns = gathered_ns(due_ns, now_ns);
-            self.clock.set(order.slot, order.key, due_ns);
+            self.sessions
+                .look_again(order.slot, order.key, outcome.next_due_ns, now_ns());
         }
     }
 
@@ -78,8 +73,8 @@ impl Engine {
     }
 
     pub(super) fn order(&self, key: SessionKey, live: &Live, force: bool) -> Order {
-        let ethernet = live.next_hop.map(|next_hop| {
-            let destination = self.next_hops.mac(&(key.ifindex, next_hop));
+        let ethernet = live.next_hop().map(|next_hop| {
+            let destination = self.sessions.next_hops().mac(&(key.ifindex, next_hop));
             let source = self.interface_at(key.ifindex);
             (
                 destination.unwrap_or_default(),
@@ -88,8 +83,8 @@ impl Engine {
         });
         Order {
             key,
-            slot: live.slot,
-            generation: live.generation,
+            slot: live.slot(),
+            generation: live.generation(),
             force,
             ethernet,
         }

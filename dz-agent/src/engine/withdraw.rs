@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
-use super::Engine;
+use super::parts::Engine;
 use super::run::{LATEST, lateness, moment};
 use super::sources::Sources;
 use crate::datapath::now_ns;
@@ -20,7 +20,7 @@ impl Engine {
     /// Handles a change in the network namespace while everything is taken back.
     async fn changed_at_the_end(&mut self, event: Event) {
         self.changed(event);
-        if !self.next_hops.is_up_to_date() {
+        if !self.sessions.next_hops().is_up_to_date() {
             // Notifications were lost, and there are no full checks any more. What cannot be read now
             // is read with the next notification.
             let _ = self.refresh_interfaces().await;
@@ -39,7 +39,7 @@ impl Engine {
         info!(peers = self.peers.len(), "withdrawing everything");
         // Nobody wants anything any more, and nothing is looked at.
         self.sources = Sources::default();
-        (self.check_at, self.look_around_at) = (None, None);
+        self.agenda.clear();
         self.disconnect_all();
         let deadline = Instant::now() + WITHDRAWAL;
         let mut listening = true;
@@ -53,7 +53,7 @@ impl Engine {
                 Some(done) = self.jobs.running.next(), if !self.jobs.running.is_empty() => {
                     self.route_done(done);
                 }
-                Some(found) = self.next_hops.lookups.next(), if !self.next_hops.lookups.is_empty() => {
+                Some(found) = self.sessions.next_hops_mut().answered(), if self.sessions.next_hops().is_asking() => {
                     self.next_hop_looked_up(found);
                 }
                 // Next hops that are resolved, and addresses that nothing may be sent from any more.

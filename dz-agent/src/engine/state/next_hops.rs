@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use dz_common::map::SessionKey;
 use foldhash::{HashMap, HashSet};
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tracing::debug;
@@ -20,18 +21,18 @@ const ASK_EVERY_NS: u64 = 100_000_000;
 const AT_ONCE: usize = 64;
 
 /// Interface and address.
-pub(super) type Hop = (u32, Ipv4Addr);
+pub(crate) type Hop = (u32, Ipv4Addr);
 type Mac = [u8; 6];
 /// A next hop, and its Ethernet address if it is known.
-pub(super) type Neighbour = (u32, Ipv4Addr, Option<Mac>);
+pub(crate) type Neighbour = (u32, Ipv4Addr, Option<Mac>);
 
 /// What is known of next hops.
 #[derive(Default)]
-pub(super) struct NextHops {
+pub(crate) struct NextHops {
     known: HashMap<Hop, Mac>,
     unresolved: HashMap<Hop, Waiting>,
     /// The kernel's answers to questions under way.
-    pub(super) lookups: FuturesUnordered<BoxFuture<'static, Neighbour>>,
+    lookups: FuturesUnordered<BoxFuture<'static, Neighbour>>,
     /// Next hops that the kernel is still to be asked about.
     to_ask: VecDeque<Hop>,
     /// The neighbour tables have been read, and no notification has been lost since.
@@ -48,12 +49,22 @@ struct Waiting {
 
 impl NextHops {
     /// Returns a next hop's Ethernet address, if it is known.
-    pub(super) fn mac(&self, hop: &Hop) -> Option<Mac> {
+    pub(crate) fn mac(&self, hop: &Hop) -> Option<Mac> {
         self.known.get(hop).copied()
     }
 
+    /// Says whether the kernel has been asked something that it has not answered.
+    pub(crate) fn is_asking(&self) -> bool {
+        !self.lookups.is_empty()
+    }
+
+    /// Waits for the kernel's next answer; none if it has not been asked anything.
+    pub(crate) async fn answered(&mut self) -> Option<Neighbour> {
+        self.lookups.next().await
+    }
+
     /// Asks the kernel to resolve a next hop, on behalf of a session that waits for it.
-    pub(super) fn resolve(&mut self, netlink: &Netlink, hop: Hop, key: SessionKey, now_ns: u64) {
+    pub(crate) fn resolve(&mut self, netlink: &Netlink, hop: Hop, key: SessionKey, now_ns: u64) {
         if !self.wait(hop, key, now_ns) {
             return;
         }
@@ -103,7 +114,7 @@ impl NextHops {
 
     /// Notes the kernel's answer to a question, and asks the next one. Returns the sessions that have
     /// waited for it. "Not known" says nothing: by now a notification may have said more.
-    pub(super) fn looked_up(&mut self, netlink: &Netlink, found: Neighbour) -> HashSet<SessionKey> {
+    pub(crate) fn looked_up(&mut self, netlink: &Netlink, found: Neighbour) -> HashSet<SessionKey> {
         self.ask(netlink);
         match found {
             (_, _, None) => HashSet::default(),
@@ -113,7 +124,7 @@ impl NextHops {
 
     /// Notes that a next hop was resolved, or is not known any more. Returns the sessions that have
     /// waited for it.
-    pub(super) fn found(&mut self, (ifindex, next_hop, mac): Neighbour) -> HashSet<SessionKey> {
+    pub(crate) fn found(&mut self, (ifindex, next_hop, mac): Neighbour) -> HashSet<SessionKey> {
         let hop = (ifindex, next_hop);
         let Some(mac) = mac else {
             self.known.remove(&hop);
@@ -124,18 +135,18 @@ impl NextHops {
     }
 
     /// Says whether everything that the kernel knows is known here, too.
-    pub(super) const fn is_up_to_date(&self) -> bool {
+    pub(crate) const fn is_up_to_date(&self) -> bool {
         self.up_to_date
     }
 
     /// Notes whether everything that the kernel knows is known here, too.
-    pub(super) const fn set_up_to_date(&mut self, up_to_date: bool) {
+    pub(crate) const fn set_up_to_date(&mut self, up_to_date: bool) {
         self.up_to_date = up_to_date;
     }
 
     /// Replaces what is known of an interface by its whole neighbour table. Returns the sessions that
     /// have waited for one of these next hops.
-    pub(super) fn read(
+    pub(crate) fn read(
         &mut self,
         ifindex: u32,
         table: impl IntoIterator<Item = (Ipv4Addr, Mac)>,
@@ -148,7 +159,7 @@ impl NextHops {
     }
 
     /// Forgets the next hops of all interfaces but these: an index that is gone does not come back.
-    pub(super) fn retain(&mut self, interfaces: &HashSet<u32>) {
+    pub(crate) fn retain(&mut self, interfaces: &HashSet<u32>) {
         self.known
             .retain(|(known, _), _| interfaces.contains(known));
         let unresolved = &mut self.unresolved;
@@ -156,7 +167,7 @@ impl NextHops {
     }
 
     /// Notes that a session waits no longer.
-    pub(super) fn give_up(&mut self, hop: &Hop, key: &SessionKey) {
+    pub(crate) fn give_up(&mut self, hop: &Hop, key: &SessionKey) {
         if let Some(waiting) = self.unresolved.get_mut(hop) {
             waiting.sessions.remove(key);
             if waiting.sessions.is_empty() {

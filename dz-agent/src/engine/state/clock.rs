@@ -15,7 +15,7 @@ const LATE: u64 = 64;
 /// A due time a little later, on a grid that other sessions' due times are on, too: what happens once
 /// per wake-up costs more than what happens once per session. Later by less than 1/64 of the time
 /// from now to then, where jitter is ten times as much.
-pub(super) fn gathered_ns(at_ns: u64, now_ns: u64) -> u64 {
+pub(crate) fn gathered_ns(at_ns: u64, now_ns: u64) -> u64 {
     let slack_ns = (at_ns.saturating_sub(now_ns) / LATE).min(COARSEST_NS);
     let grid_ns = slack_ns.checked_ilog2().map_or(1, |log| 1 << log);
     at_ns.checked_next_multiple_of(grid_ns).unwrap_or(at_ns)
@@ -24,7 +24,7 @@ pub(super) fn gathered_ns(at_ns: u64, now_ns: u64) -> u64 {
 /// Due times of sessions, by slot: many sessions have the same, and each is handled some times a
 /// second, so no hash is taken of any.
 #[derive(Debug, Default)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     times: BTreeMap<u64, Vec<u32>>,
     /// How many slots there are in `times`.
     noted: usize,
@@ -36,7 +36,7 @@ pub(super) struct Clock {
 
 impl Clock {
     /// Has a session looked at at `at_ns`, in place of whatever was set for its slot before.
-    pub(super) fn set(&mut self, slot: u32, key: SessionKey, at_ns: u64) {
+    pub(crate) fn set(&mut self, slot: u32, key: SessionKey, at_ns: u64) {
         let index = slot as usize;
         if index >= self.due.len() {
             self.due.resize(index + 1, None);
@@ -65,7 +65,7 @@ impl Clock {
     }
 
     /// Has a session looked at at `at_ns` at the latest.
-    pub(super) fn set_earlier(&mut self, slot: u32, key: SessionKey, at_ns: u64) {
+    pub(crate) fn set_earlier(&mut self, slot: u32, key: SessionKey, at_ns: u64) {
         if self.due_ns(slot).is_none_or(|due_ns| at_ns < due_ns) {
             self.set(slot, key, at_ns);
         }
@@ -77,13 +77,13 @@ impl Clock {
     }
 
     /// Forgets the session of a slot.
-    pub(super) fn forget(&mut self, slot: u32) {
+    pub(crate) fn forget(&mut self, slot: u32) {
         let due = self.due.get_mut(slot as usize).and_then(Option::take);
         self.set -= usize::from(due.is_some());
     }
 
     /// When somebody is due next.
-    pub(super) fn next_ns(&mut self) -> Option<u64> {
+    pub(crate) fn next_ns(&mut self) -> Option<u64> {
         while let Some(mut first) = self.times.first_entry() {
             let at_ns = *first.key();
             while let Some(slot) = first.get().last() {
@@ -101,7 +101,7 @@ impl Clock {
 
     /// Takes up to `most` sessions that are due, with their slots. Not a moment before: the program
     /// would say "not yet", and the loop would spin until then.
-    pub(super) fn take(&mut self, now_ns: u64, most: usize) -> Vec<(u32, SessionKey)> {
+    pub(crate) fn take(&mut self, now_ns: u64, most: usize) -> Vec<(u32, SessionKey)> {
         let mut taken = Vec::new();
         while taken.len() < most
             && let Some(mut first) = self.times.first_entry()

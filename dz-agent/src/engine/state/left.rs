@@ -7,10 +7,6 @@ use dz_common::map::{Origin, SessionEntry, SessionKey};
 use dz_common::packet::State;
 use foldhash::HashSet;
 
-use super::Engine;
-use super::reconcile::route_key;
-use crate::datapath::now_ns;
-
 /// For how long a peer is Down and silent before it has left, ns.
 const AFTER_NS: u64 = 600 * 1_000_000_000;
 /// How often it is spoken to then, ns.
@@ -20,7 +16,7 @@ const PAUSE_NS: u64 = 60 * 1_000_000_000;
 const JITTER: u64 = 10;
 
 /// For how long a peer is Down and silent before it has left, ns; a test may want it to be less.
-pub(super) fn after_ns() -> u64 {
+pub(crate) fn after_ns() -> u64 {
     #[cfg(feature = "faults")]
     if let Some(after_ms) = crate::faults::left_after_ms() {
         return after_ms.saturating_mul(1_000_000);
@@ -29,7 +25,7 @@ pub(super) fn after_ns() -> u64 {
 }
 
 /// Decides whether a peer has left by `now_ns`. Its origin is looked up only where the rest speaks for it.
-pub(super) fn has_left(
+pub(crate) fn has_left(
     origin: impl FnOnce() -> Option<Origin>,
     entry: &SessionEntry,
     now_ns: u64,
@@ -43,18 +39,18 @@ pub(super) fn has_left(
 
 /// The sessions of peers that have left, as of the last full check.
 #[derive(Debug, Default)]
-pub(super) struct Left(HashSet<SessionKey>);
+pub(crate) struct Left(HashSet<SessionKey>);
 
 impl Left {
     /// Takes note of all that have left now. Returns those that had left and have not any more.
-    pub(super) fn replace(&mut self, left: HashSet<SessionKey>) -> Vec<SessionKey> {
+    pub(crate) fn replace(&mut self, left: HashSet<SessionKey>) -> Vec<SessionKey> {
         let before = std::mem::replace(&mut self.0, left);
         let back = before.into_iter().filter(|key| !self.0.contains(key));
         back.collect()
     }
 
     /// Takes note that a peer is heard again, or its session gone.
-    pub(super) fn forget(&mut self, key: &SessionKey) {
+    pub(crate) fn forget(&mut self, key: &SessionKey) {
         // Most of the time nobody has left: then nothing is hashed.
         if !self.0.is_empty() {
             self.0.remove(key);
@@ -62,7 +58,7 @@ impl Left {
     }
 
     /// When our clock is to ask for a session that the kernel wants asked for at `next_due_ns`.
-    pub(super) fn due_ns(&self, key: &SessionKey, next_due_ns: u64, now_ns: u64) -> u64 {
+    pub(crate) fn due_ns(&self, key: &SessionKey, next_due_ns: u64, now_ns: u64) -> u64 {
         if self.0.is_empty() || !self.0.contains(key) {
             return next_due_ns;
         }
@@ -70,23 +66,6 @@ impl Left {
         let jitter_ns = PAUSE_NS / JITTER;
         let pause_ns = PAUSE_NS - jitter_ns + 2 * jitter_ns / 255 * u64::from(last);
         next_due_ns.max(now_ns.saturating_add(pause_ns))
-    }
-}
-
-impl Engine {
-    /// Takes note of the peers that have left, and has our clock ask for those that are back at once.
-    pub(super) fn note_who_has_left(&mut self, sessions: &[SessionEntry]) {
-        let (now_ns, after_ns) = (now_ns(), after_ns());
-        let left = sessions.iter().filter(|entry| {
-            let origin = || self.peer_of(route_key(&entry.key)).map(|peer| peer.origin);
-            has_left(origin, entry, now_ns, after_ns)
-        });
-        let left = left.map(|entry| entry.key).collect();
-        for key in self.left.replace(left) {
-            if let Some(live) = self.sessions.get(&key) {
-                self.clock.set_earlier(live.slot, key, now_ns);
-            }
-        }
     }
 }
 

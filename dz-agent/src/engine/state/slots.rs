@@ -16,7 +16,7 @@ const REST: Duration = Duration::from_secs(1);
 
 /// Which slots are free.
 #[derive(Debug)]
-pub(super) struct Slots {
+pub(crate) struct Slots {
     /// Lowest first, so that as few timers as possible have something to watch.
     free: BTreeSet<u32>,
     resting: Vec<u32>,
@@ -24,7 +24,7 @@ pub(super) struct Slots {
 
 impl Slots {
     /// All slots but those in use.
-    pub(super) fn new(slots: u32, used: impl IntoIterator<Item = u32>) -> Self {
+    pub(crate) fn new(slots: u32, used: impl IntoIterator<Item = u32>) -> Self {
         let mut free: BTreeSet<_> = (0..slots).collect();
         for slot in used {
             free.remove(&slot);
@@ -36,28 +36,28 @@ impl Slots {
     }
 
     /// How many sessions there is room for.
-    pub(super) fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         self.free.len() + self.resting.len()
     }
 
     /// A free slot. Call [`Slots::settle`] first.
-    pub(super) fn take(&mut self) -> Option<u32> {
+    pub(crate) fn take(&mut self) -> Option<u32> {
         self.free.pop_first()
     }
 
     /// Takes a slot that a session has which we have not given it to.
-    pub(super) fn claim(&mut self, slot: u32) {
+    pub(crate) fn claim(&mut self, slot: u32) {
         self.free.remove(&slot);
         self.resting.retain(|resting| *resting != slot);
     }
 
     /// A session has left its slot and its hash element.
-    pub(super) fn release(&mut self, slot: u32) {
+    pub(crate) fn release(&mut self, slot: u32) {
         self.resting.push(slot);
     }
 
     /// Waits until no program can hold what sessions left behind; at once if none did.
-    pub(super) fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         if self.resting.is_empty() {
             return;
         }

@@ -1,0 +1,95 @@
+//! The engine's parts, and questions that need several of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dz_common::map::{Peer, PeerKey, SessionKey};
+use foldhash::HashMap;
+
+use super::batches::Batch;
+use super::check::Reading;
+use super::close::Closing;
+use super::connections::Connections;
+use super::detours::Detours;
+use super::farewell::Farewells;
+use super::followed::Followed;
+use super::held::Held;
+use super::interfaces::Interface;
+use super::jobs::RouteJobs;
+use super::locals::Blocks;
+use super::shared::Shared;
+use super::sources::Sources;
+use super::state::agenda::Agenda;
+use super::state::checks::Checks;
+use super::state::keys::{RouteKey, peer_key};
+use super::state::ledger::Ledger;
+use super::state::sessions::Sessions;
+use crate::datapath::Datapath;
+use crate::host::identity::Identity;
+use crate::host::logging::FloodLimit;
+use crate::settings::RunOptions;
+
+/// Everything that changes.
+pub(super) struct Engine {
+    pub(super) options: RunOptions,
+    pub(super) datapath: Datapath,
+    pub(super) connections: Connections,
+    pub(super) identity: Identity,
+    pub(super) shared: Arc<Shared>,
+    pub(super) floods: FloodLimit,
+    pub(super) interfaces: Vec<Interface>,
+    pub(super) peers: HashMap<PeerKey, Peer>,
+    pub(super) sessions: Sessions,
+    pub(super) blocks: Blocks,
+    /// Which interface of this host holds which address.
+    pub(super) held: Held,
+    pub(super) jobs: RouteJobs,
+    pub(super) closing: HashMap<SessionKey, Closing>,
+    pub(super) batches: BTreeMap<u64, Batch>,
+    pub(super) farewells: Farewells,
+    /// What makes peers without a request.
+    pub(super) sources: Sources,
+    pub(super) followed: Followed,
+    /// Ways around, for packets that must not go to a peer that is Down.
+    pub(super) detours: Detours,
+    /// Which ring events have been read.
+    pub(super) ledger: Ledger,
+    pub(super) reading: Reading,
+    /// When to look at something ahead of time.
+    pub(super) agenda: Agenda,
+    /// How full checks go.
+    pub(super) checks: Checks,
+}
+
+impl Engine {
+    /// Most sessions: as many as asked for, although the maps are rounded up to whole groups of
+    /// deadline slots, and no more than they hold, for those of an earlier agent keep their size.
+    pub(super) fn capacity(&self) -> u32 {
+        self.options.max_sessions.min(self.datapath.slots())
+    }
+
+    pub(super) fn peer_of(&self, key: RouteKey) -> Option<&Peer> {
+        let interface = self.interface_at(key.ifindex)?;
+        self.peers.get(&peer_key(&interface.name, key.dst))
+    }
+
+    /// The interface with this index, if it is one of ours.
+    pub(super) fn interface_at(&self, ifindex: u32) -> Option<&Interface> {
+        let mut interfaces = self.interfaces.iter();
+        interfaces.find(|interface| interface.ifindex() == Some(ifindex))
+    }
+
+    /// Returns the name of a session's interface, also of one that is gone.
+    pub(super) fn name_over(&self, key: &SessionKey) -> String {
+        let live = self.sessions.get(key);
+        live.map_or_else(
+            || self.interface_name(key.ifindex),
+            |live| live.interface().to_string(),
+        )
+    }
+
+    pub(super) fn interface_name(&self, ifindex: u32) -> String {
+        let found = self.interface_at(ifindex);
+        found.map_or_else(|| format!("#{ifindex}"), |interface| interface.name.clone())
+    }
+}

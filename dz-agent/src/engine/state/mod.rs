@@ -1,0 +1,13 @@
+//! Owners: what the engine knows. Each keeps its fields to itself, does no I/O and reads no clock
+//! (`now` is an argument), and is tested in its own file.
+
+pub(super) mod agenda;
+pub(super) mod backoff;
+pub(super) mod checks;
+pub(super) mod clock;
+pub(super) mod keys;
+pub(super) mod ledger;
+pub(super) mod left;
+pub(super) mod next_hops;
+pub(super) mod sessions;
+pub(super) mod slots;

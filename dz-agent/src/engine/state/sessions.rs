@@ -1,0 +1,414 @@
+//! The live sessions: which there are, to which one a route belongs, which deadline slot each has, and
+//! when each is to be looked at. That these agree is this file's business alone.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use dz_common::map::{SessionEntry, SessionKey};
+use foldhash::{HashMap, HashSet};
+
+use super::clock::{Clock, gathered_ns};
+use super::keys::{RouteKey, route_key};
+use super::left::Left;
+use super::next_hops::NextHops;
+use super::slots::Slots;
+use crate::net::Netlink;
+
+/// A session as the agent needs it at hand; all of it is also in its map entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Live {
+    generation: u32,
+    slot: u32,
+    interface: Arc<str>,
+    next_hop: Option<Ipv4Addr>,
+}
+
+impl Live {
+    /// Returns what tells it from an earlier session with the same key.
+    pub(crate) const fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Returns its deadline slot.
+    pub(crate) const fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    /// Returns the name of its interface, which may be gone.
+    pub(crate) const fn interface(&self) -> &Arc<str> {
+        &self.interface
+    }
+
+    /// Returns where frames to its peer go, on Ethernet.
+    pub(crate) const fn next_hop(&self) -> Option<Ipv4Addr> {
+        self.next_hop
+    }
+}
+
+/// What a session that is about to be inserted has been given.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Its deadline slot.
+    pub(crate) slot: u32,
+    /// Its generation, which no session had before.
+    pub(crate) generation: u32,
+}
+
+/// The live sessions.
+pub(crate) struct Sessions {
+    live: HashMap<SessionKey, Live>,
+    /// Which session a route belongs to: one per interface and peer.
+    owners: HashMap<RouteKey, SessionKey>,
+    slots: Slots,
+    clock: Clock,
+    /// Peers that our clock speaks to once a minute only.
+    left: Left,
+    next_hops: NextHops,
+    next_generation: u32,
+}
+
+impl Sessions {
+    /// Makes room for `slots` sessions, of which those in `found` are taken. They are not known
+    /// before they are [adopted](Self::adopt).
+    pub(crate) fn new(slots: u32, found: &[SessionEntry]) -> Self {
+        let latest = found.iter().map(|entry| entry.generation).max();
+        Self {
+            live: HashMap::default(),
+            owners: HashMap::default(),
+            slots: Slots::new(slots, found.iter().map(|entry| entry.slot)),
+            clock: Clock::default(),
+            left: Left::default(),
+            next_hops: NextHops::default(),
+            next_generation: latest.unwrap_or(0).wrapping_add(1).max(1),
+        }
+    }
+
+    /// Returns a session.
+    pub(crate) fn get(&self, key: &SessionKey) -> Option<&Live> {
+        self.live.get(key)
+    }
+
+    /// Returns every session, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&SessionKey, &Live)> {
+        self.live.iter()
+    }
+
+    /// Returns the key of every session, in no order.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = SessionKey> {
+        self.live.keys().copied()
+    }
+
+    /// Returns the session that a route belongs to.
+    pub(crate) fn owner_of(&self, route: RouteKey) -> Option<SessionKey> {
+        self.owners.get(&route).copied()
+    }
+
+    /// Says whether the route to its peer belongs to a session, and not to another one.
+    pub(crate) fn owns_route(&self, key: &SessionKey) -> bool {
+        self.owners.get(&route_key(key)) == Some(key)
+    }
+
+    /// Returns how many more sessions there is room for.
+    pub(crate) fn room(&self) -> usize {
+        self.slots.room()
+    }
+
+    /// Takes a place for a new session; none if there is no room. Waits until no kernel program can
+    /// hold what earlier sessions left behind ([`Slots::settle`]).
+    pub(crate) fn reserve(&mut self) -> Option<Place> {
+        self.slots.settle();
+        let slot = self.slots.take()?;
+        let generation = self.next_generation;
+        self.next_generation = self.next_generation.wrapping_add(1).max(1);
+        Some(Place { slot, generation })
+    }
+
+    /// Gives a place back: the session was not inserted.
+    pub(crate) fn give_back(&mut self, place: &Place) {
+        self.slots.release(place.slot);
+    }
+
+    /// Notes a session that has been inserted, to be looked at at once.
+    pub(crate) fn inserted(
+        &mut self,
+        key: SessionKey,
+        place: &Place,
+        interface: Arc<str>,
+        next_hop: Option<Ipv4Addr>,
+        now_ns: u64,
+    ) {
+        let live = Live {
+            generation: place.generation,
+            slot: place.slot,
+            interface,
+            next_hop,
+        };
+        self.live.insert(key, live);
+        self.owners.insert(route_key(&key), key);
+        self.clock.set(place.slot, key, now_ns);
+    }
+
+    /// Says whether the sessions that were read are those that are known.
+    pub(crate) fn are(&self, read: &[SessionEntry]) -> bool {
+        let known = |entry: &SessionEntry| {
+            let live = self.live.get(&entry.key);
+            live.is_some_and(|live| live.generation == entry.generation)
+                && self.owners.contains_key(&route_key(&entry.key))
+        };
+        read.len() == self.live.len() && read.iter().all(known)
+    }
+
+    /// Returns the sessions that are known and were not read.
+    pub(crate) fn missing_in(&self, read: &[SessionEntry]) -> Vec<SessionKey> {
+        let there: HashSet<_> = read.iter().map(|entry| entry.key).collect();
+        self.keys().filter(|key| !there.contains(key)).collect()
+    }
+
+    /// Notes a session that its map has, if it is not known: that of an earlier agent, to be looked
+    /// at at once. `about` returns the name of its interface and its next hop. Returns whether it was
+    /// not known.
+    pub(crate) fn adopt(
+        &mut self,
+        entry: &SessionEntry,
+        about: impl FnOnce() -> (Arc<str>, Option<Ipv4Addr>),
+        now_ns: u64,
+    ) -> bool {
+        let owner = self.owners.entry(route_key(&entry.key));
+        owner.or_insert(entry.key);
+        match self.live.get(&entry.key) {
+            Some(live) if live.generation == entry.generation => return false,
+            // Deleted and inserted again by somebody else.
+            Some(live) if live.slot != entry.slot => {
+                self.clock.forget(live.slot);
+                self.slots.release(live.slot);
+            }
+            _ => {}
+        }
+        self.slots.claim(entry.slot);
+        let (interface, next_hop) = about();
+        let live = Live {
+            generation: entry.generation,
+            slot: entry.slot,
+            interface,
+            next_hop,
+        };
+        self.live.insert(entry.key, live);
+        self.clock.set(entry.slot, entry.key, now_ns);
+        true
+    }
+
+    /// Forgets a session that is not there any more.
+    pub(crate) fn forget(&mut self, key: &SessionKey) {
+        if self.owns_route(key) {
+            self.owners.remove(&route_key(key));
+        }
+        self.left.forget(key);
+        if let Some(live) = self.live.remove(key) {
+            self.clock.forget(live.slot);
+            if let Some(next_hop) = live.next_hop {
+                self.next_hops.give_up(&(key.ifindex, next_hop), key);
+            }
+            self.slots.release(live.slot);
+        }
+    }
+
+    /// Returns when a session is to be looked at next, ns.
+    pub(crate) fn next_look_ns(&mut self) -> Option<u64> {
+        self.clock.next_ns()
+    }
+
+    /// Takes up to `most` sessions that are to be looked at by now, with their slots.
+    pub(crate) fn take_due(&mut self, now_ns: u64, most: usize) -> Vec<(u32, SessionKey)> {
+        self.clock.take(now_ns, most)
+    }
+
+    /// Has a session looked at at `at_ns`, in place of whatever was set for it before.
+    pub(crate) fn look_at(&mut self, slot: u32, key: SessionKey, at_ns: u64) {
+        self.clock.set(slot, key, at_ns);
+    }
+
+    /// Has a session looked at at `at_ns` at the latest.
+    pub(crate) fn look_by(&mut self, key: SessionKey, at_ns: u64) {
+        if let Some(live) = self.live.get(&key) {
+            self.clock.set_earlier(live.slot, key, at_ns);
+        }
+    }
+
+    /// Has a session looked at when the kernel wants it to be, or later if its peer has left.
+    pub(crate) fn look_again(&mut self, slot: u32, key: SessionKey, next_due_ns: u64, now_ns: u64) {
+        let due_ns = self.left.due_ns(&key, next_due_ns, now_ns);
+        self.clock.set(slot, key, gathered_ns(due_ns, now_ns));
+    }
+
+    /// Has a session not looked at any more: it is being closed.
+    pub(crate) fn look_no_more(&mut self, key: &SessionKey) {
+        if let Some(live) = self.live.get(key) {
+            self.clock.forget(live.slot);
+        }
+    }
+
+    /// Notes that something was heard of a peer: it has not left.
+    pub(crate) fn heard(&mut self, key: &SessionKey) {
+        self.left.forget(key);
+    }
+
+    /// Notes the sessions whose peers have left. Those that had, and have not any more, are looked at
+    /// at once.
+    pub(crate) fn have_left(&mut self, left: HashSet<SessionKey>, now_ns: u64) {
+        for key in self.left.replace(left) {
+            self.look_by(key, now_ns);
+        }
+    }
+
+    /// Returns the sessions whose next hop's Ethernet address is not known.
+    pub(crate) fn unresolved(&self) -> Vec<SessionKey> {
+        let unresolved = |(key, live): &(&SessionKey, &Live)| {
+            let next_hop = live.next_hop;
+            next_hop.is_some_and(|hop| self.next_hops.mac(&(key.ifindex, hop)).is_none())
+        };
+        self.live
+            .iter()
+            .filter(unresolved)
+            .map(|(key, _)| *key)
+            .collect()
+    }
+
+    /// Has the kernel resolve a session's next hop, if it has one.
+    pub(crate) fn resolve(&mut self, netlink: &Netlink, key: &SessionKey, now_ns: u64) {
+        if let Some(next_hop) = self.live.get(key).and_then(|live| live.next_hop) {
+            let hop = (key.ifindex, next_hop);
+            self.next_hops.resolve(netlink, hop, *key, now_ns);
+        }
+    }
+
+    /// Returns what is known of next hops.
+    pub(crate) const fn next_hops(&self) -> &NextHops {
+        &self.next_hops
+    }
+
+    /// Returns what is known of next hops, to be changed.
+    pub(crate) const fn next_hops_mut(&mut self) -> &mut NextHops {
+        &mut self.next_hops
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    const NOW_NS: u64 = 1_000;
+
+    fn inserted(sessions: &mut Sessions, key: SessionKey) -> Place {
+        let place = sessions.reserve().expect("room");
+        sessions.inserted(key, &place, "doublezero0".into(), None, NOW_NS);
+        place
+    }
+
+    fn key(peer: u8) -> SessionKey {
+        fixture::entry([10, 0, 0, peer]).key
+    }
+
+    /// An entry in its map.
+    fn entry(peer: u8, slot: u32, generation: u32) -> SessionEntry {
+        SessionEntry {
+            slot,
+            generation,
+            ..fixture::entry([10, 0, 0, peer])
+        }
+    }
+
+    fn adopted(sessions: &mut Sessions, entry: &SessionEntry) -> bool {
+        sessions.adopt(entry, || ("doublezero0".into(), None), NOW_NS)
+    }
+
+    #[test]
+    fn a_session_is_all_there_or_not_at_all() {
+        let mut sessions = Sessions::new(2, &[]);
+        let place = inserted(&mut sessions, key(1));
+        assert_eq!(sessions.owner_of(route_key(&key(1))), Some(key(1)));
+        assert_eq!(sessions.room(), 1);
+        assert_eq!(sessions.take_due(NOW_NS, 9), [(place.slot, key(1))]);
+        sessions.look_at(place.slot, key(1), NOW_NS);
+        sessions.forget(&key(1));
+        assert_eq!(sessions.get(&key(1)), None);
+        assert_eq!(sessions.owner_of(route_key(&key(1))), None);
+        assert_eq!(sessions.room(), 2);
+        assert_eq!(sessions.next_look_ns(), None);
+    }
+
+    #[test]
+    fn no_generation_comes_twice() {
+        let mut sessions = Sessions::new(4, &[entry(1, 3, u32::MAX - 1)]);
+        let generations: Vec<_> = (0..3)
+            .map(|_| sessions.reserve().expect("room").generation)
+            .collect();
+        assert_eq!(generations, [u32::MAX, 1, 2], "0 is none");
+        assert!(sessions.reserve().is_none(), "slot 3 is taken");
+    }
+
+    #[test]
+    fn a_place_that_was_given_back_can_be_had_again() {
+        let mut sessions = Sessions::new(1, &[]);
+        let place = sessions.reserve().expect("room");
+        sessions.give_back(&place);
+        let again = sessions.reserve().expect("room");
+        assert_eq!(again.slot, place.slot);
+        assert_ne!(again.generation, place.generation);
+    }
+
+    #[test]
+    fn a_route_stays_with_the_session_that_has_it() {
+        let mut sessions = Sessions::new(2, &[]);
+        inserted(&mut sessions, key(1));
+        // With the same peer over the same interface, from another address.
+        let other = SessionKey {
+            local: [10, 9, 9, 9],
+            ..key(1)
+        };
+        assert!(adopted(
+            &mut sessions,
+            &SessionEntry {
+                key: other,
+                ..entry(1, 1, 9)
+            }
+        ));
+        assert!(sessions.owns_route(&key(1)) && !sessions.owns_route(&other));
+        sessions.forget(&other);
+        assert!(sessions.owns_route(&key(1)));
+    }
+
+    #[test]
+    fn an_earlier_agents_session_is_adopted_once() {
+        let found = entry(1, 1, 7);
+        let mut sessions = Sessions::new(2, &[found]);
+        assert!(!sessions.are(&[found]));
+        assert!(adopted(&mut sessions, &found));
+        assert!(!adopted(&mut sessions, &found));
+        assert!(sessions.are(&[found]));
+        assert_eq!(sessions.take_due(NOW_NS, 9), [(1, found.key)]);
+        // Somebody else deletes it and inserts it again.
+        let anew = entry(1, 0, 8);
+        assert!(!sessions.are(&[anew]));
+        assert!(adopted(&mut sessions, &anew));
+        assert_eq!(sessions.take_due(NOW_NS, 9), [(0, found.key)]);
+        assert_eq!(sessions.room(), 1, "its earlier slot is free");
+        assert_eq!(sessions.missing_in(&[]), [found.key]);
+        assert_eq!(sessions.missing_in(&[anew]), []);
+    }
+
+    #[test]
+    fn who_has_left_is_looked_at_when_it_is_back() {
+        let mut sessions = Sessions::new(1, &[]);
+        let place = inserted(&mut sessions, key(1));
+        sessions.take_due(NOW_NS, 9);
+        sessions.have_left(HashSet::from_iter([key(1)]), NOW_NS);
+        sessions.look_again(place.slot, key(1), NOW_NS + 5, NOW_NS);
+        assert!(sessions.next_look_ns() > Some(NOW_NS + 1_000_000_000));
+        sessions.have_left(HashSet::default(), NOW_NS + 9);
+        assert_eq!(sessions.next_look_ns(), Some(NOW_NS + 9));
+        // What is being closed is spoken to by nobody's clock.
+        sessions.look_no_more(&key(1));
+        assert_eq!(sessions.next_look_ns(), None);
+    }
+}
