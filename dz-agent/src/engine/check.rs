@@ -185,7 +185,7 @@ impl Engine {
     fn forget_missing(&mut self, read: &[SessionEntry]) {
         for key in self.sessions.missing_in(read) {
             // A list read while somebody deletes may lack what is there.
-            if self.closing.contains_key(&key)
+            if self.closings.contains(&key)
                 || !matches!(self.datapath.maps().reader().session(&key), Ok(None))
             {
                 continue;

@@ -12,53 +12,28 @@ use foldhash::HashMap;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::batches::Reply;
-use super::farewell::{FAREWELLS, Farewell, Untold};
 use super::interfaces::Interface;
 use super::parts::Engine;
 use super::state::backoff::backoff;
+use super::state::batches::Reply;
+use super::state::closings::Step;
+use super::state::farewell::{FAREWELLS, Untold};
 use super::state::keys::{RouteKey, ifname, peer_key, route_key};
 use super::state::sessions::Live;
 use crate::command::Disconnected;
+use crate::datapath::now_ns;
 use crate::net::routes::RouteError;
 
 /// Peers that are disconnected before their routes are: all farewells of theirs fit into one run of the
 /// transmit program, and the first route does not wait long.
 const AT_ONCE: usize = (MAX_DUE as u64 / FAREWELLS) as usize;
 
-/// A session on its way out, between D1 and D4.
-#[derive(Debug)]
-pub(super) struct Closing {
-    /// Who waits for it.
-    batches: Vec<u64>,
-    /// D2.
-    pub(super) farewell: Farewell,
-    /// D3 has begun.
-    route_given_up: bool,
-    /// D3 is done.
-    route_gone: bool,
-    /// How often D4 has failed.
-    failures: u32,
-}
-
-impl Closing {
-    const fn new(farewell: Farewell) -> Self {
-        Self {
-            batches: Vec::new(),
-            farewell,
-            route_given_up: false,
-            route_gone: false,
-            failures: 0,
-        }
-    }
-}
-
 /// Sessions over an index that their interface no longer has.
 type Strays = HashMap<PeerKey, SessionKey>;
 
 impl Engine {
     pub(super) fn disconnect_keys(&mut self, keys: Vec<PeerKey>, reply: Reply) {
-        let id = self.begin_batch(keys.len(), reply);
+        let id = self.closings.batches_mut().begin(keys.len(), reply);
         let mut strays = None;
         for some in keys.chunks(AT_ONCE) {
             let mut told = Vec::with_capacity(some.len());
@@ -67,9 +42,7 @@ impl Engine {
             }
             self.begin_closing(&told);
             for session in told {
-                if let Some(closing) = self.closing.get_mut(&session) {
-                    closing.batches.push(id);
-                }
+                self.closings.wait_for(&session, id);
                 self.go_on(session);
             }
             // Their routes are deleted while the next ones are told; nor are other sessions to wait.
@@ -107,7 +80,7 @@ impl Engine {
     ) -> Option<SessionKey> {
         let Some(peer) = self.peers.get(&key).copied() else {
             let fault = format!("peer {}: not connected", Ipv4Addr::from(key.peer));
-            self.finish_one(batch, Err(fault));
+            self.closings.batches_mut().finish_one(batch, Err(fault));
             return None;
         };
         let interface = ifname(&key).to_owned();
@@ -139,7 +112,7 @@ impl Engine {
                 "peer {}: the kernel refused: {outcome:?}",
                 Ipv4Addr::from(key.peer)
             );
-            self.finish_one(batch, Err(fault));
+            self.closings.batches_mut().finish_one(batch, Err(fault));
             return None;
         }
         self.peers.remove(&key);
@@ -151,15 +124,15 @@ impl Engine {
         };
         info!(interface = gone.interface, local = %gone.local, peer = %gone.peer, "disconnected");
         if live.is_none() {
-            self.finish_one(batch, Ok(gone));
+            self.closings.batches_mut().finish_one(batch, Ok(gone));
         }
         live
     }
 
     /// Gives a session up that nobody wants any more, or whose address is gone.
     pub(super) fn close(&mut self, key: SessionKey, announce: bool) {
-        if let Some(closing) = self.closing.get(&key) {
-            let again = closing.route_given_up && !closing.route_gone;
+        if self.closings.contains(&key) {
+            let again = self.closings.waits_for_route(&key);
             if !announce {
                 self.end_farewell(&key, Untold::Address(key.local.into()));
             }
@@ -186,8 +159,7 @@ impl Engine {
             self.begin_closing(&[key]);
         } else {
             self.sessions.look_no_more(&key);
-            self.closing
-                .insert(key, Closing::new(Farewell::silent(&key)));
+            self.closings.begin_silent(key);
         }
         self.go_on(key);
     }
@@ -195,11 +167,12 @@ impl Engine {
     /// Begins D2: tells the peers of sessions that are not being closed already, all together, in as few runs of
     /// the kernel program as there can be.
     fn begin_closing(&mut self, keys: &[SessionKey]) {
+        let now_ns = now_ns();
         let mut begun = Vec::with_capacity(keys.len());
         for key in keys {
-            if !self.closing.contains_key(key) {
-                let farewell = self.begin_farewell(key);
-                self.closing.insert(*key, Closing::new(farewell));
+            if self.closings.begin(*key, now_ns) {
+                // Our clock has no business with it any more.
+                self.sessions.look_no_more(key);
                 begun.push(*key);
             }
         }
@@ -208,7 +181,7 @@ impl Engine {
 
     /// Goes on with D2: tells the peers whose turn has come.
     pub(super) fn say_farewells(&mut self) {
-        let keys = self.take_farewells();
+        let keys = self.closings.take_due(now_ns());
         self.say(&keys);
         for key in keys {
             self.go_on(key);
@@ -227,8 +200,8 @@ impl Engine {
     }
 
     fn fall_silent(&mut self, concerns: impl Fn(&SessionKey) -> bool) {
-        let closing = self.closing.keys().filter(|key| concerns(key));
-        for key in closing.copied().collect::<Vec<_>>() {
+        let closing = self.closings.keys().filter(|key| concerns(key));
+        for key in closing.collect::<Vec<_>>() {
             self.end_farewell(&key, Untold::Address(key.local.into()));
             self.go_on(key);
         }
@@ -237,16 +210,10 @@ impl Engine {
     /// Goes on with a closing session: D3 when the peer has been told for the first time, or cannot be, D4 when
     /// nothing more is to be said and the route is gone.
     fn go_on(&mut self, key: SessionKey) {
-        match self.closing.get_mut(&key) {
-            Some(closing) if closing.farewell.is_unsaid() => {}
-            Some(closing) if !closing.route_given_up => {
-                closing.route_given_up = true;
-                self.give_route_up(key);
-            }
-            Some(closing) if closing.route_gone && closing.farewell.is_over() => {
-                self.finish_closing(key);
-            }
-            _ => {}
+        match self.closings.next_step(&key) {
+            Some(Step::GiveRouteUp) => self.give_route_up(key),
+            Some(Step::Delete) => self.finish_closing(key),
+            None => {}
         }
     }
 
@@ -280,10 +247,8 @@ impl Engine {
     }
 
     fn route_is_gone(&mut self, key: SessionKey) {
-        if let Some(closing) = self.closing.get_mut(&key) {
-            closing.route_gone = true;
-            self.go_on(key);
-        }
+        self.closings.route_gone(&key);
+        self.go_on(key);
     }
 
     /// D4.
@@ -292,18 +257,17 @@ impl Engine {
         let last = self.datapath.maps().reader().session(&key);
         if let Err(error) = self.datapath.maps_mut().delete_session(&key) {
             self.stuck(key, &format!("its session is not deleted: {error}"));
-            let Some(closing) = self.closing.get_mut(&key) else {
+            let Some(failures) = self.closings.not_deleted(&key) else {
                 return;
             };
-            closing.failures = closing.failures.saturating_add(1);
-            let (failures, pause) = (closing.failures, backoff(closing.failures));
+            let pause = backoff(failures);
             if failures == 1 {
                 warn!(peer = %Ipv4Addr::from(key.peer), %error, "session not deleted; retried");
             }
             self.jobs.retry(route, pause);
             return;
         }
-        let Some(closing) = self.closing.remove(&key) else {
+        let Some(closed) = self.closings.finish(&key) else {
             return;
         };
         let interface = self.name_over(&key);
@@ -313,15 +277,14 @@ impl Engine {
         self.forget(&key);
         // Wanted again, or still: by another address, say. Its place is free now.
         self.room_came(route);
-        let untold = closing.farewell.untold();
-        for batch in closing.batches {
+        for batch in closed.batches {
             let done = Disconnected {
                 interface: interface.clone(),
                 local: key.local.into(),
                 peer: key.peer.into(),
-                warnings: untold.iter().map(Untold::to_string).collect(),
+                warnings: closed.untold.iter().map(Untold::to_string).collect(),
             };
-            self.finish_one(batch, Ok(done));
+            self.closings.batches_mut().finish_one(batch, Ok(done));
             self.reply_if_done(batch);
         }
     }
@@ -335,17 +298,25 @@ impl Engine {
 
     /// A closing session is not gone yet. Whoever waits need not wait any longer to know.
     fn stuck(&mut self, key: SessionKey, why: &str) {
-        let Some(closing) = self.closing.get_mut(&key) else {
-            return;
-        };
-        for batch in std::mem::take(&mut closing.batches) {
+        for batch in self.closings.take_waiting(&key) {
             let fault = format!(
                 "peer {}: disconnected, and nothing is sent or answered any more, but {why}; \
                  retried until the kernel agrees",
                 Ipv4Addr::from(key.peer)
             );
-            self.finish_one(batch, Err(fault));
+            self.closings.batches_mut().finish_one(batch, Err(fault));
             self.reply_if_done(batch);
+        }
+    }
+
+    /// Replies if all peers of a batch are done with.
+    pub(super) fn reply_if_done(&mut self, id: u64) {
+        let Some((reply, answer)) = self.closings.batches_mut().take_done(id) else {
+            return;
+        };
+        if let Err(Err(refusal)) = reply.send(answer) {
+            // Nobody waits: an undone connect, a line of the configuration, a client that is gone.
+            warn!(faults = refusal.faults.join("; "), "disconnect");
         }
     }
 }

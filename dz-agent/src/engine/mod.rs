@@ -5,7 +5,6 @@
 //! seconds that needs none of these to have arrived. It holds nothing that it could not read back.
 
 mod alarm;
-mod batches;
 mod check;
 mod choose;
 mod close;
@@ -13,6 +12,7 @@ mod configured;
 mod connect;
 mod connections;
 mod detours;
+mod disconnect;
 mod diverted;
 mod ends;
 mod events;

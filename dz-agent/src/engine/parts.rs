@@ -1,17 +1,13 @@
 //! The engine's parts, and questions that need several of them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dz_common::map::{Peer, PeerKey, SessionKey};
 use foldhash::HashMap;
 
-use super::batches::Batch;
 use super::check::Reading;
-use super::close::Closing;
 use super::connections::Connections;
 use super::detours::Detours;
-use super::farewell::Farewells;
 use super::followed::Followed;
 use super::held::Held;
 use super::interfaces::Interface;
@@ -21,6 +17,7 @@ use super::shared::Shared;
 use super::sources::Sources;
 use super::state::agenda::Agenda;
 use super::state::checks::Checks;
+use super::state::closings::Closings;
 use super::state::keys::{RouteKey, peer_key};
 use super::state::ledger::Ledger;
 use super::state::sessions::Sessions;
@@ -44,9 +41,8 @@ pub(super) struct Engine {
     /// Which interface of this host holds which address.
     pub(super) held: Held,
     pub(super) jobs: RouteJobs,
-    pub(super) closing: HashMap<SessionKey, Closing>,
-    pub(super) batches: BTreeMap<u64, Batch>,
-    pub(super) farewells: Farewells,
+    /// Sessions on their way out.
+    pub(super) closings: Closings,
     /// What makes peers without a request.
     pub(super) sources: Sources,
     pub(super) followed: Followed,

@@ -74,9 +74,7 @@ impl Engine {
     fn wait_no_longer(&mut self, sessions: HashSet<SessionKey>) {
         let now_ns = now_ns();
         for key in sessions {
-            if let Some(closing) = self.closing.get_mut(&key) {
-                self.farewells.resolved(key, &mut closing.farewell, now_ns);
-            } else {
+            if !self.closings.resolved(key, now_ns) {
                 self.sessions.look_by(key, now_ns);
             }
         }

@@ -64,7 +64,7 @@ impl Engine {
     /// What a route should be, by what the kernel has now.
     fn wanted(&self, key: RouteKey) -> Wanted {
         let owner = self.sessions.owner_of(key);
-        let Some(owner) = owner.filter(|owner| !self.closing.contains_key(owner)) else {
+        let Some(owner) = owner.filter(|owner| !self.closings.contains(owner)) else {
             return Wanted::Absent;
         };
         let Some(peer) = self.peer_of(key).filter(|peer| peer.local == owner.local) else {

@@ -208,9 +208,7 @@ impl Engine {
             interfaces: prepared.interfaces,
             peers: Default::default(),
             jobs: RouteJobs::default(),
-            closing: Default::default(),
-            batches: Default::default(),
-            farewells: Default::default(),
+            closings: Default::default(),
             sources: prepared.sources,
             followed: prepared.followed,
             detours,
@@ -385,7 +383,7 @@ impl Engine {
 
     /// When a peer is to be told again that its session is over, or a route is to be tried again, ns.
     pub(super) fn closings_due_ns(&self) -> Option<u64> {
-        let due_ns = [self.farewells.next_ns(), self.jobs.next_retry_ns()];
+        let due_ns = [self.closings.due_ns(), self.jobs.next_retry_ns()];
         due_ns.into_iter().flatten().min()
     }
 }

@@ -338,6 +338,6 @@ impl Engine {
 
     fn is_closing(&self, key: &PeerKey) -> bool {
         let owner = self.owner_of(key);
-        owner.is_some_and(|owner| self.closing.contains_key(&owner))
+        owner.is_some_and(|owner| self.closings.contains(&owner))
     }
 }

@@ -43,7 +43,7 @@ impl Engine {
         self.disconnect_all();
         let deadline = Instant::now() + WITHDRAWAL;
         let mut listening = true;
-        while !self.closing.is_empty() {
+        while !self.closings.is_empty() {
             let due_ns = self.closings_due_ns();
             let due = due_ns
                 .map(|at_ns| Instant::now() + Duration::from_nanos(at_ns.saturating_sub(now_ns())));
@@ -77,11 +77,11 @@ impl Engine {
             }
         }
         self.detach_all();
-        if self.closing.is_empty() {
+        if self.closings.is_empty() {
             info!("everything withdrawn");
             return Ok(());
         }
-        let left = self.closing.len();
+        let left = self.closings.len();
         error!(left, "routes left behind");
         Err(Failure::new(
             ExitCode::Failure,

@@ -4,7 +4,7 @@
 /// Files that refer to each other in a circle: a list covers every circle among its files.
 pub(super) const CYCLES: &[&[&str]] = &[
     &[
-        "dz-agent/src/engine/batches.rs",
+        "dz-agent/src/engine/disconnect.rs",
         "dz-agent/src/engine/check.rs",
         "dz-agent/src/engine/choose.rs",
         "dz-agent/src/engine/close.rs",
@@ -203,7 +203,7 @@ pub(super) const COMMAND_LINE: &[&str] = &[];
 /// Files that are too long, with the lines that they have without their unit tests.
 pub(super) const LENGTH: &[(&str, usize)] = &[
     ("dz-agent/src/engine/interfaces.rs", 409),
-    ("dz-agent/src/engine/run.rs", 406),
+    ("dz-agent/src/engine/run.rs", 404),
     ("dz-agent/src/net/routes.rs", 433),
     ("dz-common/tests/suite/ingress.rs", 426),
     ("dz-common/tests/suite/transitions.rs", 422),
@@ -212,4 +212,4 @@ pub(super) const LENGTH: &[(&str, usize)] = &[
 ];
 
 /// How many members `Engine` has, as long as it has too many.
-pub(super) const ENGINE_MEMBERS: Option<usize> = Some(22);
+pub(super) const ENGINE_MEMBERS: Option<usize> = Some(20);

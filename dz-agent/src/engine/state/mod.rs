@@ -3,8 +3,11 @@
 
 pub(super) mod agenda;
 pub(super) mod backoff;
+pub(super) mod batches;
 pub(super) mod checks;
 pub(super) mod clock;
+pub(super) mod closings;
+pub(super) mod farewell;
 pub(super) mod keys;
 pub(super) mod ledger;
 pub(super) mod left;

@@ -1,27 +1,14 @@
-//! Requests to disconnect: which peers they are about, and the replies, which come after the last step of the
-//! last session.
+//! Requests to disconnect: which peers they are about, and why others are not theirs to disconnect.
 
 use std::net::Ipv4Addr;
 
 use dz_common::map::{Origin, PeerKey};
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
-use tokio::sync::oneshot;
-use tracing::warn;
 
 use super::parts::Engine;
+use super::state::batches::Reply;
 use super::state::keys::ifname;
-use crate::command::{Disconnected, Named, Refusal, RefusalKind, Selector};
-
-pub(super) type Reply = oneshot::Sender<Result<Vec<Disconnected>, Refusal>>;
-
-/// A disconnect that is waiting for its last step.
-#[derive(Debug)]
-pub(super) struct Batch {
-    waiting: usize,
-    done: Vec<Disconnected>,
-    faults: Vec<String>,
-    reply: Reply,
-}
+use crate::command::{Named, Refusal, RefusalKind, Selector};
 
 impl Engine {
     /// Starts a disconnect; the reply comes after the last step of the last session.
@@ -37,19 +24,6 @@ impl Engine {
         // A route may want the peer that a request does not want any more.
         self.settle_soon(keys.iter().copied());
         self.disconnect_keys(keys, reply);
-    }
-
-    /// Begins to wait for so many peers; returns the batch's number.
-    pub(super) fn begin_batch(&mut self, waiting: usize, reply: Reply) -> u64 {
-        let id = self.batches.keys().next_back().map_or(0, |last| last + 1);
-        let batch = Batch {
-            waiting,
-            done: Vec::new(),
-            faults: Vec::new(),
-            reply,
-        };
-        self.batches.insert(id, batch);
-        id
     }
 
     /// Why a peer that the API did not connect is not disconnected by it, and what to do.
@@ -71,40 +45,6 @@ impl Engine {
     fn origin_but_api(&self, key: &PeerKey) -> Option<Origin> {
         let origin = self.peers.get(key)?.origin;
         (origin != Origin::Api).then_some(origin)
-    }
-
-    /// Notes what has become of one peer of a batch.
-    pub(super) fn finish_one(&mut self, batch: u64, result: Result<Disconnected, String>) {
-        let Some(batch) = self.batches.get_mut(&batch) else {
-            return;
-        };
-        batch.waiting = batch.waiting.saturating_sub(1);
-        match result {
-            Ok(done) => batch.done.push(done),
-            Err(fault) => batch.faults.push(fault),
-        }
-    }
-
-    /// Replies if all peers of a batch are done with.
-    pub(super) fn reply_if_done(&mut self, id: u64) {
-        if self.batches.get(&id).is_none_or(|batch| batch.waiting > 0) {
-            return;
-        }
-        let Some(batch) = self.batches.remove(&id) else {
-            return;
-        };
-        let result = if batch.faults.is_empty() {
-            Ok(batch.done)
-        } else {
-            Err(Refusal {
-                kind: RefusalKind::Internal,
-                faults: batch.faults,
-            })
-        };
-        if let Err(Err(refusal)) = batch.reply.send(result) {
-            // Nobody waits: an undone connect, a line of the configuration, a client that is gone.
-            warn!(faults = refusal.faults.join("; "), "disconnect");
-        }
     }
 
     fn select(&self, selector: &Selector) -> Result<Vec<PeerKey>, Refusal> {
