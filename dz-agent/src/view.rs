@@ -39,7 +39,7 @@ pub struct Snapshot {
 }
 
 /// One interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InterfaceView {
     /// Its name.
     pub name: String,

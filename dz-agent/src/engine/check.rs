@@ -123,12 +123,12 @@ impl Engine {
         let resolve = !self.sessions.next_hops().is_up_to_date();
         let unresolved = self.read_neighbours().await;
         self.settle_all();
-        if self.held.take_new() {
+        if self.interfaces.held_mut().take_new() {
             self.read_borrowed().await.map_or(Ok(()), Err)?;
             self.use_holders();
         }
         self.show_interfaces();
-        let refused = self.refused_peers();
+        let refused = self.interfaces.refused_peers(&self.peers);
         let sessions = self.datapath.maps().reader().sessions()?;
         if !self.sessions.are(&sessions) {
             self.forget_missing(&sessions);
@@ -143,7 +143,7 @@ impl Engine {
         self.note_who_has_left(&sessions);
         let mut ops = reconcile::decide(&Facts {
             peers: &self.peers,
-            carriers: &self.carriers(),
+            carriers: &self.interfaces.carriers(),
             sessions: &sessions,
             refused: &refused.keys().copied().collect(),
             routes: routes.as_deref().unwrap_or_default(),
@@ -206,7 +206,7 @@ impl Engine {
 
     /// Takes note of a session that the map has and we do not know: that of an earlier agent.
     fn adopt(&mut self, entry: &SessionEntry, gateways: &HashMap<RouteKey, Ipv4Addr>) {
-        let interface = self.interface_name(entry.key.ifindex);
+        let interface = self.interfaces.name_of(entry.key.ifindex);
         let key = peer_key(&interface, entry.key.peer.into());
         let peer = self.peers.get(&key);
         let next_hop = self.next_hop(entry.key.ifindex, entry.key.peer, peer);

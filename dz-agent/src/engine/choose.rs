@@ -12,10 +12,10 @@ use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::ends::Local;
 use super::followed::Says;
-use super::interfaces::Interface;
 use super::parts::Engine;
+use super::state::ends::Local;
+use super::state::interface::Interface;
 use super::state::keys::{ifname, peer_key};
 use crate::command::RefusalKind;
 use crate::net::local;
@@ -41,7 +41,7 @@ impl Engine {
             let Ok(index) = self.interface_for(spec) else {
                 continue;
             };
-            let interface = &self.interfaces[index];
+            let interface = self.interfaces.at(index);
             let local = match spec.local {
                 Some(local) => Some(local),
                 None => match self.known_local(interface, spec.peer) {
@@ -49,14 +49,14 @@ impl Engine {
                     Local::Several(_) => None,
                     Local::None => {
                         let source = self.ask_source(interface, spec.peer).await;
-                        let key = peer_key(&interface.name, spec.peer);
+                        let key = peer_key(interface.name(), spec.peer);
                         sources.extend(source.map(|source| (key, source)));
                         source
                     }
                 },
             };
             if let Some(local) = local
-                && !self.interfaces[index].can_use(local)
+                && !self.interfaces.at(index).can_use(local)
                 && asked.insert((index, local))
             {
                 self.borrow(index, local).await;
@@ -70,7 +70,7 @@ impl Engine {
         specs.iter().all(|spec| {
             let interface = self
                 .interface_for(spec)
-                .map(|index| &self.interfaces[index]);
+                .map(|index| self.interfaces.at(index));
             let Ok(interface) = interface else {
                 return false;
             };
@@ -87,7 +87,7 @@ impl Engine {
     pub(super) fn interface_for(&self, spec: &PeerSpec) -> Result<usize, (RefusalKind, String)> {
         let all = self.interfaces.iter().enumerate();
         if let Some(name) = &spec.interface {
-            let mut found = all.filter(|(_, interface)| interface.name == *name);
+            let mut found = all.filter(|(_, interface)| interface.name() == name);
             return found.next().map(|(index, _)| index).ok_or_else(|| {
                 let text = format!("{name} is not served by this agent");
                 (RefusalKind::NotFound, text)
@@ -132,7 +132,7 @@ impl Engine {
         peer: Ipv4Addr,
         sources: &Sources,
     ) -> Result<Ipv4Addr, String> {
-        let name = &interface.name;
+        let name = interface.name();
         match self.known_local(interface, peer) {
             Local::One(local) => Ok(local),
             Local::Several(several) => {
@@ -156,10 +156,10 @@ impl Engine {
 
     /// The same as far as the kernel need not be asked.
     fn known_local(&self, interface: &Interface, peer: Ipv4Addr) -> Local {
-        if let Says::Peer(peer, _) = self.followed_peer(&peer_key(&interface.name, peer)) {
+        if let Says::Peer(peer, _) = self.followed_peer(&peer_key(interface.name(), peer)) {
             return Local::One(peer.local.into());
         }
-        let is_held = |address| self.held.is_held(address);
+        let is_held = |address| self.interfaces.held().is_held(address);
         interface
             .ends()
             .map_or(Local::None, |ends| ends.local(is_held))
@@ -169,15 +169,16 @@ impl Engine {
         let netlink = self.connections.netlink();
         let source = local::source_to(netlink, peer, interface.ifindex()?).await;
         let source = source.inspect_err(|error| warn!(%peer, %error, "source not looked up"));
-        source.ok()?.filter(|source| self.held.is_global(*source))
+        source
+            .ok()?
+            .filter(|source| self.interfaces.held().is_global(*source))
     }
 
     /// A configured peer with what its line leaves out, as it is now. As long as nothing better is
     /// known, or the interface is not there, a peer keeps what it had.
     pub(super) fn with_ends(&self, key: &PeerKey, mut peer: Peer) -> Peer {
         let before = self.peers.get(key);
-        let mut interfaces = self.interfaces.iter();
-        let interface = interfaces.find(|interface| interface.name == ifname(key));
+        let interface = self.interfaces.named(ifname(key));
         let interface = interface.filter(|interface| interface.ends().is_some());
         if peer.local == [0; 4] {
             let known = interface.map(|interface| self.known_local(interface, key.peer.into()));
@@ -189,8 +190,9 @@ impl Engine {
         }
         if peer.via == [0; 4] && peer.local != [0; 4] {
             let local = peer.local.into();
-            let usable =
-                |interface: &&Interface| self.held.is_held(local) || interface.can_use(local);
+            let usable = |interface: &&Interface| {
+                self.interfaces.held().is_held(local) || interface.can_use(local)
+            };
             let via = match (interface.filter(usable), before) {
                 (Some(interface), _) => interface.ends().and_then(|ends| ends.via(local)),
                 (None, Some(before)) => Some(before.via.into()),

@@ -12,7 +12,6 @@ use foldhash::HashMap;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::interfaces::Interface;
 use super::parts::Engine;
 use super::state::backoff::backoff;
 use super::state::batches::Reply;
@@ -59,7 +58,7 @@ impl Engine {
         let indices: HashMap<_, _> = self
             .interfaces
             .iter()
-            .map(|interface| (interface.name.as_str(), interface.ifindex()))
+            .map(|interface| (interface.name(), interface.ifindex()))
             .collect();
         let stray = |(key, live): &(&SessionKey, &Live)| {
             indices.get(&**live.interface()).copied().flatten() != Some(key.ifindex)
@@ -84,8 +83,7 @@ impl Engine {
             return None;
         };
         let interface = ifname(&key).to_owned();
-        let here = self.interfaces.iter().find(|i| i.name == interface);
-        let ifindex = here.and_then(Interface::ifindex);
+        let ifindex = self.interfaces.index_of(&interface);
         let dst = key.peer.into();
         // Whichever it is, an earlier one from another address included: the answer says that
         // there is none any more.

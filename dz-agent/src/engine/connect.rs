@@ -82,10 +82,7 @@ impl Engine {
     /// Inserts the session of a peer, in Down, to be transmitted at once.
     pub(super) fn open(&mut self, key: &PeerKey) -> anyhow::Result<()> {
         let peer = *self.peers.get(key).context("no such peer")?;
-        let interface = self
-            .interfaces
-            .iter()
-            .find(|interface| interface.name == ifname(key));
+        let interface = self.interfaces.named(ifname(key));
         let interface = interface.context("its interface is not served")?;
         let ifindex = interface.ifindex().context("its interface is not there")?;
         let session_key = SessionKey {
@@ -99,14 +96,14 @@ impl Engine {
         let (local, address) = (Ipv4Addr::from(peer.local), Ipv4Addr::from(key.peer));
         let discr = self
             .identity
-            .discriminator(&interface.name, local, address)
+            .discriminator(interface.name(), local, address)
             .get();
-        let name: Arc<str> = interface.name.as_str().into();
+        let name: Arc<str> = interface.name().into();
         let local_key = LocalKey {
             ifindex,
             addr: peer.local,
         };
-        let block = self.blocks.of(&name, &local_key);
+        let block = self.interfaces.block_of(&name, &local_key);
         let place = self.sessions.reserve();
         let place = place.context("no room for another session")?;
         let Place { slot, generation } = place;
@@ -130,7 +127,7 @@ impl Engine {
             self.sessions.give_back(&place);
             return Err(error.into());
         }
-        self.held.use_address(local);
+        self.interfaces.held_mut().use_address(local);
         self.detours.look(flow(&session_key));
         let next_hop = self.next_hop(ifindex, key.peer, Some(&peer));
         self.sessions
@@ -187,8 +184,8 @@ impl Engine {
         let refuse = |kind, text: String| Refusal::new(kind, format!("peer {}: {text}", spec.peer));
         let found = self.interface_for(spec);
         let index = found.map_err(|(kind, text)| refuse(kind, text))?;
-        let interface = &self.interfaces[index];
-        let name = &interface.name;
+        let interface = self.interfaces.at(index);
+        let name = interface.name();
         if let Some(reason) = interface.unavailable() {
             return Err(refuse(
                 RefusalKind::Unavailable,
@@ -201,18 +198,18 @@ impl Engine {
                 .local_for(interface, spec.peer, sources)
                 .map_err(|text| refuse(RefusalKind::NotFound, text))?,
         };
-        if !self.may_use(interface, local) {
-            let text = if self.held.is_held(local) {
+        if !self.interfaces.may_use(interface, local) {
+            let text = if self.interfaces.held().is_held(local) {
                 format!("{local} is an address of another VRF than that of {name}")
             } else {
                 format!("{local} is not an address of this host")
             };
             return Err(refuse(RefusalKind::NotFound, text));
         }
-        if let Some(text) = self.no_peer(interface, spec.peer, local) {
+        if let Some(text) = self.interfaces.no_peer(interface, spec.peer, local) {
             return Err(refuse(RefusalKind::Invalid, text));
         }
-        if let Some(text) = spec.via.and_then(|via| self.no_gateway(via)) {
+        if let Some(text) = spec.via.and_then(|via| self.interfaces.no_gateway(via)) {
             return Err(refuse(RefusalKind::Invalid, text));
         }
         let key = peer_key(name, spec.peer);

@@ -6,7 +6,6 @@ use dz_common::counters::Counter;
 use tracing::warn;
 
 use super::detours::Found;
-use super::interfaces::Interface;
 use super::parts::Engine;
 use super::state::keys::{RouteKey, flow};
 use crate::net::detours::Flow;
@@ -46,10 +45,7 @@ impl Engine {
             let owner = self.sessions.owner_of(RouteKey { ifindex, dst });
             owner.is_some_and(|owner| owner.local == src.octets())
         };
-        self.interfaces
-            .iter()
-            .filter_map(Interface::ifindex)
-            .any(ours)
+        self.interfaces.indices().any(ours)
     }
 
     /// A way around has been looked up.
@@ -62,8 +58,7 @@ impl Engine {
             self.detours.forget(flow);
             return;
         }
-        let interfaces = self.interfaces.iter();
-        for ifindex in interfaces.filter_map(Interface::ifindex) {
+        for ifindex in self.interfaces.indices() {
             let dst = flow.dst;
             self.divert(RouteKey { ifindex, dst });
         }

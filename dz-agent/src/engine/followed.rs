@@ -7,7 +7,6 @@ use anyhow::Context;
 use dz_common::map::{Origin, Peer, PeerKey};
 use tracing::{info, warn};
 
-use super::interfaces::Interface;
 use super::mirror::Mirror;
 use super::parts::Engine;
 use super::state::keys::{RouteKey, ifname, peer_key};
@@ -102,17 +101,18 @@ impl Engine {
         }
         let tracked = fit == Fit::Followed;
         for key in self.followed.mirror.apply(change, tracked) {
-            let Some(interface) = self.interface_at(key.ifindex) else {
+            let Some(interface) = self.interfaces.with_index(key.ifindex) else {
                 continue;
             };
-            let peer = peer_key(&interface.name, key.dst);
+            let peer = peer_key(interface.name(), key.dst);
             self.settle_soon([peer]);
         }
     }
 
     fn fit(&self, route: &HostRoute) -> Fit {
         let mut interfaces = route.interfaces.iter();
-        let served = |ifindex: &u32| *ifindex != 0 && self.interface_at(*ifindex).is_some();
+        let served =
+            |ifindex: &u32| *ifindex != 0 && self.interfaces.with_index(*ifindex).is_some();
         let here = route.leads_nowhere() || interfaces.any(served);
         if !here
             || !self
@@ -134,12 +134,12 @@ impl Engine {
             return Fit::Unfit(PassedOver::NotAHost);
         }
         let path = route.path.as_ref();
-        let by = path.and_then(|path| Some((path, self.interface_at(path.ifindex)?)));
+        let by = path.and_then(|path| Some((path, self.interfaces.with_index(path.ifindex)?)));
         let Some((path, interface)) = by else {
             return Fit::Others;
         };
         let local = path.src.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        match self.no_peer(interface, route.dst, local) {
+        match self.interfaces.no_peer(interface, route.dst, local) {
             Some(_) => Fit::Unfit(PassedOver::NoPeer),
             None => Fit::Followed,
         }
@@ -202,7 +202,7 @@ impl Engine {
         let netlink = self.connections.netlink();
         for follow in self.followed.conditions.dumps() {
             let reading = || format!("followed routes ({follow})");
-            for ifindex in self.interfaces.iter().filter_map(Interface::ifindex) {
+            for ifindex in self.interfaces.indices() {
                 let found = hosts::list(netlink, ifindex, &follow).await;
                 routes.extend(found.with_context(reading)?);
             }
@@ -219,8 +219,7 @@ impl Engine {
         if !self.followed.known {
             return Says::Unknown;
         }
-        let mut interfaces = self.interfaces.iter();
-        let Some(interface) = interfaces.find(|interface| interface.name == ifname(key)) else {
+        let Some(interface) = self.interfaces.named(ifname(key)) else {
             return Says::Nothing;
         };
         let Some(ifindex) = interface.ifindex() else {
@@ -234,7 +233,8 @@ impl Engine {
         let local = source(&path, interface.addresses());
         // The kernel goes on to other interfaces then; what the tunnel starts from is one of theirs.
         let outer = || interface.ends()?.tunnel.local;
-        let local = local.or_else(|| outer().filter(|outer| self.held.is_held(*outer)));
+        let local =
+            local.or_else(|| outer().filter(|outer| self.interfaces.held().is_held(*outer)));
         let Some(local) = local.filter(|local| *local != dst && !local.is_loopback()) else {
             return Says::NoSource(route);
         };

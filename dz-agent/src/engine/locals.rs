@@ -4,55 +4,14 @@
 use std::net::Ipv4Addr;
 
 use anyhow::Context;
-use dz_common::map::{LocalKey, PeerKey};
+use dz_common::map::LocalKey;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use tracing::{info, warn};
 
-use super::interfaces::Interface;
 use super::parts::Engine;
 use super::state::agenda::SETTLE;
-use super::state::keys::{ifname, peer_key};
+use super::state::keys::ifname;
 use crate::net::{NetlinkError, local};
-
-/// Blocks of counters, block 0 included.
-const BLOCKS: u32 = 256;
-
-/// Which local address has which block of counters. An address keeps its block while it is gone, also
-/// under another interface index, so that its counters go on when it comes back.
-#[derive(Debug)]
-pub(super) struct Blocks {
-    blocks: HashMap<(String, [u8; 4]), u32>,
-    /// What an earlier agent had given out.
-    inherited: HashMap<LocalKey, u32>,
-    used: HashSet<u32>,
-}
-
-impl Blocks {
-    pub(super) fn new(inherited: impl IntoIterator<Item = (LocalKey, u32)>) -> Self {
-        let inherited: HashMap<_, _> = inherited.into_iter().collect();
-        let used = inherited.values().copied().collect();
-        Self {
-            blocks: HashMap::new(),
-            inherited,
-            used,
-        }
-    }
-
-    /// The block of an address; 0, which is shared, if there is none left.
-    pub(super) fn of(&mut self, interface: &str, key: &LocalKey) -> u32 {
-        let name = (interface.to_owned(), key.addr);
-        if let Some(block) = self.blocks.get(&name) {
-            return *block;
-        }
-        let free = || (1..BLOCKS).find(|block| !self.used.contains(block));
-        let Some(block) = self.inherited.remove(key).or_else(free) else {
-            return 0;
-        };
-        self.used.insert(block);
-        self.blocks.insert(name, block);
-        block
-    }
-}
 
 /// What the kernel has said of the addresses that peers use and their interface does not hold.
 #[derive(Default)]
@@ -80,17 +39,17 @@ impl Engine {
             }
         }
         let wanted = self.interfaces.iter().map(|interface| {
-            let locals = by_interface.remove(interface.name.as_str());
+            let locals = by_interface.remove(interface.name());
             let locals = locals.unwrap_or_default().into_iter();
             locals.filter(|local| !interface.holds(*local)).collect()
         });
         let wanted: Vec<Vec<Ipv4Addr>> = wanted.collect();
-        self.held.use_addresses(used);
+        self.interfaces.held_mut().use_addresses(used);
         let mut answers = match self.ask_locals(&wanted).await {
             Ok(answers) => answers,
             Err(error) => return Some(error),
         };
-        if !self.held.were_missing(&answers.missing) {
+        if !self.interfaces.held().were_missing(&answers.missing) {
             // One that moves is deleted before it is added. Nothing is sent meanwhile.
             tokio::time::sleep(SETTLE).await;
             answers = match self.ask_locals(&wanted).await {
@@ -101,7 +60,7 @@ impl Engine {
         for (index, borrowed) in answers.borrowed.into_iter().enumerate() {
             self.set_borrowed(index, borrowed);
         }
-        self.held.asked(answers.missing);
+        self.interfaces.held_mut().asked(answers.missing);
         None
     }
 
@@ -128,7 +87,7 @@ impl Engine {
         if address.is_unspecified() || address.is_loopback() {
             return Ok(false);
         }
-        let vrf = self.interfaces[index].vrf();
+        let vrf = self.interfaces.at(index).vrf();
         local::is_local(self.connections.netlink(), address, vrf).await
     }
 
@@ -136,8 +95,8 @@ impl Engine {
     pub(super) async fn borrow(&mut self, index: usize, address: Ipv4Addr) {
         match self.ask_local(index, address).await {
             Ok(true) => {
-                self.held.use_address(address);
-                let interface = &mut self.interfaces[index];
+                self.interfaces.held_mut().use_address(address);
+                let interface = self.interfaces.at_mut(index);
                 let mut borrowed = interface.borrowed().collect::<HashSet<_>>();
                 borrowed.insert(address);
                 self.set_borrowed(index, borrowed);
@@ -149,17 +108,12 @@ impl Engine {
         }
     }
 
-    /// Whether packets may leave with this source: never with an address that is gone.
-    pub(super) fn may_use(&self, interface: &Interface, address: Ipv4Addr) -> bool {
-        interface.can_use(address) && !self.held.is_gone(address)
-    }
-
     fn set_borrowed(&mut self, index: usize, borrowed: HashSet<Ipv4Addr>) {
-        let interface = &mut self.interfaces[index];
+        let interface = self.interfaces.at_mut(index);
         let Some((ifindex, before)) = interface.borrow(borrowed.clone()) else {
             return;
         };
-        let name = interface.name.clone();
+        let name = interface.name().to_owned();
         let own: HashSet<_> = interface.locals().collect();
         let key = |local: &Ipv4Addr| LocalKey {
             ifindex,
@@ -178,7 +132,7 @@ impl Engine {
 
     /// An address can be spoken from over an interface.
     pub(super) fn local_came(&mut self, interface: &str, key: &LocalKey) {
-        let block = self.blocks.of(interface, key);
+        let block = self.interfaces.block_of(interface, key);
         if block == 0 {
             warn!(interface, "no block of counters left: counted in block 0");
         }
@@ -212,85 +166,8 @@ impl Engine {
         let known = known.inspect_err(|error| warn!(%error, "addresses not read"));
         for (key, _) in known.unwrap_or_default() {
             if !usable.contains(&key) {
-                self.local_went(&self.interface_name(key.ifindex), &key);
+                self.local_went(&self.interfaces.name_of(key.ifindex), &key);
             }
         }
-    }
-
-    /// Why an address cannot be a peer's over an interface, in words that follow it.
-    pub(super) fn no_peer(
-        &self,
-        interface: &Interface,
-        peer: Ipv4Addr,
-        local: Ipv4Addr,
-    ) -> Option<String> {
-        if let Some(kind) = crate::settings::address::no_host(peer) {
-            return Some(format!("is {kind}, not the address of a host"));
-        }
-        if let Some(refused) = interface.refuses(peer, local) {
-            return Some(refused.to_owned());
-        }
-        let own = (self.held.is_held(peer)).then_some("is an address of this host");
-        let broadcast = self.held.is_broadcast(peer);
-        let broadcast =
-            broadcast.then_some("is the broadcast address of another interface's subnet");
-        own.or(broadcast).map(str::to_owned)
-    }
-
-    /// Why an address cannot be the gateway to a peer: the kernel would refuse the route once the session
-    /// is Up.
-    pub(super) fn no_gateway(&self, via: Ipv4Addr) -> Option<String> {
-        let own = (self.held.is_held(via)).then_some("an address of this host");
-        let broadcast = (self.held.is_broadcast(via)).then_some("a broadcast address");
-        let what = own.or(broadcast)?;
-        Some(format!("gateway {via} is {what}"))
-    }
-
-    /// The peers that cannot be, with the reason: from the file and from earlier times, when the
-    /// address was somebody else's. One look-up for each address of this host, its subnets and links.
-    pub(super) fn refused_peers(&self) -> HashMap<PeerKey, String> {
-        let mut refused = HashMap::new();
-        for interface in &self.interfaces {
-            let held = self.held.addresses().chain(self.held.broadcasts());
-            for address in held.chain(interface.refused()) {
-                let key = peer_key(&interface.name, address);
-                if let Some(peer) = self.peers.get(&key)
-                    && let Some(why) = self.no_peer(interface, address, peer.local.into())
-                {
-                    refused.insert(key, format!("{address} {why}"));
-                }
-            }
-        }
-        refused
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_keeps_its_block() {
-        let key = |ifindex, last| LocalKey {
-            ifindex,
-            addr: [10, 0, 0, last],
-        };
-        let mut blocks = Blocks::new([(key(3, 1), 1)]);
-        assert_eq!(blocks.of("dz0", &key(3, 1)), 1, "inherited");
-        assert_eq!(blocks.of("dz0", &key(3, 2)), 2);
-        assert_eq!(
-            blocks.of("dz0", &key(9, 1)),
-            1,
-            "the interface was created anew"
-        );
-        assert_eq!(
-            blocks.of("dz1", &key(4, 1)),
-            3,
-            "the same address on another interface"
-        );
-        for last in 3..=255 {
-            blocks.of("dz0", &key(3, last));
-        }
-        assert_eq!(blocks.of("dz2", &key(5, 1)), 0, "none left");
     }
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::interfaces::Interface;
 use super::parts::Engine;
+use super::state::interface::Interface;
 use super::state::keys::RouteKey;
 use crate::net::monitor::Event;
 
@@ -19,7 +19,7 @@ impl Engine {
             gone,
         } = &event
         {
-            self.held.apply(*ifindex, address, *gone);
+            self.interfaces.held_mut().apply(*ifindex, address, *gone);
         }
         self.around_changed(&event);
         match event {
@@ -32,9 +32,9 @@ impl Engine {
                 if gone || !up {
                     self.interface_down(ifindex);
                 }
-                let ours = |i: &Interface| i.name == name || i.ifindex() == Some(ifindex);
+                let ours = |i: &Interface| i.name() == name || i.ifindex() == Some(ifindex);
                 // A NIC can take its addresses along into a VRF, without a word about them.
-                if self.interfaces.iter().any(ours) || self.held.has_used(ifindex) {
+                if self.interfaces.iter().any(ours) || self.interfaces.held().has_used(ifindex) {
                     self.agenda.check_soon(Instant::now());
                 }
             }
@@ -44,17 +44,19 @@ impl Engine {
                 gone,
             } => {
                 // Another interface may hold it as well.
-                if gone && !self.held.is_held(address.local) {
+                if gone && !self.interfaces.held().is_held(address.local) {
                     self.address_gone(address.local);
                 }
                 // Peers may use the address of any interface, and with it goes each route that has
                 // it as its source, without a word.
-                if self.interface_at(ifindex).is_some() || self.held.is_used(address.local) {
+                if self.interfaces.with_index(ifindex).is_some()
+                    || self.interfaces.held().is_used(address.local)
+                {
                     self.agenda.check_soon(Instant::now());
                 }
             }
             Event::Local { dst, prefix_len } => {
-                if self.held.is_used_within(dst, prefix_len) {
+                if self.interfaces.held().is_used_within(dst, prefix_len) {
                     self.agenda.check_soon(Instant::now());
                 }
             }
@@ -67,7 +69,8 @@ impl Engine {
                 place,
             } => {
                 let ours = protocol == self.options.route_protocol;
-                let ours = ifindex.filter(|ifindex| ours && self.interface_at(*ifindex).is_some());
+                let ours = ifindex
+                    .filter(|ifindex| ours && self.interfaces.with_index(*ifindex).is_some());
                 match ours {
                     Some(ifindex) => {
                         self.route_changed(RouteKey { ifindex, dst }, gone, &place);

@@ -9,15 +9,14 @@ use super::check::Reading;
 use super::connections::Connections;
 use super::detours::Detours;
 use super::followed::Followed;
-use super::held::Held;
-use super::interfaces::Interface;
+use super::holding::Holding;
 use super::jobs::RouteJobs;
-use super::locals::Blocks;
 use super::shared::Shared;
 use super::sources::Sources;
 use super::state::agenda::Agenda;
 use super::state::checks::Checks;
 use super::state::closings::Closings;
+use super::state::interfaces::Interfaces;
 use super::state::keys::{RouteKey, peer_key};
 use super::state::ledger::Ledger;
 use super::state::sessions::Sessions;
@@ -34,12 +33,11 @@ pub(super) struct Engine {
     pub(super) identity: Identity,
     pub(super) shared: Arc<Shared>,
     pub(super) floods: FloodLimit,
-    pub(super) interfaces: Vec<Interface>,
+    pub(super) interfaces: Interfaces,
+    /// What we hold of each interface, in their order.
+    pub(super) holdings: Vec<Holding>,
     pub(super) peers: HashMap<PeerKey, Peer>,
     pub(super) sessions: Sessions,
-    pub(super) blocks: Blocks,
-    /// Which interface of this host holds which address.
-    pub(super) held: Held,
     pub(super) jobs: RouteJobs,
     /// Sessions on their way out.
     pub(super) closings: Closings,
@@ -65,27 +63,16 @@ impl Engine {
     }
 
     pub(super) fn peer_of(&self, key: RouteKey) -> Option<&Peer> {
-        let interface = self.interface_at(key.ifindex)?;
-        self.peers.get(&peer_key(&interface.name, key.dst))
-    }
-
-    /// The interface with this index, if it is one of ours.
-    pub(super) fn interface_at(&self, ifindex: u32) -> Option<&Interface> {
-        let mut interfaces = self.interfaces.iter();
-        interfaces.find(|interface| interface.ifindex() == Some(ifindex))
+        let interface = self.interfaces.with_index(key.ifindex)?;
+        self.peers.get(&peer_key(interface.name(), key.dst))
     }
 
     /// Returns the name of a session's interface, also of one that is gone.
     pub(super) fn name_over(&self, key: &SessionKey) -> String {
         let live = self.sessions.get(key);
         live.map_or_else(
-            || self.interface_name(key.ifindex),
+            || self.interfaces.name_of(key.ifindex),
             |live| live.interface().to_string(),
         )
-    }
-
-    pub(super) fn interface_name(&self, ifindex: u32) -> String {
-        let found = self.interface_at(ifindex);
-        found.map_or_else(|| format!("#{ifindex}"), |interface| interface.name.clone())
     }
 }

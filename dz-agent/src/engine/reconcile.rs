@@ -21,18 +21,10 @@ use dz_common::packet::State;
 use dz_common::session::Mode;
 use foldhash::{HashMap, HashSet};
 
+use super::state::interfaces::Carrier;
 use super::state::keys::{RouteKey, ifname, peer_key, route_key};
 use crate::net::detours::Flow;
 use crate::net::routes::Route;
-
-/// An interface that sessions can run over at present: it exists and is up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Carrier {
-    /// Its index.
-    pub(super) ifindex: u32,
-    /// Addresses that sessions can have over it: its own, and those that it borrows.
-    pub(super) locals: HashSet<Ipv4Addr>,
-}
 
 /// What should become of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ impl Engine {
     pub(super) fn neighbour_changed(&mut self, neighbour: Neighbour) {
         let (ifindex, _, mac) = neighbour;
         // The end of one is noted whosever it was: its interface may be gone already.
-        if mac.is_none() || self.interface_at(ifindex).is_some() {
+        if mac.is_none() || self.interfaces.with_index(ifindex).is_some() {
             let waited = self.sessions.next_hops_mut().found(neighbour);
             self.wait_no_longer(waited);
         }

@@ -204,10 +204,10 @@ impl Engine {
         let other = foreign
             .ifindex
             .filter(|_| foreign.protocol == self.options.route_protocol)
-            .and_then(|ifindex| self.interface_at(ifindex))?;
+            .and_then(|ifindex| self.interfaces.with_index(ifindex))?;
         Some(format!(
             "the route to it is by {} at present; this one takes its place when that goes",
-            other.name
+            other.name()
         ))
     }
 
@@ -226,11 +226,8 @@ impl Engine {
     /// Where our sessions with an address are, by interface.
     fn ways_to(&self, dst: Ipv4Addr) -> impl Iterator<Item = RouteKey> {
         self.interfaces
-            .iter()
-            .filter_map(move |interface| {
-                let ifindex = interface.ifindex()?;
-                Some(RouteKey { ifindex, dst })
-            })
+            .indices()
+            .map(move |ifindex| RouteKey { ifindex, dst })
             .filter(|key| self.sessions.owner_of(*key).is_some())
     }
 
@@ -305,7 +302,7 @@ impl Engine {
         let local = owner.map(|owner| owner.local.into());
         let name = owner.map(|owner| self.name_over(&owner));
         (
-            name.unwrap_or_else(|| self.interface_name(key.ifindex)),
+            name.unwrap_or_else(|| self.interfaces.name_of(key.ifindex)),
             local,
         )
     }

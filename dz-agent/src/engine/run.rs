@@ -9,7 +9,7 @@ use aya::maps::{MapData, RingBuf};
 use futures_util::StreamExt;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use super::alarm::Alarm;
@@ -17,18 +17,20 @@ use super::check::Reading;
 use super::configured;
 use super::connections::Connections;
 use super::detours::Detours;
+use super::due::{LATEST, lateness, moment};
 use super::followed::Followed;
 use super::front::Front;
-use super::held::Held;
+use super::holding::Holding;
 use super::inspect::Inspector;
-use super::interfaces::Interface;
 use super::jobs::RouteJobs;
-use super::locals::Blocks;
 use super::parts::Engine;
 use super::shared::Shared;
 use super::sources::Sources;
 use super::state::agenda::Agenda;
+use super::state::blocks::Blocks;
 use super::state::checks::Checks;
+use super::state::interface::Interface;
+use super::state::interfaces::Interfaces;
 use super::state::ledger::Ledger;
 use super::state::sessions::Sessions;
 use super::stop::{Signals, Stop, remove_pins};
@@ -36,7 +38,7 @@ use crate::command::Command;
 use crate::datapath::{Datapath, Settings, check_kernel, now_ns, readable, take_over};
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::host::identity::Identity;
-use crate::host::lock::PinDirLock;
+use crate::host::lock::{InterfaceLock, LockError, PinDirLock};
 use crate::host::logging::FloodLimit;
 use crate::host::realtime;
 use crate::metrics::Recorded;
@@ -50,8 +52,6 @@ const HEARTBEAT_NS: u64 = 1_000_000_000;
 const HEARTBEAT_SLACK_NS: u64 = 250_000_000;
 /// How long a flood of notifications may keep our clock waiting.
 const TICK_LATEST: Duration = Duration::from_millis(20);
-/// How long it may keep everything else waiting that is due.
-pub(super) const LATEST: Duration = Duration::from_secs(1);
 /// How often everything is read and compared, whatever notifications came or did not come.
 const FULL_CHECK: Duration = Duration::from_secs(10);
 /// Requests waiting for the engine. More wait in their connections.
@@ -69,8 +69,13 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
     let interfaces = options
         .interfaces
         .iter()
-        .map(|name| Interface::new(name))
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|name| {
+            Ok((
+                Interface::new(name),
+                Holding::new(InterfaceLock::acquire(name)?),
+            ))
+        })
+        .collect::<Result<Vec<_>, LockError>>()?;
     let _lock = PinDirLock::create(&options.pin_dir).map_err(Failure::from)?;
     let identity = Identity::load(&options.state_dir)?;
     let front = Front::bind(socket, options.metrics_listen)?;
@@ -118,7 +123,7 @@ struct Prepared {
     sources: Sources,
     followed: Followed,
     identity: Identity,
-    interfaces: Vec<Interface>,
+    interfaces: Vec<(Interface, Holding)>,
 }
 
 async fn serve(
@@ -189,23 +194,19 @@ impl Engine {
             .fail_with(ExitCode::Failure, kernel)?;
         let reroute = [options.when_down, options.when_never_up].contains(&Gate::Reroute);
         let detours = Detours::new(connections.netlink().clone(), reroute);
+        let blocks = datapath.maps().reader().locals();
+        let blocks = Blocks::new(blocks.fail_with(ExitCode::Failure, kernel)?);
+        let (interfaces, holdings) = prepared.interfaces.into_iter().unzip();
         let mut engine = Self {
             connections,
             sessions: Sessions::new(datapath.slots(), &sessions),
-            blocks: Blocks::new(
-                datapath
-                    .maps()
-                    .reader()
-                    .locals()
-                    .fail_with(ExitCode::Failure, kernel)?,
-            ),
-            held: Held::default(),
             options,
             datapath,
             identity: prepared.identity,
             shared,
             floods,
-            interfaces: prepared.interfaces,
+            interfaces: Interfaces::new(interfaces, blocks),
+            holdings,
             peers: Default::default(),
             jobs: RouteJobs::default(),
             closings: Default::default(),
@@ -230,10 +231,10 @@ impl Engine {
         let (found, addresses) = self.read_interfaces().await?;
         for (index, found) in found.into_iter().enumerate() {
             self.follow_interface(index, found, &addresses)?;
-            let interface = &self.interfaces[index];
+            let interface = self.interfaces.at(index);
             if let Some(reason) = interface.unavailable() {
                 warn!(
-                    interface = interface.name,
+                    interface = interface.name(),
                     reason, "waiting for the interface"
                 );
             }
@@ -380,25 +381,4 @@ impl Engine {
         let due_ns = [self.sessions.next_look_ns(), self.closings_due_ns()];
         due_ns.into_iter().flatten().min()
     }
-
-    /// When a peer is to be told again that its session is over, or a route is to be tried again, ns.
-    pub(super) fn closings_due_ns(&self) -> Option<u64> {
-        let due_ns = [self.closings.due_ns(), self.jobs.next_retry_ns()];
-        due_ns.into_iter().flatten().min()
-    }
-}
-
-/// Waits until then, or for ever.
-pub(super) async fn moment(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// By how much what was to be done by then is late.
-pub(super) fn lateness(due_ns: Option<u64>, look_at: Option<Instant>) -> Duration {
-    let due = due_ns.map(|due_ns| Duration::from_nanos(now_ns().saturating_sub(due_ns)));
-    let look = look_at.map(|at| Instant::now().saturating_duration_since(at));
-    due.max(look).unwrap_or_default()
 }

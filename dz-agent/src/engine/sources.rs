@@ -76,7 +76,10 @@ impl Engine {
 
     /// A session has gone: the one after it can be opened, or another one that waits for room.
     pub(super) fn room_came(&mut self, route: RouteKey) {
-        let name = self.interface_at(route.ifindex).map(|i| i.name.clone());
+        let name = self
+            .interfaces
+            .with_index(route.ifindex)
+            .map(|i| i.name().to_owned());
         let key = name.map(|name| peer_key(&name, route.dst));
         if let Some(key) = key.filter(|key| self.peers.contains_key(key)) {
             self.sources.to_open.insert(key);
@@ -96,8 +99,8 @@ impl Engine {
     /// Looks at every peer, there or wanted. Nothing is sent: what is opened is due at once.
     pub(super) fn settle_all(&mut self) -> Settled {
         let followed = self.followed.keys().filter_map(|key| {
-            let interface = self.interface_at(key.ifindex)?;
-            Some(peer_key(&interface.name, key.dst))
+            let interface = self.interfaces.with_index(key.ifindex)?;
+            Some(peer_key(interface.name(), key.dst))
         });
         let mut others: HashSet<PeerKey> = followed.collect();
         others.extend(self.sources.configured.keys());
@@ -230,8 +233,7 @@ impl Engine {
     /// Whether a peer's session goes on as the peer changes: who wants it is nothing to the session, nor is
     /// the gateway where packets have no next hop.
     fn goes_on(&self, key: &PeerKey, found: &Peer, wanted: &Peer) -> bool {
-        let mut interfaces = self.interfaces.iter();
-        let interface = interfaces.find(|interface| interface.name == ifname(key));
+        let interface = self.interfaces.named(ifname(key));
         let link = interface.and_then(|interface| Some(interface.ends()?.link));
         let via = if link == Some(Link::Layer3) {
             wanted.via
@@ -269,7 +271,7 @@ impl Engine {
         if goes_on == Some(true) {
             // The session goes on. A route of ours is there for one who wants it, as it is to be now,
             // but not beside the one that is followed.
-            if let Some(ifindex) = self.ifindex_of(&key) {
+            if let Some(ifindex) = self.interfaces.index_of(ifname(&key)) {
                 let dst = address;
                 self.follow(RouteKey { ifindex, dst });
             }
@@ -293,18 +295,21 @@ impl Engine {
                 continue;
             };
             let local = Ipv4Addr::from(peer.local);
-            let interface = self.interfaces.iter().find(|i| i.name == ifname(&key));
+            let interface = self.interfaces.named(ifname(&key));
             let interface = interface.filter(|i| i.unavailable().is_none());
             let Some(interface) = interface else {
                 continue;
             };
-            if !self.may_use(interface, local) {
+            if !self.interfaces.may_use(interface, local) {
                 // Of another interface, perhaps.
-                self.held.ask_about(local);
+                self.interfaces.held_mut().ask_about(local);
                 self.agenda.check_soon(Instant::now());
                 continue;
             }
-            let no_peer = self.no_peer(interface, key.peer.into(), local).is_some();
+            let no_peer = self
+                .interfaces
+                .no_peer(interface, key.peer.into(), local)
+                .is_some();
             if no_peer || self.owner_of(&key).is_some() {
                 continue;
             }
@@ -323,16 +328,9 @@ impl Engine {
         (self.capacity() as usize).saturating_sub(self.peers.len())
     }
 
-    fn ifindex_of(&self, key: &PeerKey) -> Option<u32> {
-        let mut interfaces = self.interfaces.iter();
-        interfaces
-            .find(|interface| interface.name == ifname(key))?
-            .ifindex()
-    }
-
     /// The session that a peer has, or an earlier one that is on its way out.
     fn owner_of(&self, key: &PeerKey) -> Option<dz_common::map::SessionKey> {
-        let (ifindex, dst) = (self.ifindex_of(key)?, key.peer.into());
+        let (ifindex, dst) = (self.interfaces.index_of(ifname(key))?, key.peer.into());
         self.sessions.owner_of(RouteKey { ifindex, dst })
     }
 

@@ -37,7 +37,7 @@ impl Engine {
                 ..
             } => {
                 // Those by interfaces with a gate, ours above all, lead around nothing.
-                if ifindex.is_none_or(|ifindex| self.interface_at(ifindex).is_none()) {
+                if ifindex.is_none_or(|ifindex| self.interfaces.with_index(ifindex).is_none()) {
                     self.detours.look_within(dst, prefix_len);
                 }
             }
@@ -48,10 +48,10 @@ impl Engine {
 
     /// An address came or went. Most are of no concern: containers come and go.
     fn address_around(&mut self, ifindex: u32, address: Ipv4Addr, gone: bool) {
-        let is_ours = |ifindex| self.interface_at(ifindex).is_some();
+        let is_ours = |ifindex| self.interfaces.with_index(ifindex).is_some();
         let concerned = is_ours(ifindex)
-            || self.held.is_used(address)
-            || self.held.holders(address).any(is_ours);
+            || self.interfaces.held().is_used(address)
+            || self.interfaces.held().holders(address).any(is_ours);
         if concerned {
             self.agenda.look_around_soon(Instant::now());
         }
@@ -60,7 +60,7 @@ impl Engine {
         if gone
             && self
                 .detours
-                .leans_on(ifindex, address, self.held.holds_any(ifindex))
+                .leans_on(ifindex, address, self.interfaces.held().holds_any(ifindex))
         {
             self.detours.look_at_all();
         }
@@ -73,7 +73,7 @@ impl Engine {
             Ok(addresses) => addresses,
             Err(error) => return Some(untold(error)),
         };
-        self.held.read(&addresses);
+        self.interfaces.held_mut().read(&addresses);
         self.look_at_links().await
     }
 
@@ -100,12 +100,17 @@ impl Engine {
             .filter_map(|name| nix::net::if_::if_nametoindex(name.as_str()).ok())
             .collect();
         let mut only_here = BTreeSet::new();
-        for interface in &self.interfaces {
+        for interface in self.interfaces.iter() {
             let Some(ifindex) = interface.ifindex() else {
                 continue;
             };
             for address in interface.locals() {
-                if self.held.holders(address).all(|one| served.contains(&one)) {
+                if self
+                    .interfaces
+                    .held()
+                    .holders(address)
+                    .all(|one| served.contains(&one))
+                {
                     only_here.insert((address, ifindex));
                 }
             }
@@ -116,8 +121,8 @@ impl Engine {
 
     /// Tells the ways around which interfaces hold the addresses that peers use.
     pub(super) fn use_holders(&mut self) {
-        let holders = self.held.used().map(|address| {
-            let mut holders: Vec<u32> = self.held.holders(address).collect();
+        let holders = self.interfaces.held().used().map(|address| {
+            let mut holders: Vec<u32> = self.interfaces.held().holders(address).collect();
             holders.sort_unstable();
             (address, holders)
         });

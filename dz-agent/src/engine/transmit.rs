@@ -68,14 +68,14 @@ impl Engine {
     /// Says whether packets may leave with a session's local address: none from one that is not ours
     /// any more.
     pub(super) fn may_speak(&self, key: &SessionKey) -> bool {
-        let interface = self.interface_at(key.ifindex);
-        interface.is_some_and(|interface| self.may_use(interface, key.local.into()))
+        let interface = self.interfaces.with_index(key.ifindex);
+        interface.is_some_and(|interface| self.interfaces.may_use(interface, key.local.into()))
     }
 
     pub(super) fn order(&self, key: SessionKey, live: &Live, force: bool) -> Order {
         let ethernet = live.next_hop().map(|next_hop| {
             let destination = self.sessions.next_hops().mac(&(key.ifindex, next_hop));
-            let source = self.interface_at(key.ifindex);
+            let source = self.interfaces.with_index(key.ifindex);
             (
                 destination.unwrap_or_default(),
                 source.and_then(|i| i.mac()).unwrap_or_default(),
@@ -97,7 +97,7 @@ impl Engine {
         peer: [u8; 4],
         facts: Option<&Peer>,
     ) -> Option<Ipv4Addr> {
-        let interface = self.interface_at(ifindex)?;
+        let interface = self.interfaces.with_index(ifindex)?;
         if interface.link() != Some(Link::Ethernet) {
             return None;
         }

@@ -6,8 +6,8 @@ use futures_util::StreamExt;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
+use super::due::{LATEST, lateness, moment};
 use super::parts::Engine;
-use super::run::{LATEST, lateness, moment};
 use super::sources::Sources;
 use crate::datapath::now_ns;
 use crate::error::{ExitCode, Failure};

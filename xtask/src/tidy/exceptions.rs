@@ -24,10 +24,6 @@ pub(super) const CYCLES: &[&[&str]] = &[
         "dz-agent/src/engine/transmit.rs",
     ],
     &[
-        "dz-agent/src/engine/run.rs",
-        "dz-agent/src/engine/withdraw.rs",
-    ],
-    &[
         "dz-common/src/gate.rs",
         "dz-common/src/headers.rs",
         "dz-common/src/ingress.rs",
@@ -171,7 +167,7 @@ pub(super) const CYCLES: &[&[&str]] = &[
 
 /// Writers of maps, links and routes, and who calls them although it is not the hands.
 pub(super) const WRITERS: &[(&str, &str)] = &[
-    ("Attachment::detach", "dz-agent/src/engine/interfaces.rs"),
+    ("Attachment::detach", "dz-agent/src/engine/holding.rs"),
     ("Datapath::attach", "dz-agent/src/engine/interfaces.rs"),
     ("Datapath::control", "dz-agent/src/engine/close.rs"),
     ("Datapath::control", "dz-agent/src/engine/diverted.rs"),
@@ -202,8 +198,6 @@ pub(super) const COMMAND_LINE: &[&str] = &[];
 
 /// Files that are too long, with the lines that they have without their unit tests.
 pub(super) const LENGTH: &[(&str, usize)] = &[
-    ("dz-agent/src/engine/interfaces.rs", 409),
-    ("dz-agent/src/engine/run.rs", 404),
     ("dz-agent/src/net/routes.rs", 433),
     ("dz-common/tests/suite/ingress.rs", 426),
     ("dz-common/tests/suite/transitions.rs", 422),
@@ -212,4 +206,4 @@ pub(super) const LENGTH: &[(&str, usize)] = &[
 ];
 
 /// How many members `Engine` has, as long as it has too many.
-pub(super) const ENGINE_MEMBERS: Option<usize> = Some(20);
+pub(super) const ENGINE_MEMBERS: Option<usize> = Some(19);

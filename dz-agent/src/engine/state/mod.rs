@@ -4,10 +4,15 @@
 pub(super) mod agenda;
 pub(super) mod backoff;
 pub(super) mod batches;
+pub(super) mod blocks;
 pub(super) mod checks;
 pub(super) mod clock;
 pub(super) mod closings;
+pub(super) mod ends;
 pub(super) mod farewell;
+pub(super) mod held;
+pub(super) mod interface;
+pub(super) mod interfaces;
 pub(super) mod keys;
 pub(super) mod ledger;
 pub(super) mod left;

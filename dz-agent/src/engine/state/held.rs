@@ -11,7 +11,7 @@ use crate::net::links::Address;
 /// The addresses of this host, on whatever interface: read in every full check, and kept current by
 /// notifications in between.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(crate) struct Held {
     /// By address, the interfaces that hold it, one several times if with several prefixes.
     holders: HashMap<Ipv4Addr, Vec<(u32, Address)>>,
     /// Addresses of each interface; those that hold none are not in it.
@@ -30,7 +30,7 @@ pub(super) struct Held {
 
 impl Held {
     /// Takes the place of everything that was known.
-    pub(super) fn read(&mut self, addresses: &[(u32, Address)]) {
+    pub(crate) fn read(&mut self, addresses: &[(u32, Address)]) {
         let held: Vec<_> = self.used().filter(|used| self.is_held(*used)).collect();
         self.gone.extend(held);
         self.holders.clear();
@@ -42,24 +42,24 @@ impl Held {
     }
 
     /// The kernel has been asked about the addresses that peers use: what is missing is known.
-    pub(super) fn asked(&mut self, missing: HashSet<Ipv4Addr>) {
+    pub(crate) fn asked(&mut self, missing: HashSet<Ipv4Addr>) {
         self.missing = missing;
         self.gone.clear();
     }
 
     /// Whether all of these were missing when the kernel was asked last.
-    pub(super) fn were_missing(&self, missing: &HashSet<Ipv4Addr>) -> bool {
+    pub(crate) fn were_missing(&self, missing: &HashSet<Ipv4Addr>) -> bool {
         missing.is_subset(&self.missing)
     }
 
     /// The addresses that peers use now.
-    pub(super) fn use_addresses(&mut self, used: HashSet<Ipv4Addr>) {
+    pub(crate) fn use_addresses(&mut self, used: HashSet<Ipv4Addr>) {
         self.used = used;
     }
 
     /// Takes note of a notification. One that was sent before the addresses were read can make this
     /// wrong until the next one is read.
-    pub(super) fn apply(&mut self, ifindex: u32, address: &Address, gone: bool) {
+    pub(crate) fn apply(&mut self, ifindex: u32, address: &Address, gone: bool) {
         let holders = self.holders.entry(address.local).or_default();
         let before = holders.len();
         // What the kernel tells addresses of one interface apart by; the rest can change.
@@ -84,81 +84,81 @@ impl Held {
     }
 
     /// The interfaces that hold an address.
-    pub(super) fn holders(&self, address: Ipv4Addr) -> impl Iterator<Item = u32> {
+    pub(crate) fn holders(&self, address: Ipv4Addr) -> impl Iterator<Item = u32> {
         let holders = self.holders.get(&address).into_iter().flatten();
         holders.map(|(ifindex, _)| *ifindex)
     }
 
     /// Whether any interface holds an address.
-    pub(super) fn is_held(&self, address: Ipv4Addr) -> bool {
+    pub(crate) fn is_held(&self, address: Ipv4Addr) -> bool {
         self.holders.contains_key(&address)
     }
 
     /// Whether an address can be taken without having been named.
-    pub(super) fn is_global(&self, address: Ipv4Addr) -> bool {
+    pub(crate) fn is_global(&self, address: Ipv4Addr) -> bool {
         let mut holders = self.holders.get(&address).into_iter().flatten();
         holders.any(|(_, held)| is_global(address, held.scope))
     }
 
     /// Whether an interface holds any address.
-    pub(super) fn holds_any(&self, ifindex: u32) -> bool {
+    pub(crate) fn holds_any(&self, ifindex: u32) -> bool {
         self.counts.contains_key(&ifindex)
     }
 
     /// Whether an address that peers use went a moment ago, and the full check has yet to see it.
-    pub(super) fn is_gone(&self, address: Ipv4Addr) -> bool {
+    pub(crate) fn is_gone(&self, address: Ipv4Addr) -> bool {
         self.gone.contains(&address)
     }
 
     /// Whether an address is the broadcast address of a subnet of any interface.
-    pub(super) fn is_broadcast(&self, address: Ipv4Addr) -> bool {
+    pub(crate) fn is_broadcast(&self, address: Ipv4Addr) -> bool {
         self.broadcasts.contains_key(&address)
     }
 
     /// The broadcast addresses of the subnets of every interface.
-    pub(super) fn broadcasts(&self) -> impl Iterator<Item = Ipv4Addr> {
+    pub(crate) fn broadcasts(&self) -> impl Iterator<Item = Ipv4Addr> {
         self.broadcasts.keys().copied()
     }
 
     /// Every address.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
         self.holders.keys().copied()
     }
 
     /// Takes note that a peer uses an address.
-    pub(super) fn use_address(&mut self, address: Ipv4Addr) {
+    pub(crate) fn use_address(&mut self, address: Ipv4Addr) {
         self.used.insert(address);
     }
 
     /// Takes note that a peer is to use an address that the kernel has yet to be asked about.
-    pub(super) fn ask_about(&mut self, address: Ipv4Addr) {
+    pub(crate) fn ask_about(&mut self, address: Ipv4Addr) {
         self.used.insert(address);
         self.is_new = true;
     }
 
     /// Whether there is an address to ask about; no more after this.
-    pub(super) const fn take_new(&mut self) -> bool {
+    pub(crate) const fn take_new(&mut self) -> bool {
         std::mem::replace(&mut self.is_new, false)
     }
 
     /// Whether peers use an address.
-    pub(super) fn is_used(&self, address: Ipv4Addr) -> bool {
+    pub(crate) fn is_used(&self, address: Ipv4Addr) -> bool {
         self.used.contains(&address)
     }
 
     /// The addresses that peers use.
-    pub(super) fn used(&self) -> impl Iterator<Item = Ipv4Addr> {
+    pub(crate) fn used(&self) -> impl Iterator<Item = Ipv4Addr> {
         self.used.iter().copied()
     }
 
     /// Whether peers use any address that an interface holds.
-    pub(super) fn has_used(&self, ifindex: u32) -> bool {
+    pub(crate) fn has_used(&self, ifindex: u32) -> bool {
         self.used()
             .any(|address| self.holders(address).any(|holder| holder == ifindex))
     }
 
     /// Whether peers use any address within a prefix.
-    pub(super) fn is_used_within(&self, prefix: Ipv4Addr, prefix_len: u8) -> bool {
+    pub(crate) fn is_used_within(&self, prefix: Ipv4Addr, prefix_len: u8) -> bool {
         let host_bits = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
         let within =
             |address: &Ipv4Addr| (u32::from(*address) ^ u32::from(prefix)) & !host_bits == 0;

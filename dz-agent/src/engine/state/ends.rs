@@ -16,16 +16,16 @@ const UNIVERSE: u8 = 0;
 
 /// What an interface has of its own.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ends<'a> {
-    pub(super) link: Link,
+pub(crate) struct Ends<'a> {
+    pub(crate) link: Link,
     /// In the kernel's order.
-    pub(super) addresses: &'a [Address],
-    pub(super) tunnel: Tunnel,
+    pub(crate) addresses: &'a [Address],
+    pub(crate) tunnel: Tunnel,
 }
 
 /// The local address where nobody names one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Local {
+pub(crate) enum Local {
     /// This one.
     One(Ipv4Addr),
     /// The interface has several that could be meant.
@@ -36,23 +36,23 @@ pub(super) enum Local {
 
 /// Why an address cannot be a peer's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refused {
-    pub(super) address: Ipv4Addr,
+pub(crate) struct Refused {
+    pub(crate) address: Ipv4Addr,
     /// In words that follow the address.
-    pub(super) why: String,
+    pub(crate) why: String,
     /// It is the gateway where the local address is another interface's. Sessions from the
     /// interface's own addresses have no gateway, and may have this one for a peer.
-    pub(super) is_gateway: bool,
+    pub(crate) is_gateway: bool,
 }
 
 /// Whether an address can be taken without having been named: one that the world may know.
-pub(super) const fn is_global(address: Ipv4Addr, scope: u8) -> bool {
+pub(crate) const fn is_global(address: Ipv4Addr, scope: u8) -> bool {
     scope == UNIVERSE && !address.is_link_local() && !address.is_loopback()
 }
 
 impl Ends<'_> {
     /// The interface's only global address, else our outer address of the tunnel if this host has it.
-    pub(super) fn local(&self, is_held: impl Fn(Ipv4Addr) -> bool) -> Local {
+    pub(crate) fn local(&self, is_held: impl Fn(Ipv4Addr) -> bool) -> Local {
         let mut global = Vec::new();
         for address in self.addresses {
             // With several other ends one address is there several times.
@@ -70,7 +70,7 @@ impl Ends<'_> {
 
     /// The gateway to peers of a local address: the far end of the link where the address is not the
     /// interface's own; none otherwise.
-    pub(super) fn via(&self, local: Ipv4Addr) -> Option<Ipv4Addr> {
+    pub(crate) fn via(&self, local: Ipv4Addr) -> Option<Ipv4Addr> {
         let own = self.addresses.iter().any(|address| address.local == local);
         if own || self.link != Link::Layer3 {
             return None;
@@ -81,7 +81,7 @@ impl Ends<'_> {
     }
 
     /// The addresses that cannot be a peer's over this interface.
-    pub(super) fn refused(&self) -> Vec<Refused> {
+    pub(crate) fn refused(&self) -> Vec<Refused> {
         let mut refused = Vec::new();
         let mut refuse = |address, why: String, is_gateway| {
             refused.push(Refused {

@@ -1,0 +1,74 @@
+//! Which local address has which block of counters.
+
+use dz_common::map::LocalKey;
+use foldhash::{HashMap, HashMapExt, HashSet};
+
+/// Blocks of counters, block 0 included.
+const BLOCKS: u32 = 256;
+
+/// Which local address has which block of counters. An address keeps its block while it is gone, also
+/// under another interface index, so that its counters go on when it comes back.
+#[derive(Debug)]
+pub(crate) struct Blocks {
+    blocks: HashMap<(String, [u8; 4]), u32>,
+    /// What an earlier agent had given out.
+    inherited: HashMap<LocalKey, u32>,
+    used: HashSet<u32>,
+}
+
+impl Blocks {
+    pub(crate) fn new(inherited: impl IntoIterator<Item = (LocalKey, u32)>) -> Self {
+        let inherited: HashMap<_, _> = inherited.into_iter().collect();
+        let used = inherited.values().copied().collect();
+        Self {
+            blocks: HashMap::new(),
+            inherited,
+            used,
+        }
+    }
+
+    /// The block of an address; 0, which is shared, if there is none left.
+    pub(crate) fn of(&mut self, interface: &str, key: &LocalKey) -> u32 {
+        let name = (interface.to_owned(), key.addr);
+        if let Some(block) = self.blocks.get(&name) {
+            return *block;
+        }
+        let free = || (1..BLOCKS).find(|block| !self.used.contains(block));
+        let Some(block) = self.inherited.remove(key).or_else(free) else {
+            return 0;
+        };
+        self.used.insert(block);
+        self.blocks.insert(name, block);
+        block
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_keeps_its_block() {
+        let key = |ifindex, last| LocalKey {
+            ifindex,
+            addr: [10, 0, 0, last],
+        };
+        let mut blocks = Blocks::new([(key(3, 1), 1)]);
+        assert_eq!(blocks.of("dz0", &key(3, 1)), 1, "inherited");
+        assert_eq!(blocks.of("dz0", &key(3, 2)), 2);
+        assert_eq!(
+            blocks.of("dz0", &key(9, 1)),
+            1,
+            "the interface was created anew"
+        );
+        assert_eq!(
+            blocks.of("dz1", &key(4, 1)),
+            3,
+            "the same address on another interface"
+        );
+        for last in 3..=255 {
+            blocks.of("dz0", &key(3, last));
+        }
+        assert_eq!(blocks.of("dz2", &key(5, 1)), 0, "none left");
+    }
+}

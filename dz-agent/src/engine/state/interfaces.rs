@@ -1,0 +1,262 @@
+//! The interfaces that are served, and the addresses of this host: who may speak from which, and who
+//! cannot be a peer.
+
+use std::net::Ipv4Addr;
+
+use dz_common::map::{LocalKey, Peer, PeerKey};
+use foldhash::{HashMap, HashMapExt, HashSet};
+
+use super::blocks::Blocks;
+use super::held::Held;
+use super::interface::Interface;
+use super::keys::peer_key;
+use crate::settings::address::no_host;
+
+/// An interface that sessions can run over at present: it exists and is up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Carrier {
+    /// Its index.
+    pub(crate) ifindex: u32,
+    /// Addresses that sessions can have over it: its own, and those that it borrows.
+    pub(crate) locals: HashSet<Ipv4Addr>,
+}
+
+/// The interfaces, in the order in which they were named, and the addresses of this host.
+pub(crate) struct Interfaces {
+    list: Vec<Interface>,
+    /// Which interface of this host holds which address.
+    held: Held,
+    blocks: Blocks,
+}
+
+impl Interfaces {
+    /// Makes them all waited for. `blocks`: what an earlier agent had given out.
+    pub(crate) fn new(list: Vec<Interface>, blocks: Blocks) -> Self {
+        Self {
+            list,
+            held: Held::default(),
+            blocks,
+        }
+    }
+
+    /// Returns each.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Interface> + Clone {
+        self.list.iter()
+    }
+
+    /// Returns how many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Returns the one at a place, which there has to be.
+    pub(crate) fn at(&self, place: usize) -> &Interface {
+        &self.list[place]
+    }
+
+    /// Returns the one at a place, which there has to be.
+    pub(crate) fn at_mut(&mut self, place: usize) -> &mut Interface {
+        &mut self.list[place]
+    }
+
+    /// Returns the one with this name.
+    pub(crate) fn named(&self, name: &str) -> Option<&Interface> {
+        self.iter().find(|interface| interface.name() == name)
+    }
+
+    /// Returns the one with this index.
+    pub(crate) fn with_index(&self, ifindex: u32) -> Option<&Interface> {
+        self.iter()
+            .find(|interface| interface.ifindex() == Some(ifindex))
+    }
+
+    /// Returns the index of the one with this name.
+    pub(crate) fn index_of(&self, name: &str) -> Option<u32> {
+        self.named(name)?.ifindex()
+    }
+
+    /// Returns the name of the one with this index, or the index.
+    pub(crate) fn name_of(&self, ifindex: u32) -> String {
+        let found = self.with_index(ifindex);
+        found.map_or_else(|| format!("#{ifindex}"), |found| found.name().to_owned())
+    }
+
+    /// Returns the indices of those that are served.
+    pub(crate) fn indices(&self) -> impl Iterator<Item = u32> {
+        self.iter().filter_map(Interface::ifindex)
+    }
+
+    /// Returns those that sessions can run over at present, by name.
+    pub(crate) fn carriers(&self) -> HashMap<String, Carrier> {
+        let carrier = |interface: &Interface| {
+            let ifindex = interface.ifindex().filter(|_| interface.is_up())?;
+            let locals = interface.usable().collect();
+            Some((interface.name().to_owned(), Carrier { ifindex, locals }))
+        };
+        self.iter().filter_map(carrier).collect()
+    }
+
+    /// Returns the addresses of this host.
+    pub(crate) const fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// Returns the addresses of this host, to be changed.
+    pub(crate) const fn held_mut(&mut self) -> &mut Held {
+        &mut self.held
+    }
+
+    /// Returns the block of counters of an address; 0, which is shared, if there is none left.
+    pub(crate) fn block_of(&mut self, interface: &str, key: &LocalKey) -> u32 {
+        self.blocks.of(interface, key)
+    }
+
+    /// Whether packets may leave with this source: never with an address that is gone.
+    pub(crate) fn may_use(&self, interface: &Interface, address: Ipv4Addr) -> bool {
+        interface.can_use(address) && !self.held.is_gone(address)
+    }
+
+    /// Why an address cannot be a peer's over an interface, in words that follow it.
+    pub(crate) fn no_peer(
+        &self,
+        interface: &Interface,
+        peer: Ipv4Addr,
+        local: Ipv4Addr,
+    ) -> Option<String> {
+        if let Some(kind) = no_host(peer) {
+            return Some(format!("is {kind}, not the address of a host"));
+        }
+        if let Some(refused) = interface.refuses(peer, local) {
+            return Some(refused.to_owned());
+        }
+        let own = (self.held.is_held(peer)).then_some("is an address of this host");
+        let broadcast = self.held.is_broadcast(peer);
+        let broadcast =
+            broadcast.then_some("is the broadcast address of another interface's subnet");
+        own.or(broadcast).map(str::to_owned)
+    }
+
+    /// Why an address cannot be the gateway to a peer: the kernel would refuse the route once the session
+    /// is Up.
+    pub(crate) fn no_gateway(&self, via: Ipv4Addr) -> Option<String> {
+        let own = (self.held.is_held(via)).then_some("an address of this host");
+        let broadcast = (self.held.is_broadcast(via)).then_some("a broadcast address");
+        let what = own.or(broadcast)?;
+        Some(format!("gateway {via} is {what}"))
+    }
+
+    /// The peers that cannot be, with the reason: from the file and from earlier times, when the
+    /// address was somebody else's. One look-up for each address of this host, its subnets and links.
+    pub(crate) fn refused_peers(&self, peers: &HashMap<PeerKey, Peer>) -> HashMap<PeerKey, String> {
+        let mut refused = HashMap::new();
+        for interface in &self.list {
+            let held = self.held.addresses().chain(self.held.broadcasts());
+            for address in held.chain(interface.refused()) {
+                let key = peer_key(interface.name(), address);
+                if let Some(peer) = peers.get(&key)
+                    && let Some(why) = self.no_peer(interface, address, peer.local.into())
+                {
+                    refused.insert(key, format!("{address} {why}"));
+                }
+            }
+        }
+        refused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dz_common::ingress::Link;
+
+    use super::*;
+    use crate::net::links::{self, Address, Tunnel};
+
+    const OURS: Ipv4Addr = Ipv4Addr::new(169, 254, 7, 0);
+    const PUBLIC: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const PEER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+
+    fn address(local: Ipv4Addr, prefix_len: u8) -> Address {
+        Address {
+            local,
+            prefix_len,
+            peer: None,
+            scope: 0,
+            secondary: false,
+        }
+    }
+
+    /// `dz0`, index 7, is served with a /31; `dz1` is waited for; the NIC, index 2, is public.
+    fn interfaces() -> Interfaces {
+        let list = vec![Interface::new("dz0"), Interface::new("dz1")];
+        let mut interfaces = Interfaces::new(list, Blocks::new([]));
+        let found = links::Interface {
+            ifindex: 7,
+            name: "dz0".into(),
+            kind: "gre".into(),
+            up: true,
+            running: true,
+            mtu: 1476,
+            mac: None,
+            controller: None,
+            link: Ok(Link::Layer3),
+            tunnel: Tunnel::default(),
+            vrf: None,
+        };
+        let ours = address(OURS, 31);
+        let interface = interfaces.at_mut(0);
+        interface.serve(&found, Link::Layer3);
+        interface.become_as(&found, vec![ours]);
+        let all = [(7, ours), (2, address(PUBLIC, 24))];
+        interfaces.held_mut().read(&all);
+        interfaces
+    }
+
+    #[test]
+    fn they_are_found_by_name_and_index() {
+        let interfaces = interfaces();
+        assert_eq!((interfaces.len(), interfaces.index_of("dz0")), (2, Some(7)));
+        assert_eq!(interfaces.index_of("dz1"), None, "not there");
+        assert!(interfaces.named("dz1").is_some() && interfaces.named("dz2").is_none());
+        assert_eq!(
+            (interfaces.name_of(7), interfaces.name_of(8)),
+            ("dz0".into(), "#8".into())
+        );
+        assert!(interfaces.indices().eq([7]));
+        let carrier = Carrier {
+            ifindex: 7,
+            locals: HashSet::from_iter([OURS]),
+        };
+        assert_eq!(
+            interfaces.carriers(),
+            HashMap::from_iter([("dz0".to_owned(), carrier)])
+        );
+    }
+
+    #[test]
+    fn nothing_leaves_with_an_address_that_is_gone() {
+        let mut interfaces = interfaces();
+        assert!(interfaces.may_use(interfaces.at(0), OURS));
+        assert!(
+            !interfaces.may_use(interfaces.at(0), PUBLIC),
+            "not borrowed"
+        );
+        interfaces.held_mut().use_address(OURS);
+        interfaces.held_mut().apply(7, &address(OURS, 31), true);
+        assert!(
+            !interfaces.may_use(interfaces.at(0), OURS),
+            "until the next look"
+        );
+    }
+
+    #[test]
+    fn who_cannot_be_a_peer() {
+        let interfaces = interfaces();
+        let refused = |peer| interfaces.no_peer(interfaces.at(0), peer, OURS).is_some();
+        assert!(!refused(PEER));
+        let broadcast = Ipv4Addr::new(192, 0, 2, 255);
+        for peer in [PUBLIC, OURS, broadcast, Ipv4Addr::LOCALHOST] {
+            assert!(refused(peer), "{peer}");
+        }
+        assert!(interfaces.no_gateway(PUBLIC).is_some() && interfaces.no_gateway(PEER).is_none());
+    }
+}
