@@ -28,13 +28,6 @@ pub(super) const CYCLES: &[&[&str]] = &[
         "dz-agent/src/engine/withdraw.rs",
     ],
     &[
-        "dz-common/src/gate.rs",
-        "dz-common/src/headers.rs",
-        "dz-common/src/ingress.rs",
-        "dz-common/src/map.rs",
-    ],
-    &["dz-common/src/pacing.rs", "dz-common/src/session.rs"],
-    &[
         "tests/src/udp_peer.rs",
         "tests/src/udp_peer/engine.rs",
         "tests/src/udp_peer/machine.rs",
