@@ -144,22 +144,6 @@ pub(super) const CYCLES: &[&[&str]] = &[
         "tests/tests/stop/signals.rs",
         "tests/tests/stop/trouble.rs",
     ],
-    &["xtask/src/bench.rs", "xtask/src/bench/machines.rs"],
-    &[
-        "xtask/src/build_ebpf.rs",
-        "xtask/src/build_ebpf/rustc_wrapper.rs",
-    ],
-    &[
-        "xtask/src/demo.rs",
-        "xtask/src/demo/steps.rs",
-        "xtask/src/demo/steps/follow.rs",
-        "xtask/src/demo/steps/gate.rs",
-        "xtask/src/demo/steps/healthy.rs",
-        "xtask/src/demo/steps/incident.rs",
-        "xtask/src/demo/steps/setup.rs",
-        "xtask/src/demo/steps/trouble.rs",
-    ],
-    &["xtask/src/vm.rs", "xtask/src/vm/suite.rs"],
 ];
 
 /// Writers of maps, links and routes, and who calls them although it is not the hands.
