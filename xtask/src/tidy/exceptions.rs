@@ -28,12 +28,6 @@ pub(super) const CYCLES: &[&[&str]] = &[
         "dz-agent/src/engine/withdraw.rs",
     ],
     &[
-        "tests/src/udp_peer.rs",
-        "tests/src/udp_peer/engine.rs",
-        "tests/src/udp_peer/machine.rs",
-        "tests/src/udp_peer/socket.rs",
-    ],
-    &[
         "tests/tests/bystanders/filters.rs",
         "tests/tests/bystanders/main.rs",
         "tests/tests/bystanders/paths.rs",
