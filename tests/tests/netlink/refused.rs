@@ -8,8 +8,7 @@ use dz_tests::udp_peer::Rules;
 use nix::errno::Errno;
 use std::time::Duration;
 
-use crate::scene::{Scene, refusal};
-use crate::{INTERVAL_MS, NEEDS};
+use crate::scene::{INTERVAL_MS, NEEDS, Scene, refusal};
 
 /// Within the patience of a test only by retries: full checks alone would take 50 s.
 const SEVERAL: u64 = 6;
