@@ -5,31 +5,11 @@ use crate::checksum::IPPROTO_UDP;
 use crate::counters::Counter;
 use crate::headers::{ETHERNET_LEN, ETHERTYPE_IPV4, IPV4_LEN, UDP_LEN};
 use crate::ingress::{Frame, Link};
+pub use crate::map::Action;
 use crate::map::Config;
 use crate::packet::State;
 use crate::session::{Mode, Session};
 use crate::unaligned::{be16, word};
-
-/// What is done with packets for a peer that is not Up.
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "user",
-    derive(
-        zerocopy::TryFromBytes,
-        zerocopy::IntoBytes,
-        zerocopy::KnownLayout,
-        zerocopy::Immutable
-    )
-)]
-pub enum Action {
-    /// On into the tunnel, as if there were no gate.
-    Pass = 0,
-    /// Dropped.
-    Drop = 1,
-    /// Out by the best route through no gated interface.
-    Reroute = 2,
-}
 
 /// What the gate has to know of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

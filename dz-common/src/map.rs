@@ -2,7 +2,6 @@
 //!
 //! A change of size or meaning here is a change of [`ABI_VERSION`].
 
-use crate::gate::Action;
 use crate::packet::State;
 use crate::session::{DownReason, Session};
 
@@ -299,6 +298,27 @@ pub enum Origin {
     Config = 1,
     /// A followed route.
     Follow = 2,
+}
+
+/// What is done with packets for a peer that is not Up.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "user",
+    derive(
+        zerocopy::TryFromBytes,
+        zerocopy::IntoBytes,
+        zerocopy::KnownLayout,
+        zerocopy::Immutable
+    )
+)]
+pub enum Action {
+    /// On into the tunnel, as if there were no gate.
+    Pass = 0,
+    /// Dropped.
+    Drop = 1,
+    /// Out by the best route through no gated interface.
+    Reroute = 2,
 }
 
 const _: () = {

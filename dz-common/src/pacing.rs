@@ -12,11 +12,8 @@
 //! two of our own agents face to face cannot start a storm.
 
 use crate::packet::State;
+pub use crate::session::BURST;
 use crate::session::{NS_PER_US, Session};
-
-/// New states that may be told at once before pacing sets in; also the most transmissions within
-/// one transmit interval.
-pub const BURST: u8 = 3;
 
 /// What to do with an opportunity to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -132,6 +132,10 @@ pub struct Session {
     pub reserved: u8,
 }
 
+/// New states that may be told at once before [`crate::pacing`] sets in; also the most transmissions
+/// within one transmit interval.
+pub const BURST: u8 = 3;
+
 /// What a session that left Up has for [`Session::echoes_left`]: its first two packets echo the peer's
 /// discriminator, so that a peer with our rules believes that we are Down.
 const ECHOES_AFTER_UP: u8 = 3;
@@ -200,7 +204,7 @@ impl Session {
             down_reason: DownReason::None,
             last_down_reason: DownReason::None,
             peer_mode: Mode::Unknown,
-            burst_left: crate::pacing::BURST,
+            burst_left: BURST,
             announce: 1,
             echoes_left: 0,
             reserved: 0,

@@ -14,7 +14,7 @@ use anyhow::{Context, ensure};
 use crate::test_suite::{machine, programs};
 use crate::vm::kernel::Version;
 use crate::{apt, shell};
-use row::Row;
+use row::{Row, rows};
 
 /// What the benches need.
 const PROGRAMS: [&str; 4] = ["ip", "ethtool", "iperf3", "bird"];
@@ -141,11 +141,4 @@ fn measure(built: &programs::Bench, name: &str, part: Option<&str>) -> anyhow::R
     ensure!(output.status.success(), "bench {name}: {}", output.status);
     let text = String::from_utf8(output.stdout).context("figures that are no text")?;
     rows(&text)
-}
-
-/// The figures of one run.
-fn rows(text: &str) -> anyhow::Result<Vec<Row>> {
-    text.lines()
-        .map(|line| serde_json::from_str(line).with_context(|| format!("not a figure: {line}")))
-        .collect()
 }

@@ -15,9 +15,8 @@ use anyhow::{Context, bail, ensure};
 
 use crate::record::{self, OBJECT, RECORD, STALE};
 use crate::shell;
-use toolchain::Toolchain;
+use toolchain::{TARGET, Toolchain};
 
-const TARGET: &str = "bpfel-unknown-none";
 /// The benches' object, which is no part of the agent, relative to the workspace.
 const BENCH_OBJECT: &str = "dz-ebpf/object/dz-bench.o";
 

@@ -6,6 +6,7 @@ mod console;
 mod host;
 mod interrupt;
 mod observe;
+mod parts;
 mod stage;
 mod steps;
 
@@ -17,22 +18,11 @@ use anyhow::{Context, ensure};
 use crate::apt;
 use crate::test_suite::{machine, programs};
 use console::Console;
-use host::Host;
 use interrupt::{Interrupt, Interrupted};
-use stage::Stage;
+use parts::Demo;
 
 /// What the shown commands need.
 const PROGRAMS: [&str; 5] = ["bpftool", "curl", "ip", "ping", "tcpdump"];
-
-/// Everything that a step works with.
-struct Demo {
-    console: Console,
-    /// The host whose agent attaches with TC.
-    a: Host,
-    /// The host whose agent attaches with generic XDP, and is frozen.
-    b: Host,
-    stage: Stage,
-}
 
 /// Runs it. A claim that does not hold, or an interruption, is no error but an exit code.
 ///
@@ -49,13 +39,8 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     // From here on there is something to clean up.
     let interrupt = Interrupt::install()?;
     let prefix = format!("dz-demo-{}", std::process::id());
-    let mut demo = Demo {
-        console: Console::new(path, interrupt),
-        a: Host::a(&prefix),
-        b: Host::b(&prefix),
-        stage: Stage::new(&prefix),
-    };
-    let result = demo.play();
+    let mut demo = Demo::new(&prefix, Console::new(path, interrupt));
+    let result = play(&mut demo);
     if let Err(error) = &result
         && !error.is::<Interrupted>()
     {
@@ -74,63 +59,21 @@ fn path_with_agent() -> anyhow::Result<OsString> {
     Ok(std::env::join_paths(folders)?)
 }
 
-impl Demo {
-    fn play(&mut self) -> anyhow::Result<()> {
-        for (number, step) in steps::ALL.iter().enumerate() {
-            let number = number + 1;
-            let in_step = || format!("step {number} ({})", step.title);
-            self.console
-                .heading(number, step.title)
-                .with_context(in_step)?;
-            (step.run)(self).map_err(|error| {
-                if error.is::<Interrupted>() {
-                    error
-                } else {
-                    error.context(in_step())
-                }
-            })?;
-        }
-        Ok(())
-    }
-
-    fn show_logs(&mut self) {
-        for host in [&self.a, &self.b] {
-            let log = std::fs::read_to_string(host.log()).unwrap_or_default();
-            // Whoever does not read our output any more does not read this either.
-            let _ = self.console.block(&format!("log of {}", host.name), &log);
-        }
-    }
-
-    /// Cleans up, says how it went, and what is left if anything is.
-    fn end(self, result: anyhow::Result<()>) -> ExitCode {
-        let Self {
-            mut console,
-            a,
-            b,
-            stage,
-        } = self;
-        // Agents first: they withdraw what they hold.
-        drop((a, b));
-        let left = stage.clear();
-        let result = match left {
-            left if left.is_empty() => result,
-            left => result.and(Err(anyhow::anyhow!("left behind: {}", left.join(", ")))),
-        };
-        match result {
-            Ok(()) => {
-                console.last("demo: ok");
-                ExitCode::SUCCESS
+/// Takes every step, until a claim does not hold or somebody interrupts.
+fn play(demo: &mut Demo) -> anyhow::Result<()> {
+    for (number, step) in steps::ALL.iter().enumerate() {
+        let number = number + 1;
+        let in_step = || format!("step {number} ({})", step.title);
+        demo.console
+            .heading(number, step.title)
+            .with_context(in_step)?;
+        (step.run)(demo).map_err(|error| {
+            if error.is::<Interrupted>() {
+                error
+            } else {
+                error.context(in_step())
             }
-            Err(error) => match error.downcast_ref::<Interrupted>() {
-                Some(interrupted) => {
-                    console.last("demo: interrupted; everything is cleaned up");
-                    interrupted.exit_code()
-                }
-                None => {
-                    console.last(&format!("demo: FAILED: {error:#}"));
-                    ExitCode::FAILURE
-                }
-            },
-        }
+        })?;
     }
+    Ok(())
 }

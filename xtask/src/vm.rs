@@ -1,8 +1,9 @@
 //! Tests on other kernels than this machine's: in QEMU, on Debian's cloud kernels.
 //!
-//! Whoever needs a machine takes a [`kernel`], puts programs into an archive ([`guest_files`],
+//! Whoever needs a machine takes a [`kernel`], puts programs into an archive ([`files`],
 //! [`initramfs`]), and runs command lines in it ([`machine::outputs`]).
 
+pub(crate) mod files;
 pub(crate) mod guest;
 pub(crate) mod initramfs;
 pub(crate) mod kernel;
@@ -14,16 +15,14 @@ mod quick;
 mod suite;
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 
 use crate::test_suite::machine as tools;
 use crate::test_suite::programs::Programs;
 use crate::test_suite::report::Report;
 use crate::{apt, shell};
-use initramfs::Archive;
 use kernel::{Kernel, Version};
 use suite::Wanted;
 
@@ -121,38 +120,4 @@ pub(crate) fn prepare() -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// An archive with a shell, what a system has in `/etc`, and these programs of this machine on the
-/// guest's path.
-///
-/// # Errors
-/// A file cannot be read.
-pub(crate) fn guest_files(programs: &[PathBuf]) -> anyhow::Result<Archive> {
-    let mut files = Archive::new();
-    for folder in [
-        "/dev", "/proc", "/sys", "/run", "/tmp", "/root", "/var/tmp", "/var/lib",
-    ] {
-        files.folder(folder);
-    }
-    // Not busybox's shell, which prefers its own `ip` to the one on the path.
-    let dash = shell::find_program("dash").context("no dash")?;
-    files.program("/bin/sh", &dash)?;
-    for program in programs {
-        let name = program.file_name().context("not a program")?;
-        files.program(Path::new("/usr/bin").join(name), program)?;
-    }
-    let busybox = shell::find_program("busybox").context("no busybox")?;
-    files.program("/bin/busybox", &busybox)?;
-    for name in shell::read(Command::new(&busybox).arg("--list"))?.lines() {
-        files.link(format!("/bin/{name}"), "busybox");
-    }
-    files.file("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n");
-    files.file("/etc/group", b"root:x:0:\n");
-    files.file("/etc/hosts", b"127.0.0.1 localhost vm\n");
-    // Names of route protocols and tables, for `ip`.
-    for folder in ["/etc/iproute2", "/usr/share/iproute2"] {
-        files.copy_folder(Path::new(folder))?;
-    }
-    Ok(files)
 }

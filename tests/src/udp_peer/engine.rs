@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use dz_common::packet::{PACKET_LEN, Packet, State};
 use dz_common::session::{DownReason, NS_PER_US, Session};
 
-use super::UdpPeerConfig;
+use super::config::UdpPeerConfig;
 use super::machine::{self, Machine};
 
 /// A state change.

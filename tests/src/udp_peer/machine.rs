@@ -10,7 +10,7 @@ use dz_common::pacing::Tick;
 use dz_common::packet::{Packet, State};
 use dz_common::session::{Receipt, Session};
 
-use super::{Rules, UdpPeerConfig};
+use super::config::{Rules, UdpPeerConfig};
 
 /// A session's state machine.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use nix::sys::socket::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::UdpPeerConfig;
+use super::config::UdpPeerConfig;
 
 /// A thousand sessions may be answered at once, and a small packet takes a kilobyte.
 const BUFFER: usize = 16 << 20;

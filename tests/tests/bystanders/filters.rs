@@ -14,8 +14,8 @@ use dz_tests::harness::Test;
 use dz_tests::netns::Netns;
 use dz_tests::tun::Tun;
 
-use crate::NEEDS;
 use crate::paths::{done, purge};
+use crate::scene::NEEDS;
 
 /// As `clsact.rs` of the agent has it.
 const PRIORITY: u16 = 44_880;

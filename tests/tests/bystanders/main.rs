@@ -9,16 +9,7 @@ mod xdp;
 
 use std::process::ExitCode;
 
-use dz_tests::harness::{Requirement, run};
-
-/// What every test here needs.
-const NEEDS: [Requirement; 5] = [
-    Requirement::Root,
-    Requirement::Tun,
-    Requirement::Tool("bpftool"),
-    Requirement::Tool("tc"),
-    Requirement::Kernel(6, 6),
-];
+use dz_tests::harness::run;
 
 fn main() -> ExitCode {
     let mut tests = paths::tests();

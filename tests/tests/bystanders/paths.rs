@@ -14,8 +14,7 @@ use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::NEEDS;
-use crate::scene::{Look, OURS, Scene, TAKEN, pins};
+use crate::scene::{Look, NEEDS, OURS, Scene, TAKEN, pins};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![

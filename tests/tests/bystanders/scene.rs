@@ -15,6 +15,7 @@ use dz_tests::agent::{Agent, Home};
 use dz_tests::attached;
 use dz_tests::bed::{Bed, INTERFACE, PATIENCE, THERE};
 use dz_tests::bpf::{NEXT, Tcx, attach_tcx, load_classifier};
+use dz_tests::harness::Requirement;
 use dz_tests::netns::Netns;
 use dz_tests::tun::Tun;
 use dz_tests::udp_peer::{Rules, UdpPeer, UdpPeerConfig};
@@ -22,6 +23,14 @@ use dz_tests::wait::eventually;
 use dz_tests::wire::TunWire;
 use serde_json::Value;
 
+/// What every test here needs.
+pub(crate) const NEEDS: [Requirement; 5] = [
+    Requirement::Root,
+    Requirement::Tun,
+    Requirement::Tool("bpftool"),
+    Requirement::Tool("tc"),
+    Requirement::Kernel(6, 6),
+];
 /// Our address, which comes and goes.
 pub(crate) const OURS: Ipv4Addr = Ipv4Addr::new(10, 98, 0, 1);
 /// A peer to which somebody else has a route with the metric that ours would have.

@@ -12,8 +12,8 @@ use dz_tests::veth::{self, End};
 use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
-use crate::NEEDS;
 use crate::paths::{done, purge};
+use crate::scene::NEEDS;
 
 pub(super) fn tests() -> Vec<Test> {
     vec![Test::new("xdp::another_program", &NEEDS, another_program)]

@@ -11,16 +11,16 @@
 
 mod check;
 mod model;
+mod needs;
 mod round;
 mod rows;
 mod world;
 
 use std::process::ExitCode;
 
-use dz_tests::harness::{Requirement, Test, run};
+use dz_tests::harness::{Test, run};
 
-/// What every test here needs.
-const NEEDS: [Requirement; 2] = [Requirement::Root, Requirement::Tun];
+use needs::NEEDS;
 
 fn main() -> ExitCode {
     let storm = |number| {

@@ -6,8 +6,7 @@ use dz_tests::bed::{HERE, INTERFACE};
 use dz_tests::harness::Test;
 use nix::sys::signal::Signal;
 
-use crate::NEEDS;
-use crate::scene::{ALLOCATED, PEERS, Scene};
+use crate::scene::{ALLOCATED, NEEDS, PEERS, Scene};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![

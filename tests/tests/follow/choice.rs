@@ -5,8 +5,7 @@ use dz_tests::bed::{HERE, INTERFACE, PATIENCE};
 use dz_tests::harness::Test;
 use dz_tests::wait::eventually;
 
-use crate::NEEDS;
-use crate::scene::{ALLOCATED, PEERS, Scene};
+use crate::scene::{ALLOCATED, NEEDS, PEERS, Scene};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![

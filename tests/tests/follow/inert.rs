@@ -13,8 +13,7 @@ use dz_tests::bed::{HERE, INTERFACE, PATIENCE};
 use dz_tests::harness::Test;
 use dz_tests::wait::{eventually, holds};
 
-use crate::NEEDS;
-use crate::scene::{PEERS, Scene};
+use crate::scene::{NEEDS, PEERS, Scene};
 
 /// The part of the log line of a route that stays.
 const STAYS: &str = "route_stays=\"";

@@ -12,8 +12,7 @@ use dz_tests::tun::Tun;
 use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
-use crate::NEEDS;
-use crate::scene::{ALLOCATED, PEERS, Scene};
+use crate::scene::{ALLOCATED, NEEDS, PEERS, Scene};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![

@@ -7,8 +7,7 @@ use dz_tests::bed::{HERE, INTERFACE, PATIENCE};
 use dz_tests::harness::Test;
 use dz_tests::wait::eventually;
 
-use crate::NEEDS;
-use crate::scene::Scene;
+use crate::scene::{NEEDS, Scene};
 
 const ROOM: usize = 20;
 

@@ -13,10 +13,13 @@ use dz_common::packet::State;
 use dz_common::session::Mode;
 use dz_tests::agent::{Agent, Home, program};
 use dz_tests::bed::{self, Bed, HERE, INTERFACE, PATIENCE};
+use dz_tests::harness::Requirement;
 use dz_tests::udp_peer::{Rules, UdpPeer, UdpPeerConfig};
 use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
+/// What every test here needs.
+pub(crate) const NEEDS: [Requirement; 2] = [Requirement::Root, Requirement::Tun];
 /// Peers at the far end.
 pub(crate) const PEERS: [Ipv4Addr; 3] = [
     Ipv4Addr::new(10, 9, 0, 1),

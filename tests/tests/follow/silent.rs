@@ -7,8 +7,7 @@ use dz_tests::bed::{Bed, HERE, INTERFACE, PATIENCE};
 use dz_tests::harness::Test;
 use dz_tests::wait::eventually;
 
-use crate::NEEDS;
-use crate::scene::{ALLOCATED, PEERS, Scene};
+use crate::scene::{ALLOCATED, NEEDS, PEERS, Scene};
 
 /// More notifications than the socket's buffer holds.
 const CHANGES: u32 = 60_000;

@@ -11,8 +11,7 @@ use dz_tests::harness::Test;
 use dz_tests::rng::Rng;
 use dz_tests::wait::{eventually, monotonic_ns};
 
-use crate::NEEDS;
-use crate::scene::{ALLOCATED, PEERS, Scene};
+use crate::scene::{ALLOCATED, NEEDS, PEERS, Scene};
 
 const DESTINATIONS: u64 = 300;
 const CHANGES: usize = 6_000;

@@ -18,10 +18,10 @@ use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 
-use crate::NEEDS;
 use crate::capture::{addresses, is_gre};
 use crate::scene::{
-    A, Hosts, PAIRS, PATIENT, PEERS, UNDER, UNDER_HERE, agent, connect, nothing_failed, until_up,
+    A, Hosts, NEEDS, PAIRS, PATIENT, PEERS, UNDER, UNDER_HERE, agent, connect, nothing_failed,
+    until_up,
 };
 
 const DETECT_MULT: u8 = 15;

@@ -13,11 +13,10 @@ use dz_tests::harness::Test;
 use dz_tests::udp_peer::UdpPeer;
 use dz_tests::wait::eventually;
 
-use crate::NEEDS;
 use crate::capture::Seen;
 use crate::scene::{
-    A, B, Hosts, OTHER, PEERS, Pair, UNDER, UNDER_HERE, address, connect, failures, nothing_failed,
-    pair, until_up,
+    A, B, Hosts, NEEDS, OTHER, PEERS, Pair, UNDER, UNDER_HERE, address, connect, failures,
+    nothing_failed, pair, until_up,
 };
 
 const DETECT_MULT: u8 = 5;

@@ -12,14 +12,7 @@ mod underlay;
 
 use std::process::ExitCode;
 
-use dz_tests::harness::{Requirement, run};
-
-/// What every test here needs.
-const NEEDS: [Requirement; 3] = [
-    Requirement::Root,
-    Requirement::LinkKind("gre"),
-    Requirement::Tool("ethtool"),
-];
+use dz_tests::harness::run;
 
 fn main() -> ExitCode {
     let mut tests = sessions::tests();

@@ -12,8 +12,7 @@ use dz_tests::udp_peer::UdpPeer;
 use dz_tests::veth;
 use dz_tests::wait::{eventually, holds};
 
-use crate::NEEDS;
-use crate::scene::{A, Hosts, PAIRS, PEERS, UNDER, UNDER_THERE, connect, until_up};
+use crate::scene::{A, Hosts, NEEDS, PAIRS, PEERS, UNDER, UNDER_THERE, connect, until_up};
 
 /// Three seconds, for emulated machines.
 const DETECT_MULT: u8 = 15;

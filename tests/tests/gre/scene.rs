@@ -11,7 +11,7 @@ use dz_common::session::Timers;
 use dz_tests::agent::{Agent, Home};
 use dz_tests::bed::{self, HERE, INTERFACE, PATIENCE, THERE};
 use dz_tests::gre::{Ends, TTL};
-use dz_tests::harness::note;
+use dz_tests::harness::{Requirement, note};
 use dz_tests::netns::Netns;
 use dz_tests::tun::MTU;
 use dz_tests::udp_peer::{Rules, UdpPeer, UdpPeerConfig};
@@ -20,6 +20,12 @@ use dz_tests::wait::eventually;
 
 use crate::capture::{Capture, addresses};
 
+/// What every test here needs.
+pub(crate) const NEEDS: [Requirement; 3] = [
+    Requirement::Root,
+    Requirement::LinkKind("gre"),
+    Requirement::Tool("ethtool"),
+];
 /// The underlay's device, at both ends.
 pub(crate) const UNDER: &str = "under0";
 /// Our address there: `local` of our tunnel.

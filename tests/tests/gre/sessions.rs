@@ -12,8 +12,7 @@ use dz_tests::harness::{Requirement, Test};
 use dz_tests::netns::Netns;
 use dz_tests::wait::eventually;
 
-use crate::NEEDS;
-use crate::scene::{Hosts, PAIRS, Pair, agent, connect, nothing_failed, until_up};
+use crate::scene::{Hosts, NEEDS, PAIRS, Pair, agent, connect, nothing_failed, until_up};
 
 const DETECT_MULT: u8 = 5;
 const DATA: u16 = 9_000;

@@ -12,9 +12,10 @@ use dz_tests::harness::Test;
 use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
-use crate::NEEDS;
 use crate::capture::Seen;
-use crate::scene::{Hosts, PAIRS, PATIENT, Pair, UNDER, connect, count, nothing_failed, until_up};
+use crate::scene::{
+    Hosts, NEEDS, PAIRS, PATIENT, Pair, UNDER, connect, count, nothing_failed, until_up,
+};
 
 /// Of each session.
 const ENOUGH: usize = 10;

@@ -8,8 +8,7 @@ use dz_tests::bed::{self, Bed, INTERFACE, PATIENCE};
 use dz_tests::harness::Test;
 use dz_tests::wait::eventually;
 
-use crate::NEEDS;
-use crate::scene::{A, B, PEERS, Place, Places, Scene, far_side};
+use crate::scene::{A, B, NEEDS, PEERS, Place, Places, Scene, far_side};
 
 const ASKED_AGAIN: usize = 5;
 /// A peer that is not connected from A.

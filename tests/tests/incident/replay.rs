@@ -11,8 +11,7 @@ use dz_tests::harness::Test;
 use dz_tests::udp_peer::UdpPeer;
 use dz_tests::wait::eventually;
 
-use crate::NEEDS;
-use crate::scene::{A, B, PEERS, Places, Scene, far_side};
+use crate::scene::{A, B, NEEDS, PEERS, Places, Scene, far_side};
 
 /// How often each peer asks for A after it is gone, before we say that nothing leaves from it.
 const ASKED_AGAIN: usize = 5;

@@ -11,10 +11,13 @@ use dz_common::packet::{Packet, State};
 use dz_tests::agent::Agent;
 use dz_tests::bed::{self, Bed, INTERFACE, PATIENCE, THERE};
 use dz_tests::frame::parse_udp;
+use dz_tests::harness::Requirement;
 use dz_tests::udp_peer::{Rules, UdpPeer};
 use dz_tests::wait::eventually;
 use dz_tests::wire::{Direction, Record};
 
+/// What every test here needs.
+pub(crate) const NEEDS: [Requirement; 2] = [Requirement::Root, Requirement::Tun];
 /// The allocated address.
 pub(crate) const A: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
 /// The address of the second connect.

@@ -16,25 +16,18 @@ use dz_tests::tun::Tun;
 use dz_tests::veth::{self, End};
 
 use crate::liveness::{self, Liveness};
+use crate::peer::{LOCAL, PORT, Peer};
 
 /// For what happens at once, on a machine that may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
-/// The liveness port.
-pub(crate) const PORT: u16 = 44880;
-/// The address of every session.
-pub(crate) const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// Another address of the same interface.
 pub(crate) const SECOND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 9);
 /// Nobody that the agent knows.
 pub(crate) const STRANGER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 250);
-/// Every interval, the agent's and the peers': so long that neither a transmission of the agent's
-/// clock (but for those that announce a new state) nor the end of a pacing interval falls into a
-/// test.
-pub(crate) const INTERVAL: Duration = Duration::from_secs(600);
 /// The interface.
 pub(crate) const DEVICE: &str = "doublezero0";
 
-/// [`INTERVAL`], and small maps.
+/// [`crate::peer::INTERVAL`], and small maps.
 const OPTIONS: [&str; 6] = [
     "--metrics-listen=off",
     "--max-sessions=128",
@@ -124,16 +117,6 @@ pub(crate) struct Bed {
     /// IPv4 packets that have come out of the host so far.
     pub(crate) came_out: Cell<u64>,
     pub(crate) netns: Netns,
-}
-
-/// A peer with a session, which has told us its discriminator.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer {
-    pub(crate) address: Ipv4Addr,
-    /// The agent's discriminator of the session.
-    pub(crate) local_discr: u32,
-    /// The agent's software version, as announced.
-    pub(crate) software: [u8; 4],
 }
 
 impl Bed {

@@ -7,8 +7,9 @@ use anyhow::{Context, Result, ensure};
 use dz_common::counters::{Counter, Kind};
 use dz_tests::wait::eventually;
 
-use crate::bed::{Bed, INTERVAL, PATIENCE, Peer};
+use crate::bed::{Bed, PATIENCE};
 use crate::liveness::{ADMIN_DOWN, DOWN, INIT, Liveness, UP, ours};
+use crate::peer::{INTERVAL, Peer};
 use crate::session;
 use crate::watch::{Place, Snapshot, Touch, come_out, compare, moves};
 

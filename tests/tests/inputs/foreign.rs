@@ -9,8 +9,9 @@ use dz_common::headers::IPV4_LEN;
 use dz_tests::frame::{Datagram, ETHERTYPE_IPV6, MORE_FRAGMENTS, udp_over_ipv6};
 use dz_tests::tun;
 
-use crate::bed::{Attach, Bed, LOCAL, PORT, Peer};
+use crate::bed::{Attach, Bed};
 use crate::case::{self, Case};
+use crate::peer::{LOCAL, PORT, Peer};
 use crate::session;
 
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use anyhow::{Context, Result, ensure};
 use dz_tests::frame::{Datagram, UdpChecksum, parse_udp};
 
-use crate::bed::{INTERVAL, LOCAL, PORT, Peer};
+use crate::peer::{INTERVAL, LOCAL, PORT, Peer};
 
 pub(crate) const ADMIN_DOWN: u8 = 0;
 pub(crate) const DOWN: u8 = 1;

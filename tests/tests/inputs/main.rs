@@ -8,6 +8,7 @@ mod flips;
 mod foreign;
 mod hops;
 mod liveness;
+mod peer;
 mod refused;
 mod session;
 mod states;

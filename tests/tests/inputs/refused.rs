@@ -6,9 +6,10 @@ use anyhow::Result;
 use dz_common::counters::Counter;
 use dz_tests::frame::{Datagram, UdpChecksum};
 
-use crate::bed::{Bed, LOCAL, PORT, Peer, SECOND, STRANGER};
+use crate::bed::{Bed, SECOND, STRANGER};
 use crate::case::{self, Case};
 use crate::liveness::{ADMIN_DOWN, DOWN, INIT, Liveness, PEER_DISCR, UP};
+use crate::peer::{LOCAL, PORT, Peer};
 use crate::session;
 use crate::watch::{Place, Touch};
 

@@ -8,8 +8,9 @@ use dz_common::counters::Counter::{
 };
 use dz_tests::frame::Datagram;
 
-use crate::bed::{Bed, Peer};
+use crate::bed::Bed;
 use crate::liveness::{DOWN, INIT, PEER_DISCR, STATES, UP, ours};
+use crate::peer::Peer;
 use crate::watch::{Place, Snapshot, Touch, compare, observe};
 
 /// Connects a peer and brings the session Up.

@@ -11,9 +11,10 @@ use dz_common::counters::Counter::{
     UpToDownRemoteAdmin,
 };
 
-use crate::bed::{Bed, PATIENCE, Peer};
+use crate::bed::{Bed, PATIENCE};
 use crate::case;
 use crate::liveness::{ADMIN_DOWN, DOWN, INIT, Liveness, PEER_DISCR, UP, ours};
+use crate::peer::Peer;
 use crate::session::{ensure_state, enter, introduced, local};
 use crate::watch::{Place, Snapshot, Touch, compare, observe};
 

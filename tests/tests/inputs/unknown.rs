@@ -8,9 +8,10 @@ use anyhow::Result;
 use dz_common::counters::Counter;
 use dz_tests::frame::Datagram;
 
-use crate::bed::{Bed, PORT, SECOND, STRANGER};
+use crate::bed::{Bed, SECOND, STRANGER};
 use crate::case::{self, Case};
 use crate::liveness::Liveness;
+use crate::peer::PORT;
 use crate::session;
 use crate::watch::Place;
 

@@ -6,9 +6,10 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result};
 use dz_common::counters::Counter::{DownToInit, RxUnprovenNoNeighbour};
 
-use crate::bed::{Bed, LOCAL, Peer};
+use crate::bed::Bed;
 use crate::case::{self, Case};
 use crate::liveness::{DOWN, INIT, Liveness, UP};
+use crate::peer::{LOCAL, Peer};
 use crate::session::{answered, introduced, local};
 use crate::watch::{Snapshot, Touch};
 

@@ -11,8 +11,9 @@ use anyhow::{Context, Result};
 use dz_common::counters::Counter;
 use dz_tests::frame::{ETHERTYPE_IPV4, ETHERTYPE_VLAN, vlan_tag};
 
-use crate::bed::{Bed, DEVICE, PORT, Peer};
+use crate::bed::{Bed, DEVICE};
 use crate::case::{self, Case, Fate};
+use crate::peer::{PORT, Peer};
 use crate::session;
 
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 4);

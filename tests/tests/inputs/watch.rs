@@ -10,7 +10,8 @@ use dz_tests::bpftool;
 use dz_tests::wait::eventually;
 use serde_json::{Map, Value};
 
-use crate::bed::{Bed, LOCAL, PATIENCE, SECOND};
+use crate::bed::{Bed, PATIENCE, SECOND};
+use crate::peer::LOCAL;
 
 /// Whose counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

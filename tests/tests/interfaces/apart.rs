@@ -15,8 +15,7 @@ use dz_tests::veth::{self, End};
 use dz_tests::wait::eventually;
 use dz_tests::wire::TunWire;
 
-use crate::NEEDS;
-use crate::scene::{NAMES, Scene, wire};
+use crate::scene::{NAMES, NEEDS, Scene, wire};
 
 /// At the far end of the Ethernet.
 const BY_ETHERNET: Ipv4Addr = Ipv4Addr::new(10, 3, 0, 1);

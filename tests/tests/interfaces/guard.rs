@@ -24,7 +24,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Uid, setfsuid};
 use serde_json::Value;
 
-use crate::NEEDS;
+use crate::scene::NEEDS;
 
 const PORT: u16 = 44880;
 const INTERVAL_MS: u32 = 100;

@@ -10,10 +10,7 @@ mod unserved;
 
 use std::process::ExitCode;
 
-use dz_tests::harness::{Requirement, run};
-
-/// What every test here needs.
-const NEEDS: [Requirement; 2] = [Requirement::Root, Requirement::Tun];
+use dz_tests::harness::run;
 
 fn main() -> ExitCode {
     let mut tests = shared::tests();

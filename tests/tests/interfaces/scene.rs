@@ -9,12 +9,15 @@ use dz_common::packet::State;
 use dz_common::session::Timers;
 use dz_tests::agent::{Agent, Home};
 use dz_tests::bed::{self, HERE, INTERFACE, PATIENCE, THERE};
+use dz_tests::harness::Requirement;
 use dz_tests::netns::Netns;
 use dz_tests::tun::Tun;
 use dz_tests::udp_peer::{UdpPeer, UdpPeerConfig};
 use dz_tests::wait::eventually;
 use dz_tests::wire::TunWire;
 
+/// What every test here needs.
+pub(crate) const NEEDS: [Requirement; 2] = [Requirement::Root, Requirement::Tun];
 /// Our ends.
 pub(crate) const NAMES: [&str; 2] = ["dz0", "dz1"];
 const INTERVAL_US: u32 = 100_000;

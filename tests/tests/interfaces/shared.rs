@@ -9,8 +9,7 @@ use dz_tests::harness::Test;
 use dz_tests::wait::{eventually, holds};
 use serde_json::Value;
 
-use crate::NEEDS;
-use crate::scene::{NAMES, Scene};
+use crate::scene::{NAMES, NEEDS, Scene};
 
 const AFTERWARDS: Duration = Duration::from_millis(1_000);
 

@@ -10,7 +10,7 @@ use dz_tests::tun;
 use dz_tests::udp_peer::Rules;
 use dz_tests::wait::eventually;
 
-use crate::NEEDS;
+use crate::scene::NEEDS;
 
 const INTERVAL_MS: u32 = 100;
 

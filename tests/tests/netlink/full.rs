@@ -14,8 +14,7 @@ use dz_tests::tun::Tun;
 use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
-use crate::NEEDS;
-use crate::scene::{logged, refusal};
+use crate::scene::{NEEDS, logged, refusal};
 
 /// More than `dz_events` holds.
 const FLIPS: u32 = 15_000;

@@ -10,8 +10,7 @@ use dz_tests::harness::Test;
 use dz_tests::wait::eventually;
 use nix::errno::Errno;
 
-use crate::NEEDS;
-use crate::scene::{Scene, refusal};
+use crate::scene::{NEEDS, Scene, refusal};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![

@@ -11,7 +11,7 @@ use dz_tests::harness::Test;
 use dz_tests::program::{program, program_with_faults};
 use dz_tests::udp_peer::Rules;
 
-use crate::{INTERVAL_MS, NEEDS};
+use crate::scene::{INTERVAL_MS, NEEDS};
 
 const HELD_BACK: Duration = Duration::from_millis(700);
 

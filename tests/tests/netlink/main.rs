@@ -14,12 +14,7 @@ mod scene;
 
 use std::process::ExitCode;
 
-use dz_tests::harness::{Requirement, run};
-
-/// What every test here needs.
-const NEEDS: [Requirement; 2] = [Requirement::Root, Requirement::Tun];
-/// Long, so that nobody is taken for silent on a busy machine.
-const INTERVAL_MS: u32 = 1_000;
+use dz_tests::harness::run;
 
 fn main() -> ExitCode {
     let mut tests = hooks::tests();

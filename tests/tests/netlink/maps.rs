@@ -11,8 +11,7 @@ use dz_tests::harness::{Requirement, Test};
 use dz_tests::wait::eventually;
 use zerocopy::IntoBytes;
 
-use crate::NEEDS;
-use crate::scene::Scene;
+use crate::scene::{NEEDS, Scene};
 
 pub(super) fn tests() -> Vec<Test> {
     let needs = [NEEDS[0], NEEDS[1], Requirement::Tool("bpftool")];

@@ -11,8 +11,7 @@ use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::NEEDS;
-use crate::scene::{Scene, logged};
+use crate::scene::{NEEDS, Scene, logged};
 
 /// More notifications than the socket's buffer holds.
 const CHANGES: u32 = 60_000;

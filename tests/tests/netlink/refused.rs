@@ -8,8 +8,7 @@ use dz_tests::udp_peer::Rules;
 use nix::errno::Errno;
 use std::time::Duration;
 
-use crate::scene::{Scene, refusal};
-use crate::{INTERVAL_MS, NEEDS};
+use crate::scene::{INTERVAL_MS, NEEDS, Scene, refusal};
 
 /// Within the patience of a test only by retries: full checks alone would take 50 s.
 const SEVERAL: u64 = 6;
@@ -42,13 +41,13 @@ fn add() -> Result<()> {
     Ok(())
 }
 
-/// For real: a gateway that is an address of this host.
+/// For real: a gateway that has become an address of this host.
 fn gateway() -> Result<()> {
     let bed = Bed::new("via", Duration::ZERO)?;
     let agent = bed.agent_with_faults(INTERVAL_MS)?;
     let (here, there, via) = (HERE.to_string(), THERE.to_string(), "10.5.5.5");
-    bed.here.ip(&format!("address add {via}/32 dev lo"))?;
     agent.cli(&["connect", &there, "--local", &here, "--via", via])?;
+    bed.here.ip(&format!("address add {via}/32 dev lo"))?;
     let peer = bed.peer(Rules::Deployed, INTERVAL_MS)?;
     let mut scene = Scene { bed, agent, peer };
     scene.until_total("install_failures", SEVERAL)?;

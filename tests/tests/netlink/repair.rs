@@ -6,8 +6,7 @@ use dz_tests::bed::{self, HERE, INTERFACE, PATIENCE, THERE};
 use dz_tests::harness::Test;
 use dz_tests::wait::eventually;
 
-use crate::NEEDS;
-use crate::scene::Scene;
+use crate::scene::{NEEDS, Scene};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![

@@ -7,11 +7,15 @@ use dz_common::packet::State;
 use dz_tests::agent::Agent;
 use dz_tests::bed::{self, Bed, INTERFACE, PATIENCE, THERE};
 use dz_tests::faults::Faults;
+use dz_tests::harness::Requirement;
 use dz_tests::udp_peer::{Rules, UdpPeer};
 use dz_tests::wait::eventually;
 use serde_json::Value;
 
-use crate::INTERVAL_MS;
+/// What every test here needs.
+pub(crate) const NEEDS: [Requirement; 2] = [Requirement::Root, Requirement::Tun];
+/// Long, so that nobody is taken for silent on a busy machine.
+pub(crate) const INTERVAL_MS: u32 = 1_000;
 
 pub(crate) struct Scene {
     pub(crate) bed: Bed,

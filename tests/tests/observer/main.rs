@@ -30,10 +30,7 @@ mod watch;
 
 use std::process::ExitCode;
 
-use dz_tests::harness::{Requirement, run};
-
-/// What every test here needs.
-const NEEDS: [Requirement; 2] = [Requirement::Root, Requirement::Tun];
+use dz_tests::harness::run;
 
 fn main() -> ExitCode {
     let mut tests = verdicts::tests();

@@ -10,12 +10,16 @@ use dz_tests::agent::{Agent, Home};
 use dz_tests::answerer::{Answerer, peer as address};
 use dz_tests::ask::{Asked, Reply};
 use dz_tests::bed::{self, HERE, INTERFACE};
+use dz_tests::harness::Requirement;
 use dz_tests::netns::Netns;
 use dz_tests::route_log::RouteLog;
 use dz_tests::tun::Tun;
 use dz_tests::wait::monotonic_ns;
 
 use crate::history::Act;
+
+/// What every test here needs.
+pub(super) const NEEDS: [Requirement; 2] = [Requirement::Root, Requirement::Tun];
 
 pub(super) const PEERS: usize = 1_000;
 const INTERVAL_MS: u32 = 500;

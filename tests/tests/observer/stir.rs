@@ -12,10 +12,9 @@ use dz_tests::rng::Rng;
 use dz_tests::rtnl::Table;
 use dz_tests::wait::{eventually, monotonic_ns};
 
-use crate::NEEDS;
 use crate::history::{History, Round};
 use crate::judge::{Verdict, judge};
-use crate::scene::{PEERS, Scene};
+use crate::scene::{NEEDS, PEERS, Scene};
 use crate::watch::Watch;
 
 /// Rounds of requests on a wire that holds.

@@ -12,8 +12,7 @@ use dz_tests::raw::RawSocket;
 use dz_tests::receive::Receive;
 use dz_tests::wait::eventually;
 
-use crate::NEEDS;
-use crate::scene::{NICS, PEER, PUBLIC, ROUTERS, SECOND, Scene};
+use crate::scene::{NEEDS, NICS, PEER, PUBLIC, ROUTERS, SECOND, Scene};
 
 /// Where data goes.
 const DATA: u16 = 9_000;

@@ -13,8 +13,7 @@ use dz_tests::udp_peer::Rules;
 use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
-use crate::NEEDS;
-use crate::scene::{GATEWAY, NICS, OTHER, PEER, PEERS, PUBLIC, ROUTERS, Scene};
+use crate::scene::{GATEWAY, NEEDS, NICS, OTHER, PEER, PEERS, PUBLIC, ROUTERS, Scene};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![

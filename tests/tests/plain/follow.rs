@@ -6,8 +6,7 @@ use dz_tests::harness::Test;
 use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
-use crate::NEEDS;
-use crate::scene::{GATEWAY, NICS, OTHER, PEER, PEERS, PUBLIC, Scene};
+use crate::scene::{GATEWAY, NEEDS, NICS, OTHER, PEER, PEERS, PUBLIC, Scene};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![

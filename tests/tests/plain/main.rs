@@ -12,14 +12,7 @@ mod two_tunnels;
 
 use std::process::ExitCode;
 
-use dz_tests::harness::{Requirement, run};
-
-/// What every test here needs.
-const NEEDS: [Requirement; 3] = [
-    Requirement::Root,
-    Requirement::Tun,
-    Requirement::Tool("ethtool"),
-];
+use dz_tests::harness::run;
 
 fn main() -> ExitCode {
     let mut tests = choice::tests();

@@ -8,8 +8,7 @@ use dz_tests::bed::{INTERFACE, PATIENCE};
 use dz_tests::harness::Test;
 use dz_tests::wait::eventually;
 
-use crate::NEEDS;
-use crate::scene::{GATEWAY, NICS, PEER, PEERS, PUBLIC, Scene, said};
+use crate::scene::{GATEWAY, NEEDS, NICS, PEER, PEERS, PUBLIC, Scene, said};
 
 /// For so long after a regular full check there is no other one.
 const NO_CHECK: Duration = Duration::from_secs(9);

@@ -17,8 +17,7 @@ use dz_tests::machine;
 use dz_tests::udp_peer::{UdpPeer, UdpPeerConfig};
 use dz_tests::wait::eventually;
 
-use crate::NEEDS;
-use crate::scene::{GATEWAY, NICS, OTHER, PUBLIC, nics, only_from};
+use crate::scene::{GATEWAY, NEEDS, NICS, OTHER, PUBLIC, nics, only_from};
 
 /// How often both sides send, ms. A burst of a hundred keeps an emulated processor busy for a while.
 fn interval_ms() -> u32 {

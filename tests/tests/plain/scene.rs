@@ -14,11 +14,18 @@ use dz_common::packet::{Packet, State};
 use dz_tests::agent::{Agent, Home};
 use dz_tests::bed::{self, Bed, INTERFACE, PATIENCE, THERE};
 use dz_tests::frame::parse_udp;
+use dz_tests::harness::Requirement;
 use dz_tests::udp_peer::{Rules, UdpPeer};
 use dz_tests::veth::{self, End};
 use dz_tests::wait::eventually;
 use dz_tests::wire::{Direction, TunWire};
 
+/// What every test here needs.
+pub(crate) const NEEDS: [Requirement; 3] = [
+    Requirement::Root,
+    Requirement::Tun,
+    Requirement::Tool("ethtool"),
+];
 /// This host's address, which its NIC holds.
 pub(crate) const PUBLIC: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Another one of the same network.

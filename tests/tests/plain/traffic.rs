@@ -20,8 +20,7 @@ use dz_tests::wait::eventually;
 use dz_tests::wire::Direction;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::NEEDS;
-use crate::scene::{NICS, PEER, PUBLIC, ROUTERS, nics, only_from};
+use crate::scene::{NEEDS, NICS, PEER, PUBLIC, ROUTERS, nics, only_from};
 
 /// Of each direction, bytes: some hundred packets.
 const TRANSFER: usize = 512 << 10;

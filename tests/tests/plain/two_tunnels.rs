@@ -16,8 +16,7 @@ use dz_tests::udp_peer::{UdpPeer, UdpPeerConfig};
 use dz_tests::wait::{eventually, holds};
 use dz_tests::wire::{Direction, TunWire};
 
-use crate::NEEDS;
-use crate::scene::{NICS, PEER, PUBLIC, ROUTERS, nics, only_from, said_by};
+use crate::scene::{NEEDS, NICS, PEER, PUBLIC, ROUTERS, nics, only_from, said_by};
 
 /// The tunnel for multicast.
 const MULTICAST: &str = "doublezero1";

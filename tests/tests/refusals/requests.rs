@@ -7,7 +7,7 @@ use dz_tests::agent::{Agent, Home};
 use dz_tests::bed::{self, Bed, HERE, INTERFACE, THERE};
 use dz_tests::harness::Test;
 
-use crate::{NEEDS, refused};
+use crate::scene::{NEEDS, refused};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![

@@ -15,7 +15,7 @@ use dz_tests::tun::Tun;
 use dz_tests::wait::eventually;
 use tempfile::TempDir;
 
-use crate::{NEEDS, agent_run, agent_run_by, nothing_left, refused};
+use crate::scene::{NEEDS, agent_run, agent_run_by, nothing_left, refused};
 
 const ON_TUN: [&str; 2] = ["--interface", INTERFACE];
 

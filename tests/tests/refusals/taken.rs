@@ -12,7 +12,7 @@ use dz_tests::harness::Test;
 use dz_tests::netns::Netns;
 use dz_tests::tun::Tun;
 
-use crate::{NEEDS, agent_run, refused};
+use crate::scene::{NEEDS, agent_run, refused};
 
 const OTHER: &str = "doublezero1";
 const NO_METRICS: [&str; 2] = ["--metrics-listen", "off"];

@@ -13,8 +13,8 @@ use dz_tests::udp_peer::Rules;
 use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
-use crate::NEEDS;
 use crate::crowd::Crowd;
+use crate::needs::NEEDS;
 
 const INTERVAL_MS: u32 = 100;
 

@@ -13,9 +13,9 @@ use dz_tests::harness::Test;
 use dz_tests::machine;
 use dz_tests::wait::eventually;
 
-use crate::NEEDS;
 use crate::crowd::{Crowd, MULTIPLIER, PATIENCE, SECOND};
 use crate::layout_1;
+use crate::needs::NEEDS;
 use crate::upgrade::earlier;
 use crate::witness::{Witness, seen};
 

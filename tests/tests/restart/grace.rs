@@ -15,7 +15,7 @@ use dz_tests::udp_peer::{Rules, UdpPeer, UdpPeerConfig};
 use dz_tests::wait::{eventually, holds};
 use dz_tests::wire::Direction;
 
-use crate::NEEDS;
+use crate::needs::NEEDS;
 
 const INTERVAL_MS: u32 = 100;
 /// Longer than any session could live without answers.

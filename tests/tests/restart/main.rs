@@ -7,6 +7,7 @@ mod cut_short;
 mod grace;
 mod layout_1;
 mod layout_4;
+mod needs;
 mod off_xdp;
 mod unnoticed;
 mod upgrade;
@@ -14,14 +15,7 @@ mod witness;
 
 use std::process::ExitCode;
 
-use dz_tests::harness::{Requirement, run};
-
-/// What every test here needs.
-const NEEDS: [Requirement; 3] = [
-    Requirement::Root,
-    Requirement::Tun,
-    Requirement::Tool("bpftool"),
-];
+use dz_tests::harness::run;
 
 fn main() -> ExitCode {
     let mut tests = unnoticed::tests();

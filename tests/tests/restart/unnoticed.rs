@@ -7,8 +7,8 @@ use dz_tests::bpftool;
 use dz_tests::harness::{Requirement, Test};
 use nix::sys::signal::Signal;
 
-use crate::NEEDS;
 use crate::crowd::Crowd;
+use crate::needs::NEEDS;
 use crate::witness::{Witness, seen};
 
 pub(super) fn tests() -> Vec<Test> {

@@ -15,10 +15,10 @@ use dz_tests::bpftool;
 use dz_tests::harness::Test;
 use dz_tests::wait::eventually;
 
-use crate::NEEDS;
 use crate::crowd::{Crowd, PATIENCE};
 use crate::layout_1::{self, Layout, Served};
 use crate::layout_4;
+use crate::needs::NEEDS;
 use crate::unnoticed::attached;
 use crate::witness::{Seen, Witness};
 

@@ -10,7 +10,7 @@ use dz_tests::bed::{self, Bed, HERE, INTERFACE};
 use dz_tests::harness::Test;
 use tempfile::NamedTempFile;
 
-use crate::NEEDS;
+use crate::needs::NEEDS;
 
 const INTERVAL_MS: u32 = 1_000;
 

@@ -15,7 +15,7 @@ use dz_tests::udp_peer::{Rules, UdpPeer};
 use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
-use crate::NEEDS;
+use crate::needs::NEEDS;
 
 const INTERVAL: &str = "100ms";
 const INTERVAL_MS: u32 = 100;

@@ -13,7 +13,7 @@ use dz_tests::wait::holds;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::NEEDS;
+use crate::needs::NEEDS;
 
 const INTERVAL_MS: u32 = 100;
 const INTERVAL_NS: u64 = INTERVAL_MS as u64 * 1_000_000;

@@ -16,7 +16,7 @@ use dz_tests::udp_peer::{Rules, UdpPeer};
 use dz_tests::wait::eventually;
 use dz_tests::wire::{Direction, TunWire};
 
-use crate::NEEDS;
+use crate::needs::NEEDS;
 
 /// One way. Four of them are well within the interval of a second.
 const DELAY: Duration = Duration::from_millis(100);

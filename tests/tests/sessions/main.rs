@@ -8,6 +8,7 @@ mod many;
 mod marks;
 mod metrics;
 mod moves;
+mod needs;
 mod purge;
 mod queue;
 mod rate;
@@ -17,10 +18,7 @@ mod routes;
 
 use std::process::ExitCode;
 
-use dz_tests::harness::{Requirement, run};
-
-/// What every test here needs.
-const NEEDS: [Requirement; 2] = [Requirement::Root, Requirement::Tun];
+use dz_tests::harness::run;
 
 fn main() -> ExitCode {
     let mut tests = rate::tests();

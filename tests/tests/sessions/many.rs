@@ -12,7 +12,7 @@ use dz_tests::harness::Test;
 use dz_tests::udp_peer::{Rules, UdpPeer};
 use dz_tests::wait::eventually;
 
-use crate::NEEDS;
+use crate::needs::NEEDS;
 
 const PEERS: u8 = 100;
 const INTERVAL_MS: u32 = 300;

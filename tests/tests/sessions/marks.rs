@@ -13,7 +13,7 @@ use dz_tests::udp_peer::{Rules, UdpPeer};
 use dz_tests::wait::{eventually, holds};
 use dz_tests::wire::Direction;
 
-use crate::NEEDS;
+use crate::needs::NEEDS;
 
 const INTERVAL_MS: u32 = 100;
 /// What a UDP socket sends with.

@@ -14,7 +14,7 @@ use dz_tests::tun::Tun;
 use dz_tests::udp_peer::Rules;
 use dz_tests::wait::eventually;
 
-use crate::NEEDS;
+use crate::needs::NEEDS;
 
 const PORT: u16 = 44881;
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

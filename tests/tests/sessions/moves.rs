@@ -12,7 +12,7 @@ use dz_tests::udp_peer::Rules;
 use dz_tests::wait::{eventually, holds};
 use dz_tests::wire::Direction;
 
-use crate::NEEDS;
+use crate::needs::NEEDS;
 
 const INTERVAL_MS: u32 = 100;
 const AFTERWARDS: Duration = Duration::from_millis(1_500);

@@ -13,7 +13,7 @@ use dz_tests::bed::{self, Bed, INTERFACE, THERE};
 use dz_tests::harness::Test;
 use dz_tests::udp_peer::Rules;
 
-use crate::NEEDS;
+use crate::needs::NEEDS;
 
 const INTERVAL_MS: u32 = 100;
 /// A route of somebody else's over the same interface.

@@ -14,7 +14,7 @@ use dz_tests::wait::{eventually, monotonic_ns};
 use dz_tests::wire::{Direction, TunWire};
 use dz_tests::{bed::HERE, bed::PATIENCE, priority};
 
-use crate::NEEDS;
+use crate::needs::NEEDS;
 
 const INTERVAL_MS: u32 = 50;
 const INTERVAL_NS: u64 = INTERVAL_MS as u64 * 1_000 * NS_PER_US;

@@ -18,7 +18,7 @@ use dz_tests::wait::eventually;
 use dz_tests::wire::Direction;
 use serde_json::Value;
 
-use crate::NEEDS;
+use crate::needs::NEEDS;
 
 /// Long, so that little moves while four readings are taken.
 const INTERVAL_MS: u32 = 1_000;

@@ -7,7 +7,7 @@ use dz_tests::agent::Agent;
 use dz_tests::bed::Bed;
 use dz_tests::harness::Test;
 
-use crate::NEEDS;
+use crate::needs::NEEDS;
 
 /// `SCHED_FIFO` in `/proc/PID/task/TID/stat`.
 const FIFO: &str = "1";

@@ -6,8 +6,7 @@ use dz_tests::harness::Test;
 use dz_tests::wait::{holds, monotonic_ns};
 use dz_tests::wire::Direction;
 
-use crate::NEEDS;
-use crate::scene::Scene;
+use crate::scene::{NEEDS, Scene};
 
 /// Long enough for a packet that somebody still has in store.
 const AFTERWARDS: std::time::Duration = std::time::Duration::from_secs(2);

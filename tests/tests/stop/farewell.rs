@@ -20,9 +20,8 @@ use dz_tests::wait::{eventually, holds, monotonic_ns};
 use dz_tests::wire::Direction;
 use nix::sys::signal::Signal;
 
-use crate::NEEDS;
 use crate::ethernet::{Clock, MULTIPLIER, Segment};
-use crate::scene::Scene;
+use crate::scene::{NEEDS, Scene};
 
 const ON_ETHERNET: [Requirement; 2] = [Requirement::Root, Requirement::Tool("ethtool")];
 /// A second for the next hop, on a machine that may be busy; far below the detection time.

@@ -9,14 +9,7 @@ mod trouble;
 
 use std::process::ExitCode;
 
-use dz_tests::harness::{Requirement, run};
-
-/// What every test here needs.
-const NEEDS: [Requirement; 3] = [
-    Requirement::Root,
-    Requirement::Tun,
-    Requirement::Tool("bpftool"),
-];
+use dz_tests::harness::run;
 
 fn main() -> ExitCode {
     let mut tests = disconnect::tests();

@@ -9,12 +9,19 @@ use dz_common::packet::State;
 use dz_common::session::{DownReason, Timers};
 use dz_tests::agent::{Agent, Home};
 use dz_tests::bed::{self, Bed, HERE, INTERFACE, PATIENCE};
+use dz_tests::harness::Requirement;
 use dz_tests::udp_peer::{Snapshot, UdpPeer, UdpPeerConfig};
 use dz_tests::wait::{eventually, monotonic_ns};
 use dz_tests::wire::Direction;
 use dz_tests::{attached, bpftool};
 use serde_json::Value;
 
+/// What every test here needs.
+pub(crate) const NEEDS: [Requirement; 3] = [
+    Requirement::Root,
+    Requirement::Tun,
+    Requirement::Tool("bpftool"),
+];
 /// With [`MULTIPLIER`] a detection time of 30 s: what happens at once cannot be a timeout.
 const INTERVAL_US: u32 = 3_000_000;
 const MULTIPLIER: u8 = 10;

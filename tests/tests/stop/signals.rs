@@ -7,8 +7,7 @@ use dz_tests::harness::Test;
 use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
-use crate::NEEDS;
-use crate::scene::{Belongings, Scene};
+use crate::scene::{Belongings, NEEDS, Scene};
 
 const PEERS: u8 = 5;
 

@@ -8,8 +8,7 @@ use dz_tests::tun::Tun;
 use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
-use crate::NEEDS;
-use crate::scene::{Belongings, Scene};
+use crate::scene::{Belongings, NEEDS, Scene};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::row::Row;
-use super::rows;
+use super::row::{Row, rows};
 use crate::test_suite::machine::find;
 use crate::test_suite::programs::Bench;
 use crate::vm;
+use crate::vm::files::guest_files;
 use crate::vm::guest::Job;
 use crate::vm::kernel::{Kernel, Version};
 use crate::vm::machine::{self, Time};
@@ -50,7 +50,7 @@ pub(super) fn measure(
 
 fn on(kernel: &Kernel, built: &Bench, programs: &[&str]) -> anyhow::Result<Vec<Row>> {
     let programs: Vec<_> = programs.iter().filter_map(|name| find(name)).collect();
-    let mut files = vm::guest_files(&programs)?;
+    let mut files = guest_files(&programs)?;
     for (path, program) in [(AGENT, &built.agent), (MEASURES, &built.bench)] {
         files.program(Path::new(path), program)?;
     }

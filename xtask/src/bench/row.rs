@@ -1,5 +1,6 @@
 //! One figure, as `dz-bench` writes it and `--json` prints it.
 
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 /// A figure. `met` is about `goal`.
@@ -62,4 +63,14 @@ pub(super) fn number(value: f64) -> String {
     } else {
         format!("{value:.0}")
     }
+}
+
+/// Reads the figures that one run of `dz-bench` has printed, a line each.
+///
+/// # Errors
+/// A line is not a figure.
+pub(super) fn rows(text: &str) -> anyhow::Result<Vec<Row>> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("not a figure: {line}")))
+        .collect()
 }

@@ -7,6 +7,8 @@
 use std::ffi::{OsStr, OsString};
 use std::process::{Command, ExitCode};
 
+use super::toolchain::TARGET;
+
 /// Set when cargo runs us in rustc's place.
 pub(crate) const MARKER: &str = "DZ_XTASK_IS_RUSTC_WRAPPER";
 
@@ -31,7 +33,7 @@ pub(crate) fn run(mut args: impl Iterator<Item = OsString>) -> anyhow::Result<Ex
 }
 
 fn rewrite(mut args: Vec<OsString>, package: &str) -> Vec<OsString> {
-    if args.iter().any(|arg| arg == OsStr::new(super::TARGET)) {
+    if args.iter().any(|arg| arg == OsStr::new(TARGET)) {
         for arg in &mut args {
             if arg.to_string_lossy().starts_with("metadata=") {
                 *arg = format!("metadata={package}").into();

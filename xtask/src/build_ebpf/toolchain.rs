@@ -7,6 +7,8 @@ use anyhow::{Context, bail, ensure};
 
 use crate::{apt, shell};
 
+/// What the compiler calls the machine that kernel programs run on.
+pub(super) const TARGET: &str = "bpfel-unknown-none";
 /// Debian's compiler with a prebuilt `core` for BPF, and what bpf-linker links.
 const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 const LLVM_PACKAGES: [&str; 4] = [

@@ -7,7 +7,7 @@ mod incident;
 mod setup;
 mod trouble;
 
-use super::Demo;
+use super::parts::Demo;
 
 /// A step.
 pub(super) struct Step {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
+use super::files::guest_files;
 use super::guest::{Job, Stream};
-use super::guest_files;
 use super::initramfs::Archive;
 use super::kernel::Kernel;
 use super::left_out::{self, LeftOut};

@@ -15,7 +15,7 @@ use dz_tests::wait::{eventually, monotonic_ns};
 use dz_tests::wire::{Direction, TunWire};
 
 use super::stage::{Stage, changes, peer_key};
-use crate::NEEDS;
+use crate::needs::NEEDS;
 
 pub(super) fn tests() -> Vec<Test> {
     vec![

@@ -11,7 +11,7 @@ use dz_tests::wait::{eventually, monotonic_ns};
 use dz_tests::wire::Direction;
 
 use super::stage::Stage;
-use crate::NEEDS;
+use crate::needs::NEEDS;
 
 /// Within what a hint for our clock is believed.
 const AHEAD_NS: u64 = 4_000_000_000;

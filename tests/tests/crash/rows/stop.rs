@@ -14,7 +14,7 @@ use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
 use super::stage::{Stage, Started, changes, spawn, start};
-use crate::NEEDS;
+use crate::needs::NEEDS;
 
 pub(super) fn tests() -> Vec<Test> {
     vec![

@@ -2,8 +2,8 @@
 
 use anyhow::ensure;
 
-use super::super::Demo;
 use super::super::observe::session;
+use super::super::parts::Demo;
 
 /// Nobody connects anything: a route comes, and goes again.
 pub(super) fn bgp_routes(demo: &mut Demo) -> anyhow::Result<()> {

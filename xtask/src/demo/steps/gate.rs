@@ -2,8 +2,8 @@
 
 use anyhow::ensure;
 
-use super::super::Demo;
 use super::super::observe::counter;
+use super::super::parts::Demo;
 
 /// A network besides the tunnel, which leads to B as well.
 const UNDER: &str = "under0";

@@ -4,10 +4,10 @@ use std::fs;
 
 use anyhow::{Context, ensure};
 
-use super::super::Demo;
 use super::super::console::{Console, Show};
 use super::super::host::Host;
 use super::super::observe::{counter, sessions_map};
+use super::super::parts::Demo;
 
 /// The routing tables, and what they are good for.
 pub(super) fn routes(demo: &mut Demo) -> anyhow::Result<()> {

@@ -5,10 +5,10 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, ensure};
 
-use super::super::Demo;
 use super::super::console::Console;
 use super::super::host::Host;
 use super::super::observe::{counter, session};
+use super::super::parts::Demo;
 use super::setup::both_up;
 
 /// A's public address, and the NIC that holds it.

@@ -1,8 +1,8 @@
 //! From nothing to a session that is Up.
 
-use super::super::Demo;
 use super::super::host::Host;
 use super::super::observe::{counter, session};
+use super::super::parts::Demo;
 
 /// Namespaces, and a bridge between them.
 pub(super) fn hosts(demo: &mut Demo) -> anyhow::Result<()> {

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use super::super::Demo;
 use super::super::console::Console;
 use super::super::host::Host;
 use super::super::observe::{InKernel, counter, in_kernel, session, sessions_map};
+use super::super::parts::Demo;
 use super::healthy::has_route;
 use super::setup::both_up;
 

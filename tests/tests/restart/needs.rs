@@ -1,0 +1,10 @@
+//! What this machine must have for the tests of this group.
+
+use dz_tests::harness::Requirement;
+
+/// What every test here needs.
+pub(crate) const NEEDS: [Requirement; 3] = [
+    Requirement::Root,
+    Requirement::Tun,
+    Requirement::Tool("bpftool"),
+];
