@@ -262,7 +262,7 @@ impl Engine {
             if failures == 1 {
                 warn!(peer = %Ipv4Addr::from(key.peer), %error, "session not deleted; retried");
             }
-            self.jobs.retry(route, pause);
+            self.jobs.retry(route, pause, now_ns());
             return;
         }
         let Some(closed) = self.closings.finish(&key) else {

@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use aya::maps::{MapData, RingBuf};
 use dz_common::map::{Event, Origin};
 use dz_common::packet::State;
-use futures_util::{FutureExt, StreamExt};
 use tracing::{info, warn};
 use zerocopy::TryFromBytes;
 
@@ -54,9 +53,9 @@ impl Engine {
     pub(super) async fn reported(&mut self, ring: &mut RingBuf<MapData>) -> bool {
         let more = self.drain(ring);
         let mut answer = None;
-        if !self.jobs.running.is_empty() {
+        if self.jobs.is_asking() {
             // What has not been looked at yet is asked for; a task of its own sends it.
-            answer = self.jobs.running.next().now_or_never().flatten();
+            answer = self.jobs.answered_by_now();
             tokio::task::yield_now().await;
         }
         self.log_events();

@@ -23,7 +23,6 @@ mod guard;
 mod holding;
 mod inspect;
 mod interfaces;
-mod jobs;
 mod locals;
 mod mirror;
 mod notices;

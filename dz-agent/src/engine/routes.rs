@@ -6,58 +6,49 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use dz_common::packet::State;
-use futures_util::{FutureExt, StreamExt};
 use tracing::{debug, info, warn};
 
 use super::parts::Engine;
 use super::reconcile::{Wanted, wanted_route};
 use super::shared::Trouble;
-use super::state::backoff::backoff;
 use super::state::keys::RouteKey;
+use super::state::routes::{Change, Finished, Step, Turn};
 use crate::datapath::now_ns;
 use crate::net::monitor::Place;
-use crate::net::routes::{Added, Deleted, RouteError};
+use crate::net::routes::{Added, Deleted};
 use crate::settings::PeerPassive;
 
 /// Answers that are taken note of before anything else has its turn.
 const ANSWERS: usize = 64;
 
-/// What was done.
-#[derive(Debug)]
-pub(super) enum Step {
-    Install(Result<Added, RouteError>),
-    Withdraw(Result<Deleted, RouteError>),
-}
-
-/// A change that the kernel has acknowledged or refused.
-pub(super) type Finished = (RouteKey, Step);
-
 impl Engine {
     /// Makes a route what it should be.
     pub(super) fn follow(&mut self, key: RouteKey) {
         let wanted = self.wanted(key);
-        let job = self.jobs.jobs.entry(key).or_default();
-        if job.running {
-            job.again = true;
-            return;
+        let change = match &wanted {
+            Wanted::Present(_) => Some(Change::Install),
+            Wanted::Absent => Some(Change::Withdraw),
+            Wanted::AsIs => None,
+        };
+        match self.jobs.begin(key, change) {
+            Turn::Now => self.ask_for(key, wanted),
+            Turn::Later => {}
+            Turn::Done => self.converged(key),
         }
-        if wanted != Wanted::AsIs && !self.jobs.may_run(key, &wanted) {
-            return;
-        }
+    }
+
+    /// Asks the kernel for a change of a route.
+    fn ask_for(&mut self, key: RouteKey, wanted: Wanted) {
         let asking = self.connections.ask();
         match wanted {
-            Wanted::AsIs => self.converged(key),
-            Wanted::Present(route) => {
-                self.jobs.running.push(Box::pin(async move {
-                    (key, Step::Install(asking.routes().add(&route).await))
-                }));
-            }
-            Wanted::Absent => {
-                self.jobs.running.push(Box::pin(async move {
-                    let deleted = asking.routes().delete(key.dst, key.ifindex).await;
-                    (key, Step::Withdraw(deleted))
-                }));
-            }
+            Wanted::AsIs => {}
+            Wanted::Present(route) => self.jobs.ask(Box::pin(async move {
+                (key, Step::Install(asking.routes().add(&route).await))
+            })),
+            Wanted::Absent => self.jobs.ask(Box::pin(async move {
+                let deleted = asking.routes().delete(key.dst, key.ifindex).await;
+                (key, Step::Withdraw(deleted))
+            })),
         }
     }
 
@@ -93,8 +84,8 @@ impl Engine {
     /// Takes note of what the kernel has answered by now, and asks for what can be asked for.
     pub(super) fn advance_routes(&mut self) {
         for _ in 0..ANSWERS {
-            // Nobody is to be woken up for what is not there yet: the loop looks before it sleeps.
-            let Some(Some(finished)) = self.jobs.running.next().now_or_never() else {
+            // The loop looks before it sleeps for those that are not there yet.
+            let Some(finished) = self.jobs.answered_by_now() else {
                 break;
             };
             self.finished(finished);
@@ -140,24 +131,21 @@ impl Engine {
                 Err(error)
             }
         };
-        let Some(job) = self.jobs.jobs.get_mut(&key) else {
-            return;
-        };
-        job.running = false;
-        let again = std::mem::take(&mut job.again);
         match result {
             Ok(gone) => {
-                if std::mem::take(&mut job.repair) && !gone {
+                let Some(success) = self.jobs.succeeded(key, gone) else {
+                    return;
+                };
+                if success.repair {
                     warn!(interface, %dst, "route put back: somebody else had deleted or changed it");
                     count(|counts| counts.repairs += 1);
                 }
-                if job.failures > 0 {
-                    info!(interface, %dst, failures = job.failures, "route: the kernel agrees again");
-                    job.failures = 0;
-                    job.last_error = None;
+                if success.failures > 0 {
+                    let failures = success.failures;
+                    info!(interface, %dst, failures, "route: the kernel agrees again");
                     self.shared.troubles().remove(&key);
                 }
-                if again {
+                if success.again {
                     self.follow(key);
                 } else {
                     self.converged(key);
@@ -167,28 +155,29 @@ impl Engine {
                 }
             }
             Err(error) => {
-                job.failures = job.failures.saturating_add(1);
-                let pause = backoff(job.failures);
                 let text = elsewhere.unwrap_or_else(|| error.to_string());
-                if job.last_error.as_ref() == Some(&text) {
-                    debug!(interface, %error, retry = ?pause, "route, again");
-                } else {
+                let Some(setback) = self.jobs.failed(key, &text) else {
+                    return;
+                };
+                let pause = setback.pause;
+                if setback.is_news {
                     warn!(interface, %error, retry = ?pause, "route");
-                    job.last_error = Some(text.clone());
                     let conflict = error.conflict().map(|foreign| foreign.protocol);
                     let trouble = Trouble { text, conflict };
                     self.shared.troubles().insert(key, trouble);
+                } else {
+                    debug!(interface, %error, retry = ?pause, "route, again");
                 }
                 // An addition that was under way when the session began to close is not what its
                 // disconnect waits for: the deletion comes next.
                 if withdrawal {
                     self.route_stuck(key, &error);
                 }
-                if again {
+                if setback.again {
                     // Something else may be wanted by now, which need not wait.
                     self.follow(key);
                 } else {
-                    self.jobs.retry(key, pause);
+                    self.jobs.retry(key, pause, now_ns());
                 }
             }
         }
@@ -259,8 +248,7 @@ impl Engine {
 
     /// A route that should be there was taken away or changed.
     fn put_back(&mut self, key: RouteKey, place: &Place) {
-        let job = self.jobs.jobs.entry(key).or_default();
-        job.repair |= place.by != 0 && job.failures == 0;
+        self.jobs.taken(key, place.by != 0);
         self.follow(key);
     }
 
@@ -273,14 +261,14 @@ impl Engine {
 
     /// The route is what it should be: measure how long that took, and forget about it.
     fn converged(&mut self, key: RouteKey) {
-        let Some(job) = self.jobs.remove(key) else {
+        let Some((failures, converging)) = self.jobs.converged(key) else {
             return;
         };
-        if job.failures > 0 {
+        if failures > 0 {
             self.shared.troubles().remove(&key);
         }
         let (interface, local) = self.route_labels(key);
-        if let (Some((up, since_ns)), Some(local)) = (job.converging, local) {
+        if let (Some((up, since_ns)), Some(local)) = (converging, local) {
             let took = Duration::from_nanos(now_ns().saturating_sub(since_ns));
             if up {
                 self.shared

@@ -22,7 +22,6 @@ use super::followed::Followed;
 use super::front::Front;
 use super::holding::Holding;
 use super::inspect::Inspector;
-use super::jobs::RouteJobs;
 use super::parts::Engine;
 use super::shared::Shared;
 use super::sources::Sources;
@@ -32,6 +31,7 @@ use super::state::checks::Checks;
 use super::state::interface::Interface;
 use super::state::interfaces::Interfaces;
 use super::state::ledger::Ledger;
+use super::state::routes::RouteJobs;
 use super::state::sessions::Sessions;
 use super::stop::{Signals, Stop, remove_pins};
 use crate::command::Command;
@@ -297,7 +297,7 @@ impl Engine {
                         guard.clear_ready();
                     }
                 }
-                Some(done) = self.jobs.running.next(), if !self.jobs.running.is_empty() => {
+                Some(done) = self.jobs.answered(), if self.jobs.is_asking() => {
                     self.route_done(done);
                 }
                 Some(found) = self.sessions.next_hops_mut().answered(), if self.sessions.next_hops().is_asking() => {

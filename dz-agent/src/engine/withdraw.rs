@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
@@ -50,7 +49,7 @@ impl Engine {
             tokio::select! {
                 biased;
                 () = sleep_until(deadline) => {}
-                Some(done) = self.jobs.running.next(), if !self.jobs.running.is_empty() => {
+                Some(done) = self.jobs.answered(), if self.jobs.is_asking() => {
                     self.route_done(done);
                 }
                 Some(found) = self.sessions.next_hops_mut().answered(), if self.sessions.next_hops().is_asking() => {

@@ -17,5 +17,6 @@ pub(super) mod keys;
 pub(super) mod ledger;
 pub(super) mod left;
 pub(super) mod next_hops;
+pub(super) mod routes;
 pub(super) mod sessions;
 pub(super) mod slots;
