@@ -134,7 +134,10 @@ impl Engine {
             self.forget_missing(&sessions);
             let gateways = gateways(routes.as_deref().unwrap_or_default());
             for entry in &sessions {
-                self.adopt(entry, &gateways);
+                // Where one of many is not known, the others cost a look-up.
+                if !self.sessions.knows(entry) {
+                    self.adopt(entry, &gateways);
+                }
             }
         }
         if resolve {
