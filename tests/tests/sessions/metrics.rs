@@ -44,21 +44,29 @@ fn scrape(netns: &Netns, address: IpAddr) -> Result<String> {
     Ok(text)
 }
 
-/// Waits until they are served there.
+/// Waits until they are served there, and the agent says so.
 fn until_served(netns: &Netns, agent: &Agent, address: IpAddr) -> Result<()> {
     eventually(NEXT_TRIES, "metrics", || scrape(netns, address).map(drop))?;
-    let status = agent.get("/v1/status")?;
-    ensure!(
-        status["metrics_error"].is_null() && status["metrics"].is_string(),
-        "{status}"
-    );
-    Ok(())
+    eventually(PATIENCE, "status that shows them served", || {
+        let status = agent.get("/v1/status")?;
+        ensure!(
+            status["metrics_error"].is_null() && status["metrics"].is_string(),
+            "{status}"
+        );
+        Ok(())
+    })
 }
 
-/// They are not served at present, for which these words are the reason.
+/// They are not served at present, for which these words are the reason. The first try is explained
+/// once the agent has started, and its log comes through a pipe: both are waited for.
 fn missing(agent: &mut Agent, words: &[&str]) -> Result<()> {
-    let status = agent.get("/v1/status")?;
-    let reason = status["metrics_error"].as_str().context("no reason")?;
+    let reason = eventually(PATIENCE, "a reason in the status", || {
+        let status = agent.get("/v1/status")?;
+        let reason = status["metrics_error"].as_str();
+        reason
+            .map(str::to_owned)
+            .with_context(|| format!("no reason in {status}"))
+    })?;
     println!("{reason}");
     for word in words {
         ensure!(reason.contains(word), "no {word:?} in {reason}");
@@ -66,9 +74,11 @@ fn missing(agent: &mut Agent, words: &[&str]) -> Result<()> {
     let shown = agent.cli(&["status"])?;
     let line = format!("metrics: not served over TCP: {reason}");
     ensure!(shown.contains(&line), "{shown}");
-    let log = agent.process().log();
-    ensure!(log.contains(WITHOUT) && log.contains(reason), "{log}");
-    Ok(())
+    eventually(PATIENCE, "a line in the log", || {
+        let log = agent.process().log();
+        ensure!(log.contains(WITHOUT) && log.contains(&reason), "{log}");
+        Ok(())
+    })
 }
 
 fn said(agent: &mut Agent, words: &str) -> usize {
