@@ -71,7 +71,7 @@ pub(crate) fn up(peer: [u8; 4]) -> SessionEntry {
 
 fn view(entry: SessionEntry, route: RouteState) -> SessionView {
     SessionView {
-        interface: "doublezero0".to_owned(),
+        interface: "doublezero0".into(),
         entry,
         origin: Some(match route {
             RouteState::Foreign { .. } => Origin::Config,

@@ -1,6 +1,7 @@
 //! What the agent shows, read from the kernel at one moment: for the API and the metrics.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use dz_common::counters::Counters;
@@ -88,8 +89,8 @@ pub enum MetricsView {
 /// One session.
 #[derive(Clone, Debug)]
 pub struct SessionView {
-    /// Its interface.
-    pub interface: String,
+    /// Its interface: one text for all of its sessions.
+    pub interface: Arc<str>,
     /// The map entry. Its key has the addresses.
     pub entry: SessionEntry,
     /// Who wants it; none if nobody does, and it is being given up.

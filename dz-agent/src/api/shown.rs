@@ -211,7 +211,7 @@ impl SessionJson {
         let ago_us = |at_ns: u64| (at_ns != 0).then(|| now_ns.saturating_sub(at_ns) / NS_PER_US);
         let state_for = now_ns.saturating_sub(session.since_ns);
         Self {
-            interface: view.interface.clone(),
+            interface: view.interface.to_string(),
             local: view.local(),
             peer: view.peer(),
             origin: view.origin.map(origin_name).map(str::to_owned),

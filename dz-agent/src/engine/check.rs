@@ -217,7 +217,7 @@ impl Engine {
         let gateway = gateways.get(&route_key(&entry.key));
         let gateway = gateway.filter(|_| peer.is_none()).copied();
         let next_hop = next_hop.map(|next_hop| gateway.unwrap_or(next_hop));
-        let about = || (interface.into(), next_hop);
+        let about = || (interface, next_hop);
         if self.sessions.adopt(entry, about, now_ns()) {
             self.detours.look(flow(&entry.key));
         }

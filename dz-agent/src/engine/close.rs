@@ -277,7 +277,7 @@ impl Engine {
         self.room_came(route);
         for batch in closed.batches {
             let done = Disconnected {
-                interface: interface.clone(),
+                interface: interface.to_string(),
                 local: key.local.into(),
                 peer: key.peer.into(),
                 warnings: closed.untold.iter().map(Untold::to_string).collect(),

@@ -98,7 +98,7 @@ impl Engine {
             .identity
             .discriminator(interface.name(), local, address)
             .get();
-        let name: Arc<str> = interface.name().into();
+        let name: Arc<str> = interface.shared_name();
         let local_key = LocalKey {
             ifindex,
             addr: peer.local,

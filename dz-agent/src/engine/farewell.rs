@@ -86,7 +86,7 @@ impl Engine {
         if let Some(why) = self.closings.untold(key) {
             let (local, peer) = (Ipv4Addr::from(key.local), Ipv4Addr::from(key.peer));
             let interface = self.name_over(key);
-            warn!(interface, %local, %peer, "peer {why}");
+            warn!(%interface, %local, %peer, "peer {why}");
         }
     }
 }

@@ -66,7 +66,7 @@ impl Inspector {
 
     async fn sessions(
         &self,
-        names: &HashMap<u32, String>,
+        names: &HashMap<u32, Arc<str>>,
         table: &Routes,
         routes: &HashMap<RouteKey, Route>,
         routes_known: bool,
@@ -159,7 +159,7 @@ impl Inspector {
         counts
     }
 
-    fn blocks(&self, names: &HashMap<u32, String>) -> anyhow::Result<Vec<BlockView>> {
+    fn blocks(&self, names: &HashMap<u32, Arc<str>>) -> anyhow::Result<Vec<BlockView>> {
         let none = BlockView {
             interface: None,
             local: None,
@@ -168,7 +168,7 @@ impl Inspector {
         let mut blocks = vec![none];
         for (key, block) in self.reader.locals()? {
             blocks.push(BlockView {
-                interface: Some(name_of(names, key.ifindex)),
+                interface: Some(name_of(names, key.ifindex).to_string()),
                 local: Some(key.addr.into()),
                 counters: self.reader.counters(block)?,
             });
@@ -179,7 +179,7 @@ impl Inspector {
     fn totals(
         &self,
         interfaces: &[InterfaceView],
-        names: &HashMap<u32, String>,
+        names: &HashMap<u32, Arc<str>>,
         routes: &HashMap<RouteKey, Route>,
         sessions: &[SessionView],
     ) -> Vec<RouteTotals> {
@@ -214,7 +214,7 @@ impl Inspector {
         let foreign = |session: &&SessionView| matches!(session.route, RouteState::Foreign { .. });
         for session in sessions.iter().filter(foreign) {
             let (name, local) = (&session.interface, session.local());
-            let key = (name.clone(), local);
+            let key = (name.to_string(), local);
             totals
                 .entry(key)
                 .or_insert_with(|| blank(name, local))
@@ -225,7 +225,7 @@ impl Inspector {
                 continue;
             };
             let row = totals
-                .entry((name.clone(), src))
+                .entry((name.to_string(), src))
                 .or_insert_with(|| blank(name, src));
             row.installed += 1;
         }
@@ -236,9 +236,9 @@ impl Inspector {
 impl Inspect for Inspector {
     async fn snapshot(&self) -> anyhow::Result<Snapshot> {
         let interfaces = self.shared.interfaces().clone();
-        let names: HashMap<u32, String> = interfaces
+        let names: HashMap<u32, Arc<str>> = interfaces
             .iter()
-            .filter_map(|interface| Some((interface.ifindex?, interface.name.clone())))
+            .filter_map(|interface| Some((interface.ifindex?, interface.name.as_str().into())))
             .collect();
         // Counters before sessions: a sum of the sessions is then never behind its counter by more
         // than what came between the two.
@@ -357,11 +357,11 @@ fn followed_route(route: Option<&FollowedRoute>) -> RouteState {
     })
 }
 
-fn name_of(names: &HashMap<u32, String>, ifindex: u32) -> String {
+fn name_of(names: &HashMap<u32, Arc<str>>, ifindex: u32) -> Arc<str> {
     names
         .get(&ifindex)
         .cloned()
-        .unwrap_or_else(|| format!("#{ifindex}"))
+        .unwrap_or_else(|| format!("#{ifindex}").into())
 }
 
 /// The way around by an interface.

@@ -68,11 +68,11 @@ impl Engine {
     }
 
     /// Returns the name of a session's interface, also of one that is gone.
-    pub(super) fn name_over(&self, key: &SessionKey) -> String {
+    pub(super) fn name_over(&self, key: &SessionKey) -> Arc<str> {
         let live = self.sessions.get(key);
         live.map_or_else(
             || self.interfaces.name_of(key.ifindex),
-            |live| live.interface().to_string(),
+            |live| Arc::clone(live.interface()),
         )
     }
 }

@@ -3,6 +3,7 @@
 //! once, so many at a time are asked for.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dz_common::packet::State;
@@ -97,11 +98,11 @@ impl Engine {
 
     fn finished(&mut self, (key, step): Finished) {
         let (interface, local) = self.route_labels(key);
-        let dst = key.dst;
-        let shared = std::sync::Arc::clone(&self.shared);
+        let (interface, dst) = (&*interface, key.dst);
+        let shared = Arc::clone(&self.shared);
         let count = |what: fn(&mut super::shared::RouteCounts)| {
             if let Some(local) = local {
-                shared.count(&interface, local, what);
+                shared.count(interface, local, what);
             }
         };
         let withdrawal = matches!(step, Step::Withdraw(_));
@@ -285,7 +286,7 @@ impl Engine {
     }
 
     /// Interface name, and the local address of the session that the route belongs to.
-    fn route_labels(&self, key: RouteKey) -> (String, Option<Ipv4Addr>) {
+    fn route_labels(&self, key: RouteKey) -> (Arc<str>, Option<Ipv4Addr>) {
         let owner = self.sessions.owner_of(key);
         let local = owner.map(|owner| owner.local.into());
         let name = owner.map(|owner| self.name_over(&owner));

@@ -20,7 +20,7 @@ use super::labels::ServiceLabels;
 use super::recorded::Recorded;
 use super::write::{Out, counter, gauge, single};
 use super::{peers, transitions};
-use crate::view::{RouteTotals, SessionView, Snapshot, VERSION};
+use crate::view::{RouteTotals, Snapshot, VERSION};
 
 /// What a scrape shows.
 #[derive(Debug)]
@@ -105,11 +105,14 @@ impl Families {
     fn sessions(&self, out: Out<'_, '_>) -> fmt::Result {
         // States without a session are shown as 0, for every address that we serve.
         let mut states = BTreeMap::<_, [u64; State::ALL.len()]>::new();
+        for session in &self.snapshot.sessions {
+            let service = (&*session.interface, session.local());
+            states.entry(service).or_default()[session.entry.session.state as usize] += 1;
+        }
+        let service = |((interface, local), counts)| (ServiceLabels::new(interface, local), counts);
+        let mut states: BTreeMap<_, _> = states.into_iter().map(service).collect();
         for labels in self.blocks.keys().filter(|labels| !labels.iface.is_empty()) {
             states.entry(labels.clone()).or_default();
-        }
-        for session in &self.snapshot.sessions {
-            states.entry(service(session)).or_default()[session.entry.session.state as usize] += 1;
         }
         let rows = states.iter().flat_map(|(labels, counts)| {
             State::ALL.map(|state| (with(labels, "state", state.name()), counts[state as usize]))
@@ -289,7 +292,8 @@ impl Families {
     fn peers(&self, out: Out<'_, '_>) -> fmt::Result {
         let mut peers = BTreeMap::<_, ([u64; State::ALL.len()], u64)>::new();
         for session in &self.snapshot.sessions {
-            let (states, detect_ns) = peers.entry((service(session), session.peer())).or_default();
+            let service = ServiceLabels::new(&session.interface, session.local());
+            let (states, detect_ns) = peers.entry((service, session.peer())).or_default();
             states[session.entry.session.state as usize] += 1;
             *detect_ns = session.entry.session.detect_time_ns();
         }
@@ -376,10 +380,6 @@ impl Families {
         });
         rows.filter(|((labels, _), value)| !labels.iface.is_empty() || *value > 0)
     }
-}
-
-fn service(session: &SessionView) -> ServiceLabels {
-    ServiceLabels::new(&session.interface, session.local())
 }
 
 fn with(labels: &ServiceLabels, name: &'static str, value: &'static str) -> (ServiceLabels, Label) {

@@ -4,7 +4,7 @@
 //! version that its peer announces now: off by at most one look when a peer is upgraded.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dz_common::map::{SessionEntry, SessionKey};
 
@@ -16,6 +16,9 @@ const MAX_VERSIONS: usize = 64;
 /// Label for the versions beyond.
 const OTHERS: &str = "others";
 
+/// Packets received by version.
+type Versions = BTreeMap<String, u64>;
+
 /// Monotonic totals. Shared by the engine, which reports removals, and the metrics.
 #[derive(Debug, Default)]
 pub struct RxVersions {
@@ -26,13 +29,14 @@ pub struct RxVersions {
 struct Inner {
     /// `received` at the last look, per session that existed then.
     seen: HashMap<(SessionKey, u32), u64>,
-    totals: BTreeMap<(String, [u8; 4]), BTreeMap<String, u64>>,
+    /// By interface, local address and version.
+    totals: BTreeMap<Arc<str>, BTreeMap<[u8; 4], Versions>>,
     removals: u64,
 }
 
 impl RxVersions {
     /// Takes note of a session that is gone, with its last entry.
-    pub fn removed(&self, interface: &str, entry: &SessionEntry) {
+    pub fn removed(&self, interface: &Arc<str>, entry: &SessionEntry) {
         let mut inner = self.lock();
         inner.attribute(interface, entry);
         inner.seen.remove(&(entry.key, entry.generation));
@@ -75,9 +79,11 @@ impl RxVersions {
                 .collect();
             inner.seen.retain(|session, _| live.contains(session));
         }
-        for ((interface, local), versions) in &inner.totals {
-            for (version, &total) in versions {
-                row(interface, *local, version, total)?;
+        for (interface, locals) in &inner.totals {
+            for (&local, versions) in locals {
+                for (version, &total) in versions {
+                    row(interface, local, version, total)?;
+                }
             }
         }
         Ok(())
@@ -89,7 +95,7 @@ impl RxVersions {
 }
 
 impl Inner {
-    fn attribute(&mut self, interface: &str, entry: &SessionEntry) {
+    fn attribute(&mut self, interface: &Arc<str>, entry: &SessionEntry) {
         let seen = self.seen.entry((entry.key, entry.generation)).or_default();
         let gained = entry.received.saturating_sub(*seen);
         if gained == 0 {
@@ -98,7 +104,9 @@ impl Inner {
         *seen = entry.received;
         let versions = self
             .totals
-            .entry((interface.to_owned(), entry.key.local))
+            .entry(Arc::clone(interface))
+            .or_default()
+            .entry(entry.key.local)
             .or_default();
         let mut version = entry.session.peer_version.to_string();
         if versions.len() >= MAX_VERSIONS && !versions.contains_key(&version) {

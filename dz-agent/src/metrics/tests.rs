@@ -217,7 +217,7 @@ fn received_packets_stay_counted() {
     let stale = snapshot.clone();
     let mut last = snapshot.sessions.remove(0).entry;
     last.received += 5;
-    recorded.rx_versions.removed("doublezero0", &last);
+    recorded.rx_versions.removed(&"doublezero0".into(), &last);
     let ignore = |_: &str, _, _: &str, _| Ok::<_, ()>(());
     recorded
         .rx_versions

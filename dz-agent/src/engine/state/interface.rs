@@ -1,6 +1,7 @@
 //! One interface that is served or waited for: what the kernel has of it, and what its peers may use.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use dz_common::ingress::Link;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
@@ -12,7 +13,8 @@ use crate::view::{InterfaceView, Parked};
 /// An interface that we serve or wait for.
 #[derive(Debug)]
 pub(crate) struct Interface {
-    name: String,
+    /// Shared with each of its sessions.
+    name: Arc<str>,
     /// Why it is not served at seen.
     waiting: Option<String>,
     /// Whether the kernel has it, as of the last look.
@@ -95,7 +97,7 @@ impl Interface {
     /// Makes one that is waited for.
     pub(crate) fn new(name: &str) -> Self {
         Self {
-            name: name.to_owned(),
+            name: name.into(),
             waiting: Some("does not exist yet".to_owned()),
             exists: false,
             seen: None,
@@ -105,6 +107,11 @@ impl Interface {
     /// Returns its name.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Returns its name, for those who keep it.
+    pub(crate) fn shared_name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
     }
 
     /// Notes whether the kernel has it.
@@ -253,7 +260,7 @@ impl Interface {
     /// Shows it, without what we hold of it.
     pub(crate) fn view(&self) -> InterfaceView {
         InterfaceView {
-            name: self.name.clone(),
+            name: self.name.to_string(),
             ifindex: self.ifindex(),
             locals: self.locals().collect(),
             borrowed: self.borrowed().collect(),

@@ -2,6 +2,7 @@
 //! cannot be a peer.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use dz_common::map::{LocalKey, Peer, PeerKey};
 use foldhash::{HashMap, HashMapExt, HashSet};
@@ -76,9 +77,9 @@ impl Interfaces {
     }
 
     /// Returns the name of the one with this index, or the index.
-    pub(crate) fn name_of(&self, ifindex: u32) -> String {
+    pub(crate) fn name_of(&self, ifindex: u32) -> Arc<str> {
         let found = self.with_index(ifindex);
-        found.map_or_else(|| format!("#{ifindex}"), |found| found.name().to_owned())
+        found.map_or_else(|| format!("#{ifindex}").into(), Interface::shared_name)
     }
 
     /// Returns the indices of those that are served.
@@ -91,7 +92,7 @@ impl Interfaces {
         let carrier = |interface: &Interface| {
             let ifindex = interface.ifindex().filter(|_| interface.is_up())?;
             let locals = interface.usable().collect();
-            Some((interface.name().to_owned(), Carrier { ifindex, locals }))
+            Some((interface.name().to_string(), Carrier { ifindex, locals }))
         };
         self.iter().filter_map(carrier).collect()
     }
