@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
@@ -51,7 +52,7 @@ pub enum Command {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connected {
     /// Its interface.
-    pub interface: String,
+    pub interface: Arc<str>,
     /// Our address.
     pub local: Ipv4Addr,
     /// The peer's address.
@@ -64,7 +65,7 @@ pub struct Connected {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disconnected {
     /// Its interface.
-    pub interface: String,
+    pub interface: Arc<str>,
     /// Our address.
     pub local: Ipv4Addr,
     /// The peer's address.

@@ -1,5 +1,6 @@
 //! The routes of the API.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Deserializer, SeqAccess, Visitor};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
@@ -19,7 +20,7 @@ use super::status::StatusJson;
 use super::types::{ConnectedJson, DisconnectRequest, DisconnectedJson, ErrorJson, invalid};
 use crate::command::{Command, Refusal, RefusalKind};
 use crate::metrics::{Exporter, Format};
-use crate::settings::PeerRequest;
+use crate::settings::PeerBatch;
 use crate::view::{Inspect, Snapshot};
 
 /// Largest request body: some 100,000 peers.
@@ -72,12 +73,14 @@ type Reply<T> = Result<Json<T>, Refused>;
 async fn connect<I: Inspect>(State(api): State<Api<I>>, body: Body) -> Reply<ConnectedJson> {
     let body = read(body).await?;
     // One peer or an array: told apart here, for serde's word on neither fitting would not say why.
-    let requests: Vec<PeerRequest> = if body.trim_ascii_start().starts_with(b"[") {
-        parse(&body)?
+    let mut batch = PeerBatch::default();
+    if body.trim_ascii_start().starts_with(b"[") {
+        parse_each(&body, &mut batch)?;
     } else {
-        vec![parse(&body)?]
-    };
-    let peers = PeerRequest::specs(&requests).map_err(invalid)?;
+        batch.add(&parse(&body)?);
+    }
+    drop(body);
+    let peers = batch.specs().map_err(invalid)?;
     let connected = api.ask(|reply| Command::Connect { peers, reply }).await?;
     Ok(Json(connected.into()))
 }
@@ -185,8 +188,34 @@ async fn read(body: Body) -> Result<Bytes, Refused> {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body)
-        .map_err(|error| Refusal::new(RefusalKind::Invalid, format!("body: {error}")))
+    serde_json::from_slice(body).map_err(|error| malformed(&error))
+}
+
+/// Parses an array of peers, one after the other.
+fn parse_each(body: &[u8], batch: &mut PeerBatch) -> Result<(), Refusal> {
+    struct Peers<'a>(&'a mut PeerBatch);
+    impl<'de> Visitor<'de> for Peers<'_> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array of peers")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut peers: A) -> Result<(), A::Error> {
+            while let Some(peer) = peers.next_element()? {
+                self.0.add(&peer);
+            }
+            Ok(())
+        }
+    }
+    let mut json = serde_json::Deserializer::from_slice(body);
+    json.deserialize_seq(Peers(batch))
+        .and_then(|()| json.end())
+        .map_err(|error| malformed(&error))
+}
+
+fn malformed(error: &serde_json::Error) -> Refusal {
+    Refusal::new(RefusalKind::Invalid, format!("body: {error}"))
 }
 
 fn unreadable(error: anyhow::Error) -> Refusal {

@@ -96,7 +96,7 @@ async fn answer(mut engine: mpsc::Receiver<Command>) {
                     Selector::Peers(peers) => peers.into_iter().map(|named| named.peer).collect(),
                 };
                 let gone = |peer| Disconnected {
-                    interface: "doublezero0".to_owned(),
+                    interface: "doublezero0".into(),
                     local: LOCAL,
                     peer,
                     warnings: vec!["could not be told".to_owned()],
@@ -116,7 +116,7 @@ fn connected(spec: PeerSpec) -> Result<Connected, Refusal> {
     }
     let interface = spec.interface.unwrap_or_else(|| "doublezero0".to_owned());
     Ok(Connected {
-        interface,
+        interface: interface.into(),
         local: spec.local.unwrap_or(LOCAL),
         peer: spec.peer,
         warnings: Vec::new(),

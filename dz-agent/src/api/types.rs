@@ -1,6 +1,7 @@
 //! Requests and replies as JSON. Names are stable; units are in the names.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -106,7 +107,7 @@ pub struct ConnectedJson {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ConnectedPeer {
     /// Its interface.
-    pub interface: String,
+    pub interface: Arc<str>,
     /// Our address.
     pub local: Ipv4Addr,
     /// The peer's address.
@@ -145,7 +146,7 @@ pub struct DisconnectedJson {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct DisconnectedPeer {
     /// Its interface.
-    pub interface: String,
+    pub interface: Arc<str>,
     /// Our address.
     pub local: Ipv4Addr,
     /// The peer's address.

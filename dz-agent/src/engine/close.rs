@@ -4,6 +4,7 @@
 //! transaction, step by step". The next start closes every session without a peer, from the first.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use dz_common::control::{OP_ADMIN_DOWN, OP_DISCONNECT, Request};
 use dz_common::counters::Counter;
@@ -82,7 +83,7 @@ impl Engine {
             self.closings.batches_mut().finish_one(batch, Err(fault));
             return None;
         };
-        let interface = ifname(&key).to_owned();
+        let interface = self.interfaces.kept_name(ifname(&key));
         let ifindex = self.interfaces.index_of(&interface);
         let dst = key.peer.into();
         // Whichever it is, an earlier one from another address included: the answer says that
@@ -120,7 +121,7 @@ impl Engine {
             peer: key.peer.into(),
             warnings: Vec::new(),
         };
-        info!(interface = gone.interface, local = %gone.local, peer = %gone.peer, "disconnected");
+        info!(interface = &*gone.interface, local = %gone.local, peer = %gone.peer, "disconnected");
         if live.is_none() {
             self.closings.batches_mut().finish_one(batch, Ok(gone));
         }
@@ -277,7 +278,7 @@ impl Engine {
         self.room_came(route);
         for batch in closed.batches {
             let done = Disconnected {
-                interface: interface.to_string(),
+                interface: Arc::clone(&interface),
                 local: key.local.into(),
                 peer: key.peer.into(),
                 warnings: closed.untold.iter().map(Untold::to_string).collect(),

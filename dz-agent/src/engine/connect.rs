@@ -55,7 +55,7 @@ impl Engine {
                     return Err(Refusal::new(RefusalKind::Internal, fault));
                 }
             }
-            let (interface, local) = (ifname(key).to_owned(), Ipv4Addr::from(peer.local));
+            let (interface, local) = (ifname(key), Ipv4Addr::from(peer.local));
             let peer_address = Ipv4Addr::from(key.peer);
             if *known {
                 info!(interface, %local, peer = %peer_address, "connected already");
@@ -64,7 +64,7 @@ impl Engine {
             }
             let warnings = warnings(&peer.timers);
             connected.push(Connected {
-                interface,
+                interface: self.interfaces.kept_name(interface),
                 local,
                 peer: peer_address,
                 warnings,

@@ -15,7 +15,7 @@ pub use options::{
     Attach, DEFAULT_PIN_DIR, Gate, LogFormat, PeerPassive, Realtime, RunOptions, Switch,
     UnknownPeers,
 };
-pub use peer::{PeerRequest, PeerSpec};
+pub use peer::{PeerBatch, PeerRequest, PeerSpec};
 pub use peers_file::PeersFile;
 pub use policy::{Override, Overrides, Policy, Timing};
 pub use values::MetricsListen;

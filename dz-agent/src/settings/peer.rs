@@ -1,10 +1,10 @@
 //! A peer as somebody asks for it: in JSON, as the API and the file of peers have it, and checked.
 
-use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use dz_common::map::{Origin, Peer};
 use dz_common::session::Timers;
+use foldhash::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::address::{parse_host, parse_interface};
@@ -194,31 +194,44 @@ impl PeerRequest {
             Err(faults)
         }
     }
+}
 
-    /// Checks a batch.
+/// Peers asked for together, each checked as it comes: of 100,000 the texts are never there at once.
+#[derive(Debug, Default)]
+pub struct PeerBatch {
+    specs: Vec<PeerSpec>,
+    seen: HashSet<(Option<String>, Option<Ipv4Addr>, Ipv4Addr)>,
+    faults: Vec<String>,
+}
+
+impl PeerBatch {
+    /// Adds the next one.
+    pub fn add(&mut self, request: &PeerRequest) {
+        match request.spec() {
+            Ok(spec) => {
+                let name = (spec.interface.clone(), spec.local, spec.peer);
+                if self.seen.insert(name) {
+                    self.specs.push(spec);
+                } else {
+                    self.faults.push(format!("peer {}: given twice", spec.peer));
+                }
+            }
+            Err(found) => self.faults.extend(found),
+        }
+    }
+
+    /// Returns the peers, in the order in which they were added.
     ///
     /// # Errors
-    /// Every fault in it.
-    pub fn specs(requests: &[Self]) -> Result<Vec<PeerSpec>, Vec<String>> {
-        let mut specs = Vec::with_capacity(requests.len());
-        let mut faults = Vec::new();
-        let mut seen = BTreeSet::new();
-        for request in requests {
-            match request.spec() {
-                Ok(spec) if !seen.insert((spec.interface.clone(), spec.local, spec.peer)) => {
-                    faults.push(format!("peer {}: given twice", spec.peer));
-                }
-                Ok(spec) => specs.push(spec),
-                Err(found) => faults.extend(found),
-            }
+    /// Every fault found; also that there is no peer.
+    pub fn specs(mut self) -> Result<Vec<PeerSpec>, Vec<String>> {
+        if self.specs.is_empty() && self.faults.is_empty() {
+            self.faults.push("no peer given".to_owned());
         }
-        if requests.is_empty() {
-            faults.push("no peer given".to_owned());
-        }
-        if faults.is_empty() {
-            Ok(specs)
+        if self.faults.is_empty() {
+            Ok(self.specs)
         } else {
-            Err(faults)
+            Err(self.faults)
         }
     }
 }

@@ -76,6 +76,12 @@ impl Interfaces {
         self.named(name)?.ifindex()
     }
 
+    /// Returns a name as those keep it who keep many: one text for an interface of ours.
+    pub(crate) fn kept_name(&self, name: &str) -> Arc<str> {
+        self.named(name)
+            .map_or_else(|| name.into(), Interface::shared_name)
+    }
+
     /// Returns the name of the one with this index, or the index.
     pub(crate) fn name_of(&self, ifindex: u32) -> Arc<str> {
         let found = self.with_index(ifindex);
