@@ -1,5 +1,6 @@
 //! Packages of Debian and Ubuntu: installed when we are root there, named elsewhere.
 
+use std::io;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Once;
@@ -81,9 +82,11 @@ pub(crate) fn update() {
     });
 }
 
+/// What it says goes to standard error: the output of `bench --json` is JSON alone.
 fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
     command
+        .stdout(io::stderr())
         .args(["-q", "-o", "DPkg::Lock::Timeout=300"])
         .env("DEBIAN_FRONTEND", "noninteractive");
     command

@@ -21,11 +21,15 @@ use crate::settings::PeerPassive;
 
 /// Answers that are taken note of before anything else has its turn.
 const ANSWERS: usize = 64;
+/// When a route is looked at again whose session could not be read.
+const UNREAD: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Makes a route what it should be.
     pub(super) fn follow(&mut self, key: RouteKey) {
-        let wanted = self.wanted(key);
+        let Some(wanted) = self.wanted(key) else {
+            return;
+        };
         let change = match &wanted {
             Wanted::Present(_) => Some(Change::Install),
             Wanted::Absent => Some(Change::Withdraw),
@@ -34,7 +38,7 @@ impl Engine {
         match self.jobs.begin(key, change) {
             Turn::Now => self.ask_for(key, wanted),
             Turn::Later => {}
-            Turn::Done => self.converged(key),
+            Turn::Done => self.converged(key, None),
         }
     }
 
@@ -53,25 +57,27 @@ impl Engine {
         }
     }
 
-    /// What a route should be, by what the kernel has now.
-    fn wanted(&self, key: RouteKey) -> Wanted {
+    /// What a route should be, by what the kernel has now. None if its session cannot be read: the
+    /// route is looked at again soon.
+    fn wanted(&mut self, key: RouteKey) -> Option<Wanted> {
         let owner = self.sessions.owner_of(key);
         let Some(owner) = owner.filter(|owner| !self.closings.contains(owner)) else {
-            return Wanted::Absent;
+            return Some(Wanted::Absent);
         };
         let Some(peer) = self.peer_of(key).filter(|peer| peer.local == owner.local) else {
-            return Wanted::Absent;
+            return Some(Wanted::Absent);
         };
         match self.datapath.maps().reader().session(&owner) {
-            Ok(Some(entry)) if entry.session.state != State::AdminDown => wanted_route(
+            Ok(Some(entry)) if entry.session.state != State::AdminDown => Some(wanted_route(
                 &entry,
                 peer,
                 self.options.peer_passive == PeerPassive::Ignore,
-            ),
-            Ok(_) => Wanted::Absent,
+            )),
+            Ok(_) => Some(Wanted::Absent),
             Err(error) => {
                 warn!(%error, "session not read; its route is looked at again");
-                Wanted::AsIs
+                self.jobs.retry(key, UNREAD, now_ns());
+                None
             }
         }
     }
@@ -149,7 +155,12 @@ impl Engine {
                 if success.again {
                     self.follow(key);
                 } else {
-                    self.converged(key);
+                    let by = if gone {
+                        Change::Withdraw
+                    } else {
+                        Change::Install
+                    };
+                    self.converged(key, Some(by));
                 }
                 if gone {
                     self.route_gone(key);
@@ -224,13 +235,13 @@ impl Engine {
     /// Somebody else changed a route where ours are.
     pub(super) fn route_changed(&mut self, key: RouteKey, gone: bool, place: &Place) {
         match self.wanted(key) {
-            Wanted::Present(route) => {
+            Some(Wanted::Present(route)) => {
                 if place.ours && (gone || place.route != Some(route)) {
                     self.put_back(key, place);
                 }
             }
-            Wanted::Absent if !gone => self.follow(key),
-            Wanted::Absent | Wanted::AsIs => {}
+            Some(Wanted::Absent) if !gone => self.follow(key),
+            Some(Wanted::Absent | Wanted::AsIs) | None => {}
         }
     }
 
@@ -240,7 +251,9 @@ impl Engine {
         for key in keys {
             if place.ours && gone && self.jobs.is_failing(key) {
                 self.follow(key);
-            } else if place.ours && place.replaced && matches!(self.wanted(key), Wanted::Present(_))
+            } else if place.ours
+                && place.replaced
+                && matches!(self.wanted(key), Some(Wanted::Present(_)))
             {
                 self.put_back(key, place);
             }
@@ -260,9 +273,10 @@ impl Engine {
         }
     }
 
-    /// The route is what it should be: measure how long that took, and forget about it.
-    fn converged(&mut self, key: RouteKey) {
-        let Some((failures, converging)) = self.jobs.converged(key) else {
+    /// The route is what it should be, by this change or without any: measures how long that took, and
+    /// forgets about it.
+    fn converged(&mut self, key: RouteKey, by: Option<Change>) {
+        let Some((failures, converging)) = self.jobs.converged(key, by) else {
             return;
         };
         if failures > 0 {

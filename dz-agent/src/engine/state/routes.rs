@@ -214,14 +214,24 @@ impl RouteJobs {
         }
     }
 
-    /// Forgets a destination: its route is what it should be. Returns how often it had failed and what
-    /// it followed; none if nothing was going on there.
-    pub(crate) fn converged(&mut self, key: RouteKey) -> Option<(u32, Option<Converging>)> {
+    /// Forgets a destination: its route is what it should be, by this change or without any. Returns
+    /// how often it had failed, and what it followed, if that is what the change did: a passive
+    /// session's route stays at a Down, which is no convergence. None if nothing was going on there.
+    pub(crate) fn converged(
+        &mut self,
+        key: RouteKey,
+        by: Option<Change>,
+    ) -> Option<(u32, Option<Converging>)> {
         let job = self.jobs.remove(&key)?;
         if let Some(at_ns) = job.retry_ns {
             self.retries.remove(&(at_ns, key));
         }
-        Some((job.failures, job.converging))
+        let followed = job.converging.filter(|(up, _)| match by {
+            Some(Change::Install) => *up,
+            Some(Change::Withdraw) => !*up,
+            None => false,
+        });
+        Some((job.failures, followed))
     }
 
     /// Says whether the last change has failed.
@@ -310,7 +320,7 @@ mod tests {
     fn what_has_nothing_to_do_any_more_has_no_turn() {
         let mut jobs = busy();
         assert_eq!(jobs.begin(key(1_000), Some(Change::Withdraw)), Turn::Later);
-        jobs.converged(key(1_000));
+        jobs.converged(key(1_000), None);
         jobs.answers.clear();
         assert_eq!(jobs.next_waiting(), None);
     }
@@ -362,6 +372,23 @@ mod tests {
     }
 
     #[test]
+    fn only_the_change_that_was_followed_is_convergence() {
+        for (up, by, counts) in [
+            (true, Some(Change::Install), true),
+            (false, Some(Change::Withdraw), true),
+            // A passive session: its route was there, and stays.
+            (false, Some(Change::Install), false),
+            (false, None, false),
+            (true, None, false),
+        ] {
+            let mut jobs = RouteJobs::default();
+            jobs.jobs.entry(key(1)).or_default().converging = Some((up, NOW_NS));
+            let (_, followed) = jobs.converged(key(1), by).expect("a job");
+            assert_eq!(followed.is_some(), counts, "{up} {by:?}");
+        }
+    }
+
+    #[test]
     fn the_last_pause_counts_and_ends_with_convergence() {
         let mut jobs = RouteJobs::default();
         jobs.retry(key(1), PAUSE, NOW_NS);
@@ -370,7 +397,10 @@ mod tests {
         assert_eq!(jobs.next_retry_ns(), Some(NOW_NS + 1_000_000_001));
         assert_eq!(jobs.due_retry(NOW_NS + 1_000_000_000), None);
         assert_eq!(jobs.due_retry(NOW_NS + 1_000_000_001), Some(key(1)));
-        jobs.converged(key(2));
-        assert_eq!((jobs.next_retry_ns(), jobs.converged(key(2))), (None, None));
+        jobs.converged(key(2), None);
+        assert_eq!(
+            (jobs.next_retry_ns(), jobs.converged(key(2), None)),
+            (None, None)
+        );
     }
 }
