@@ -82,6 +82,14 @@ pub(crate) fn update() {
     });
 }
 
+/// Downloads a package file into a folder.
+///
+/// # Errors
+/// There is no apt-get, or no such package.
+pub(crate) fn download(package: &str, folder: &Path) -> anyhow::Result<()> {
+    shell::run(apt_get().args(["download", package]).current_dir(folder))
+}
+
 /// What it says goes to standard error: the output of `bench --json` is JSON alone.
 fn apt_get() -> Command {
     let mut command = Command::new("apt-get");

@@ -143,11 +143,7 @@ impl Unpacked {
         if apt::can_install() {
             apt::update();
         }
-        let download = shell::run(
-            Command::new("apt-get")
-                .args(["-q", "download", self.package])
-                .current_dir(&folder),
-        );
+        let download = apt::download(self.package, &folder);
         download.with_context(|| format!("get the package {} (Debian, Ubuntu)", self.package))?;
         let package = fs::read_dir(&folder)?
             .filter_map(|entry| Some(entry.ok()?.path()))

@@ -138,11 +138,7 @@ fn fetch(package: &str, folder: &Path) -> anyhow::Result<()> {
     let part = PathBuf::from(part);
     let _ = fs::remove_dir_all(&part); // of a run that was cut off
     fs::create_dir_all(&part)?;
-    shell::run(
-        Command::new("apt-get")
-            .args(["-q", "download", package])
-            .current_dir(&part),
-    )?;
+    apt::download(package, &part)?;
     let mut files = fs::read_dir(&part)?.flatten().map(|entry| entry.path());
     let file = files
         .find(|path| path.extension().is_some_and(|name| name == "deb"))
