@@ -20,6 +20,8 @@ mod farewell;
 mod followed;
 mod front;
 mod guard;
+#[allow(dead_code)]
+mod hands;
 mod holding;
 mod inspect;
 mod interfaces;
