@@ -5,19 +5,19 @@ use std::sync::atomic::Ordering;
 
 use dz_common::map::{SessionEntry, SessionKey};
 use foldhash::{HashMap, HashMapExt};
-use futures_util::future::BoxFuture;
-use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::hands::{Answer, Hands};
 use super::parts::Engine;
 use super::reconcile::{self, Facts, Op};
+use super::state::backoff::nanos;
 use super::state::keys::{RouteKey, flow, peer_key, route_key};
 use super::state::left::{after_ns, has_left};
-use crate::datapath::{MapError, now_ns};
+use crate::datapath::MapError;
 use crate::net::routes::{Route, RouteError};
 use crate::settings::PeerPassive;
 
-type OurRoutes = Result<Vec<Route>, RouteError>;
+pub(super) type OurRoutes = Result<Vec<Route>, RouteError>;
 /// What is to be done, and what could not be read.
 type Decided = (Vec<Op>, Option<anyhow::Error>);
 
@@ -25,7 +25,7 @@ type Decided = (Vec<Op>, Option<anyhow::Error>);
 /// others' time, too.
 #[derive(Default)]
 pub(super) struct Reading {
-    running: Option<BoxFuture<'static, OurRoutes>>,
+    running: Option<Answer<OurRoutes>>,
 }
 
 impl Reading {
@@ -44,7 +44,7 @@ impl Reading {
     }
 }
 
-impl Engine {
+impl<H: Hands> Engine<H> {
     /// Begins a full check, which goes on with [`Self::check_with`]; others have their turn meanwhile.
     /// One that has begun will do: sessions are read at its end.
     pub(super) fn begin_check(&mut self) {
@@ -63,15 +63,14 @@ impl Engine {
 
     /// From now on, whatever is being read.
     fn read_routes(&mut self) {
-        let routes = self.connections.routes.clone();
         self.reading = Reading {
-            running: Some(Box::pin(async move { routes.list(None).await })),
+            running: Some(self.hands.routes()),
         };
     }
 
     /// The rest of a full check. What could not be read is read again soon.
     pub(super) async fn check_with(&mut self, routes: OurRoutes) {
-        let begun_ns = now_ns();
+        let begun_ns = self.hands.now_ns();
         let decided = self.read_and_decide(routes).await;
         let (ops, failed) = decided.unwrap_or_else(|error| (Vec::new(), Some(error)));
         if !ops.is_empty() {
@@ -93,7 +92,7 @@ impl Engine {
                 }
             }
         }
-        let took_ns = now_ns().saturating_sub(begun_ns);
+        let took_ns = self.hands.now_ns().saturating_sub(begun_ns);
         self.shared.full_check_ns.store(took_ns, Ordering::Relaxed);
     }
 
@@ -101,7 +100,8 @@ impl Engine {
         self.shared.checks_failed.fetch_add(1, Ordering::Relaxed);
         let text = format!("{error:#}");
         let (pause, is_news) = self.checks.failed(&text);
-        self.agenda.check_by(Instant::now() + pause);
+        self.agenda
+            .check_by(self.hands.now_ns().saturating_add(nanos(pause)));
         if is_news {
             warn!(error = text, retry = ?pause, "full check");
         } else {
@@ -129,7 +129,7 @@ impl Engine {
         }
         self.show_interfaces();
         let refused = self.interfaces.refused_peers(&self.peers);
-        let sessions = self.datapath.maps().reader().sessions()?;
+        let sessions = self.hands.sessions()?;
         if !self.sessions.are(&sessions) {
             self.forget_missing(&sessions);
             let gateways = gateways(routes.as_deref().unwrap_or_default());
@@ -169,14 +169,13 @@ impl Engine {
     /// Takes the peers over as they are in the map, which somebody else may have changed.
     fn read_peers(&mut self) -> Result<(), MapError> {
         let (mut read, mut known) = (0, 0);
-        self.datapath.maps().reader().each_peer(|key, peer| {
+        self.hands.each_peer(|key, peer| {
             read += 1;
             known += usize::from(self.peers.get(&key) == Some(&peer));
         })?;
         if known != read || known != self.peers.len() {
             let mut peers = HashMap::new();
-            let reader = self.datapath.maps().reader();
-            reader.each_peer(|key, peer| {
+            self.hands.each_peer(|key, peer| {
                 peers.insert(key, peer);
             })?;
             self.peers = peers;
@@ -188,9 +187,7 @@ impl Engine {
     fn forget_missing(&mut self, read: &[SessionEntry]) {
         for key in self.sessions.missing_in(read) {
             // A list read while somebody deletes may lack what is there.
-            if self.closings.contains(&key)
-                || !matches!(self.datapath.maps().reader().session(&key), Ok(None))
-            {
+            if self.closings.contains(&key) || !matches!(self.hands.session(&key), Ok(None)) {
                 continue;
             }
             let peer = Ipv4Addr::from(key.peer);
@@ -218,14 +215,14 @@ impl Engine {
         let gateway = gateway.filter(|_| peer.is_none()).copied();
         let next_hop = next_hop.map(|next_hop| gateway.unwrap_or(next_hop));
         let about = || (interface, next_hop);
-        if self.sessions.adopt(entry, about, now_ns()) {
-            self.detours.look(flow(&entry.key));
+        if self.sessions.adopt(entry, about, self.hands.now_ns()) {
+            self.detours.look(&self.hands, flow(&entry.key));
         }
     }
 
     /// Takes note of the peers that have left, and has our clock ask for those that are back at once.
     fn note_who_has_left(&mut self, sessions: &[SessionEntry]) {
-        let (now_ns, after_ns) = (now_ns(), after_ns());
+        let (now_ns, after_ns) = (self.hands.now_ns(), after_ns());
         let left = sessions.iter().filter(|entry| {
             let origin = || self.peer_of(route_key(&entry.key)).map(|peer| peer.origin);
             has_left(origin, entry, now_ns, after_ns)

@@ -9,22 +9,21 @@ use std::net::Ipv4Addr;
 
 use dz_common::map::{Peer, PeerKey};
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
-use tokio::time::Instant;
 use tracing::warn;
 
 use super::followed::Says;
+use super::hands::Hands;
 use super::parts::Engine;
 use super::state::ends::Local;
 use super::state::interface::Interface;
 use super::state::keys::{ifname, peer_key};
 use crate::command::RefusalKind;
-use crate::net::local;
 use crate::settings::PeerSpec;
 
 /// What the kernel takes as the source, where that had to be asked: by interface and peer.
 pub(super) type Sources = HashMap<PeerKey, Ipv4Addr>;
 
-impl Engine {
+impl<H: Hands> Engine<H> {
     /// Finds out what a request needs to be checked and is not known yet. Returns what the kernel
     /// takes as sources where nothing else says.
     pub(super) async fn prepare(&mut self, specs: &[PeerSpec]) -> Sources {
@@ -32,7 +31,7 @@ impl Engine {
         // one and connects from it must not have to wait. And one that is gone is not to be used.
         if self.agenda.has_check() || !self.can_carry(specs) {
             self.refresh_interfaces().await;
-            self.agenda.check_soon(Instant::now());
+            self.agenda.check_soon(self.hands.now_ns());
         }
         let mut sources = Sources::new();
         // Nearly all peers have the same local address.
@@ -166,8 +165,7 @@ impl Engine {
     }
 
     async fn ask_source(&self, interface: &Interface, peer: Ipv4Addr) -> Option<Ipv4Addr> {
-        let netlink = self.connections.netlink();
-        let source = local::source_to(netlink, peer, interface.ifindex()?).await;
+        let source = self.hands.source_to(peer, interface.ifindex()?).await;
         let source = source.inspect_err(|error| warn!(%peer, %error, "source not looked up"));
         source
             .ok()?

@@ -13,6 +13,7 @@ use foldhash::HashMap;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
+use super::hands::Hands;
 use super::parts::Engine;
 use super::state::backoff::backoff;
 use super::state::batches::Reply;
@@ -21,7 +22,6 @@ use super::state::farewell::{FAREWELLS, Untold};
 use super::state::keys::{RouteKey, ifname, peer_key, route_key};
 use super::state::sessions::Live;
 use crate::command::Disconnected;
-use crate::datapath::now_ns;
 use crate::net::routes::RouteError;
 
 /// Peers that are disconnected before their routes are: all farewells of theirs fit into one run of the
@@ -31,7 +31,7 @@ const AT_ONCE: usize = (MAX_DUE as u64 / FAREWELLS) as usize;
 /// Sessions over an index that their interface no longer has.
 type Strays = HashMap<PeerKey, SessionKey>;
 
-impl Engine {
+impl<H: Hands> Engine<H> {
     pub(super) fn disconnect_keys(&mut self, keys: Vec<PeerKey>, reply: Reply) {
         let id = self.closings.batches_mut().begin(keys.len(), reply);
         let mut strays = None;
@@ -102,7 +102,7 @@ impl Engine {
             peer: key,
             ..Request::NONE
         };
-        let outcome = self.datapath.control(&request);
+        let outcome = self.hands.control(&request);
         if !matches!(
             outcome,
             Ok(Counter::ControlDone | Counter::ControlNoSession)
@@ -150,7 +150,7 @@ impl Engine {
             generation: live.generation(),
             ..Request::NONE
         };
-        if let Err(error) = self.datapath.control(&request) {
+        if let Err(error) = self.hands.control(&request) {
             warn!(peer = %Ipv4Addr::from(key.peer), %error, "session not closed; retried");
             return;
         }
@@ -166,7 +166,7 @@ impl Engine {
     /// Begins D2: tells the peers of sessions that are not being closed already, all together, in as few runs of
     /// the kernel program as there can be.
     fn begin_closing(&mut self, keys: &[SessionKey]) {
-        let now_ns = now_ns();
+        let now_ns = self.hands.now_ns();
         let mut begun = Vec::with_capacity(keys.len());
         for key in keys {
             if self.closings.begin(*key, now_ns) {
@@ -180,7 +180,7 @@ impl Engine {
 
     /// Goes on with D2: tells the peers whose turn has come.
     pub(super) fn say_farewells(&mut self) {
-        let keys = self.closings.take_due(now_ns());
+        let keys = self.closings.take_due(self.hands.now_ns());
         self.say(&keys);
         for key in keys {
             self.go_on(key);
@@ -253,8 +253,8 @@ impl Engine {
     /// D4.
     fn finish_closing(&mut self, key: SessionKey) {
         let route = route_key(&key);
-        let last = self.datapath.maps().reader().session(&key);
-        if let Err(error) = self.datapath.maps_mut().delete_session(&key) {
+        let last = self.hands.session(&key);
+        if let Err(error) = self.hands.delete_session(&key) {
             self.stuck(key, &format!("its session is not deleted: {error}"));
             let Some(failures) = self.closings.not_deleted(&key) else {
                 return;
@@ -263,7 +263,7 @@ impl Engine {
             if failures == 1 {
                 warn!(peer = %Ipv4Addr::from(key.peer), %error, "session not deleted; retried");
             }
-            self.jobs.retry(route, pause, now_ns());
+            self.jobs.retry(route, pause, self.hands.now_ns());
             return;
         }
         let Some(closed) = self.closings.finish(&key) else {

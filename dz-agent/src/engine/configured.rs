@@ -6,6 +6,7 @@ use dz_common::map::{Origin, Peer, PeerKey};
 use foldhash::{HashMap, HashMapExt};
 use tracing::{error, info};
 
+use super::hands::Hands;
 use super::parts::Engine;
 use super::state::keys::peer_key;
 use crate::error::{ExitCode, Failure};
@@ -92,7 +93,7 @@ pub(super) fn same(a: &Peer, b: &Peer) -> bool {
     Peer { origin, ..*a } == Peer { origin, ..*b }
 }
 
-impl Engine {
+impl<H: Hands> Engine<H> {
     /// SIGHUP: reads the file again. One that cannot be read changes nothing.
     pub(super) fn reload(&mut self) {
         let Some(path) = self.options.peers.clone() else {

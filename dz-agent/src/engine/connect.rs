@@ -13,11 +13,11 @@ use tracing::info;
 
 use super::choose::Sources;
 use super::configured::same;
+use super::hands::Hands;
 use super::parts::Engine;
 use super::state::keys::{RouteKey, flow, ifname, peer_key, route_key};
 use super::state::sessions::Place;
 use crate::command::{Connected, Refusal, RefusalKind};
-use crate::datapath::now_ns;
 use crate::settings::PeerSpec;
 
 /// A peer that passed every check.
@@ -28,7 +28,7 @@ struct Checked {
     known: bool,
 }
 
-impl Engine {
+impl<H: Hands> Engine<H> {
     /// Connects all of the peers or, refused, none.
     pub(super) fn connect(
         &mut self,
@@ -40,11 +40,7 @@ impl Engine {
         let mut written: Vec<PeerKey> = Vec::new();
         for Checked { key, peer, known } in &checked {
             if !known {
-                let result = self
-                    .datapath
-                    .maps_mut()
-                    .set_peer(key, peer)
-                    .map_err(anyhow::Error::from);
+                let result = self.hands.set_peer(key, peer).map_err(anyhow::Error::from);
                 if result.is_ok() {
                     self.peers.insert(*key, *peer);
                     written.push(*key);
@@ -107,7 +103,7 @@ impl Engine {
         let place = self.sessions.reserve();
         let place = place.context("no room for another session")?;
         let Place { slot, generation } = place;
-        let now_ns = now_ns();
+        let now_ns = self.hands.now_ns();
         let entry = SessionEntry {
             detour: self.detours.of(flow(&session_key)).unwrap_or(0),
             ..SessionEntry::new(
@@ -122,13 +118,13 @@ impl Engine {
                 Session::new(peer.timers, discr, now_ns),
             )
         };
-        self.datapath.maps().prepare_slot(slot, session_key, now_ns);
-        if let Err(error) = self.datapath.maps_mut().insert_session(&entry) {
+        self.hands.prepare_slot(slot, session_key, now_ns);
+        if let Err(error) = self.hands.insert_session(&entry) {
             self.sessions.give_back(&place);
             return Err(error.into());
         }
         self.interfaces.held_mut().use_address(local);
-        self.detours.look(flow(&session_key));
+        self.detours.look(&self.hands, flow(&session_key));
         let next_hop = self.next_hop(ifindex, key.peer, Some(&peer));
         self.sessions
             .inserted(session_key, &place, name, next_hop, now_ns);

@@ -7,12 +7,13 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use foldhash::HashSet;
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt;
 use futures_util::stream::FuturesUnordered;
 use tracing::{info, warn};
 
-use crate::net::detours::{self, Flow, Way};
-use crate::net::{Netlink, NetlinkError};
+use super::hands::{Answer, Hands};
+use crate::net::NetlinkError;
+use crate::net::detours::{Flow, Way};
 
 /// Destinations that are looked up at the same time.
 const AT_ONCE: usize = 8;
@@ -37,7 +38,6 @@ pub(super) type Holders = BTreeMap<Ipv4Addr, Vec<u32>>;
 
 /// The ways around, by destination and source.
 pub(super) struct Detours {
-    netlink: Netlink,
     /// Interfaces that may be used.
     candidates: Arc<[u32]>,
     /// Which interfaces hold the sources.
@@ -50,7 +50,7 @@ pub(super) struct Detours {
     named: HashSet<Ipv4Addr>,
     wanted: BTreeSet<Flow>,
     underway: BTreeSet<Flow>,
-    pub(super) running: FuturesUnordered<BoxFuture<'static, Found>>,
+    pub(super) running: FuturesUnordered<Answer<Found>>,
     /// Where the look of the last second ended.
     cursor: Flow,
     /// Whether to say that destinations are without one, and whether that was said.
@@ -60,9 +60,8 @@ pub(super) struct Detours {
 
 impl Detours {
     /// `warn`: packets are to be rerouted, so that a destination without a way around matters.
-    pub(super) fn new(netlink: Netlink, warn: bool) -> Self {
+    pub(super) fn new(warn: bool) -> Self {
         Self {
-            netlink,
             candidates: Arc::default(),
             holders: Holders::new(),
             known: BTreeMap::new(),
@@ -88,10 +87,10 @@ impl Detours {
     }
 
     /// Looks a flow up unless that has been done.
-    pub(super) fn look(&mut self, flow: Flow) {
+    pub(super) fn look(&mut self, hands: &impl Hands, flow: Flow) {
         if !self.known.contains_key(&flow) && !self.underway.contains(&flow) {
             self.wanted.insert(flow);
-            self.start();
+            self.start(hands);
         }
     }
 
@@ -103,15 +102,15 @@ impl Detours {
     }
 
     /// Uses these interfaces from now on.
-    pub(super) fn use_candidates(&mut self, candidates: Vec<u32>) {
+    pub(super) fn use_candidates(&mut self, hands: &impl Hands, candidates: Vec<u32>) {
         if *self.candidates != *candidates {
             self.candidates = candidates.into();
-            self.look_at_all();
+            self.look_at_all(hands);
         }
     }
 
     /// Takes note of which interfaces hold the sources, and looks up again what that changes.
-    pub(super) fn use_holders(&mut self, holders: Holders) {
+    pub(super) fn use_holders(&mut self, hands: &impl Hands, holders: Holders) {
         if self.holders == holders {
             return;
         }
@@ -119,7 +118,7 @@ impl Detours {
         let changed = |flow: &&Flow| before.get(&flow.src) != self.holders.get(&flow.src);
         self.wanted.extend(self.known.keys().filter(changed));
         self.wanted.extend(self.underway.iter().filter(changed));
-        self.start();
+        self.start(hands);
     }
 
     /// Whether packets may leave by an interface.
@@ -133,15 +132,15 @@ impl Detours {
     }
 
     /// Looks everything up again.
-    pub(super) fn look_at_all(&mut self) {
+    pub(super) fn look_at_all(&mut self, hands: &impl Hands) {
         self.named.clear();
         self.wanted.extend(self.known.keys());
         self.wanted.extend(&self.underway);
-        self.start();
+        self.start(hands);
     }
 
     /// Looks those destinations up again that a prefix covers.
-    pub(super) fn look_within(&mut self, prefix: Ipv4Addr, prefix_len: u8) {
+    pub(super) fn look_within(&mut self, hands: &impl Hands, prefix: Ipv4Addr, prefix_len: u8) {
         let host_bits = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
         let first = Flow {
             dst: Ipv4Addr::from(u32::from(prefix) & !host_bits),
@@ -154,11 +153,11 @@ impl Detours {
         let known = self.known.range(first..=last).map(|(flow, _)| *flow);
         self.wanted.extend(known);
         self.wanted.extend(self.underway.range(first..=last));
-        self.start();
+        self.start(hands);
     }
 
     /// Looks the next few up again.
-    pub(super) fn look_at_some(&mut self) {
+    pub(super) fn look_at_some(&mut self, hands: &impl Hands) {
         let behind = (Bound::Excluded(self.cursor), Bound::Unbounded);
         let next = self.known.range(behind).take(EVERY_SECOND);
         let next: Vec<Flow> = next.map(|(flow, _)| *flow).collect();
@@ -167,11 +166,11 @@ impl Detours {
             _ => FIRST,
         };
         self.wanted.extend(next);
-        self.start();
+        self.start(hands);
     }
 
     /// Takes note of a look-up; returns whether it found something new.
-    pub(super) fn done(&mut self, found: Found) -> bool {
+    pub(super) fn done(&mut self, hands: &impl Hands, found: Found) -> bool {
         let Found { flow, way } = found;
         self.underway.remove(&flow);
         let changed = match way {
@@ -188,7 +187,7 @@ impl Detours {
                 false
             }
         };
-        self.start();
+        self.start(hands);
         if self.running.is_empty() {
             self.say();
         }
@@ -223,7 +222,7 @@ impl Detours {
         }
     }
 
-    fn start(&mut self) {
+    fn start(&mut self, hands: &impl Hands) {
         while self.running.len() < AT_ONCE {
             let next = self.wanted.iter();
             let Some(&flow) = next.clone().find(|flow| !self.underway.contains(flow)) else {
@@ -231,12 +230,10 @@ impl Detours {
             };
             self.wanted.remove(&flow);
             self.underway.insert(flow);
-            let (netlink, candidates) = (self.netlink.clone(), Arc::clone(&self.candidates));
             let holders = self.holders.get(&flow.src).cloned().unwrap_or_default();
-            self.running.push(Box::pin(async move {
-                let way = detours::best(&netlink, flow, &candidates, &holders).await;
-                Found { flow, way }
-            }));
+            let way = hands.way_around(flow, Arc::clone(&self.candidates), holders);
+            self.running
+                .push(way.map(move |way| Found { flow, way }).boxed_local());
         }
     }
 }

@@ -5,12 +5,13 @@ use std::net::Ipv4Addr;
 use dz_common::map::{Origin, PeerKey};
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 
+use super::hands::Hands;
 use super::parts::Engine;
 use super::state::batches::Reply;
 use super::state::keys::ifname;
 use crate::command::{Named, Refusal, RefusalKind, Selector};
 
-impl Engine {
+impl<H: Hands> Engine<H> {
     /// Starts a disconnect; the reply comes after the last step of the last session.
     pub(super) fn disconnect(&mut self, selector: &Selector, reply: Reply) {
         let keys = match self.select(selector) {

@@ -6,11 +6,12 @@ use dz_common::counters::Counter;
 use tracing::warn;
 
 use super::detours::Found;
+use super::hands::Hands;
 use super::parts::Engine;
 use super::state::keys::{RouteKey, flow};
 use crate::net::detours::Flow;
 
-impl Engine {
+impl<H: Hands> Engine<H> {
     /// Tells the gate the way around a session's peer, once it has been looked up.
     pub(super) fn divert(&self, key: RouteKey) {
         let Some(session) = self.sessions.owner_of(key) else {
@@ -29,7 +30,7 @@ impl Engine {
             generation: live.generation(),
             ..Request::NONE
         };
-        let outcome = self.datapath.control(&request);
+        let outcome = self.hands.control(&request);
         if !matches!(
             outcome,
             Ok(Counter::ControlDone | Counter::ControlNoSession)
@@ -51,7 +52,7 @@ impl Engine {
     /// A way around has been looked up.
     pub(super) fn detour_found(&mut self, found: Found) {
         let flow = found.flow;
-        if !self.detours.done(found) {
+        if !self.detours.done(&self.hands, found) {
             return;
         }
         if !self.has_flow(flow) {

@@ -1,34 +1,28 @@
-//! When something is due, and by how much it is late.
+//! When something is due.
 
-use std::time::Duration;
-
-use tokio::time::{Instant, sleep_until};
-
+use super::hands::Hands;
 use super::parts::Engine;
-use crate::datapath::now_ns;
 
-/// How long a flood of notifications may keep everything waiting that is due.
-pub(super) const LATEST: Duration = Duration::from_secs(1);
+/// How long a flood of notifications may keep everything waiting that is due, ns.
+pub(super) const LATEST_NS: u64 = 1_000_000_000;
 
-impl Engine {
-    /// When a peer is to be told again that its session is over, or a route is to be tried again, ns.
+impl<H: Hands> Engine<H> {
+    /// Returns when the engine is to have its turn, whatever happens ([`Turn::Due`]), ns.
+    ///
+    /// [`Turn::Due`]: super::turn::Turn::Due
+    pub(super) fn due_ns(&mut self) -> Option<u64> {
+        let due_ns = [
+            self.sessions.next_look_ns(),
+            self.closings_due_ns(),
+            self.agenda.next_ns(),
+        ];
+        due_ns.into_iter().flatten().min()
+    }
+
+    /// Returns when a peer is to be told again that its session is over, or a route is to be tried again,
+    /// ns.
     pub(super) fn closings_due_ns(&self) -> Option<u64> {
         let due_ns = [self.closings.due_ns(), self.jobs.next_retry_ns()];
         due_ns.into_iter().flatten().min()
     }
-}
-
-/// Waits until then, or for ever.
-pub(super) async fn moment(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// By how much what was to be done by then is late.
-pub(super) fn lateness(due_ns: Option<u64>, look_at: Option<Instant>) -> Duration {
-    let due = due_ns.map(|due_ns| Duration::from_nanos(now_ns().saturating_sub(due_ns)));
-    let look = look_at.map(|at| Instant::now().saturating_duration_since(at));
-    due.max(look).unwrap_or_default()
 }

@@ -4,16 +4,15 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use aya::maps::{MapData, RingBuf};
 use dz_common::map::{Event, Origin};
 use dz_common::packet::State;
 use tracing::{info, warn};
-use zerocopy::TryFromBytes;
 
+use super::hands::Hands;
 use super::parts::Engine;
 use super::state::keys::route_key;
 use super::state::ledger::Missing;
-use crate::datapath::{MapError, now_ns};
+use crate::datapath::MapError;
 use crate::host::logging;
 use crate::reason::{Reason, Untouched};
 use crate::settings::PeerPassive;
@@ -47,11 +46,11 @@ fn log(events: Vec<(Event, Arc<str>)>, untouched: impl Fn(&Event) -> Option<Unto
     }
 }
 
-impl Engine {
+impl<H: Hands> Engine<H> {
     /// What the kernel reports: first the routes, then the log, then what peers are to be told. Returns
     /// whether there may be more.
-    pub(super) async fn reported(&mut self, ring: &mut RingBuf<MapData>) -> bool {
-        let more = self.drain(ring);
+    pub(super) async fn reported(&mut self) -> bool {
+        let more = self.drain();
         let mut answer = None;
         if self.jobs.is_asking() {
             // What has not been looked at yet is asked for; a task of its own sends it.
@@ -74,7 +73,7 @@ impl Engine {
     /// Why the route of a session that has gone down stays, by what the session is now. To be asked
     /// before the kernel's answer about the route is dealt with: it ends what was in our route's place.
     fn why_untouched(&self, event: &Event) -> Option<Untouched> {
-        let entry = self.datapath.maps().reader().session(&event.key).ok()??;
+        let entry = self.hands.session(&event.key).ok()??;
         let (own, theirs) = (entry.session.timers.mode, entry.session.peer_mode);
         let ignore = self.options.peer_passive == PeerPassive::Ignore;
         let route = route_key(&event.key);
@@ -87,17 +86,15 @@ impl Engine {
     }
 
     /// Handles what is in the ring; returns whether there may be more.
-    fn drain(&mut self, ring: &mut RingBuf<MapData>) -> bool {
+    fn drain(&mut self) -> bool {
         for _ in 0..AT_ONCE {
-            let Some(item) = ring.next() else {
+            let Some(event) = self.hands.next_event() else {
                 return false;
             };
-            let event = Event::try_read_from_bytes(&item).ok();
-            drop(item);
             self.ledger.count_read();
             match event {
-                Some(event) => self.state_changed(&event),
-                None => warn!("dz_events: an event that this version cannot read"),
+                Ok(event) => self.state_changed(&event),
+                Err(error) => warn!(%error, "an event that this version cannot read"),
             }
         }
         true
@@ -115,7 +112,7 @@ impl Engine {
         self.ledger.log_later(*event, interface);
         if event.to != State::AdminDown {
             // A state that no answer has told the peer is told by the clock.
-            self.sessions.look_by(event.key, now_ns());
+            self.sessions.look_by(event.key, self.hands.now_ns());
         }
         let route = route_key(&event.key);
         // Nothing becomes of the route of a followed peer: the gate has acted already.
@@ -136,14 +133,14 @@ impl Engine {
 
     /// Compares what the kernel says it emitted with what arrived, the last event included.
     /// Returns whether something is missing, so that everything must be read.
-    pub(super) fn events_missing(&mut self, ring: &mut RingBuf<MapData>) -> bool {
-        while self.drain(ring) {}
+    pub(super) fn events_missing(&mut self) -> bool {
+        while self.drain() {}
         self.log_events();
         let Ok((emitted, lost)) = self.events_emitted() else {
             return true;
         };
         // Emitted between the two looks: they are there to be read.
-        while self.drain(ring) {}
+        while self.drain() {}
         self.log_events();
         let Some(missing) = self.ledger.balance(emitted, lost) else {
             return false;
@@ -156,7 +153,7 @@ impl Engine {
 
     /// Events that the kernel programs tried to emit, and those that found no room.
     pub(super) fn events_emitted(&self) -> Result<(u64, u64), MapError> {
-        let counters = self.datapath.maps().reader().counters(0)?;
+        let counters = self.hands.counters(0)?;
         Ok((
             counters.event_emitted + counters.event_lost,
             counters.event_lost,

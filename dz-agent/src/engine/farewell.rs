@@ -6,15 +6,16 @@ use dz_common::counters::Counter;
 use dz_common::map::SessionKey;
 use tracing::warn;
 
+use super::hands::Hands;
 use super::parts::Engine;
 use super::state::farewell::Untold;
-use crate::datapath::{Order, now_ns};
+use crate::datapath::Order;
 
-impl Engine {
+impl<H: Hands> Engine<H> {
     /// Says AdminDown to the peers of closing sessions, once, in as few runs of the kernel program as there
     /// can be. A peer whose next hop is not known is told when it is resolved, or never.
     pub(super) fn say(&mut self, keys: &[SessionKey]) {
-        let now_ns = now_ns();
+        let now_ns = self.hands.now_ns();
         let mut orders = Vec::with_capacity(keys.len());
         for key in keys {
             match self.farewell_order(key) {
@@ -24,7 +25,7 @@ impl Engine {
         }
         let mut taken = vec![false; orders.len()];
         let mut outcomes = taken.iter_mut();
-        let run = self.datapath.transmit(&orders, |_, outcome| {
+        let run = self.hands.transmit(&orders, |_, outcome| {
             if let Some(taken) = outcomes.next() {
                 *taken = outcome.exit == Some(Counter::TxOriginated);
             }
@@ -56,9 +57,8 @@ impl Engine {
     }
 
     fn said(&mut self, key: SessionKey, taken: bool, now_ns: u64) {
-        let reader = self.datapath.maps().reader();
         let interval_us = || {
-            let entry = reader.session(&key).ok().flatten();
+            let entry = self.hands.session(&key).ok().flatten();
             entry.map_or(0, |entry| entry.session.tx_interval_us())
         };
         self.closings.said(key, interval_us, taken, now_ns);

@@ -7,11 +7,12 @@ use anyhow::Context;
 use dz_common::map::{Origin, Peer, PeerKey};
 use tracing::{info, warn};
 
+use super::hands::Hands;
 use super::mirror::Mirror;
 use super::parts::Engine;
 use super::state::keys::{RouteKey, ifname, peer_key};
 use super::unfollowed::{Noted, Unfollowed};
-use crate::net::hosts::{self, HOST_PREFIX, HostChange, HostRoute, Path};
+use crate::net::hosts::{HOST_PREFIX, HostChange, HostRoute, Path};
 use crate::net::links::Address;
 use crate::reason::{PassedOver, Reason};
 use crate::settings::address::no_host;
@@ -80,7 +81,7 @@ impl Followed {
     }
 }
 
-impl Engine {
+impl<H: Hands> Engine<H> {
     /// A route came, changed or went.
     pub(super) fn host_route_changed(&mut self, change: &HostChange) {
         let route = &change.route;
@@ -199,15 +200,14 @@ impl Engine {
     /// through the whole table to find: only where notifications do not say what there is.
     async fn list_followed(&self) -> anyhow::Result<Vec<HostRoute>> {
         let mut routes = Vec::new();
-        let netlink = self.connections.netlink();
         for follow in self.followed.conditions.dumps() {
             let reading = || format!("followed routes ({follow})");
             for ifindex in self.interfaces.indices() {
-                let found = hosts::list(netlink, ifindex, &follow).await;
+                let found = self.hands.host_routes(ifindex, &follow).await;
                 routes.extend(found.with_context(reading)?);
             }
             if !self.followed.known {
-                let found = hosts::list_nowhere(netlink, &follow).await;
+                let found = self.hands.host_routes_nowhere(&follow).await;
                 routes.extend(found.with_context(reading)?);
             }
         }

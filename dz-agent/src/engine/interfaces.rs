@@ -5,18 +5,16 @@ use std::net::Ipv4Addr;
 use dz_common::map::LocalKey;
 use tracing::{info, warn};
 
-use super::guard::Guard;
+use super::hands::Hands;
 use super::parts::Engine;
 use super::state::interface::Interface;
-use crate::datapath::choose;
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::net::links::{self, Address};
-use crate::settings::{Switch, UnknownPeers};
 
 /// What the kernel has of our interfaces, in their order, and every address with its interface.
 pub(super) type Read = (Vec<Option<links::Interface>>, Vec<(u32, Address)>);
 
-impl Engine {
+impl<H: Hands> Engine<H> {
     /// Looks at every interface again and follows what changed. What goes wrong is logged and
     /// shown; the next look tries again. Returns what the kernel did not tell, if anything.
     pub(super) async fn refresh_interfaces(&mut self) -> Option<anyhow::Error> {
@@ -40,8 +38,9 @@ impl Engine {
     /// Shows the interfaces to those who look.
     pub(super) fn show_interfaces(&self) {
         let views = self.interfaces.iter().map(Interface::view);
-        let shown = self.holdings.iter().zip(views);
-        *self.shared.interfaces() = shown.map(|(holding, view)| holding.show(view)).collect();
+        let shown = views.enumerate();
+        let shown = shown.map(|(index, view)| self.hands.show(index, view));
+        *self.shared.interfaces() = shown.collect();
     }
 
     /// Reads what the kernel has of our interfaces, and then every address of this host: an interface
@@ -50,14 +49,13 @@ impl Engine {
     /// # Errors
     /// The kernel did not tell.
     pub(super) async fn read_interfaces(&mut self) -> Result<Read, Failure> {
-        let netlink = self.connections.netlink();
         let mut found = Vec::with_capacity(self.interfaces.len());
         for name in self.interfaces.iter().map(Interface::name) {
             let asked = || format!("interface {name}");
-            let link = links::by_name(netlink, name).await;
+            let link = self.hands.interface(name).await;
             found.push(link.fail_with(ExitCode::Failure, asked)?);
         }
-        let addresses = links::addresses(netlink).await;
+        let addresses = self.hands.addresses().await;
         let addresses = addresses.fail_with(ExitCode::Failure, || "addresses")?;
         self.interfaces.held_mut().read(&addresses);
         Ok((found, addresses))
@@ -83,7 +81,7 @@ impl Engine {
         if self.interfaces.at(index).ifindex().is_none() {
             self.attach(index, &found)?;
         }
-        self.holdings[index].keep_port(&name, self.options.port);
+        self.hands.keep_port(index);
         let own = addresses
             .iter()
             .filter(|(ifindex, _)| *ifindex == found.ifindex);
@@ -115,15 +113,8 @@ impl Engine {
             .link
             .clone()
             .fail_with(ExitCode::Interface, || format!("interface {name}"))?;
-        let choice = choose(self.options.attach, found, link)?;
-        // With `--unknown pass` the port is somebody else's socket's. Before the programs: what they
-        // pass, or a change of mode misses, is answered by no ICMP error.
-        let guarded =
-            self.options.port_guard == Switch::On && self.options.unknown == UnknownPeers::Drop;
-        let guard = Guard::new(guarded, name, self.options.port);
-        let attachment = self.datapath.attach(name, link, &choice)?;
+        self.hands.attach(index, found, link)?;
         interface.serve(found, link);
-        self.holdings[index].attached(attachment, guard);
         Ok(())
     }
 
@@ -142,17 +133,17 @@ impl Engine {
             };
             self.local_went(&name, &key);
         }
-        if let Err(error) = self.holdings[index].detach() {
+        if let Err(error) = self.hands.detach(index) {
             warn!(interface = name, %error, "pin of its link not removed");
         }
     }
 
     /// Takes our programs off every interface.
     pub(super) fn detach_all(&mut self) {
-        for (index, holding) in self.holdings.iter_mut().enumerate() {
+        for index in 0..self.interfaces.len() {
             let interface = self.interfaces.at_mut(index);
             interface.unserve();
-            if let Err(error) = holding.detach() {
+            if let Err(error) = self.hands.detach(index) {
                 warn!(interface = interface.name(), %error, "programs not detached");
             }
         }

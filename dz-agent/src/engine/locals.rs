@@ -2,16 +2,18 @@
 //! borrow (as `ip unnumbered` does), because their peers use them; and what is counted for each.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use anyhow::Context;
 use dz_common::map::LocalKey;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use tracing::{info, warn};
 
+use super::hands::Hands;
 use super::parts::Engine;
-use super::state::agenda::SETTLE;
+use super::state::agenda::SETTLE_NS;
 use super::state::keys::ifname;
-use crate::net::{NetlinkError, local};
+use crate::net::NetlinkError;
 
 /// What the kernel has said of the addresses that peers use and their interface does not hold.
 #[derive(Default)]
@@ -22,7 +24,7 @@ struct Answers {
     missing: HashSet<Ipv4Addr>,
 }
 
-impl Engine {
+impl<H: Hands> Engine<H> {
     /// Asks the kernel which of the addresses that peers use and their interface does not hold are
     /// this host's all the same, and has each interface borrow those. Returns what the kernel did not
     /// tell, if anything; then what was borrowed stays so.
@@ -51,7 +53,7 @@ impl Engine {
         };
         if !self.interfaces.held().were_missing(&answers.missing) {
             // One that moves is deleted before it is added. Nothing is sent meanwhile.
-            tokio::time::sleep(SETTLE).await;
+            self.hands.sleep(Duration::from_nanos(SETTLE_NS)).await;
             answers = match self.ask_locals(&wanted).await {
                 Ok(answers) => answers,
                 Err(error) => return Some(error),
@@ -88,7 +90,7 @@ impl Engine {
             return Ok(false);
         }
         let vrf = self.interfaces.at(index).vrf();
-        local::is_local(self.connections.netlink(), address, vrf).await
+        self.hands.is_local(address, vrf).await
     }
 
     /// Has an interface borrow an address that a request names, if it is this host's.
@@ -136,7 +138,7 @@ impl Engine {
         if block == 0 {
             warn!(interface, "no block of counters left: counted in block 0");
         }
-        if let Err(error) = self.datapath.maps_mut().set_local(key, block) {
+        if let Err(error) = self.hands.set_local(key, block) {
             warn!(interface, local = %Ipv4Addr::from(key.addr), %error, "address not noted");
         }
     }
@@ -144,7 +146,7 @@ impl Engine {
     /// An address is not spoken from over an interface any more.
     pub(super) fn local_went(&mut self, interface: &str, key: &LocalKey) {
         info!(interface, local = %Ipv4Addr::from(key.addr), "address gone, or not used any more");
-        if let Err(error) = self.datapath.maps_mut().delete_local(key) {
+        if let Err(error) = self.hands.delete_local(key) {
             warn!(interface, local = %Ipv4Addr::from(key.addr), %error, "address not forgotten");
         }
     }
@@ -162,7 +164,7 @@ impl Engine {
                 })
             })
             .collect();
-        let known = self.datapath.maps().reader().locals();
+        let known = self.hands.locals();
         let known = known.inspect_err(|error| warn!(%error, "addresses not read"));
         for (key, _) in known.unwrap_or_default() {
             if !usable.contains(&key) {

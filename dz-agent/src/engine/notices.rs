@@ -2,15 +2,15 @@
 
 use std::sync::atomic::Ordering;
 
-use tokio::time::Instant;
 use tracing::warn;
 
+use super::hands::Hands;
 use super::parts::Engine;
 use super::state::interface::Interface;
 use super::state::keys::RouteKey;
 use crate::net::monitor::Event;
 
-impl Engine {
+impl<H: Hands> Engine<H> {
     /// Something changed in the network namespace.
     pub(super) fn changed(&mut self, event: Event) {
         if let Event::Address {
@@ -35,7 +35,7 @@ impl Engine {
                 let ours = |i: &Interface| i.name() == name || i.ifindex() == Some(ifindex);
                 // A NIC can take its addresses along into a VRF, without a word about them.
                 if self.interfaces.iter().any(ours) || self.interfaces.held().has_used(ifindex) {
-                    self.agenda.check_soon(Instant::now());
+                    self.agenda.check_soon(self.hands.now_ns());
                 }
             }
             Event::Address {
@@ -52,12 +52,12 @@ impl Engine {
                 if self.interfaces.with_index(ifindex).is_some()
                     || self.interfaces.held().is_used(address.local)
                 {
-                    self.agenda.check_soon(Instant::now());
+                    self.agenda.check_soon(self.hands.now_ns());
                 }
             }
             Event::Local { dst, prefix_len } => {
                 if self.interfaces.held().is_used_within(dst, prefix_len) {
-                    self.agenda.check_soon(Instant::now());
+                    self.agenda.check_soon(self.hands.now_ns());
                 }
             }
             Event::Route {
@@ -92,7 +92,7 @@ impl Engine {
                 self.shared.overruns.fetch_add(1, Ordering::Relaxed);
                 self.followed.doubt();
                 self.sessions.next_hops_mut().set_up_to_date(false);
-                self.agenda.check_soon(Instant::now());
+                self.agenda.check_soon(self.hands.now_ns());
             }
         }
     }

@@ -1,41 +1,38 @@
-//! The engine's parts, and questions that need several of them.
+//! The engine's parts, how it starts, and questions that need several of them.
 
 use std::sync::Arc;
 
 use dz_common::map::{Peer, PeerKey, SessionKey};
 use foldhash::HashMap;
+use tracing::{info, warn};
 
 use super::check::Reading;
-use super::connections::Connections;
 use super::detours::Detours;
 use super::followed::Followed;
-use super::holding::Holding;
+use super::hands::Hands;
 use super::shared::Shared;
 use super::sources::Sources;
 use super::state::agenda::Agenda;
+use super::state::blocks::Blocks;
 use super::state::checks::Checks;
 use super::state::closings::Closings;
+use super::state::interface::Interface;
 use super::state::interfaces::Interfaces;
 use super::state::keys::{RouteKey, peer_key};
 use super::state::ledger::Ledger;
 use super::state::routes::RouteJobs;
 use super::state::sessions::Sessions;
-use crate::datapath::Datapath;
+use crate::error::{ExitCode, FailWith, Failure};
 use crate::host::identity::Identity;
-use crate::host::logging::FloodLimit;
-use crate::settings::RunOptions;
+use crate::settings::{Gate, RunOptions};
 
 /// Everything that changes.
-pub(super) struct Engine {
+pub(super) struct Engine<H> {
     pub(super) options: RunOptions,
-    pub(super) datapath: Datapath,
-    pub(super) connections: Connections,
+    pub(super) hands: H,
     pub(super) identity: Identity,
     pub(super) shared: Arc<Shared>,
-    pub(super) floods: FloodLimit,
     pub(super) interfaces: Interfaces,
-    /// What we hold of each interface, in their order.
-    pub(super) holdings: Vec<Holding>,
     pub(super) peers: HashMap<PeerKey, Peer>,
     pub(super) sessions: Sessions,
     pub(super) jobs: RouteJobs,
@@ -55,11 +52,90 @@ pub(super) struct Engine {
     pub(super) checks: Checks,
 }
 
-impl Engine {
+/// What is ours before the kernel part is loaded.
+pub(super) struct Prepared {
+    pub(super) sources: Sources,
+    pub(super) followed: Followed,
+    pub(super) identity: Identity,
+}
+
+impl<H: Hands> Engine<H> {
+    /// Makes an engine that has not touched anything yet.
+    ///
+    /// # Errors
+    /// The maps of an earlier agent cannot be read.
+    pub(super) fn new(
+        mut hands: H,
+        options: RunOptions,
+        prepared: Prepared,
+        shared: Arc<Shared>,
+    ) -> Result<Self, Failure> {
+        let kernel = || "reading the maps of an earlier agent";
+        // What happened before us is in the sessions, which are all read anyway.
+        while hands.next_event().is_some() {}
+        let sessions = hands.sessions().fail_with(ExitCode::Failure, kernel)?;
+        let reroute = [options.when_down, options.when_never_up].contains(&Gate::Reroute);
+        let blocks = Blocks::new(hands.locals().fail_with(ExitCode::Failure, kernel)?);
+        let interfaces = options.interfaces.iter().map(|name| Interface::new(name));
+        let mut engine = Self {
+            sessions: Sessions::new(hands.slots(), &sessions),
+            interfaces: Interfaces::new(interfaces.collect(), blocks),
+            hands,
+            options,
+            identity: prepared.identity,
+            shared,
+            peers: Default::default(),
+            jobs: RouteJobs::default(),
+            closings: Default::default(),
+            sources: prepared.sources,
+            followed: prepared.followed,
+            detours: Detours::new(reroute),
+            ledger: Ledger::default(),
+            reading: Reading::default(),
+            agenda: Agenda::default(),
+            checks: Checks::default(),
+        };
+        let emitted = engine.events_emitted();
+        let (emitted, lost) = emitted.fail_with(ExitCode::Failure, kernel)?;
+        engine.ledger = Ledger::new(emitted, lost);
+        Ok(engine)
+    }
+
+    /// Attaches to the interfaces that are there and goes on from what was found.
+    ///
+    /// # Errors
+    /// An interface cannot be served, the kernel does not take our programs, or does not tell what there is.
+    pub(super) async fn start(&mut self) -> Result<(), Failure> {
+        let (found, addresses) = self.read_interfaces().await?;
+        for (index, found) in found.into_iter().enumerate() {
+            self.follow_interface(index, found, &addresses)?;
+            let interface = self.interfaces.at(index);
+            if let Some(reason) = interface.unavailable() {
+                warn!(
+                    interface = interface.name(),
+                    reason, "waiting for the interface"
+                );
+            }
+        }
+        if self.interfaces.iter().any(|i| i.ifindex().is_none()) {
+            self.hands.load_all()?;
+        }
+        if let Some(file) = &self.options.peers {
+            let peers = self.sources.configured.len();
+            info!(file = %file.display(), peers, "peers configured");
+        }
+        // Also what an earlier agent had from a file, or by following, and nobody wants any more.
+        self.full_check().await;
+        // By now it is known what is borrowed.
+        self.forget_stale_locals();
+        self.tick();
+        Ok(())
+    }
+
     /// Most sessions: as many as asked for, although the maps are rounded up to whole groups of
     /// deadline slots, and no more than they hold, for those of an earlier agent keep their size.
     pub(super) fn capacity(&self) -> u32 {
-        self.options.max_sessions.min(self.datapath.slots())
+        self.options.max_sessions.min(self.hands.slots())
     }
 
     pub(super) fn peer_of(&self, key: RouteKey) -> Option<&Peer> {

@@ -5,12 +5,11 @@ use dz_common::ingress::Link;
 use dz_common::map::SessionKey;
 use foldhash::HashSet;
 
+use super::hands::Hands;
 use super::parts::Engine;
 use super::state::next_hops::Neighbour;
-use crate::datapath::now_ns;
-use crate::net::neighbours;
 
-impl Engine {
+impl<H: Hands> Engine<H> {
     /// Notes what the kernel has notified us of: a next hop was resolved, or is not known any more.
     pub(super) fn neighbour_changed(&mut self, neighbour: Neighbour) {
         let (ifindex, _, mac) = neighbour;
@@ -23,8 +22,7 @@ impl Engine {
 
     /// Notes what the kernel has answered about a next hop.
     pub(super) fn next_hop_looked_up(&mut self, found: Neighbour) {
-        let netlink = self.connections.netlink();
-        let waited = self.sessions.next_hops_mut().looked_up(netlink, found);
+        let waited = self.sessions.next_hops_mut().looked_up(&self.hands, found);
         self.wait_no_longer(waited);
     }
 
@@ -41,7 +39,7 @@ impl Engine {
         }
         let mut unread = None;
         for ifindex in ethernet {
-            match neighbours::list(self.connections.netlink(), ifindex).await {
+            match self.hands.neighbours(ifindex).await {
                 Ok(table) => {
                     let waited = self.sessions.next_hops_mut().read(ifindex, table);
                     self.wait_no_longer(waited);
@@ -58,7 +56,7 @@ impl Engine {
     /// Has the kernel resolve every next hop that is not known. Our clock asks as well, but not for
     /// sessions whose peers' clocks tick first: their answers need no next hop, and AdminDown does.
     pub(super) fn resolve_missing(&mut self) {
-        let now_ns = now_ns();
+        let now_ns = self.hands.now_ns();
         for key in self.sessions.unresolved() {
             self.resolve(&key, now_ns);
         }
@@ -66,13 +64,12 @@ impl Engine {
 
     /// Has the kernel resolve a session's next hop.
     pub(super) fn resolve(&mut self, key: &SessionKey, now_ns: u64) {
-        let netlink = self.connections.netlink();
-        self.sessions.resolve(netlink, key, now_ns);
+        self.sessions.resolve(&self.hands, key, now_ns);
     }
 
     /// Gives sessions their turn now that their next hop is resolved.
     fn wait_no_longer(&mut self, sessions: HashSet<SessionKey>) {
-        let now_ns = now_ns();
+        let now_ns = self.hands.now_ns();
         for key in sessions {
             if !self.closings.resolved(key, now_ns) {
                 self.sessions.look_by(key, now_ns);

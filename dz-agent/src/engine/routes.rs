@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dz_common::packet::State;
+use futures_util::FutureExt;
 use tracing::{debug, info, warn};
 
+use super::hands::Hands;
 use super::parts::Engine;
 use super::reconcile::{Wanted, wanted_route};
 use super::shared::Trouble;
 use super::state::keys::RouteKey;
 use super::state::routes::{Change, Finished, Step, Turn};
-use crate::datapath::now_ns;
 use crate::net::monitor::Place;
 use crate::net::routes::{Added, Deleted};
 use crate::settings::PeerPassive;
@@ -24,7 +25,7 @@ const ANSWERS: usize = 64;
 /// When a route is looked at again whose session could not be read.
 const UNREAD: Duration = Duration::from_secs(1);
 
-impl Engine {
+impl<H: Hands> Engine<H> {
     /// Makes a route what it should be.
     pub(super) fn follow(&mut self, key: RouteKey) {
         let Some(wanted) = self.wanted(key) else {
@@ -44,16 +45,24 @@ impl Engine {
 
     /// Asks the kernel for a change of a route.
     fn ask_for(&mut self, key: RouteKey, wanted: Wanted) {
-        let asking = self.connections.ask();
         match wanted {
             Wanted::AsIs => {}
-            Wanted::Present(route) => self.jobs.ask(Box::pin(async move {
-                (key, Step::Install(asking.routes().add(&route).await))
-            })),
-            Wanted::Absent => self.jobs.ask(Box::pin(async move {
-                let deleted = asking.routes().delete(key.dst, key.ifindex).await;
-                (key, Step::Withdraw(deleted))
-            })),
+            Wanted::Present(route) => {
+                let added = self.hands.add_route(route);
+                self.jobs.ask(
+                    added
+                        .map(move |added| (key, Step::Install(added)))
+                        .boxed_local(),
+                );
+            }
+            Wanted::Absent => {
+                let deleted = self.hands.delete_route(key.dst, key.ifindex);
+                self.jobs.ask(
+                    deleted
+                        .map(move |deleted| (key, Step::Withdraw(deleted)))
+                        .boxed_local(),
+                );
+            }
         }
     }
 
@@ -67,7 +76,7 @@ impl Engine {
         let Some(peer) = self.peer_of(key).filter(|peer| peer.local == owner.local) else {
             return Some(Wanted::Absent);
         };
-        match self.datapath.maps().reader().session(&owner) {
+        match self.hands.session(&owner) {
             Ok(Some(entry)) if entry.session.state != State::AdminDown => Some(wanted_route(
                 &entry,
                 peer,
@@ -76,7 +85,7 @@ impl Engine {
             Ok(_) => Some(Wanted::Absent),
             Err(error) => {
                 warn!(%error, "session not read; its route is looked at again");
-                self.jobs.retry(key, UNREAD, now_ns());
+                self.jobs.retry(key, UNREAD, self.hands.now_ns());
                 None
             }
         }
@@ -189,7 +198,7 @@ impl Engine {
                     // Something else may be wanted by now, which need not wait.
                     self.follow(key);
                 } else {
-                    self.jobs.retry(key, pause, now_ns());
+                    self.jobs.retry(key, pause, self.hands.now_ns());
                 }
             }
         }
@@ -268,7 +277,7 @@ impl Engine {
 
     /// Tries again what is due to be tried again.
     pub(super) fn retry_routes(&mut self) {
-        while let Some(key) = self.jobs.due_retry(now_ns()) {
+        while let Some(key) = self.jobs.due_retry(self.hands.now_ns()) {
             self.follow(key);
         }
     }
@@ -284,7 +293,7 @@ impl Engine {
         }
         let (interface, local) = self.route_labels(key);
         if let (Some((up, since_ns)), Some(local)) = (converging, local) {
-            let took = Duration::from_nanos(now_ns().saturating_sub(since_ns));
+            let took = Duration::from_nanos(self.hands.now_ns().saturating_sub(since_ns));
             if up {
                 self.shared
                     .recorded

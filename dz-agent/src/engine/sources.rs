@@ -12,11 +12,11 @@ use dz_common::ingress::Link;
 use dz_common::map::{Origin, Peer, PeerKey};
 use foldhash::HashSet;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::configured::{Configured, same};
 use super::followed::{Says, say_unfollowed};
+use super::hands::Hands;
 use super::parts::Engine;
 use super::shared::FollowedRoute;
 use super::state::keys::{RouteKey, ifname, peer_key};
@@ -67,11 +67,11 @@ pub(super) struct Settled {
     pub(super) removed: usize,
 }
 
-impl Engine {
+impl<H: Hands> Engine<H> {
     /// Has peers looked at when what comes in a group with this has come, too.
     pub(super) fn settle_soon(&mut self, keys: impl IntoIterator<Item = PeerKey>) {
         self.sources.dirty.extend(keys);
-        self.agenda.settle_soon(Instant::now());
+        self.agenda.settle_soon(self.hands.now_ns());
     }
 
     /// A session has gone: the one after it can be opened, or another one that waits for room.
@@ -85,7 +85,7 @@ impl Engine {
             self.sources.to_open.insert(key);
         }
         if !(self.sources.to_open.is_empty() && self.sources.waiting.is_empty()) {
-            self.agenda.settle_soon(Instant::now());
+            self.agenda.settle_soon(self.hands.now_ns());
         }
     }
 
@@ -262,7 +262,7 @@ impl Engine {
             }
             return false;
         }
-        let written = self.datapath.maps_mut().set_peer(&key, &peer);
+        let written = self.hands.set_peer(&key, &peer);
         if let Err(error) = written.context("dz_peers") {
             warn!(peer = %address, error = format!("{error:#}"), "peer not written; tried again in some seconds");
             return false;
@@ -303,7 +303,7 @@ impl Engine {
             if !self.interfaces.may_use(interface, local) {
                 // Of another interface, perhaps.
                 self.interfaces.held_mut().ask_about(local);
-                self.agenda.check_soon(Instant::now());
+                self.agenda.check_soon(self.hands.now_ns());
                 continue;
             }
             let no_peer = self
@@ -319,7 +319,7 @@ impl Engine {
             }
             if let Err(error) = self.open(&key) {
                 warn!(peer = %Ipv4Addr::from(key.peer), %error, "session not opened; retried");
-                self.agenda.check_soon(Instant::now());
+                self.agenda.check_soon(self.hands.now_ns());
             }
         }
     }

@@ -6,24 +6,23 @@ use std::net::Ipv4Addr;
 
 use dz_common::map::Confined;
 use foldhash::{HashSet, HashSetExt};
-use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::hands::Hands;
 use super::parts::Engine;
-use crate::host::lock;
+use crate::net::NetlinkError;
 use crate::net::monitor::Event;
-use crate::net::{NetlinkError, detours, links};
 
-impl Engine {
+impl<H: Hands> Engine<H> {
     /// Something changed in the network namespace: what does it mean for packets that are diverted?
     pub(super) fn around_changed(&mut self, event: &Event) {
         match *event {
             Event::Link { ifindex, .. } => {
                 // It can flush routes without a word.
                 if self.detours.is_candidate(ifindex) {
-                    self.detours.look_at_all();
+                    self.detours.look_at_all(&self.hands);
                 }
-                self.agenda.look_around_soon(Instant::now());
+                self.agenda.look_around_soon(self.hands.now_ns());
             }
             Event::Address {
                 ifindex,
@@ -38,11 +37,11 @@ impl Engine {
             } => {
                 // Those by interfaces with a gate, ours above all, lead around nothing.
                 if ifindex.is_none_or(|ifindex| self.interfaces.with_index(ifindex).is_none()) {
-                    self.detours.look_within(dst, prefix_len);
+                    self.detours.look_within(&self.hands, dst, prefix_len);
                 }
             }
             Event::Neighbour { .. } | Event::Host(_) | Event::Local { .. } => {}
-            Event::Overrun => self.detours.look_at_all(),
+            Event::Overrun => self.detours.look_at_all(&self.hands),
         }
     }
 
@@ -53,7 +52,7 @@ impl Engine {
             || self.interfaces.held().is_used(address)
             || self.interfaces.held().holders(address).any(is_ours);
         if concerned {
-            self.agenda.look_around_soon(Instant::now());
+            self.agenda.look_around_soon(self.hands.now_ns());
         }
         // Without a word the kernel flushes routes that name the address as their source, and with
         // an interface's last address all of its routes.
@@ -62,14 +61,14 @@ impl Engine {
                 .detours
                 .leans_on(ifindex, address, self.interfaces.held().holds_any(ifindex))
         {
-            self.detours.look_at_all();
+            self.detours.look_at_all(&self.hands);
         }
     }
 
     /// Looks at all interfaces and addresses, as they are by now, and follows what changed.
     /// Returns what the kernel did not tell, if anything.
     pub(super) async fn look_around(&mut self) -> Option<anyhow::Error> {
-        let addresses = match links::addresses(self.connections.netlink()).await {
+        let addresses = match self.hands.addresses().await {
             Ok(addresses) => addresses,
             Err(error) => return Some(untold(error)),
         };
@@ -85,19 +84,19 @@ impl Engine {
 
     async fn try_look_around(&mut self) -> Result<(), NetlinkError> {
         // Of other agents, too: a packet that two gates hand to each other would never arrive.
-        let served = lock::served();
-        let carriers = detours::carriers(self.connections.netlink()).await?;
+        let served = self.hands.served();
+        let carriers = self.hands.carriers().await?;
         let others = carriers
             .iter()
             .filter(|carrier| !served.contains(&carrier.name));
         let mut candidates: Vec<u32> = others.map(|carrier| carrier.ifindex).collect();
         candidates.sort_unstable();
-        self.detours.use_candidates(candidates);
+        self.detours.use_candidates(&self.hands, candidates);
         self.use_holders();
 
         let served: HashSet<u32> = served
             .iter()
-            .filter_map(|name| nix::net::if_::if_nametoindex(name.as_str()).ok())
+            .filter_map(|name| self.hands.ifindex(name))
             .collect();
         let mut only_here = BTreeSet::new();
         for interface in self.interfaces.iter() {
@@ -127,12 +126,12 @@ impl Engine {
             (address, holders)
         });
         let holders = holders.collect();
-        self.detours.use_holders(holders);
+        self.detours.use_holders(&self.hands, holders);
     }
 
     /// Confines these addresses and no others.
     fn confine(&mut self, wanted: &BTreeSet<(Ipv4Addr, u32)>) {
-        let confined = match self.datapath.maps().reader().confined() {
+        let confined = match self.hands.confined() {
             Ok(confined) => confined.into_iter().collect::<HashSet<_>>(),
             Err(error) => {
                 warn!(%error, "confined addresses not read; repeated");
@@ -150,7 +149,7 @@ impl Engine {
             }
         }
         for key in confined.difference(&kept) {
-            match self.datapath.maps_mut().release(key) {
+            match self.hands.release(key) {
                 Ok(()) => info!(source = %Ipv4Addr::from(key.addr), "may leave elsewhere"),
                 Err(error) => warn!(%error, "address not released; repeated"),
             }
@@ -159,7 +158,7 @@ impl Engine {
 
     /// Keeps packets from an address from being diverted.
     fn confine_one(&mut self, key: Confined, ifindex: u32) {
-        if let Err(error) = self.datapath.maps_mut().confine(&key, ifindex) {
+        if let Err(error) = self.hands.confine(&key, ifindex) {
             let source = Ipv4Addr::from(key.addr);
             warn!(%source, %error, "address not confined: its packets may be diverted");
         }

@@ -7,18 +7,19 @@ use dz_common::ingress::Link;
 use dz_common::map::{MAX_DUE, Peer, SessionKey};
 use tracing::warn;
 
+use super::hands::Hands;
 use super::parts::Engine;
 use super::state::sessions::Live;
-use crate::datapath::{Order, Transmitted, now_ns};
+use crate::datapath::{Order, Transmitted};
 
 /// When to try again after the transmit program could not be run at all.
 const RETRY_NS: u64 = 100_000_000;
 
-impl Engine {
+impl<H: Hands> Engine<H> {
     /// Looks at every session that is due by now. Those that become due meanwhile have their turn
     /// after everything else that waits: with more than can be done, the agent still answers.
     pub(super) fn tick(&mut self) {
-        let by_ns = now_ns();
+        let by_ns = self.hands.now_ns();
         loop {
             let taken = self.sessions.take_due(by_ns, MAX_DUE as usize);
             if taken.is_empty() {
@@ -27,7 +28,7 @@ impl Engine {
             let mut orders = Vec::with_capacity(taken.len());
             for (slot, key) in taken {
                 // Most sessions whose peer's clock ticks first: the answer was the transmission.
-                if let Some(later_ns) = self.datapath.maps().not_due_before(slot, by_ns) {
+                if let Some(later_ns) = self.hands.not_due_before(slot, by_ns) {
                     self.sessions.look_at(slot, key, later_ns);
                 } else if let Some(live) = self.sessions.get(&key) {
                     orders.push(self.order(key, live, false));
@@ -40,7 +41,7 @@ impl Engine {
     fn send(&mut self, orders: &[Order]) {
         let mut outcomes = Vec::with_capacity(orders.len());
         let result = self
-            .datapath
+            .hands
             .transmit(orders, |order, outcome| outcomes.push((*order, outcome)));
         for (order, outcome) in &outcomes {
             self.transmitted(order, *outcome);
@@ -49,19 +50,23 @@ impl Engine {
             warn!(%error, "transmit program not run; retried");
             for order in &orders[outcomes.len()..] {
                 self.sessions
-                    .look_at(order.slot, order.key, now_ns() + RETRY_NS);
+                    .look_at(order.slot, order.key, self.hands.now_ns() + RETRY_NS);
             }
         }
     }
 
     fn transmitted(&mut self, order: &Order, outcome: Transmitted) {
         if outcome.exit == Some(Counter::TxNoNeighbour) {
-            self.resolve(&order.key, now_ns());
+            self.resolve(&order.key, self.hands.now_ns());
         }
         // 0: gone, and the full check finds out why if it should not be.
         if outcome.next_due_ns != 0 {
-            self.sessions
-                .look_again(order.slot, order.key, outcome.next_due_ns, now_ns());
+            self.sessions.look_again(
+                order.slot,
+                order.key,
+                outcome.next_due_ns,
+                self.hands.now_ns(),
+            );
         }
     }
 

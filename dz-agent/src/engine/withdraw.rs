@@ -2,20 +2,19 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
-use super::due::{LATEST, lateness, moment};
+use super::due::LATEST_NS;
+use super::hands::Hands;
 use super::parts::Engine;
 use super::sources::Sources;
-use crate::datapath::now_ns;
 use crate::error::{ExitCode, Failure};
 use crate::net::monitor::{Event, Monitor};
 
-/// How long a withdrawal may take before we give up and say so.
-const WITHDRAWAL: Duration = Duration::from_secs(10);
+/// How long a withdrawal may take before we give up and say so, ns.
+const WITHDRAWAL_NS: u64 = 10_000_000_000;
 
-impl Engine {
+impl<H: Hands> Engine<H> {
     /// Handles a change in the network namespace while everything is taken back.
     async fn changed_at_the_end(&mut self, event: Event) {
         self.changed(event);
@@ -40,15 +39,18 @@ impl Engine {
         self.sources = Sources::default();
         self.agenda.clear();
         self.disconnect_all();
-        let deadline = Instant::now() + WITHDRAWAL;
+        let deadline_ns = self.hands.now_ns().saturating_add(WITHDRAWAL_NS);
         let mut listening = true;
         while !self.closings.is_empty() {
+            let now_ns = self.hands.now_ns();
+            if now_ns >= deadline_ns {
+                break;
+            }
             let due_ns = self.closings_due_ns();
-            let due = due_ns
-                .map(|at_ns| Instant::now() + Duration::from_nanos(at_ns.saturating_sub(now_ns())));
+            let wake_ns = due_ns.map_or(deadline_ns, |due_ns| due_ns.min(deadline_ns));
+            let pause = Duration::from_nanos(wake_ns.saturating_sub(now_ns));
             tokio::select! {
                 biased;
-                () = sleep_until(deadline) => {}
                 Some(done) = self.jobs.answered(), if self.jobs.is_asking() => {
                     self.route_done(done);
                 }
@@ -60,7 +62,8 @@ impl Engine {
                     Ok(event) => {
                         self.changed_at_the_end(event).await;
                         // With more of them than can be read, what is due does not wait for ever.
-                        if lateness(due_ns, None) > LATEST {
+                        let late_ns = due_ns.map(|due_ns| self.hands.now_ns().saturating_sub(due_ns));
+                        if late_ns > Some(LATEST_NS) {
                             self.advance_closings();
                         }
                     }
@@ -69,10 +72,7 @@ impl Engine {
                         listening = false;
                     }
                 },
-                () = moment(due) => self.advance_closings(),
-            }
-            if Instant::now() >= deadline {
-                break;
+                () = self.hands.sleep(pause) => self.advance_closings(),
             }
         }
         self.detach_all();

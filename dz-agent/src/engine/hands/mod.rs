@@ -8,6 +8,12 @@
 //! is first polled, and are kept by the owner of what they are about, so that the engine does other
 //! things meanwhile; the other ones are awaited in place.
 
+mod connections;
+mod guard;
+pub(crate) mod holding;
+pub(crate) mod kernel;
+pub(crate) mod pins;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
@@ -16,6 +22,7 @@ use std::time::Duration;
 
 use dz_common::control::Request;
 use dz_common::counters::{Counter, Counters};
+use dz_common::ingress::Link;
 use dz_common::map::{Confined, Event, LocalKey, Peer, PeerKey, SessionEntry, SessionKey};
 use futures_util::future::LocalBoxFuture;
 
@@ -161,11 +168,7 @@ pub(crate) trait Hands: 'static {
     ///
     /// # Errors
     /// It could not be run. The orders that `done` has not got are not carried out.
-    fn transmit(
-        &self,
-        orders: &[Order],
-        done: impl FnMut(&Order, Transmitted),
-    ) -> io::Result<()>;
+    fn transmit(&self, orders: &[Order], done: impl FnMut(&Order, Transmitted)) -> io::Result<()>;
 
     // Interfaces. An index is that of an interface among those served.
 
@@ -193,12 +196,12 @@ pub(crate) trait Hands: 'static {
     /// Returns the index of the interface with a name, if there is one.
     fn ifindex(&self, name: &str) -> Option<u32>;
 
-    /// Attaches our programs to an interface, or takes over from an earlier agent there, and takes its
+    /// Attaches our programs to an interface, whose frames start as `link` says, or takes over from an earlier agent there, and takes its
     /// liveness port if that is wanted and it is free.
     ///
     /// # Errors
     /// [`ExitCode::Interface`](crate::error::ExitCode::Interface) if it cannot carry them.
-    fn attach(&mut self, index: usize, interface: &Interface) -> Result<(), Failure>;
+    fn attach(&mut self, index: usize, interface: &Interface, link: Link) -> Result<(), Failure>;
 
     /// Makes sure that the kernel takes the programs of interfaces that are not there yet.
     ///
@@ -244,11 +247,8 @@ pub(crate) trait Hands: 'static {
 
     /// Returns a neighbour's Ethernet address if the kernel knows it, else has the kernel resolve it, which
     /// notifies us.
-    fn resolve(
-        &self,
-        ifindex: u32,
-        address: Ipv4Addr,
-    ) -> Answer<Result<Option<Mac>, NetlinkError>>;
+    fn resolve(&self, ifindex: u32, address: Ipv4Addr)
+    -> Answer<Result<Option<Mac>, NetlinkError>>;
 
     // Routes.
 

@@ -6,11 +6,10 @@ use std::net::Ipv4Addr;
 use dz_common::map::SessionKey;
 use foldhash::{HashMap, HashSet};
 use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tracing::debug;
 
-use crate::net::{Netlink, neighbours};
+use super::super::hands::{Answer, Hands, Mac};
 
 /// The kernel is asked about one next hop this often at most, however many sessions it is the next
 /// hop of: it says itself when it has resolved one, unless its news are lost.
@@ -22,7 +21,6 @@ const AT_ONCE: usize = 64;
 
 /// Interface and address.
 pub(crate) type Hop = (u32, Ipv4Addr);
-type Mac = [u8; 6];
 /// A next hop, and its Ethernet address if it is known.
 pub(crate) type Neighbour = (u32, Ipv4Addr, Option<Mac>);
 
@@ -32,7 +30,7 @@ pub(crate) struct NextHops {
     known: HashMap<Hop, Mac>,
     unresolved: HashMap<Hop, Waiting>,
     /// The kernel's answers to questions under way.
-    lookups: FuturesUnordered<BoxFuture<'static, Neighbour>>,
+    lookups: FuturesUnordered<Answer<Neighbour>>,
     /// Next hops that the kernel is still to be asked about.
     to_ask: VecDeque<Hop>,
     /// The neighbour tables have been read, and no notification has been lost since.
@@ -64,7 +62,7 @@ impl NextHops {
     }
 
     /// Asks the kernel to resolve a next hop, on behalf of a session that waits for it.
-    pub(crate) fn resolve(&mut self, netlink: &Netlink, hop: Hop, key: SessionKey, now_ns: u64) {
+    pub(crate) fn resolve(&mut self, hands: &impl Hands, hop: Hop, key: SessionKey, now_ns: u64) {
         if !self.wait(hop, key, now_ns) {
             return;
         }
@@ -72,12 +70,12 @@ impl NextHops {
             && !std::mem::replace(&mut waiting.queued, true)
         {
             self.to_ask.push_back(hop);
-            self.ask(netlink);
+            self.ask(hands);
         }
     }
 
     /// Asks the kernel about as many next hops as it may be asked about at the same time.
-    fn ask(&mut self, netlink: &Netlink) {
+    fn ask(&mut self, hands: &impl Hands) {
         while self.lookups.len() < AT_ONCE
             && let Some(hop) = self.to_ask.pop_front()
         {
@@ -86,9 +84,10 @@ impl NextHops {
                 continue;
             };
             waiting.queued = false;
-            let (netlink, (ifindex, next_hop)) = (netlink.clone(), hop);
+            let (ifindex, next_hop) = hop;
+            let resolved = hands.resolve(ifindex, next_hop);
             self.lookups.push(Box::pin(async move {
-                match neighbours::resolve(&netlink, ifindex, next_hop).await {
+                match resolved.await {
                     Ok(mac) => (ifindex, next_hop, mac),
                     Err(error) => {
                         debug!(%next_hop, %error, "neighbour not resolved; retried");
@@ -114,8 +113,12 @@ impl NextHops {
 
     /// Notes the kernel's answer to a question, and asks the next one. Returns the sessions that have
     /// waited for it. "Not known" says nothing: by now a notification may have said more.
-    pub(crate) fn looked_up(&mut self, netlink: &Netlink, found: Neighbour) -> HashSet<SessionKey> {
-        self.ask(netlink);
+    pub(crate) fn looked_up(
+        &mut self,
+        hands: &impl Hands,
+        found: Neighbour,
+    ) -> HashSet<SessionKey> {
+        self.ask(hands);
         match found {
             (_, _, None) => HashSet::default(),
             (_, _, Some(_)) => self.found(found),

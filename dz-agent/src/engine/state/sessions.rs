@@ -7,12 +7,12 @@ use std::sync::Arc;
 use dz_common::map::{SessionEntry, SessionKey};
 use foldhash::{HashMap, HashSet};
 
+use super::super::hands::Hands;
 use super::clock::{Clock, gathered_ns};
 use super::keys::{RouteKey, route_key};
 use super::left::Left;
 use super::next_hops::NextHops;
 use super::slots::Slots;
-use crate::net::Netlink;
 
 /// A session as the agent needs it at hand; all of it is also in its map entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -276,10 +276,10 @@ impl Sessions {
     }
 
     /// Has the kernel resolve a session's next hop, if it has one.
-    pub(crate) fn resolve(&mut self, netlink: &Netlink, key: &SessionKey, now_ns: u64) {
+    pub(crate) fn resolve(&mut self, hands: &impl Hands, key: &SessionKey, now_ns: u64) {
         if let Some(next_hop) = self.live.get(key).and_then(|live| live.next_hop) {
             let hop = (key.ifindex, next_hop);
-            self.next_hops.resolve(netlink, hop, *key, now_ns);
+            self.next_hops.resolve(hands, hop, *key, now_ns);
         }
     }
 

@@ -1,26 +1,31 @@
-//! What we hold of the interfaces: their names, our programs on them, their liveness ports.
+//! What the agent holds of an interface: its name, our programs on it, its liveness port.
 
 use std::io;
 
 use super::guard::Guard;
 use crate::datapath::Attachment;
-use crate::host::lock::InterfaceLock;
+use crate::host::lock::{InterfaceLock, LockError};
 use crate::view::InterfaceView;
 
 /// What we hold of one interface.
-pub(super) struct Holding {
+pub(crate) struct Holding {
+    name: String,
     /// Held for the life of the agent, before the interface exists.
     _lock: InterfaceLock,
     attached: Option<(Attachment, Guard)>,
 }
 
 impl Holding {
-    /// Makes one of an interface that is waited for. `lock`: its name is ours.
-    pub(super) const fn new(lock: InterfaceLock) -> Self {
-        Self {
-            _lock: lock,
+    /// Takes the name of an interface, which need not exist yet.
+    ///
+    /// # Errors
+    /// Another agent has it.
+    pub(crate) fn take(name: &str) -> Result<Self, LockError> {
+        Ok(Self {
+            name: name.to_owned(),
+            _lock: InterfaceLock::acquire(name)?,
             attached: None,
-        }
+        })
     }
 
     /// Notes that our programs are on it.
@@ -29,9 +34,9 @@ impl Holding {
     }
 
     /// Takes its liveness port, if that is wanted, not ours yet, and free.
-    pub(super) fn keep_port(&mut self, interface: &str, port: u16) {
+    pub(crate) fn keep_port(&mut self, port: u16) {
         if let Some((_, guard)) = &mut self.attached {
-            guard.keep(interface, port);
+            guard.keep(&self.name, port);
         }
     }
 
@@ -39,13 +44,13 @@ impl Holding {
     ///
     /// # Errors
     /// The kernel keeps a program or a pin.
-    pub(super) fn detach(&mut self) -> io::Result<()> {
+    pub(crate) fn detach(&mut self) -> io::Result<()> {
         let attached = self.attached.take();
         attached.map_or(Ok(()), |(attachment, _)| attachment.detach())
     }
 
     /// Shows the interface with what is held of it.
-    pub(super) fn show(&self, view: InterfaceView) -> InterfaceView {
+    pub(crate) fn show(&self, view: InterfaceView) -> InterfaceView {
         let Some((attachment, guard)) = &self.attached else {
             return view;
         };

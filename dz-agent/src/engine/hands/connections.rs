@@ -16,7 +16,7 @@ pub(super) struct Connections {
     near: Netlink,
     beside: Netlink,
     /// Our routes, asked for beside.
-    pub(super) routes: Routes,
+    routes: Routes,
     /// Our routes, asked for by the event thread itself.
     near_routes: Routes,
     /// One more is held by each change under way.
@@ -59,6 +59,11 @@ impl Connections {
     /// For everything that is read.
     pub(super) const fn netlink(&self) -> &Netlink {
         &self.beside
+    }
+
+    /// Our routes, for reading.
+    pub(super) const fn routes(&self) -> &Routes {
+        &self.routes
     }
 
     /// Their sockets' numbers ([`Netlink::port`]).

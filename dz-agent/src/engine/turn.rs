@@ -1,0 +1,106 @@
+//! A turn of the engine: what it can be woken up by, and what it does then.
+//!
+//! Between two turns everything is consistent; within one the engine may wait for the kernel where
+//! ARCHITECTURE says so, and nothing else of it has its turn meanwhile.
+
+use futures_util::StreamExt;
+
+use super::check::OurRoutes;
+use super::detours::Found;
+use super::hands::Hands;
+use super::parts::Engine;
+use super::state::next_hops::Neighbour;
+use super::state::routes::Finished;
+use crate::command::Command;
+use crate::net::monitor::Event;
+
+/// What the engine can be woken up by, but for its kernel programs ([`Engine::reported`]) and its
+/// heartbeat ([`Engine::beat`]).
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// The file of peers is to be read again.
+    Reload,
+    /// The kernel has carried out a change of a route, or refused it.
+    Route(Finished),
+    /// The kernel has answered a question about a next hop.
+    NextHop(Neighbour),
+    /// A way around has been looked up.
+    Detour(Found),
+    /// Our routes have been read, as a full check begins with.
+    Routes(OurRoutes),
+    /// Something changed in the network namespace.
+    Changed(Event),
+    /// Somebody asks for something.
+    Command(Command),
+    /// It is time for what was put off until now.
+    Due,
+}
+
+impl<H: Hands> Engine<H> {
+    /// Waits for the next answer of the kernel's. For ever, if it has not been asked anything.
+    pub(super) async fn answered(&mut self) -> Turn {
+        tokio::select! {
+            biased;
+            Some(done) = self.jobs.answered(), if self.jobs.is_asking() => Turn::Route(done),
+            Some(found) = self.sessions.next_hops_mut().answered() => Turn::NextHop(found),
+            Some(found) = self.detours.running.next() => Turn::Detour(found),
+            routes = self.reading.done(), if self.reading.is_running() => Turn::Routes(routes),
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Does what the engine was woken up for.
+    pub(super) async fn take(&mut self, turn: Turn) {
+        match turn {
+            Turn::Reload => self.reload(),
+            Turn::Route(done) => self.route_done(done),
+            Turn::NextHop(found) => self.next_hop_looked_up(found),
+            Turn::Detour(found) => self.detour_found(found),
+            Turn::Routes(routes) => {
+                self.check_with(routes).await;
+                self.tick();
+            }
+            Turn::Changed(event) => self.changed(event),
+            Turn::Command(command) => self.command(command).await,
+            Turn::Due => self.due().await,
+        }
+    }
+
+    /// Says that we are alive, and looks at what nobody tells us about.
+    pub(super) fn beat(&mut self, now_ns: u64) {
+        self.hands.beat(now_ns);
+        self.detours.look_at_some(&self.hands);
+        if self.events_missing() {
+            self.begin_check();
+        }
+    }
+
+    async fn due(&mut self) {
+        self.tick();
+        self.say_farewells();
+        self.retry_routes();
+        if self.agenda.is_time_to_look_around(self.hands.now_ns())
+            && let Some(error) = self.look_around().await
+        {
+            self.check_failed(&error);
+        }
+        if self.agenda.take_check(self.hands.now_ns()) {
+            self.full_check().await;
+            self.tick();
+        }
+        if self.agenda.take_settling(self.hands.now_ns()) {
+            self.settle_some();
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        // A reply that nobody waits for any more need not be delivered.
+        match command {
+            Command::Connect { peers, reply } => {
+                let sources = self.prepare(&peers).await;
+                let _ = reply.send(self.connect(&peers, &sources));
+            }
+            Command::Disconnect { selector, reply } => self.disconnect(&selector, reply),
+        }
+    }
+}
