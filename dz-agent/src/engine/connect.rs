@@ -187,10 +187,7 @@ impl Engine {
         let interface = self.interfaces.at(index);
         let name = interface.name();
         if let Some(reason) = interface.unavailable() {
-            return Err(refuse(
-                RefusalKind::Unavailable,
-                format!("{name}: {reason}"),
-            ));
+            return Err(refuse(RefusalKind::Unavailable, format!("{name} {reason}")));
         }
         let local = match spec.local {
             Some(local) => local,

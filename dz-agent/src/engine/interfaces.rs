@@ -26,10 +26,9 @@ impl Engine {
         };
         for (index, found) in found.into_iter().enumerate() {
             if let Err(failure) = self.follow_interface(index, found, &addresses) {
-                let reason = failure.to_string();
                 let interface = self.interfaces.at_mut(index);
-                if interface.wait(reason.clone()) {
-                    warn!(interface = interface.name(), %reason, "interface not served");
+                if interface.wait(format!("is not served: {failure}")) {
+                    warn!(interface = interface.name(), reason = %failure, "interface not served");
                 }
             }
         }
@@ -66,7 +65,7 @@ impl Engine {
     /// Makes an interface's state what was read.
     ///
     /// # Errors
-    /// [`ExitCode::Interface`] if it exists and cannot be served.
+    /// [`ExitCode::Interface`] if it exists and cannot be served. The caller names it.
     pub(super) fn follow_interface(
         &mut self,
         index: usize,
@@ -111,10 +110,8 @@ impl Engine {
     fn attach(&mut self, index: usize, found: &links::Interface) -> Result<(), Failure> {
         let interface = self.interfaces.at_mut(index);
         let name = interface.name();
-        let link = found
-            .link
-            .clone()
-            .fail_with(ExitCode::Interface, || format!("interface {name}"))?;
+        let link = found.link.clone();
+        let link = link.map_err(|why| Failure::new(ExitCode::Interface, why))?;
         let choice = choose(self.options.attach, found, link)?;
         // With `--unknown pass` the port is somebody else's socket's. Before the programs: what they
         // pass, or a change of mode misses, is answered by no ICMP error.

@@ -108,7 +108,7 @@ pub enum RouteError {
     /// Somebody else has a route to the destination with the same metric.
     #[error(
         "adding route {route}: there is one {} already; remove it, or give it a metric above 0",
-        foreign
+        beside(route, foreign)
     )]
     Conflict {
         /// What was to be added.
@@ -149,6 +149,14 @@ impl RouteError {
             Self::Conflict { .. } => Some(Errno::EEXIST),
             Self::Netlink { cause, .. } => cause.errno(),
         }
+    }
+}
+
+/// Names a route that is in another one's way: by its interface only if that is another one.
+fn beside(route: &Route, foreign: &Foreign) -> Foreign {
+    Foreign {
+        ifindex: foreign.ifindex.filter(|ifindex| *ifindex != route.ifindex),
+        ..*foreign
     }
 }
 
@@ -429,5 +437,32 @@ impl Found {
             ifindex: read.ifindex,
             route,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conflict_names_an_interface_once() {
+        let said = |ifindex| {
+            let conflict = RouteError::Conflict {
+                route: Route {
+                    dst: [10, 0, 0, 2].into(),
+                    ifindex: 3,
+                    src: None,
+                    via: None,
+                },
+                foreign: Foreign {
+                    protocol: 186,
+                    ifindex: Some(ifindex),
+                    metric: 0,
+                },
+            };
+            conflict.to_string()
+        };
+        assert_eq!(said(3).matches("dev #").count(), 1, "{}", said(3));
+        assert!(said(4).contains("of protocol 186 dev #4 already"));
     }
 }
