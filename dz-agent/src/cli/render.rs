@@ -105,6 +105,7 @@ pub(super) fn sessions(sessions: &SessionsJson, all: bool) -> String {
         let header = ["INTERFACE", "LOCAL", "PEER", "ROUTE ERROR"];
         text += &table(header, "llll", stuck.into_iter());
     }
+    text += &unknown_routes(&sessions.sessions);
     if !sessions.parked.is_empty() {
         let row = |parked: &ParkedJson| {
             let (local, peer) = (parked.local.to_string(), parked.peer.to_string());
@@ -116,6 +117,17 @@ pub(super) fn sessions(sessions: &SessionsJson, all: bool) -> String {
     }
     text += &inert(&sessions.inert);
     text
+}
+
+/// Why it is not known what routes there are, in one line, if there is anything to say.
+fn unknown_routes(sessions: &[SessionJson]) -> String {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for session in sessions {
+        if let RouteJson::Unknown { reason } = &session.route {
+            *counts.entry(reason).or_default() += 1;
+        }
+    }
+    counted("routes not known", counts.into_iter())
 }
 
 /// What is not served as its owner may expect, one line for each kind that there is.
@@ -138,13 +150,20 @@ fn inert(inert: &InertJson) -> String {
 
 /// One line; none if there is nothing to count.
 fn by_reason<R: Reason>(what: &str, counts: &BTreeMap<String, u64>) -> String {
+    let counts = counts.iter();
+    counted(
+        what,
+        counts.map(|(label, count)| (text_of::<R>(label), *count)),
+    )
+}
+
+fn counted<'a>(what: &str, counts: impl Iterator<Item = (&'a str, u64)>) -> String {
+    let counts: Vec<_> = counts
+        .map(|(reason, count)| format!("{count} ({reason})"))
+        .collect();
     if counts.is_empty() {
         return String::new();
     }
-    let counts = counts.iter();
-    let counts: Vec<_> = counts
-        .map(|(label, count)| format!("{count} ({})", text_of::<R>(label)))
-        .collect();
     format!("{what}: {}\n", counts.join(", "))
 }
 
@@ -287,7 +306,7 @@ fn route(route: &RouteJson) -> String {
         }
         RouteJson::Absent => "absent".to_owned(),
         RouteJson::Foreign { protocol } => format!("foreign (proto {protocol})"),
-        RouteJson::Unknown => "unknown".to_owned(),
+        RouteJson::Unknown { .. } => "unknown".to_owned(),
     }
 }
 
@@ -345,6 +364,7 @@ mod tests {
     use super::*;
     use crate::api::MissedJson;
     use crate::fixture;
+    use crate::view::RouteState;
 
     #[test]
     fn sessions_line_up() {
@@ -360,6 +380,24 @@ routes that stay when their session goes down: 1 (the route is another daemon's,
 followed routes without a session: 2 (no room: raise --max-sessions)
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn an_unknown_route_is_shown_with_the_reason() {
+        let mut snapshot = fixture::snapshot();
+        let reason = "reading our routes: no answer";
+        for session in &mut snapshot.sessions[..2] {
+            session.route = RouteState::Unknown {
+                reason: reason.into(),
+            };
+        }
+        let shown = SessionsJson::from(&snapshot);
+        let json = serde_json::to_value(&shown.sessions[0].route).unwrap();
+        let expected = serde_json::json!({"state": "unknown", "reason": reason});
+        assert_eq!(json, expected);
+        let text = sessions(&shown, false);
+        let line = format!("\nroutes not known: 2 ({reason})\n");
+        assert!(text.contains(&line), "{text}");
     }
 
     #[test]
