@@ -160,7 +160,7 @@ pub struct ParkedView {
 }
 
 /// The route to a peer, as the kernel has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RouteState {
     /// There, with our protocol number.
     Present {
@@ -185,8 +185,11 @@ pub enum RouteState {
         /// Its `rtm_protocol`.
         protocol: u8,
     },
-    /// Not known: the table could not be read.
-    Unknown,
+    /// Not known.
+    Unknown {
+        /// Why, for people: one text for all sessions that it holds for.
+        reason: Arc<str>,
+    },
 }
 
 /// What became of followed peers since the start.

@@ -137,7 +137,7 @@ pub enum Reject {
     Version,
     /// The length byte is not 40.
     Length,
-    /// Detection multiplier 0 (*ours*; RFC 5880 §6.8.6, RFC 7).
+    /// Detection multiplier 0 (*ours*; RFC 5880 §6.8.6).
     ZeroMultiplier,
     /// Sender's discriminator 0 (*ours*; RFC 5880 §6.8.6).
     ZeroDiscriminator,

@@ -169,13 +169,17 @@ pub enum RouteJson {
         /// Its `rtm_protocol`.
         protocol: u8,
     },
-    /// The table could not be read.
-    Unknown,
+    /// Not known.
+    Unknown {
+        /// Why, for people.
+        #[serde(default)]
+        reason: String,
+    },
 }
 
-impl From<RouteState> for RouteJson {
-    fn from(route: RouteState) -> Self {
-        match route {
+impl From<&RouteState> for RouteJson {
+    fn from(route: &RouteState) -> Self {
+        match *route {
             RouteState::Present { via, src } => Self::Present { via, src },
             RouteState::Followed {
                 protocol,
@@ -189,7 +193,9 @@ impl From<RouteState> for RouteJson {
             },
             RouteState::Absent => Self::Absent,
             RouteState::Foreign { protocol } => Self::Foreign { protocol },
-            RouteState::Unknown => Self::Unknown,
+            RouteState::Unknown { ref reason } => Self::Unknown {
+                reason: reason.to_string(),
+            },
         }
     }
 }
@@ -220,7 +226,7 @@ impl SessionJson {
             last_down_reason: session.last_down_reason.name().to_owned(),
             transitions: session.transitions,
             ups: session.ups,
-            route: view.route.into(),
+            route: RouteJson::from(&view.route),
             route_error: view.route_error.clone(),
             via: view.via,
             mode: session.timers.mode.name().to_owned(),

@@ -60,7 +60,8 @@ impl Attachment {
 /// a gap of some milliseconds, for a device has room for one.
 ///
 /// # Errors
-/// [`ExitCode::Interface`] if the device cannot carry any of the modes chosen.
+/// [`ExitCode::Interface`] if the device cannot carry any of the modes chosen. The caller names the
+/// interface.
 pub(super) fn attach(
     object: &mut Object,
     links: &Links,
@@ -108,7 +109,7 @@ pub(super) fn attach(
     let (mode, error) = refusal.unwrap_or((AttachMode::Tc, "no attach mode".to_owned()));
     Err(Failure::new(
         ExitCode::Interface,
-        format!("{interface}: cannot attach as {mode}: {error}: choose another --attach"),
+        format!("cannot attach as {mode}: {error}: choose another --attach"),
     ))
 }
 
@@ -119,10 +120,8 @@ fn attach_gate(
     interface: &str,
     gate: &str,
 ) -> Result<Hold, Failure> {
-    let failed = |error: String| {
-        Failure::new(ExitCode::Interface, error)
-            .context(format!("{interface}: cannot attach the gate"))
-    };
+    let failed =
+        |error: String| Failure::new(ExitCode::Interface, error).context("cannot attach the gate");
     let program = object.program(gate);
     let program = program.map_err(|failure| failed(failure.to_string()))?;
     let held = links.put(program, interface, Hook::Egress);

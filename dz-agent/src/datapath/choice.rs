@@ -53,7 +53,7 @@ impl Choice {
 /// Chooses how to attach to an interface, whose frames start as `link` says.
 ///
 /// # Errors
-/// [`ExitCode::Interface`] if XDP is asked for where there is none.
+/// [`ExitCode::Interface`] if XDP is asked for where there is none. The caller names the interface.
 pub fn choose(wanted: Attach, interface: &Interface, link: Link) -> Result<Choice, Failure> {
     let asked = |modes| Choice {
         modes,
@@ -63,10 +63,7 @@ pub fn choose(wanted: Attach, interface: &Interface, link: Link) -> Result<Choic
         Attach::Tc => Ok(asked(&[AttachMode::Tc])),
         Attach::Xdp | Attach::XdpGeneric if link == Link::Layer3 => Err(Failure::new(
             ExitCode::Interface,
-            format!(
-                "{}: XDP needs Ethernet frames and this is a layer-3 device: use --attach tc",
-                interface.name
-            ),
+            "XDP needs Ethernet frames and this is a layer-3 device: use --attach tc",
         )),
         Attach::Xdp => Ok(asked(&[AttachMode::Xdp])),
         Attach::XdpGeneric => Ok(asked(&[AttachMode::XdpGeneric])),
@@ -145,6 +142,13 @@ mod tests {
             assert_eq!(choice.modes, [AttachMode::Xdp, AttachMode::Tc], "{name}");
             assert!(choice.why.contains(name), "{}", choice.why);
         }
+    }
+
+    #[test]
+    fn whoever_is_refused_names_the_interface() {
+        let refused = choose(Attach::Xdp, &ethernet(""), Link::Layer3);
+        let said = refused.unwrap_err().to_string();
+        assert!(said.starts_with("XDP needs Ethernet"), "{said}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::error::{ExitCode, Failure};
 
 /// Oldest kernel served: Debian 12's.
 const OLDEST: (u32, u32) = (6, 1);
-/// CAP_NET_ADMIN and CAP_BPF, as bit numbers of capabilities(7).
+/// The capabilities that the agent needs, each with its bit number (capabilities(7)).
 const CAPABILITIES: [(u32, &str); 3] =
     [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 

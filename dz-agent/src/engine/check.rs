@@ -148,6 +148,7 @@ impl<H: Hands> Engine<H> {
             peers: &self.peers,
             carriers: &self.interfaces.carriers(),
             sessions: &sessions,
+            closing: &self.closings.keys().map(|key| route_key(&key)).collect(),
             refused: &refused.keys().copied().collect(),
             routes: routes.as_deref().unwrap_or_default(),
             detours: self.detours.known(),

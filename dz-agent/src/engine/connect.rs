@@ -183,10 +183,7 @@ impl<H: Hands> Engine<H> {
         let interface = self.interfaces.at(index);
         let name = interface.name();
         if let Some(reason) = interface.unavailable() {
-            return Err(refuse(
-                RefusalKind::Unavailable,
-                format!("{name}: {reason}"),
-            ));
+            return Err(refuse(RefusalKind::Unavailable, format!("{name} {reason}")));
         }
         let local = match spec.local {
             Some(local) => local,

@@ -69,7 +69,7 @@ impl Inspector {
         names: &HashMap<u32, Arc<str>>,
         table: &Routes,
         routes: &HashMap<RouteKey, Route>,
-        routes_known: bool,
+        unread: Option<&Arc<str>>,
     ) -> anyhow::Result<Vec<SessionView>> {
         let peers: HashMap<_, _> = self.reader.peers()?.into_iter().collect();
         let mut troubles = self.shared.troubles().clone();
@@ -94,10 +94,10 @@ impl Inspector {
                     via: route.via,
                     src: route.src,
                 },
-                None if !routes_known => RouteState::Unknown,
-                None => match conflict {
-                    Some(protocol) => RouteState::Foreign { protocol },
-                    None => absent(table, &entry).await,
+                None => match (unread, conflict) {
+                    (Some(reason), _) => unknown(Arc::clone(reason)),
+                    (None, Some(protocol)) => RouteState::Foreign { protocol },
+                    (None, None) => absent(table, &entry).await,
                 },
             };
             sessions.push(SessionView {
@@ -244,10 +244,11 @@ impl Inspect for Inspector {
         // than what came between the two.
         let blocks = self.blocks(&names).context("reading the counters")?;
         let table = self.routes().await.context("netlink")?;
-        let listed = table.list(None).await;
-        let routes_known = listed.is_ok();
+        let (listed, unread) = match table.list(None).await {
+            Ok(listed) => (listed, None),
+            Err(error) => (Vec::new(), Some(error.to_string().into())),
+        };
         let routes: HashMap<_, _> = listed
-            .unwrap_or_default()
             .into_iter()
             .filter(|route| names.contains_key(&route.ifindex))
             .map(|route| {
@@ -261,7 +262,7 @@ impl Inspect for Inspector {
             })
             .collect();
         let sessions = self
-            .sessions(&names, &table, &routes, routes_known)
+            .sessions(&names, &table, &routes, unread.as_ref())
             .await
             .context("reading the sessions")?;
         let parked = self
@@ -344,17 +345,25 @@ async fn absent(table: &Routes, entry: &SessionEntry) -> RouteState {
         Ok(Some(foreign)) => RouteState::Foreign {
             protocol: foreign.protocol,
         },
-        Err(_) => RouteState::Unknown,
+        Err(error) => unknown(error.to_string()),
     }
 }
 
 /// The route of a followed peer. The engine writes the peer first, and then what it is by.
 fn followed_route(route: Option<&FollowedRoute>) -> RouteState {
-    route.map_or(RouteState::Unknown, |route| RouteState::Followed {
+    let Some(route) = route else {
+        return unknown("the followed route is being looked at");
+    };
+    RouteState::Followed {
         protocol: route.protocol,
         table: route.table,
         metric: route.metric,
-    })
+    }
+}
+
+fn unknown(reason: impl Into<Arc<str>>) -> RouteState {
+    let reason = reason.into();
+    RouteState::Unknown { reason }
 }
 
 fn name_of(names: &HashMap<u32, Arc<str>>, ifindex: u32) -> Arc<str> {

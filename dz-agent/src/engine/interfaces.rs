@@ -24,10 +24,9 @@ impl<H: Hands> Engine<H> {
         };
         for (index, found) in found.into_iter().enumerate() {
             if let Err(failure) = self.follow_interface(index, found, &addresses) {
-                let reason = failure.to_string();
                 let interface = self.interfaces.at_mut(index);
-                if interface.wait(reason.clone()) {
-                    warn!(interface = interface.name(), %reason, "interface not served");
+                if interface.wait(format!("is not served: {failure}")) {
+                    warn!(interface = interface.name(), reason = %failure, "interface not served");
                 }
             }
         }
@@ -64,7 +63,7 @@ impl<H: Hands> Engine<H> {
     /// Makes an interface's state what was read.
     ///
     /// # Errors
-    /// [`ExitCode::Interface`] if it exists and cannot be served.
+    /// [`ExitCode::Interface`] if it exists and cannot be served. The caller names it.
     pub(super) fn follow_interface(
         &mut self,
         index: usize,
@@ -107,14 +106,10 @@ impl<H: Hands> Engine<H> {
     }
 
     fn attach(&mut self, index: usize, found: &links::Interface) -> Result<(), Failure> {
-        let interface = self.interfaces.at_mut(index);
-        let name = interface.name();
-        let link = found
-            .link
-            .clone()
-            .fail_with(ExitCode::Interface, || format!("interface {name}"))?;
+        let link = found.link.clone();
+        let link = link.map_err(|why| Failure::new(ExitCode::Interface, why))?;
         self.hands.attach(index, found, link)?;
-        interface.serve(found, link);
+        self.interfaces.at_mut(index).serve(found, link);
         Ok(())
     }
 

@@ -108,7 +108,11 @@ impl<H: Hands> Engine<H> {
     pub(super) async fn start(&mut self) -> Result<(), Failure> {
         let (found, addresses) = self.read_interfaces().await?;
         for (index, found) in found.into_iter().enumerate() {
-            self.follow_interface(index, found, &addresses)?;
+            let followed = self.follow_interface(index, found, &addresses);
+            followed.map_err(|failure| {
+                let name = self.interfaces.at(index).name();
+                failure.context(format!("interface {name}"))
+            })?;
             let interface = self.interfaces.at(index);
             if let Some(reason) = interface.unavailable() {
                 warn!(

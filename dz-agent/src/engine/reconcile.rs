@@ -71,6 +71,8 @@ pub(super) struct Facts<'a> {
     pub(super) peers: &'a HashMap<PeerKey, Peer>,
     pub(super) carriers: &'a HashMap<String, Carrier>,
     pub(super) sessions: &'a [SessionEntry],
+    /// The routes of sessions on their way out, in the map or no longer.
+    pub(super) closing: &'a HashSet<RouteKey>,
     pub(super) routes: &'a [Route],
     /// Peers whose address cannot be a peer's.
     pub(super) refused: &'a HashSet<PeerKey>,
@@ -116,11 +118,18 @@ pub(super) fn decide(facts: &Facts<'_>) -> Vec<Op> {
     };
     // Each peer has one session at most, so that nearly always the numbers tell.
     if facts.peers.iter().filter(can_open).count() != open {
-        let sessions = facts.sessions.iter();
-        let open = sessions.filter_map(|entry| Some(find(facts, &carriers, entry).peer?.0));
-        let open: HashSet<_> = open.collect();
-        let missing = facts.peers.iter().filter(can_open);
-        let missing = missing.filter(|(key, _)| !open.contains(*key));
+        // An interface has one session with a peer: where an earlier one is on its way out, the next is
+        // opened when that is gone (`Engine::room_came`).
+        let taken: HashSet<_> = ends.iter().map(|end| end.key).collect();
+        let is_free = |(key, _): &(&PeerKey, &Peer)| {
+            let carrier = facts.carriers.get(ifname(key));
+            carrier.is_some_and(|carrier| {
+                let (dst, ifindex) = (key.peer.into(), carrier.ifindex);
+                let route = RouteKey { dst, ifindex };
+                !taken.contains(&route) && !facts.closing.contains(&route)
+            })
+        };
+        let missing = facts.peers.iter().filter(can_open).filter(is_free);
         ops.extend(missing.map(|(key, _)| Op::Open(*key)));
     }
     ops.extend(differences(ends, present(facts, &carriers), facts.detours));

@@ -73,6 +73,11 @@ impl<H: Hands> Engine<H> {
         let Some(owner) = owner.filter(|owner| !self.closings.contains(owner)) else {
             return Some(Wanted::Absent);
         };
+        // With the address went the route, of which the kernel tells us, and it refuses one without. The full
+        // check that its notification asks for ends the session.
+        if !self.may_speak(&owner) {
+            return Some(Wanted::Absent);
+        }
         let Some(peer) = self.peer_of(key).filter(|peer| peer.local == owner.local) else {
             return Some(Wanted::Absent);
         };

@@ -88,7 +88,7 @@ impl Scrapes {
             io::ErrorKind::AddrNotAvailable => "no address of this host at present".to_owned(),
             _ => format!("{error}: give another --metrics-listen, or off"),
         };
-        let reason = format!("metrics on {}: {cause}", self.wanted);
+        let reason = format!("{}: {cause}", self.wanted);
         if reason != self.reason {
             warn!(reason, "metrics not served over TCP; trying again");
             self.view.send_replace(MetricsView::Missing(reason.clone()));

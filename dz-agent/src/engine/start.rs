@@ -119,7 +119,13 @@ async fn serve(
         requests,
     };
     let stop = engine.run(&mut senses, signals, &floods).await?;
-    let Senses { mut monitor, .. } = senses;
+    // Nobody is to wait for what will not be done any more.
+    let Senses {
+        mut monitor,
+        requests,
+        ..
+    } = senses;
+    drop(requests);
     let withdrawn = match stop {
         Stop::Leave => Ok(()),
         Stop::Withdraw => engine.withdraw(&mut monitor).await,

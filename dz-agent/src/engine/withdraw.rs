@@ -10,6 +10,7 @@ use super::parts::Engine;
 use super::sources::Sources;
 use crate::error::{ExitCode, Failure};
 use crate::net::monitor::{Event, Monitor};
+use crate::net::routes::{Route, RouteError};
 
 /// How long a withdrawal may take before we give up and say so, ns.
 const WITHDRAWAL_NS: u64 = 10_000_000_000;
@@ -41,7 +42,7 @@ impl<H: Hands> Engine<H> {
         self.disconnect_all();
         let deadline_ns = self.hands.now_ns().saturating_add(WITHDRAWAL_NS);
         let mut listening = true;
-        while !self.closings.is_empty() {
+        while self.is_withdrawing() {
             let now_ns = self.hands.now_ns();
             if now_ns >= deadline_ns {
                 break;
@@ -75,19 +76,93 @@ impl<H: Hands> Engine<H> {
                 () = self.hands.sleep(pause) => self.advance_closings(),
             }
         }
+        let left = Left {
+            routes: self.count_routes().await,
+            sessions: self.sessions.keys().count(),
+            protocol: self.options.route_protocol,
+        };
         self.detach_all();
-        if self.closings.is_empty() {
+        let Some(left) = left.describe() else {
             info!("everything withdrawn");
             return Ok(());
-        }
-        let left = self.closings.len();
-        error!(left, "routes left behind");
-        Err(Failure::new(
-            ExitCode::Failure,
+        };
+        error!(left, "not everything is withdrawn");
+        Err(Failure::new(ExitCode::Failure, left))
+    }
+
+    /// Says whether a session is still being closed, or a route changed: one of no session, perhaps.
+    fn is_withdrawing(&self) -> bool {
+        !self.closings.is_empty() || self.jobs.is_asking() || self.jobs.next_retry_ns().is_some()
+    }
+
+    /// Counts our routes over the interfaces that are served, as the kernel has them.
+    async fn count_routes(&self) -> Result<usize, RouteError> {
+        let routes = self.hands.routes().await?;
+        let here = |route: &&Route| self.interfaces.with_index(route.ifindex).is_some();
+        Ok(routes.iter().filter(here).count())
+    }
+}
+
+/// What a withdrawal has left in the kernel.
+struct Left {
+    routes: Result<usize, RouteError>,
+    sessions: usize,
+    protocol: u8,
+}
+
+impl Left {
+    /// Says what is left and what to do about it; none if nothing is.
+    fn describe(&self) -> Option<String> {
+        let (sessions, protocol) = (self.sessions, self.protocol);
+        let routes = match &self.routes {
+            Ok(0) => None,
+            Ok(routes) => Some(format!(
+                "routes not withdrawn: {routes} (`ip route flush proto {protocol}` does it)"
+            )),
+            Err(error) => Some(format!(
+                "not known whether routes are left: {error} (`ip route show proto {protocol}` tells)"
+            )),
+        };
+        let sessions = (sessions > 0).then(|| {
             format!(
-                "{left} routes could not be withdrawn: `ip route flush proto {}` does it",
-                self.options.route_protocol
-            ),
-        ))
+                "sessions not closed: {sessions} (`dz-agent purge` removes what is left of them)"
+            )
+        });
+        let left: Vec<_> = routes.into_iter().chain(sessions).collect();
+        (!left.is_empty()).then(|| left.join("; "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::NetlinkError;
+
+    #[test]
+    fn everything_is_withdrawn_only_if_the_kernel_says_so() {
+        let describe = |routes, sessions| {
+            let protocol = 144;
+            let left = Left {
+                routes,
+                sessions,
+                protocol,
+            };
+            left.describe()
+        };
+        assert_eq!(describe(Ok(0), 0), None);
+        let said = describe(Ok(2), 0).unwrap();
+        assert!(said.starts_with("routes not withdrawn: 2 ("), "{said}");
+        assert!(!said.contains("sessions"), "{said}");
+        let said = describe(Ok(0), 1).unwrap();
+        assert!(said.starts_with("sessions not closed: 1 ("), "{said}");
+        let unread = RouteError::Netlink {
+            what: "reading our routes".to_owned(),
+            cause: NetlinkError::Interrupted,
+        };
+        let said = describe(Err(unread), 1).unwrap();
+        assert!(
+            said.contains("not known") && said.contains("closed: 1"),
+            "{said}"
+        );
     }
 }

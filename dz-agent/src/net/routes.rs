@@ -11,7 +11,6 @@
 //! is removed, the kernel flushes them and notifies nobody. Read the table again after such an
 //! event.
 
-use std::fmt;
 use std::net::Ipv4Addr;
 
 use nix::errno::Errno;
@@ -25,6 +24,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::error::NetlinkError;
 use super::host_route::{self, NextHop};
 use super::netlink::Netlink;
+pub use super::route::{Added, Deleted, Foreign, Route, RouteError};
 
 /// `rtm_protocol` of our routes, unless configured otherwise. Not assigned in the kernel's
 /// `rtnetlink.h` nor in iproute2's `rt_protos`.
@@ -32,138 +32,6 @@ pub const DEFAULT_PROTOCOL: u8 = 144;
 
 /// How often an addition starts over because the table changed between its steps.
 const ADD_TRIES: u32 = 4;
-
-/// A route of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Route {
-    /// Destination, a /32.
-    pub dst: Ipv4Addr,
-    /// Index of the interface.
-    pub ifindex: u32,
-    /// Source address of what this host sends over it. Ours always have one; a route that somebody
-    /// else made under our number may lack it.
-    pub src: Option<Ipv4Addr>,
-    /// Gateway, reached over the interface whatever its addresses are.
-    pub via: Option<Ipv4Addr>,
-}
-
-impl fmt::Display for Route {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/32", self.dst)?;
-        if let Some(via) = self.via {
-            write!(f, " via {via}")?;
-        }
-        write!(f, " dev #{}", self.ifindex)?;
-        if let Some(src) = self.src {
-            write!(f, " src {src}")?;
-        }
-        Ok(())
-    }
-}
-
-/// A route that is not ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Foreign {
-    /// Its `rtm_protocol`.
-    pub protocol: u8,
-    /// Index of its interface, if it has exactly one.
-    pub ifindex: Option<u32>,
-    /// Its metric.
-    pub metric: u32,
-}
-
-impl fmt::Display for Foreign {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "of protocol {}", self.protocol)?;
-        if let Some(ifindex) = self.ifindex {
-            write!(f, " dev #{ifindex}")?;
-        }
-        Ok(())
-    }
-}
-
-/// How an addition ended well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Added {
-    /// The kernel has added it.
-    New,
-    /// It was there just so.
-    AlreadyThere,
-    /// It took the place of a different one of ours.
-    Replaced,
-}
-
-/// How a deletion ended well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deleted {
-    /// The kernel has deleted it.
-    Deleted,
-    /// There was none of ours.
-    AlreadyGone,
-}
-
-/// Why the table could not be changed or read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RouteError {
-    /// Somebody else has a route to the destination with the same metric.
-    #[error(
-        "adding route {route}: there is one {} already; remove it, or give it a metric above 0",
-        foreign
-    )]
-    Conflict {
-        /// What was to be added.
-        route: Route,
-        /// The one that is there. Under our own number it is on another interface: another
-        /// agent's.
-        foreign: Foreign,
-    },
-    /// The kernel refused, or could not be asked.
-    #[error("{what}: {cause}{}", advice(cause))]
-    Netlink {
-        /// What was to be done.
-        what: String,
-        /// Why it was not.
-        cause: NetlinkError,
-    },
-}
-
-impl RouteError {
-    fn new(what: impl fmt::Display, cause: NetlinkError) -> Self {
-        Self::Netlink {
-            what: what.to_string(),
-            cause,
-        }
-    }
-
-    /// Somebody else's route that is in the way, if that is it.
-    pub const fn conflict(&self) -> Option<&Foreign> {
-        match self {
-            Self::Conflict { foreign, .. } => Some(foreign),
-            Self::Netlink { .. } => None,
-        }
-    }
-
-    /// What the kernel answered with, if it refused.
-    pub const fn errno(&self) -> Option<Errno> {
-        match self {
-            Self::Conflict { .. } => Some(Errno::EEXIST),
-            Self::Netlink { cause, .. } => cause.errno(),
-        }
-    }
-}
-
-/// What to do about a refusal.
-const fn advice(cause: &NetlinkError) -> &'static str {
-    match cause.errno() {
-        Some(Errno::EPERM) => "; run as root or with CAP_NET_ADMIN",
-        Some(Errno::ENODEV) => "; the interface is gone",
-        Some(Errno::ENETDOWN) => "; bring the interface up",
-        Some(Errno::EINVAL) => {
-            "; check that the source address is on this host and the gateway is not"
-        }
-        _ => "",
-    }
-}
 
 /// The kernel's main table, seen by the owner of one protocol number.
 #[derive(Clone, Debug)]

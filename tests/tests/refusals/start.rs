@@ -117,7 +117,11 @@ fn unprivileged_user() -> Result<()> {
         "--clear-groups",
     ];
     let command = agent_run_by(&nobody, &agent, &place.home, &ON_TUN)?;
-    place.refuses(command, 3, &["CAP_NET_ADMIN", "CAP_BPF", "run as root"])
+    place.refuses(
+        command,
+        3,
+        &["CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF", "run as root"],
+    )
 }
 
 fn no_capabilities() -> Result<()> {

@@ -16,6 +16,7 @@ struct World {
     peers: HashMap<PeerKey, Peer>,
     carriers: HashMap<String, Carrier>,
     sessions: Vec<SessionEntry>,
+    closing: HashSet<RouteKey>,
     routes: Vec<Route>,
     refused: HashSet<PeerKey>,
     detours: BTreeMap<Flow, u32>,
@@ -29,6 +30,7 @@ impl World {
             peers: HashMap::from_iter([(peer_key("dz0", PEER), peer())]),
             carriers: HashMap::default(),
             sessions: vec![entry(State::Up)],
+            closing: HashSet::default(),
             routes: vec![route()],
             refused: HashSet::default(),
             detours: BTreeMap::new(),
@@ -49,6 +51,7 @@ impl World {
             peers: &self.peers,
             carriers: &self.carriers,
             sessions: &self.sessions,
+            closing: &self.closing,
             routes: &self.routes,
             refused: &self.refused,
             detours: &self.detours,
@@ -164,12 +167,20 @@ fn a_session_of_another_local_address_goes() {
     let mut world = World::settled();
     world.carrier(IFINDEX, &[LOCAL, Ipv4Addr::new(10, 0, 0, 9)]);
     world.sessions[0].key.local = [10, 0, 0, 9];
-    let ops = world.decide();
-    assert!(ops.contains(&Op::Close {
+    let close = Op::Close {
         key: world.sessions[0].key,
-        announce: true
-    }));
-    assert!(ops.contains(&Op::Open(peer_key("dz0", PEER))));
+        announce: true,
+    };
+    let follow = Op::Follow(ROUTE);
+    assert_eq!(world.decide(), [close, follow], "the next one has to wait");
+    world.sessions[0].session.state = State::AdminDown;
+    world.routes.clear();
+    assert_eq!(world.decide(), [close], "while it is on its way out");
+    world.sessions.clear();
+    world.closing.insert(ROUTE);
+    assert_eq!(world.decide(), [], "and is not there any more");
+    world.closing.clear();
+    assert_eq!(world.decide(), [Op::Open(peer_key("dz0", PEER))]);
 }
 
 #[test]
@@ -361,6 +372,7 @@ fn each_of_many_has_its_own_route_and_way_around() {
     for n in [0, 5, 11, 37] {
         let mut broken = World {
             sessions: world.sessions.clone(),
+            closing: HashSet::default(),
             routes: world.routes.clone(),
             peers: world.peers.clone(),
             carriers: world.carriers.clone(),
