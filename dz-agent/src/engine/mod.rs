@@ -5,42 +5,17 @@
 //! seconds that needs none of these to have arrived. It holds nothing that it could not read back.
 
 mod alarm;
-mod check;
-mod choose;
-mod close;
 mod configured;
-mod connect;
-mod detours;
-mod disconnect;
-mod diverted;
-mod due;
-mod events;
-mod farewell;
-mod followed;
-mod front;
+mod decide;
+mod flows;
 mod hands;
-mod inspect;
-mod interfaces;
-mod locals;
-mod mirror;
-mod notices;
 mod parts;
-mod reconcile;
-mod resolve;
-mod reverse_path;
-mod routes;
 mod run;
-mod scrapes;
-mod shared;
-mod sources;
+mod show;
 mod start;
 mod state;
 mod stop;
-mod surroundings;
-mod transmit;
 mod turn;
-mod unfollowed;
-mod withdraw;
 
-pub use inspect::Inspector;
+pub use show::inspect::Inspector;
 pub use start::run;

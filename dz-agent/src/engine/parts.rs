@@ -4,24 +4,22 @@ use std::sync::Arc;
 
 use dz_common::map::{Peer, PeerKey, SessionKey};
 use foldhash::HashMap;
-use tracing::{info, warn};
 
-use super::check::Reading;
-use super::detours::Detours;
-use super::followed::Followed;
-use super::hands::Hands;
-use super::shared::Shared;
-use super::sources::Sources;
-use super::state::agenda::Agenda;
-use super::state::blocks::Blocks;
-use super::state::checks::Checks;
-use super::state::closings::Closings;
-use super::state::interface::Interface;
-use super::state::interfaces::Interfaces;
-use super::state::keys::{RouteKey, peer_key};
-use super::state::ledger::Ledger;
-use super::state::routes::RouteJobs;
-use super::state::sessions::Sessions;
+use crate::datapath::MapError;
+use crate::engine::hands::Hands;
+use crate::engine::show::shared::Shared;
+use crate::engine::state::agenda::Agenda;
+use crate::engine::state::blocks::Blocks;
+use crate::engine::state::checks::Checks;
+use crate::engine::state::closings::Closings;
+use crate::engine::state::detours::Detours;
+use crate::engine::state::interface::Interface;
+use crate::engine::state::interfaces::Interfaces;
+use crate::engine::state::keys::{RouteKey, peer_key};
+use crate::engine::state::ledger::Ledger;
+use crate::engine::state::routes::RouteJobs;
+use crate::engine::state::sessions::Sessions;
+use crate::engine::state::wants::Wants;
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::host::identity::Identity;
 use crate::settings::{Gate, RunOptions};
@@ -30,7 +28,6 @@ use crate::settings::{Gate, RunOptions};
 pub(super) struct Engine<H> {
     pub(super) options: RunOptions,
     pub(super) hands: H,
-    pub(super) identity: Identity,
     pub(super) shared: Arc<Shared>,
     pub(super) interfaces: Interfaces,
     pub(super) peers: HashMap<PeerKey, Peer>,
@@ -39,13 +36,11 @@ pub(super) struct Engine<H> {
     /// Sessions on their way out.
     pub(super) closings: Closings,
     /// What makes peers without a request.
-    pub(super) sources: Sources,
-    pub(super) followed: Followed,
+    pub(super) wants: Wants,
     /// Ways around, for packets that must not go to a peer that is Down.
     pub(super) detours: Detours,
     /// Which ring events have been read.
     pub(super) ledger: Ledger,
-    pub(super) reading: Reading,
     /// When to look at something ahead of time.
     pub(super) agenda: Agenda,
     /// How full checks go.
@@ -54,8 +49,7 @@ pub(super) struct Engine<H> {
 
 /// What is ours before the kernel part is loaded.
 pub(super) struct Prepared {
-    pub(super) sources: Sources,
-    pub(super) followed: Followed,
+    pub(super) wants: Wants,
     pub(super) identity: Identity,
 }
 
@@ -78,20 +72,17 @@ impl<H: Hands> Engine<H> {
         let blocks = Blocks::new(hands.locals().fail_with(ExitCode::Failure, kernel)?);
         let interfaces = options.interfaces.iter().map(|name| Interface::new(name));
         let mut engine = Self {
-            sessions: Sessions::new(hands.slots(), &sessions),
+            sessions: Sessions::new(prepared.identity, hands.slots(), &sessions),
             interfaces: Interfaces::new(interfaces.collect(), blocks),
             hands,
             options,
-            identity: prepared.identity,
             shared,
             peers: Default::default(),
             jobs: RouteJobs::default(),
             closings: Default::default(),
-            sources: prepared.sources,
-            followed: prepared.followed,
+            wants: prepared.wants,
             detours: Detours::new(reroute),
             ledger: Ledger::default(),
-            reading: Reading::default(),
             agenda: Agenda::default(),
             checks: Checks::default(),
         };
@@ -99,41 +90,6 @@ impl<H: Hands> Engine<H> {
         let (emitted, lost) = emitted.fail_with(ExitCode::Failure, kernel)?;
         engine.ledger = Ledger::new(emitted, lost);
         Ok(engine)
-    }
-
-    /// Attaches to the interfaces that are there and goes on from what was found.
-    ///
-    /// # Errors
-    /// An interface cannot be served, the kernel does not take our programs, or does not tell what there is.
-    pub(super) async fn start(&mut self) -> Result<(), Failure> {
-        let (found, addresses) = self.read_interfaces().await?;
-        for (index, found) in found.into_iter().enumerate() {
-            let followed = self.follow_interface(index, found, &addresses);
-            followed.map_err(|failure| {
-                let name = self.interfaces.at(index).name();
-                failure.context(format!("interface {name}"))
-            })?;
-            let interface = self.interfaces.at(index);
-            if let Some(reason) = interface.unavailable() {
-                warn!(
-                    interface = interface.name(),
-                    reason, "waiting for the interface"
-                );
-            }
-        }
-        if self.interfaces.iter().any(|i| i.ifindex().is_none()) {
-            self.hands.load_all()?;
-        }
-        if let Some(file) = &self.options.peers {
-            let peers = self.sources.configured.len();
-            info!(file = %file.display(), peers, "peers configured");
-        }
-        // Also what an earlier agent had from a file, or by following, and nobody wants any more.
-        self.full_check().await;
-        // By now it is known what is borrowed.
-        self.forget_stale_locals();
-        self.tick();
-        Ok(())
     }
 
     /// Most sessions: as many as asked for, although the maps are rounded up to whole groups of
@@ -154,5 +110,17 @@ impl<H: Hands> Engine<H> {
             || self.interfaces.name_of(key.ifindex),
             |live| Arc::clone(live.interface()),
         )
+    }
+
+    /// Returns how many events the kernel programs have tried to emit, and how many of these found no room.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(super) fn events_emitted(&self) -> Result<(u64, u64), MapError> {
+        let counters = self.hands.counters(0)?;
+        Ok((
+            counters.event_emitted + counters.event_lost,
+            counters.event_lost,
+        ))
     }
 }

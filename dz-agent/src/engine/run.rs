@@ -5,13 +5,13 @@ use std::os::fd::OwnedFd;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use super::alarm::Alarm;
-use super::due::LATEST_NS;
-use super::hands::Hands;
-use super::parts::Engine;
-use super::stop::{Signals, Stop};
-use super::turn::Turn;
 use crate::command::Command;
+use crate::engine::alarm::Alarm;
+use crate::engine::flows::due::LATEST_NS;
+use crate::engine::hands::Hands;
+use crate::engine::parts::Engine;
+use crate::engine::stop::{Signals, Stop};
+use crate::engine::turn::Turn;
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::host::logging::FloodLimit;
 use crate::net::monitor::Monitor;
@@ -95,11 +95,11 @@ impl<H: Hands> Engine<H> {
                     Turn::Due
                 }
             };
-            self.take(turn).await;
+            self.take_turn(turn).await;
             // What is due comes after the notifications that wait to be read: between a route's end and
             // its coming back there may be some hundred others. But neither waits for ever.
             if late_ns > LATEST_NS {
-                self.take(Turn::Due).await;
+                self.take_turn(Turn::Due).await;
             } else if late_ns > TICK_LATEST_NS {
                 self.tick();
             }

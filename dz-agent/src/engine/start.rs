@@ -8,18 +8,18 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use super::configured;
-use super::followed::Followed;
-use super::front::Front;
-use super::hands::holding::Holding;
-use super::hands::kernel::KernelHands;
-use super::hands::pins::remove_pins;
-use super::inspect::Inspector;
-use super::parts::{Engine, Prepared};
-use super::run::Senses;
-use super::shared::Shared;
-use super::sources::Sources;
-use super::stop::{Signals, Stop};
 use crate::datapath::{check_kernel, readable};
+use crate::engine::hands::holding::Holding;
+use crate::engine::hands::kernel::KernelHands;
+use crate::engine::hands::pins::remove_pins;
+use crate::engine::parts::{Engine, Prepared};
+use crate::engine::run::Senses;
+use crate::engine::show::front::Front;
+use crate::engine::show::inspect::Inspector;
+use crate::engine::show::shared::Shared;
+use crate::engine::state::followed::Followed;
+use crate::engine::state::wants::Wants;
+use crate::engine::stop::{Signals, Stop};
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::host::identity::Identity;
 use crate::host::lock::{LockError, PinDirLock};
@@ -55,8 +55,7 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
         .inspect_err(|_| remove_pins(&options.pin_dir, fresh))?;
     let pin_dir = options.pin_dir.clone();
     let prepared = Prepared {
-        sources: Sources::new(configured, policy),
-        followed: Followed::new(conditions),
+        wants: Wants::new(configured, policy, Followed::new(conditions)),
         identity,
     };
     let result = serve(
@@ -87,7 +86,7 @@ async fn serve(
     realtime: bool,
 ) -> Result<Stop, Failure> {
     let mut monitor = Monitor::open().fail_with(ExitCode::Failure, || "netlink notifications")?;
-    if prepared.followed.is_on() {
+    if prepared.wants.followed().is_on() {
         monitor.tell_of_hosts();
     }
     let reader = Arc::clone(hands.reader());

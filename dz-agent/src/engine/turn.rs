@@ -3,15 +3,16 @@
 //! Between two turns everything is consistent; within one the engine may wait for the kernel where
 //! ARCHITECTURE says so, and nothing else of it has its turn meanwhile.
 
-use futures_util::StreamExt;
+use tracing::{info, warn};
 
-use super::check::OurRoutes;
-use super::detours::Found;
-use super::hands::Hands;
-use super::parts::Engine;
-use super::state::next_hops::Neighbour;
-use super::state::routes::Finished;
 use crate::command::Command;
+use crate::engine::hands::Hands;
+use crate::engine::parts::Engine;
+use crate::engine::state::checks::OurRoutes;
+use crate::engine::state::detours::Found;
+use crate::engine::state::next_hops::Neighbour;
+use crate::engine::state::routes::Finished;
+use crate::error::Failure;
 use crate::net::monitor::Event;
 
 /// What the engine can be woken up by, but for its kernel programs ([`Engine::reported`]) and its
@@ -37,20 +38,55 @@ pub(super) enum Turn {
 }
 
 impl<H: Hands> Engine<H> {
+    /// Attaches to the interfaces that are there and goes on from what was found.
+    ///
+    /// # Errors
+    /// An interface cannot be served, the kernel does not take our programs, or does not tell what there is.
+    pub(super) async fn start(&mut self) -> Result<(), Failure> {
+        let (found, addresses) = self.read_interfaces().await?;
+        for (index, found) in found.into_iter().enumerate() {
+            let followed = self.follow_interface(index, found, &addresses);
+            followed.map_err(|failure| {
+                let name = self.interfaces.at(index).name();
+                failure.context(format!("interface {name}"))
+            })?;
+            let interface = self.interfaces.at(index);
+            if let Some(reason) = interface.unavailable() {
+                warn!(
+                    interface = interface.name(),
+                    reason, "waiting for the interface"
+                );
+            }
+        }
+        if self.interfaces.iter().any(|i| i.ifindex().is_none()) {
+            self.hands.load_all()?;
+        }
+        if let Some(file) = &self.options.peers {
+            let peers = self.wants.configured().len();
+            info!(file = %file.display(), peers, "peers configured");
+        }
+        // Also what an earlier agent had from a file, or by following, and nobody wants any more.
+        self.full_check().await;
+        // By now it is known what is borrowed.
+        self.forget_stale_locals();
+        self.tick();
+        Ok(())
+    }
+
     /// Waits for the next answer of the kernel's. For ever, if it has not been asked anything.
     pub(super) async fn answered(&mut self) -> Turn {
         tokio::select! {
             biased;
             Some(done) = self.jobs.answered(), if self.jobs.is_asking() => Turn::Route(done),
             Some(found) = self.sessions.next_hops_mut().answered() => Turn::NextHop(found),
-            Some(found) = self.detours.running.next() => Turn::Detour(found),
-            routes = self.reading.done(), if self.reading.is_running() => Turn::Routes(routes),
+            Some(found) = self.detours.answered() => Turn::Detour(found),
+            routes = self.checks.routes_read(), if self.checks.is_reading() => Turn::Routes(routes),
             else => std::future::pending().await,
         }
     }
 
     /// Does what the engine was woken up for.
-    pub(super) async fn take(&mut self, turn: Turn) {
+    pub(super) async fn take_turn(&mut self, turn: Turn) {
         match turn {
             Turn::Reload => self.reload(),
             Turn::Route(done) => self.route_done(done),
@@ -69,7 +105,8 @@ impl<H: Hands> Engine<H> {
     /// Says that we are alive, and looks at what nobody tells us about.
     pub(super) fn beat(&mut self, now_ns: u64) {
         self.hands.beat(now_ns);
-        self.detours.look_at_some(&self.hands);
+        self.detours.look_at_some();
+        self.look_up_ways();
         if self.events_missing() {
             self.begin_check();
         }

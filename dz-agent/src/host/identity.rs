@@ -70,6 +70,12 @@ impl Identity {
         Ok(Self { key })
     }
 
+    /// One with a secret that is known, for tests and the simulator.
+    #[cfg(test)]
+    pub(crate) const fn known(key: [u8; KEY_LEN]) -> Self {
+        Self { key }
+    }
+
     /// The discriminator of a session; always the same for the same arguments.
     pub fn discriminator(&self, interface: &str, local: Ipv4Addr, peer: Ipv4Addr) -> NonZeroU32 {
         // The addresses have a fixed length and come first: no two triples hash the same bytes.

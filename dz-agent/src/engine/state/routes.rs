@@ -12,9 +12,9 @@ use foldhash::HashMap;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 
-use super::super::hands::Answer;
 use super::backoff::{backoff, nanos};
 use super::keys::RouteKey;
+use crate::engine::hands::Answer;
 use crate::net::routes::{Added, Deleted, RouteError};
 
 /// Requests under way at the same time: enough to keep the kernel busy, and no more acknowledgements
