@@ -1,7 +1,7 @@
-//! The kernel programs against the host build of the same logic: frame by frame, and by command and turn
-//! of our clock (`commands.rs`, `transmissions.rs`).
+//! The kernel programs against those in memory, over which the simulator runs the engine: frame by frame, and
+//! by command and turn of our clock (`commands.rs`, `transmissions.rs`).
 //!
-//! Every frame is run by `BPF_PROG_TEST_RUN` first; the model then gets the time that the kernel
+//! Every frame is run by `BPF_PROG_TEST_RUN` first; those in memory then get the time that the kernel
 //! recorded in the session (`last_seen_ns`). Random numbers come from the session itself. So both
 //! must agree in everything: verdict, frame, session, deadline, counters and event.
 //!
