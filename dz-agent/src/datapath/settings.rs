@@ -33,7 +33,7 @@ pub struct Settings {
 
 impl Settings {
     /// The configuration in the map. `groups`: how many groups of deadlines there are.
-    pub(super) fn config(&self, groups: u32) -> Config {
+    pub(crate) fn config(&self, groups: u32) -> Config {
         Config {
             abi_version: ABI_VERSION,
             port: self.port,
