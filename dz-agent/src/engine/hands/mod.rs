@@ -161,11 +161,7 @@ pub(crate) trait Hands: 'static {
     ///
     /// # Errors
     /// It could not be run. The orders that `done` has not got are not carried out.
-    fn transmit(
-        &self,
-        orders: &[Order],
-        done: impl FnMut(&Order, Transmitted),
-    ) -> io::Result<()>;
+    fn transmit(&self, orders: &[Order], done: impl FnMut(&Order, Transmitted)) -> io::Result<()>;
 
     // Interfaces. An index is that of an interface among those served.
 
@@ -244,11 +240,8 @@ pub(crate) trait Hands: 'static {
 
     /// Returns a neighbour's Ethernet address if the kernel knows it, else has the kernel resolve it, which
     /// notifies us.
-    fn resolve(
-        &self,
-        ifindex: u32,
-        address: Ipv4Addr,
-    ) -> Answer<Result<Option<Mac>, NetlinkError>>;
+    fn resolve(&self, ifindex: u32, address: Ipv4Addr)
+    -> Answer<Result<Option<Mac>, NetlinkError>>;
 
     // Routes.
 
