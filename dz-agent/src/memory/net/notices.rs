@@ -22,7 +22,8 @@ pub enum Family {
 }
 
 impl Family {
-    const fn of(event: &Event) -> Self {
+    /// Returns the family of an event.
+    pub const fn of(event: &Event) -> Self {
         match event {
             Event::Link { .. } => Self::Links,
             Event::Address { .. } => Self::Addresses,
