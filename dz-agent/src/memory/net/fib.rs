@@ -251,12 +251,14 @@ impl Fib {
     /// # Errors
     /// There is none (`ENETUNREACH`), or one that leads nowhere.
     pub(super) fn look_up(&self, dst: Ipv4Addr, oif: Option<u32>) -> Result<&Entry, Errno> {
-        self.best(&[LOCAL, MAIN], dst, oif)
-            .or_else(|_| self.best(&[DEFAULT], dst, oif))
-            .map_err(|errno| match errno {
+        let found = self.best(&[LOCAL, MAIN], dst, oif);
+        found.or_else(|errno| {
+            let otherwise = self.best(&[DEFAULT], dst, oif);
+            otherwise.map_err(|_| match errno {
                 Errno::EAGAIN => Errno::ENETUNREACH,
                 errno => errno,
             })
+        })
     }
 
     /// Finds the entry of the table `local` alone.
