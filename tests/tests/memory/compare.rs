@@ -51,7 +51,7 @@ pub(crate) async fn step(
 fn same<T: PartialEq + Debug>(what: &str, real: &T, memory: &T) -> Result<()> {
     ensure!(
         real == memory,
-        "{what}:\n  kernel {real:#?}\n  memory {memory:#?}"
+        "{what}:\n  kernel {real:?}\n  memory {memory:?}"
     );
     Ok(())
 }

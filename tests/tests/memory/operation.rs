@@ -178,7 +178,7 @@ fn ours(rng: &Rng, ifindex: u32) -> Route {
 /// Somebody else's entry. What is left out: a second default route of one metric, among which the kernel
 /// chooses by the state of neighbours (`fib_select_default`), and ranges of addresses in the table
 /// `local`, which the kernel looks up before the main table or together with it, depending on whether
-/// there were ever rules.
+/// there were ever rules. Nobody gives a route that leads nowhere a source.
 fn entry(rng: &Rng, ifindex: u32) -> Entry {
     let table = rng.pick(&[MAIN, MAIN, MAIN, TABLE, LOCAL]);
     let prefix_len = match table {
@@ -207,7 +207,7 @@ fn entry(rng: &Rng, ifindex: u32) -> Entry {
         },
         kind,
         ifindex: leads_somewhere.then_some(ifindex),
-        src: rng.chance(40).then(|| any(rng, &HELD)),
+        src: (leads_somewhere && rng.chance(40)).then(|| any(rng, &HELD)),
         via,
     }
 }

@@ -1,5 +1,6 @@
 //! Changes of interfaces, addresses and neighbours, with what the kernel does to routes along with them.
 
+use std::cmp::Reverse;
 use std::net::Ipv4Addr;
 
 use nix::errno::Errno;
@@ -46,6 +47,10 @@ impl Net {
     pub fn rename_link(&mut self, ifindex: u32, name: &str) -> Result<(), NetlinkError> {
         self.links.rename(ifindex, name).map_err(refused)?;
         self.tell_of_link(ifindex, false);
+        // Their labels follow the name.
+        for address in self.addresses.of(ifindex).to_vec() {
+            self.tell_of_address(ifindex, &address, false);
+        }
         Ok(())
     }
 
@@ -100,11 +105,7 @@ impl Net {
             let (errno, text) = refusal.answer();
             said(errno, text)
         })?;
-        self.notices.push(Event::Address {
-            ifindex,
-            address,
-            gone: false,
-        });
+        self.tell_of_address(ifindex, &address, false);
         self.route_address(ifindex, &address);
         Ok(())
     }
@@ -256,11 +257,7 @@ impl Net {
     fn drop_address(&mut self, ifindex: u32, address: &Address) {
         // Its primary one is looked up without it.
         self.addresses.remove(ifindex, address);
-        self.notices.push(Event::Address {
-            ifindex,
-            address: *address,
-            gone: true,
-        });
+        self.tell_of_address(ifindex, address, true);
         self.unroute_address(ifindex, address);
         if self.addresses.of(ifindex).is_empty() {
             self.disable(ifindex);
@@ -301,10 +298,7 @@ impl Net {
             return;
         }
         self.delete_own(ifindex, Kind::Local, address.local, 32, primary.local);
-        let still = self.fib.local(address.local);
-        let is_still_local =
-            still.is_some_and(|entry| entry.kind == Kind::Local && entry.ifindex == Some(ifindex));
-        if !is_still_local {
+        if !self.holds(address.local) {
             self.flush_source(address.local);
         }
     }
@@ -316,9 +310,11 @@ impl Net {
     }
 
     fn flush_source(&mut self, source: Ipv4Addr) {
-        let flushed = self
+        let mut flushed = self
             .fib
             .flush(|entry| entry.table == MAIN && entry.src == Some(source));
+        // The kernel goes through its tree from the end.
+        flushed.sort_by_key(|entry| Reverse(entry.dst));
         if self.tells_of_sources {
             for entry in flushed {
                 self.tell_of_route(message::went(&entry, 0));
@@ -335,6 +331,14 @@ impl Net {
                 gone,
             });
         }
+    }
+
+    fn tell_of_address(&mut self, ifindex: u32, address: &Address, gone: bool) {
+        self.notices.push(Event::Address {
+            ifindex,
+            address: *address,
+            gone,
+        });
     }
 
     fn tell_of_neighbour(&mut self, ifindex: u32, address: Ipv4Addr, mac: Option<[u8; 6]>) {

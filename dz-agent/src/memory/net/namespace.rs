@@ -153,12 +153,13 @@ impl Net {
                 let text = "Gateway, device and multipath can not be specified for this route type";
                 return Err(said(Errno::EINVAL, text));
             }
-        } else {
-            self.check_interface(entry)?;
+            // Whatever source it names.
+            return Ok(());
         }
+        self.check_interface(entry)?;
         let itself = entry.kind == Kind::Local && entry.src == Some(entry.dst);
         match entry.src {
-            Some(src) if !itself && !self.is_source(src) => {
+            Some(src) if !itself && !self.holds(src) => {
                 Err(said(Errno::EINVAL, "Invalid prefsrc address"))
             }
             _ => Ok(()),
@@ -184,22 +185,22 @@ impl Net {
             (None, None) => Err(refused(Errno::ENODEV)),
             (Some(false), Some(_)) => Err(said(Errno::ENETDOWN, "Nexthop device is not up")),
             (Some(false), None) => Err(said(Errno::ENETDOWN, "Device for nexthop is not up")),
-            (Some(true), Some(via)) => self.check_gateway(entry.ifindex, via),
+            (Some(true), Some(via)) => self.check_gateway(via),
             (Some(true), None) => Ok(()),
         }
     }
 
-    /// A gateway must not be this interface's own address, nor everybody's.
-    fn check_gateway(&self, ifindex: Option<u32>, via: Ipv4Addr) -> Result<(), NetlinkError> {
-        let own = self.fib.local(via);
-        match own.filter(|entry| entry.ifindex == ifindex) {
+    /// A gateway must not be an address of this host, nor everybody's.
+    fn check_gateway(&self, via: Ipv4Addr) -> Result<(), NetlinkError> {
+        match self.fib.local(via) {
             Some(_) => Err(said(Errno::EINVAL, "Nexthop has invalid gateway")),
             None => Ok(()),
         }
     }
 
-    /// Whether the kernel takes an address for the source of a route (`fib_valid_prefsrc`).
-    fn is_source(&self, src: Ipv4Addr) -> bool {
+    /// Whether an address is this host's, by the table `local` alone: then the kernel takes it for the source
+    /// of a route (`fib_valid_prefsrc`).
+    pub(super) fn holds(&self, src: Ipv4Addr) -> bool {
         let found = self.fib.local(src);
         found.is_some_and(|entry| entry.kind == Kind::Local)
     }

@@ -162,12 +162,7 @@ impl Net {
     /// Whether packets may name an address as their source: it is an interface's, whether that is up or
     /// not, or the table `local` was given it.
     fn is_own(&self, address: Ipv4Addr) -> bool {
-        self.addresses
-            .all()
-            .any(|(_, other)| other.local == address)
-            || self
-                .fib
-                .local(address)
-                .is_some_and(|entry| entry.kind == Kind::Local)
+        let held = self.addresses.all();
+        self.holds(address) || held.into_iter().any(|(_, held)| held.local == address)
     }
 }
