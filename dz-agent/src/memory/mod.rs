@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`BpfMaps`] | the maps of dz-ebpf, bounded as those, failing as those, with the memory of their elements |
 //! | [`programs`] | the kernel programs: the order of dz-ebpf, the decisions of dz-common |
+//! | [`net`] | a network namespace: links, addresses, routes, neighbours, notifications |
 //! | [`Kernel`] | one machine: maps, programs on interfaces, time, frames that leave, calls that fail |
 //! | [`Handle`] | one agent process on it: its calls, and after which of them it dies |
 //!
@@ -22,6 +23,7 @@ mod groups;
 mod handle;
 mod kernel;
 mod maps;
+pub mod net;
 pub mod programs;
 mod ring;
 mod sessions;

@@ -106,7 +106,8 @@ pub(super) fn change(
     })
 }
 
-fn parse(message: &RouteMessage) -> Option<HostRoute> {
+/// Reads a message; none if it is about no route of a table that can be followed.
+pub(crate) fn parse(message: &RouteMessage) -> Option<HostRoute> {
     let header = &message.header;
     if header.address_family != AddressFamily::Inet {
         return None;

@@ -260,12 +260,21 @@ fn parse(mut datagram: &[u8], hosts: bool, events: &mut VecDeque<Event>) {
             events.push_back(Event::Overrun);
             return;
         };
-        if hosts {
-            events.extend(host(&message));
-        }
-        events.extend(event(message));
+        read(message, hosts, events);
         datagram = &datagram[len..];
     }
+}
+
+/// Makes events of a message. `hosts`: [`Event::Host`], too.
+pub(crate) fn read(
+    message: NetlinkMessage<RouteNetlinkMessage>,
+    hosts: bool,
+    events: &mut impl Extend<Event>,
+) {
+    if hosts {
+        events.extend(host(&message));
+    }
+    events.extend(event(message));
 }
 
 fn host(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<Event> {
