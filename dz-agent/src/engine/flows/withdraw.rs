@@ -16,7 +16,7 @@ const WITHDRAWAL_NS: u64 = 10_000_000_000;
 
 impl<H: Hands> Engine<H> {
     /// Handles a change in the network namespace while everything is taken back.
-    async fn changed_at_the_end(&mut self, event: Event) {
+    pub(crate) async fn changed_at_the_end(&mut self, event: Event) {
         self.changed(event);
         if !self.sessions.next_hops().is_up_to_date() {
             // Notifications were lost, and there are no full checks any more. What cannot be read now
@@ -27,18 +27,23 @@ impl<H: Hands> Engine<H> {
     }
 
     /// Does what has been put off: tells peers again, and retries routes.
-    fn advance_closings(&mut self) {
+    pub(crate) fn advance_closings(&mut self) {
         self.say_farewells();
         self.retry_routes();
     }
 
-    /// Takes everything back: sessions, routes, programs. The pins go last, by the caller.
-    pub(crate) async fn withdraw(&mut self, monitor: &mut Monitor) -> Result<(), Failure> {
+    /// Has every peer disconnected.
+    pub(crate) fn begin_withdrawal(&mut self) {
         info!(peers = self.peers.len(), "withdrawing everything");
         // Nobody wants anything any more, and nothing is looked at.
         self.wants.clear();
         self.agenda.clear();
         self.disconnect_all();
+    }
+
+    /// Takes everything back: sessions, routes, programs. The pins go last, by the caller.
+    pub(crate) async fn withdraw(&mut self, monitor: &mut Monitor) -> Result<(), Failure> {
+        self.begin_withdrawal();
         let deadline_ns = self.hands.now_ns().saturating_add(WITHDRAWAL_NS);
         let mut listening = true;
         while self.is_withdrawing() {
@@ -75,6 +80,14 @@ impl<H: Hands> Engine<H> {
                 () = self.hands.sleep(pause) => self.advance_closings(),
             }
         }
+        self.end_withdrawal().await
+    }
+
+    /// Takes our programs off the interfaces, and says what is left.
+    ///
+    /// # Errors
+    /// Something is left, or nobody knows.
+    pub(crate) async fn end_withdrawal(&mut self) -> Result<(), Failure> {
         let left = Left {
             routes: self.count_routes().await,
             sessions: self.sessions.keys().count(),
@@ -90,7 +103,7 @@ impl<H: Hands> Engine<H> {
     }
 
     /// Says whether a session is still being closed, or a route changed: one of no session, perhaps.
-    fn is_withdrawing(&self) -> bool {
+    pub(crate) fn is_withdrawing(&self) -> bool {
         !self.closings.is_empty() || self.jobs.is_asking() || self.jobs.next_retry_ns().is_some()
     }
 

@@ -95,7 +95,8 @@ impl KernelHands {
     }
 }
 
-fn settings(options: &RunOptions) -> Settings {
+/// Returns what of the options concerns the kernel part.
+pub(crate) fn settings(options: &RunOptions) -> Settings {
     Settings {
         pin_dir: options.pin_dir.clone(),
         port: options.port,
