@@ -23,8 +23,10 @@ mod handle;
 mod kernel;
 mod maps;
 pub mod programs;
+mod requests;
 mod ring;
 mod sessions;
+mod traffic;
 
 pub use calls::Call;
 pub use clock::Sleep;
