@@ -25,8 +25,10 @@ mod kernel;
 mod maps;
 pub mod net;
 pub mod programs;
+mod requests;
 mod ring;
 mod sessions;
+mod traffic;
 
 pub use calls::Call;
 pub use clock::Sleep;
