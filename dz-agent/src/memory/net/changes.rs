@@ -171,8 +171,7 @@ impl Net {
             return Err(refused(Errno::ENODEV));
         }
         let times = self.neighbours.delete(ifindex, address);
-        let times = times.ok_or_else(|| refused(Errno::ENOENT))?;
-        for _ in 0..times {
+        for _ in 0..times.ok_or_else(|| refused(Errno::ENOENT))? {
             self.tell_of_neighbour(ifindex, address, None);
         }
         Ok(())
