@@ -171,8 +171,7 @@ impl Net {
             return Err(refused(Errno::ENODEV));
         }
         let times = self.neighbours.delete(ifindex, address);
-        let times = times.ok_or_else(|| refused(Errno::ENOENT))?;
-        for _ in 0..times {
+        for _ in 0..times.ok_or_else(|| refused(Errno::ENOENT))? {
             self.tell_of_neighbour(ifindex, address, None);
         }
         Ok(())
@@ -354,4 +353,75 @@ impl Net {
 fn has_subnet(address: &Address) -> bool {
     let within = subnet(address);
     within.octets()[0] != 0 && (within != address.local || address.prefix_len < 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::notices::Family;
+    use super::*;
+    use crate::net::links::Tunnel;
+    use crate::net::routes::Route;
+
+    const SRC: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+
+    /// A namespace with a tunnel that holds [`SRC`], another one, and our route by that with the source.
+    fn net(tells_of_sources: bool) -> (Net, [u32; 2], Address) {
+        let mut net = Net::new(tells_of_sources);
+        let links = ["gre1", "gre2"].map(|name| {
+            let shape = Shape::gre(Tunnel::default());
+            let ifindex = net.create_link(name, shape).expect("created");
+            net.set_up(ifindex, true).expect("up");
+            ifindex
+        });
+        let address = Address {
+            local: SRC,
+            prefix_len: 32,
+            peer: None,
+            scope: 0,
+            secondary: false,
+        };
+        net.add_address(links[0], address).expect("added");
+        let route = Route {
+            dst: Ipv4Addr::new(198, 51, 100, 7),
+            ifindex: links[1],
+            src: Some(SRC),
+            via: None,
+        };
+        net.add_route(144, &route).expect("added");
+        net.subscribe(false, 100);
+        (net, links, address)
+    }
+
+    #[test]
+    fn a_route_goes_with_its_source() {
+        for tells in [false, true] {
+            let (mut net, [first, _], address) = net(tells);
+            net.delete_address(first, &address).expect("deleted");
+            assert!(net.routes(144).is_empty());
+            assert_eq!(net.next_event(Family::Routes).is_some(), tells);
+            assert!(net.next_event(Family::Addresses).is_some());
+        }
+    }
+
+    #[test]
+    fn a_source_that_another_interface_holds_stays() {
+        let (mut net, [first, second], address) = net(true);
+        net.add_address(second, address).expect("added");
+        net.delete_address(first, &address).expect("deleted");
+        assert_eq!(net.routes(144).len(), 1);
+    }
+
+    #[test]
+    fn routes_go_silently_with_their_interface() {
+        for delete in [false, true] {
+            let (mut net, [_, second], _) = net(true);
+            match delete {
+                true => net.delete_link(second).expect("deleted"),
+                false => net.set_up(second, false).expect("down"),
+            }
+            assert!(net.routes(144).is_empty());
+            assert_eq!(net.next_event(Family::Routes), None);
+            assert!(net.next_event(Family::Links).is_some());
+        }
+    }
 }

