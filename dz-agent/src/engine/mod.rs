@@ -12,6 +12,8 @@ mod hands;
 mod parts;
 mod run;
 mod show;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod start;
 mod state;
 mod stop;

@@ -71,7 +71,7 @@ impl Identity {
     }
 
     /// One with a secret that is known, for tests and the simulator.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) const fn known(key: [u8; KEY_LEN]) -> Self {
         Self { key }
     }

@@ -30,7 +30,7 @@ mod ring;
 mod sessions;
 mod traffic;
 
-pub use calls::Call;
+pub use calls::{Ask, Call};
 pub use clock::Sleep;
 pub use handle::{Done, Handle};
 pub use kernel::{Device, Kernel, Refuse};

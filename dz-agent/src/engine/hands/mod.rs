@@ -12,6 +12,8 @@ mod connections;
 mod guard;
 pub(crate) mod holding;
 pub(crate) mod kernel;
+#[cfg(feature = "sim")]
+pub(crate) mod memory;
 pub(crate) mod pins;
 
 use std::collections::BTreeSet;

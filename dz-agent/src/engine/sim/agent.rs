@@ -11,7 +11,6 @@ use tokio::sync::watch;
 
 use super::machine::Machine;
 use crate::command::Command;
-use crate::engine::hands::Hands;
 use crate::engine::hands::memory::{MemoryHands, Pauses, Requests};
 use crate::engine::parts::{Engine, Prepared};
 use crate::engine::show::shared::Shared;

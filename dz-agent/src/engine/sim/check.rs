@@ -47,10 +47,10 @@ fn routes(machine: &Machine) -> Vec<Route> {
 fn sessions(machine: &Machine) -> Vec<SessionEntry> {
     let kernel = machine.kernel.borrow();
     let maps = kernel.maps();
-    maps.map(|maps| maps.sessions().collect()).unwrap_or_default()
+    maps.map(|maps| maps.sessions().iter().map(|(_, entry)| *entry).collect()).unwrap_or_default()
 }
 
-fn peers(machine: &Machine) -> BTreeSet<PeerKey> {
+pub(super) fn peers(machine: &Machine) -> BTreeSet<PeerKey> {
     let kernel = machine.kernel.borrow();
     let maps = kernel.maps();
     let peers = maps.map(|maps| maps.peers().map(|(key, _)| *key).collect());

@@ -44,6 +44,8 @@ struct Node {
     /// When what was done to it is undone: the tunnel, the routes of another daemon.
     undo: Vec<(u64, Undo)>,
     purge: bool,
+    /// After how many ms an agent that has ended is started again.
+    restart_ms: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -62,6 +64,8 @@ pub(super) struct World {
     options: RunOptions,
     report: Report,
     healed: bool,
+    /// Until then the operators see to it that what they want is so.
+    settled_ns: u64,
 }
 
 fn options() -> RunOptions {
@@ -88,6 +92,7 @@ impl World {
                 start_at_ns: Some(BEGUN_NS),
                 undo: Vec::new(),
                 purge: false,
+                restart_ms: 100,
             }
         };
         Self {
@@ -98,6 +103,7 @@ impl World {
             options: options(),
             report: Report::default(),
             healed: false,
+            settled_ns: 0,
         }
     }
 
@@ -193,6 +199,9 @@ impl World {
             }
             node.agent = Some(Agent::start(&node.machine, self.options.clone()));
         }
+        if self.healed && now_ns < self.settled_ns {
+            Self::operate(node, self.wire.nodes());
+        }
         let mut next_ns = now_ns + SECOND;
         let thawed = node.frozen_until_ns <= now_ns;
         if let Some(agent) = node.agent.as_mut().filter(|_| thawed) {
@@ -203,8 +212,8 @@ impl World {
                 Life::Killed | Life::Failed | Life::Withdrawn => {
                     node.agent = None;
                     node.machine.net.borrow_mut().unsubscribe();
-                    let pause_ns = self.rng.u64(MS..2 * SECOND);
-                    node.start_at_ns.get_or_insert(now_ns + pause_ns);
+                    node.start_at_ns = Some(now_ns + node.restart_ms.max(1) * MS);
+                    node.asked.clear();
                     if life == Life::Withdrawn {
                         // What requests have connected is gone with it.
                         node.wants.clear();
@@ -222,13 +231,14 @@ impl World {
                 node.watch.gone.extend(unwanted);
             }
         }
-        for (_, frame) in node.machine.kernel.borrow_mut().take_frames() {
+        let frames = node.machine.kernel.borrow_mut().take_frames();
+        for (_, frame) in frames {
             let to = frame.get(DESTINATION..DESTINATION + 4).and_then(|bytes| {
                 let to: [u8; 4] = bytes.try_into().ok()?;
                 node_of(to.into(), self.wire.nodes())
             });
             let Some(to) = to else { continue };
-            let sent = node.watch.sent(to, now_ns);
+            let sent = self.nodes[number].watch.sent(to, now_ns);
             self.wire.send(number, to, frame, now_ns, &mut self.rng);
             if let Err(what) = sent {
                 return Err(self.finding(number, what));
@@ -263,17 +273,17 @@ impl World {
             What::Kill(effects, ms) | What::Purge(effects, ms) => {
                 if let Some(agent) = node.agent.as_mut().filter(|agent| !agent.is_stopping()) {
                     agent.handle.die_after(agent.handle.effects() + effects);
-                    node.start_at_ns = Some(now_ns + ms * MS);
-                    node.start_at_ns = None;
+                    node.restart_ms = ms;
                     node.purge = matches!(what, What::Purge(..));
                     if node.purge {
                         node.wants.clear();
                     }
                 }
             }
-            What::Withdraw(_) => {
+            What::Withdraw(ms) => {
                 if let Some(agent) = &mut node.agent {
                     agent.stop();
+                    node.restart_ms = ms;
                     node.wants.clear();
                 }
             }
@@ -318,6 +328,27 @@ impl World {
         }
     }
 
+    /// The operator looks whether the agent has just those peers that he wants, and asks for what is missing.
+    fn operate(node: &mut Node, nodes: usize) {
+        let Some(agent) = node.agent.as_ref().filter(|agent| agent.is_idle()) else {
+            return;
+        };
+        if agent.is_stopping() || !agent.commands.is_empty() || !node.asked.is_empty() {
+            return;
+        }
+        let has = check::peers(&node.machine);
+        let has = has.iter().filter_map(|key| node_of(key.peer.into(), nodes));
+        let has: BTreeSet<_> = has.collect();
+        let missing: Vec<_> = node.wants.difference(&has).copied().collect();
+        let others: Vec<_> = has.difference(&node.wants).copied().collect();
+        for other in missing {
+            Self::connect(node, other);
+        }
+        if !others.is_empty() {
+            Self::disconnect(node, others);
+        }
+    }
+
     fn undo_way(&mut self, number: usize, to: usize, ms: u64) {
         let at_ns = self.now_ns + ms * MS;
         self.nodes[number].undo.push((at_ns, Undo::Way(to)));
@@ -349,13 +380,16 @@ impl World {
         });
         let selector = Selector::Peers(named.collect());
         agent.commands.push_back(Command::Disconnect { selector, reply });
-        others.iter().for_each(|other| drop(node.wants.remove(other)));
+        for other in &others {
+            node.wants.remove(other);
+        }
         node.asked.push((others, answer));
     }
 
     /// Makes everything well again, and has everybody want what they want.
     fn heal(&mut self, story: &Story) {
         self.healed = true;
+        self.settled_ns = self.now_ns + AGREED_NS / 2;
         self.wire.heal();
         let now_ns = self.now_ns;
         for node in &mut self.nodes {
