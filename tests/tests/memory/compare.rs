@@ -2,7 +2,8 @@
 //!
 //! What is not compared: whether an interface runs (the kernel notices a carrier later, in its own time),
 //! and the order of a family's notifications where the kernel has none: neighbours that are flushed
-//! together go in the order of a hash table.
+//! together go in the order of a hash table. That a carrier is lost is not tried, for the same reason, nor
+//! is that a secondary address takes a deleted primary one's place (`promote_secondaries`).
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -22,7 +23,7 @@ use crate::operation::{DESTINATIONS, HELD, NAMES, Operation, TABLE, any};
 use crate::real::Kernel;
 use crate::requests;
 
-/// Looks at what a look-up says, each time.
+/// Look-ups that are compared after each operation.
 const QUESTIONS: usize = 4;
 /// Somebody else's socket, whatever its number is.
 const SOMEBODY: u32 = 1;

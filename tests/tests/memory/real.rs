@@ -67,12 +67,8 @@ impl<'a> Kernel<'a> {
         while net.create_link("t0", shape.clone())? != first {
             net.delete_link(net.ifindex("t0").context("just made")?)?;
         }
-        for ifindex in [first] {
-            kernel
-                .request(&requests::delete_link(ifindex))?
-                .context("deleting t0")?;
-            net.delete_link(ifindex)?;
-        }
+        kernel.request(&requests::delete_link(first))??;
+        net.delete_link(first)?;
         kernel.monitor.tell_of_hosts();
         kernel.events().await?;
         net.subscribe(true, 1_000);

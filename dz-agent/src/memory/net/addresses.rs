@@ -58,13 +58,14 @@ impl Addresses {
     pub(super) fn add(&mut self, ifindex: u32, mut address: Address) -> Result<Address, Refusal> {
         let list = self.0.entry(ifindex).or_default();
         address.peer = address.peer.filter(|peer| *peer != address.local);
+        let same = |other: &Address| share(other, &address) && other.local == address.local;
+        if list.iter().any(same) {
+            return Err(Refusal::Assigned);
+        }
         address.secondary = false;
         for other in list.iter() {
             if !share(other, &address) {
                 continue;
-            }
-            if other.local == address.local {
-                return Err(Refusal::Assigned);
             }
             if other.scope != address.scope {
                 return Err(Refusal::Scope);
