@@ -16,6 +16,7 @@ pub mod bird;
 pub mod bpf;
 pub mod bpffs;
 pub mod bpftool;
+mod children;
 pub mod faults;
 pub mod frame;
 pub mod gre;
