@@ -22,6 +22,7 @@ pub mod frame;
 pub mod gre;
 pub mod harness;
 pub mod kernel;
+pub mod load;
 pub mod machine;
 pub mod memory_group;
 pub mod netns;
