@@ -189,6 +189,31 @@ fn frames_in_and_out_of_a_veth() -> Result<()> {
     Ok(())
 }
 
+/// What the kernel says of a sum is what the bytes show.
+fn unfinished_sums_are_told() -> Result<()> {
+    let (here, there) = (Netns::new("sums")?, Netns::new("sums")?);
+    veth::pair(
+        &End::new(&here, "v0", "10.0.0.1/24"),
+        &End::new(&there, "v1", "10.0.0.2/24"),
+    )?;
+    let raw = RawSocket::open(&there, "v1")?;
+    raw.tell_sums()?;
+    let socket = here.run(|| UdpSocket::bind((Ipv4Addr::new(10, 0, 0, 1), PORT)))?;
+    for (offload, sum) in [("off", UdpChecksum::Good), ("on", UdpChecksum::Bad)] {
+        here.command(&format!("ethtool -K v0 tx {offload}"))?;
+        socket.send_to(b"sum", (Ipv4Addr::new(10, 0, 0, 2), PORT))?;
+        let (unfinished, datagram) = eventually(PATIENCE, "the datagram", || {
+            let (unfinished, frame) = raw.try_recv_summed().ok()??;
+            Some((unfinished, parse_udp(frame.get(14..)?)?))
+        })?;
+        ensure!(
+            unfinished == (sum == UdpChecksum::Bad) && datagram.udp_checksum == sum,
+            "tx {offload}: {unfinished}, {datagram:?}"
+        );
+    }
+    Ok(())
+}
+
 fn xdp_pass_lets_everything_through() -> Result<()> {
     let (here, there) = (Netns::new("pass")?, Netns::new("pass")?);
     veth::pair(
@@ -296,6 +321,7 @@ fn main() -> std::process::ExitCode {
             a_wire_delays_cuts_and_remembers,
         ),
         Test::new("veth::frames", &veth, frames_in_and_out_of_a_veth),
+        Test::new("veth::unfinished_sums", &veth, unfinished_sums_are_told),
         Test::new(
             "xdp::pass",
             &[Root, Tool("ethtool"), Tool("ping")],
