@@ -24,7 +24,7 @@ use dz_tests::wait::{eventually, holds};
 use dz_tests::wire::{Direction, TunWire};
 use nix::sys::signal::Signal;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 const PORT: u16 = 44880;
 const A: Ipv4Addr = Ipv4Addr::new(169, 254, 7, 0);
 const B: Ipv4Addr = Ipv4Addr::new(169, 254, 7, 1);

@@ -11,10 +11,8 @@ use dz_tests::harness::Test;
 use dz_tests::program::{program, program_with_faults};
 use dz_tests::udp_peer::Rules;
 
-use crate::scene::{INTERVAL_MS, NEEDS};
+use crate::scene::{HELD_BACK, INTERVAL_MS, NEEDS};
 
-/// Long against everything that the engine does meanwhile.
-const HELD_BACK: Duration = Duration::from_secs(5);
 /// Another peer, who is not there.
 const OTHER: &str = "10.7.0.1";
 
@@ -65,6 +63,7 @@ fn delete_held_back() -> Result<()> {
         ensure!(took >= HELD_BACK, "answered after {took:?}");
         Ok(())
     })?;
+    agent.home().faults()?.clear()?;
     agent.cli(&["disconnect", OTHER])?;
     ensure!(bed::entries(agent.home())?.is_empty());
     ensure!(bed::route_to(&bed.here, THERE)?.is_empty());
