@@ -15,8 +15,8 @@ use anyhow::Context;
 
 use crate::{bpffs, children, netns};
 
-/// For a test that names no other ([`super::Test::within`]). On a machine of our own the slowest takes 30 s,
-/// in an emulated one 40 s, and most take less than 5 s: this is for what would never end.
+/// For a test that names no other ([`super::Test::within`]). On a machine of our own the slowest takes 20 s,
+/// and most take less than 5 s: this is for what would never end.
 pub(super) const DEADLINE: Duration = Duration::from_secs(400);
 /// Takes the place of every test's deadline, in seconds: for long runs by hand, and for debuggers.
 const VARIABLE: &str = "DZ_DEADLINE";
