@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use std::time::Duration;
 
-use crate::scene::{INTERVAL_MS, NEEDS, Scene, logged, refusal};
+use crate::scene::{HELD_BACK, INTERVAL_MS, NEEDS, Scene, logged, refusal};
 
 /// Within the patience of a test only by retries: full checks alone would take 50 s.
 const SEVERAL: u64 = 6;
@@ -124,7 +124,7 @@ fn session_delete() -> Result<()> {
 /// A connect that comes while the peer is being disconnected takes nobody's answer away.
 fn all_who_wait() -> Result<()> {
     let scene = Scene::up("waiting")?;
-    scene.faults()?.delay_delete(Duration::from_secs(3))?;
+    scene.faults()?.delay_delete(HELD_BACK)?;
     let (here, there) = (HERE.to_string(), THERE.to_string());
     std::thread::scope(|scope| -> Result<()> {
         let disconnected = scope.spawn(|| scene.agent.cli(&["disconnect", "--all"]));

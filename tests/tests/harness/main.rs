@@ -1,17 +1,19 @@
 //! The harness itself: what the other tests stand on.
 
+mod reports;
+
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use dz_tests::agent::Agent;
 use dz_tests::bare::{Bare, Program};
 use dz_tests::bpftool;
 use dz_tests::frame::{self, Datagram, ETHERTYPE_IPV4, UdpChecksum, parse_udp};
 use dz_tests::harness::Requirement::{Root, Tool, Tun as TunDevice};
-use dz_tests::harness::{Outcome, Test};
+use dz_tests::harness::Test;
 use dz_tests::netns::Netns;
 use dz_tests::process::Process;
 use dz_tests::raw::RawSocket;
@@ -22,7 +24,7 @@ use dz_tests::wait::{eventually, holds};
 use dz_tests::wire::{Direction, TunWire};
 use nix::sys::signal::Signal;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 const PORT: u16 = 44880;
 const A: Ipv4Addr = Ipv4Addr::new(169, 254, 7, 0);
 const B: Ipv4Addr = Ipv4Addr::new(169, 254, 7, 1);
@@ -187,6 +189,31 @@ fn frames_in_and_out_of_a_veth() -> Result<()> {
     Ok(())
 }
 
+/// What the kernel says of a sum is what the bytes show.
+fn unfinished_sums_are_told() -> Result<()> {
+    let (here, there) = (Netns::new("sums")?, Netns::new("sums")?);
+    veth::pair(
+        &End::new(&here, "v0", "10.0.0.1/24"),
+        &End::new(&there, "v1", "10.0.0.2/24"),
+    )?;
+    let raw = RawSocket::open(&there, "v1")?;
+    raw.tell_sums()?;
+    let socket = here.run(|| UdpSocket::bind((Ipv4Addr::new(10, 0, 0, 1), PORT)))?;
+    for (offload, sum) in [("off", UdpChecksum::Good), ("on", UdpChecksum::Bad)] {
+        here.command(&format!("ethtool -K v0 tx {offload}"))?;
+        socket.send_to(b"sum", (Ipv4Addr::new(10, 0, 0, 2), PORT))?;
+        let (unfinished, datagram) = eventually(PATIENCE, "the datagram", || {
+            let (unfinished, frame) = raw.try_recv_summed().ok()??;
+            Some((unfinished, parse_udp(frame.get(14..)?)?))
+        })?;
+        ensure!(
+            unfinished == (sum == UdpChecksum::Bad) && datagram.udp_checksum == sum,
+            "tx {offload}: {unfinished}, {datagram:?}"
+        );
+    }
+    Ok(())
+}
+
 fn xdp_pass_lets_everything_through() -> Result<()> {
     let (here, there) = (Netns::new("pass")?, Netns::new("pass")?);
     veth::pair(
@@ -276,55 +303,12 @@ fn two_agents_find_each_other() -> Result<()> {
     Ok(())
 }
 
-/// Runs this very program for tests that must fail or be skipped, and reads what it reports.
-fn skips_and_failures_are_told_apart() -> Result<()> {
-    let report = |name: &str| -> Result<(bool, String)> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["--exact", name]).env(INNER, "1");
-        let output = command.output().context("running this program")?;
-        Ok((
-            output.status.success(),
-            String::from_utf8_lossy(&output.stdout).into_owned(),
-        ))
-    };
-    let (success, text) = report("inner::skipped_while_it_runs")?;
-    ensure!(
-        success && text.contains("\nSKIPPED inner::skipped_while_it_runs: no luck\n"),
-        "{text}"
-    );
-    ensure!(text.contains("0 passed; 0 failed; 1 ignored"), "{text}");
-    let (success, text) = report("inner::lacks_a_tool")?;
-    let line = "\nSKIPPED inner::lacks_a_tool: the program no-such-tool is not installed\n";
-    ensure!(success && text.contains(line), "{text}");
-    let (success, text) = report("inner::fails")?;
-    ensure!(
-        !success && text.contains("cause") && text.contains("1 failed"),
-        "{text}"
-    );
-    Ok(())
-}
-
-/// Set for the tests that are only there to be reported on.
-const INNER: &str = "DZ_TESTS_INNER";
-
 fn main() -> std::process::ExitCode {
-    if std::env::var_os(INNER).is_some() {
-        return dz_tests::harness::run(vec![
-            Test::new("inner::skipped_while_it_runs", &[], || {
-                Ok(Outcome::Skip("no luck".to_owned()))
-            }),
-            Test::new(
-                "inner::lacks_a_tool",
-                &[Tool("no-such-tool")],
-                || -> Result<()> { anyhow::bail!("it must not run") },
-            ),
-            Test::new("inner::fails", &[], || -> Result<()> {
-                anyhow::bail!("cause")
-            }),
-        ]);
+    if reports::is_inner() {
+        return dz_tests::harness::run(reports::inner());
     }
     let veth = [Root, Tool("ethtool")];
-    dz_tests::harness::run(vec![
+    let mut tests = vec![
         Test::new("netns::name", &[Root], a_namespace_and_its_name_go_together),
         Test::new(
             "tun::both_ways",
@@ -337,6 +321,7 @@ fn main() -> std::process::ExitCode {
             a_wire_delays_cuts_and_remembers,
         ),
         Test::new("veth::frames", &veth, frames_in_and_out_of_a_veth),
+        Test::new("veth::unfinished_sums", &veth, unfinished_sums_are_told),
         Test::new(
             "xdp::pass",
             &[Root, Tool("ethtool"), Tool("ping")],
@@ -352,6 +337,7 @@ fn main() -> std::process::ExitCode {
             &[Root, TunDevice, Tool("bpftool")],
             two_agents_find_each_other,
         ),
-        Test::new("harness::reports", &[], skips_and_failures_are_told_apart),
-    ])
+    ];
+    tests.extend(reports::tests());
+    dz_tests::harness::run(tests)
 }
