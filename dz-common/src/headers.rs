@@ -80,7 +80,7 @@ pub fn write(
     }
 }
 
-/// Makes the packet that [`write`] writes, as 32-bit words in memory order: to a kernel program every
+/// Makes the packet that [`write()`] writes, as 32-bit words in memory order: to a kernel program every
 /// access to memory costs the same, of whatever width.
 #[inline(always)]
 pub fn datagram(

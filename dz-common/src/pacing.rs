@@ -303,7 +303,7 @@ const fn grid_mask(interval_us: u32) -> u64 {
     ones >> 1
 }
 
-/// Returns an interval with jitter, in ns, see [`jitter_ns`].
+/// Returns an interval with jitter, in ns, see `jitter_ns`.
 #[inline(always)]
 pub const fn jittered_ns(interval_us: u32, detect_mult: u8, random: u32) -> u64 {
     let (lowest, span) = jitter_ns(interval_us, detect_mult);
