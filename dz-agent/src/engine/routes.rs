@@ -15,7 +15,7 @@ use super::shared::Trouble;
 use super::state::keys::RouteKey;
 use super::state::routes::{Change, Finished, Step, Turn};
 use crate::datapath::now_ns;
-use crate::net::monitor::Place;
+use crate::net::monitor::RouteSlot;
 use crate::net::routes::{Added, Deleted};
 use crate::settings::PeerPassive;
 
@@ -238,7 +238,7 @@ impl Engine {
     }
 
     /// Somebody else changed a route where ours are.
-    pub(super) fn route_changed(&mut self, key: RouteKey, gone: bool, place: &Place) {
+    pub(super) fn route_changed(&mut self, key: RouteKey, gone: bool, place: &RouteSlot) {
         match self.wanted(key) {
             Some(Wanted::Present(route)) => {
                 if place.ours && (gone || place.route != Some(route)) {
@@ -251,7 +251,7 @@ impl Engine {
     }
 
     /// Somebody changed a route of theirs, which may have taken our route's place, or left it.
-    pub(super) fn foreign_route_changed(&mut self, dst: Ipv4Addr, gone: bool, place: &Place) {
+    pub(super) fn foreign_route_changed(&mut self, dst: Ipv4Addr, gone: bool, place: &RouteSlot) {
         let keys: Vec<_> = self.ways_to(dst).collect();
         for key in keys {
             if place.ours && gone && self.jobs.is_failing(key) {
@@ -266,7 +266,7 @@ impl Engine {
     }
 
     /// A route that should be there was taken away or changed.
-    fn put_back(&mut self, key: RouteKey, place: &Place) {
+    fn put_back(&mut self, key: RouteKey, place: &RouteSlot) {
         self.jobs.taken(key, place.by != 0);
         self.follow(key);
     }
