@@ -65,7 +65,8 @@ pub(crate) fn of_sockets(inodes: &BTreeSet<u64>) -> Vec<Holder> {
     holders.into_iter().collect()
 }
 
-/// Finds the processes that have these sockets open, each with the socket, by a look at every file of every process.
+/// Finds the processes that have these sockets open, each with the socket. It looks at every file of
+/// every process.
 pub(crate) fn by_socket(inodes: &BTreeSet<u64>) -> BTreeSet<(u64, Holder)> {
     let mut found = BTreeSet::new();
     for pid in pids() {

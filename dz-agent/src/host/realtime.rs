@@ -1,7 +1,6 @@
 //! Runs the event thread, and the one that asks for its routes, before everything that is not real-time,
 //! with their memory locked, so that a busy host delays neither routes nor our own transmissions.
-//! Sessions stay Up and go Down without it: that is the kernel
-//! part's business.
+//! Sessions stay Up and go Down without it: that is the kernel part's business.
 
 use std::io;
 use std::thread;

@@ -112,7 +112,8 @@ pub enum Event {
 /// The slot of the table that a changed route is in: it may be the one of a route of ours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RouteSlot {
-    /// Port of the socket that asked for the change ([`crate::net::Netlink::port`]); 0 if it was the kernel itself.
+    /// Port of the socket that asked for the change ([`crate::net::Netlink::port`]); 0 if it was the
+    /// kernel itself.
     pub by: u32,
     /// Whether it is the slot that a route of ours would have: a host route's, metric 0.
     pub ours: bool,

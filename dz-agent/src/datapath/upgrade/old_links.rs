@@ -62,9 +62,9 @@ impl OldLink {
     }
 }
 
-/// Finds those that still hold a program on a device. A pinned link outlives its device; one that has is
-/// left out here, and replaced when its interface is attached to. A filter whose
-/// program uses none of our maps is another agent's.
+/// Finds the links and filters that still hold a program on a device. A pinned link outlives its device;
+/// one that has is left out here, and replaced when its interface is attached to. A filter whose program
+/// uses none of our maps is another agent's.
 pub(super) fn old_links(pin_dir: &Path) -> Result<Vec<OldLink>, String> {
     let mut links = Vec::new();
     for pin in Pin::list(pin_dir).map_err(|error| error.to_string())? {

@@ -20,14 +20,14 @@ struct Socket {
 }
 
 impl Sockets {
-    /// Reads the sockets with a UDP port. The tables do not say which interface a socket is bound to, so that one
-    /// on another interface is among them; an IPv6 socket may cover IPv4.
+    /// Reads the sockets with a UDP port. The tables do not say which interface a socket is bound to, so
+    /// that one on another interface is among them; an IPv6 socket may cover IPv4.
     pub fn udp(port: u16) -> Self {
         Self::read(["udp", "udp6"], port)
     }
 
-    /// Reads the sockets with a TCP port at this host, on whatever address: it may be the port of an outgoing
-    /// connection. A socket that has only been bound is in no table.
+    /// Reads the sockets with a TCP port at this host, on whatever address: it may be the port of an
+    /// outgoing connection. A socket that has only been bound is in no table.
     pub fn tcp(port: u16) -> Self {
         Self::read(["tcp", "tcp6"], port)
     }
@@ -98,9 +98,9 @@ impl fmt::Display for Holders {
     }
 }
 
-/// Reads the socket of a line if it has the port. One without an inode is nobody's any more: a connection that
-/// is nearly over. Columns: number, local address (`address:port` in hexadecimal), remote address,
-/// state, queues, timer, retransmissions, user, timeout, inode.
+/// Reads the socket of a line if it has the port. One without an inode is nobody's any more: a
+/// connection that is nearly over. Columns: number, local address (`address:port` in hexadecimal),
+/// remote address, state, queues, timer, retransmissions, user, timeout, inode.
 fn bound(line: &str, port: u16) -> Option<Socket> {
     let mut columns = line.split_whitespace();
     let (_, local_port) = columns.nth(1)?.rsplit_once(':')?;
