@@ -1,12 +1,15 @@
 //! The simulator by itself: stories of the engine over kernels in memory. See `cargo xtask sim --help`.
 
+use std::fmt;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
 use clap::Parser;
-use dz_agent::engine::sim::{Story, shrink, tell};
+use dz_agent::engine::sim::{Story, shrink, tell, told};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 /// Tells stories of several nodes, each from its seed, and says which promise is broken.
 #[derive(Parser)]
@@ -23,16 +26,22 @@ struct Cli {
     /// Print the story of a seed that fails as it is, without making it shorter.
     #[arg(long)]
     whole: bool,
-    /// Print what the agents log, too; their time is this machine's.
+    /// Tell the shorter story once more, and print what the agents log, with the time of the story.
     #[arg(long)]
     log: bool,
 }
 
+/// The time of the story that this thread tells, in front of each line of the log.
+struct Told;
+
+impl FormatTime for Told {
+    fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
+        write!(w, "{}", told())
+    }
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if cli.log {
-        tracing_subscriber::fmt().without_time().init();
-    }
     let next = AtomicU64::new(cli.seed);
     let (failed, steps, packets) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let begun = Instant::now();
@@ -53,12 +62,15 @@ fn main() -> ExitCode {
                     failed.store(true, Ordering::Relaxed);
                     println!("seed {seed}, {nodes} nodes: {finding}");
                     if cli.whole {
-                        println!("{story:#?}");
+                        println!("{story}");
                         return;
                     }
                     let short = shrink(&story);
+                    if cli.log {
+                        tracing_subscriber::fmt().with_timer(Told).init();
+                    }
                     let Err(finding) = tell(&short) else { return };
-                    println!("a shorter one: {finding}\n{short:#?}");
+                    println!("a shorter one: {finding}\n{short}");
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Tables for people.
+//! Writes the agent's JSON as tables for people.
 
 mod ports;
 
@@ -15,7 +15,7 @@ use crate::api::{
 use crate::reason::{Parked, PassedOver, Reason, Untouched, text_of};
 use crate::settings::MAIN_TABLE;
 
-/// The agent in a few lines, then its interfaces, one per line.
+/// Shows the agent in a few lines, then its interfaces, one per line.
 pub(super) fn status(status: &StatusJson) -> String {
     let uptime = Duration::from_secs(status.uptime_seconds);
     let mut text = format!(
@@ -83,7 +83,7 @@ pub(super) fn status(status: &StatusJson) -> String {
     text + &ports::notes(status)
 }
 
-/// The sessions, one per line, then the peers that have none. Those of peers that have left come last,
+/// Shows the sessions, one per line, then the peers that have none. Those of peers that have left come last,
 /// and only if `all`.
 pub(super) fn sessions(sessions: &SessionsJson, all: bool) -> String {
     let mut text = String::new();
@@ -119,7 +119,7 @@ pub(super) fn sessions(sessions: &SessionsJson, all: bool) -> String {
     text
 }
 
-/// Why it is not known what routes there are, in one line, if there is anything to say.
+/// Counts the sessions whose route is unknown by the reason, in one line, if there are any.
 fn unknown_routes(sessions: &[SessionJson]) -> String {
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     for session in sessions {
@@ -130,7 +130,7 @@ fn unknown_routes(sessions: &[SessionJson]) -> String {
     counted("routes not known", counts.into_iter())
 }
 
-/// What is not served as its owner may expect, one line for each kind that there is.
+/// Counts routes and peers that are not served as their owner may expect, one line for each kind.
 fn inert(inert: &InertJson) -> String {
     let mut text = by_reason::<Untouched>(
         "routes that stay when their session goes down",
@@ -148,7 +148,7 @@ fn inert(inert: &InertJson) -> String {
     text
 }
 
-/// One line; none if there is nothing to count.
+/// Makes a line of counts by reason; none if there is nothing to count.
 fn by_reason<R: Reason>(what: &str, counts: &BTreeMap<String, u64>) -> String {
     let counts = counts.iter();
     counted(
@@ -209,7 +209,7 @@ fn session(session: &SessionJson) -> [String; 15] {
     ]
 }
 
-/// The counters, one per line, in the order of the map; those that are 0 only if `zeros`.
+/// Shows the counters, one per line, in the order of the map; those that are 0 only if `zeros`.
 pub(super) fn counters(counters: &CountersJson, zeros: bool) -> String {
     let rows = counters.blocks.iter().flat_map(|block| {
         let interface = block.interface.clone().unwrap_or_else(|| "-".to_owned());
@@ -239,7 +239,7 @@ pub(super) fn counters(counters: &CountersJson, zeros: bool) -> String {
     }
 }
 
-/// The effective mode, and whose doing it is where that is not ours.
+/// Shows the effective mode, and the peer's part in it if it has one.
 fn mode(session: &SessionJson) -> String {
     match session.passive_end.as_str() {
         "peer" => "passive (peer)".to_owned(),
@@ -248,7 +248,7 @@ fn mode(session: &SessionJson) -> String {
     }
 }
 
-/// What the agent counts itself.
+/// Makes the rows of the counters that the agent keeps, not the kernel.
 fn done_to_routes(
     counters: &CountersJson,
     zeros: bool,
@@ -318,7 +318,7 @@ fn dash(text: &str, nothing: &str) -> String {
     }
 }
 
-/// Two units at most: what a reader takes in at a glance.
+/// Shows a time in two units at most, which a reader takes in at a glance.
 fn time(time: Duration) -> String {
     const MINUTE: u64 = 60;
     const HOUR: u64 = 60 * MINUTE;

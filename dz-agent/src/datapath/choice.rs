@@ -1,4 +1,4 @@
-//! Where the programs of an interface are attached: what `--attach` means for this one.
+//! Chooses between TC and XDP for an interface, as `--attach` says.
 //!
 //! An answer in XDP (`XDP_TX`) leaves by a queue of the device's driver, and not every driver sends it
 //! by itself. A veth hands it to the far end's driver, which drops it unless somebody has put an XDP
@@ -17,8 +17,8 @@ use crate::net::driver;
 use crate::net::links::Interface;
 use crate::settings::Attach;
 
-/// Drivers of hardware with queues of its own for what XDP sends, in all kernels since 6.1. By the
-/// names that `ethtool -i` shows.
+/// Drivers of hardware that has queues of its own for packets sent by XDP, in all kernels since 6.1, by
+/// the names that `ethtool -i` shows.
 const KNOWN: [&str; 10] = [
     "bnxt_en",
     "ena",
@@ -32,7 +32,7 @@ const KNOWN: [&str; 10] = [
     "virtio_net",
 ];
 
-/// What to try, and why.
+/// The attach modes to try, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// The modes to try, in this order.

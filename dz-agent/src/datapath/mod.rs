@@ -1,4 +1,4 @@
-//! The kernel part: loading, attaching, and typed access to the maps.
+//! Loads the kernel part, attaches it to interfaces, and gives typed access to its maps.
 
 mod attach;
 mod causes;

@@ -1,4 +1,4 @@
-//! Running the transmit and control programs.
+//! Runs the transmit and control programs.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,7 +20,7 @@ use crate::error::{ExitCode, FailWith, Failure};
 const CB_OFFSET: usize = 48;
 const CONTEXT_LEN: usize = 192;
 
-/// One session that is to be looked at by the transmit program.
+/// The request to the transmit program to look at one session.
 #[derive(Clone, Copy, Debug)]
 pub struct Order {
     /// The session.
@@ -59,7 +59,7 @@ impl Order {
     }
 }
 
-/// What became of an [`Order`].
+/// The outcome of an [`Order`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transmitted {
     /// The exit taken.

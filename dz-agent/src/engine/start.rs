@@ -37,7 +37,7 @@ const COMMANDS: usize = 64;
 /// # Errors
 /// What keeps it from starting, or what it could not take back when it stopped.
 pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Result<(), Failure> {
-    options.check()?;
+    options.validate()?;
     let conditions = options.conditions()?;
     let (configured, policy) = configured::read(&options)?;
     check_kernel(&options.pin_dir)?;

@@ -1,6 +1,6 @@
-//! The liveness port, kept by us on every interface that we serve, where it can be had.
+//! Keeps the liveness port on every interface that we serve, where it can be had.
 //!
-//! The kernel programs answer before any socket; this one only takes the port, so that nothing else on
+//! The kernel programs answer before any socket; ours only takes the port, so that nothing else on
 //! the host answers beside them, and so that a packet that they pass up causes no ICMP "port
 //! unreachable" (which would fail the sender's next send).
 
@@ -34,13 +34,13 @@ pub enum PortError {
     Io {
         /// The port.
         port: u16,
-        /// What it answered.
+        /// The kernel's error.
         error: io::Error,
     },
 }
 
 impl PortError {
-    /// Another process has the port.
+    /// Says whether another process has the port.
     pub const fn is_taken(&self) -> bool {
         matches!(self, Self::Taken { .. })
     }

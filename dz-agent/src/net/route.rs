@@ -56,23 +56,23 @@ impl fmt::Display for Foreign {
     }
 }
 
-/// How an addition ended well.
+/// The ways in which an addition succeeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Added {
     /// The kernel has added it.
     New,
-    /// It was there just so.
+    /// The table had the same route already.
     AlreadyThere,
     /// It took the place of a different one of ours.
     Replaced,
 }
 
-/// How a deletion ended well.
+/// The ways in which a deletion succeeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deleted {
     /// The kernel has deleted it.
     Deleted,
-    /// There was none of ours.
+    /// The table had no such route of ours.
     AlreadyGone,
 }
 
@@ -85,7 +85,7 @@ pub enum RouteError {
         beside(route, foreign)
     )]
     Conflict {
-        /// What was to be added.
+        /// The route that was to be added.
         route: Route,
         /// The one that is there. Under our own number it is on another interface: another
         /// agent's.
@@ -94,9 +94,9 @@ pub enum RouteError {
     /// The kernel refused, or could not be asked.
     #[error("{what}: {cause}{}", advice(cause))]
     Netlink {
-        /// What was to be done.
+        /// The change or reading that was asked for.
         what: String,
-        /// Why it was not.
+        /// Why it was not done.
         cause: NetlinkError,
     },
 }
@@ -109,7 +109,7 @@ impl RouteError {
         }
     }
 
-    /// Somebody else's route that is in the way, if that is it.
+    /// Returns somebody else's route that is in the way, if that is the reason.
     pub const fn conflict(&self) -> Option<&Foreign> {
         match self {
             Self::Conflict { foreign, .. } => Some(foreign),
@@ -117,7 +117,7 @@ impl RouteError {
         }
     }
 
-    /// What the kernel answered with, if it refused.
+    /// Returns the error number of the kernel's answer, if it refused.
     pub const fn errno(&self) -> Option<Errno> {
         match self {
             Self::Conflict { .. } => Some(Errno::EEXIST),
@@ -134,7 +134,7 @@ fn beside(route: &Route, foreign: &Foreign) -> Foreign {
     }
 }
 
-/// What to do about a refusal.
+/// Advises on a refusal.
 const fn advice(cause: &NetlinkError) -> &'static str {
     match cause.errno() {
         Some(Errno::EPERM) => "; run as root or with CAP_NET_ADMIN",

@@ -1,15 +1,15 @@
-//! Our routes: host routes in the main table that carry our protocol number.
+//! Adds, deletes and lists our routes: host routes in the main table with our protocol number.
 //!
-//! Ours is what carries the number on the interface that is being served; nothing else is ever
-//! changed or deleted. The kernel itself checks both on every deletion, so no race with another
+//! A route is ours if it has the number and leads through an interface that is served; no other route is
+//! ever changed or deleted. The kernel itself checks both on every deletion, so no race with another
 //! daemon (or another agent, on another interface) can make us hit its routes.
 //!
 //! The order of operations on one destination is the caller's business; operations on different
 //! destinations may be in flight together.
 //!
-//! IPv4 routes also vanish without a word: when their interface goes down or their source address
-//! is removed, the kernel flushes them and notifies nobody. Read the table again after such an
-//! event.
+//! IPv4 routes also vanish without a notification: when their interface goes down, or before Linux 6.7
+//! their source address is removed, the kernel flushes them and notifies nobody. Read the table again
+//! after such an event.
 
 use std::net::Ipv4Addr;
 
@@ -41,12 +41,12 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Routes with `protocol` are ours.
+    /// Makes access to the routes with `protocol`, which are ours.
     pub const fn new(netlink: Netlink, protocol: u8) -> Self {
         Self { netlink, protocol }
     }
 
-    /// Puts the route there. When it returns well, the kernel has it.
+    /// Puts the route into the table. When this succeeds, the kernel has it.
     ///
     /// A different route of ours to the destination is deleted first and then this one is added.
     /// For some microseconds there is none; the kernel's own replacement has no such gap, but it
@@ -117,8 +117,8 @@ impl Routes {
         }
     }
 
-    /// Reads our routes, all or those of one interface. What carries our number without being a
-    /// host route with metric 0 cannot be of our making and is left out.
+    /// Reads our routes, all or those of one interface. A route with our number that is no host route with
+    /// metric 0 cannot be of our making and is left out.
     ///
     /// # Errors
     /// The table could not be read, or kept changing.
@@ -127,7 +127,7 @@ impl Routes {
         message.header.protocol = RouteProtocol::from(self.protocol);
         message.attributes.extend(ifindex.map(RouteAttribute::Oif));
         // The kernel has filtered; a mistake in the request must not make us own other routes.
-        let ours = |found: Found| {
+        let ours = |found: MainRoute| {
             let route = found.route.filter(|_| found.protocol == self.protocol)?;
             ifindex
                 .is_none_or(|ifindex| ifindex == route.ifindex)
@@ -146,24 +146,24 @@ impl Routes {
         let found = self.in_use(dst).await?;
         Ok(found
             .filter(|found| found.protocol != self.protocol)
-            .map(Found::foreign))
+            .map(MainRoute::foreign))
     }
 
-    /// The route that makes the kernel answer EEXIST: same destination, same metric. It need not be
+    /// Finds the route that makes the kernel answer EEXIST: same destination, same metric. It need not be
     /// in use (its link may be down, a rule may prefer another table): then the table is read.
-    async fn in_the_way(&self, dst: Ipv4Addr) -> Result<Option<Found>, RouteError> {
+    async fn in_the_way(&self, dst: Ipv4Addr) -> Result<Option<MainRoute>, RouteError> {
         if let Some(found) = self.in_use(dst).await?.filter(|found| found.metric == 0) {
             return Ok(Some(found));
         }
-        let same = |found: Found| (found.dst == dst && found.metric == 0).then_some(found);
+        let same = |found: MainRoute| (found.dst == dst && found.metric == 0).then_some(found);
         let found = self.dump(main_table_dump(), same).await;
         let found = found
             .map_err(|cause| RouteError::new(format_args!("reading the routes to {dst}"), cause))?;
         Ok(found.into_iter().next())
     }
 
-    /// The host route in the main table that a packet to `dst` would use, if it would use one.
-    async fn in_use(&self, dst: Ipv4Addr) -> Result<Option<Found>, RouteError> {
+    /// Looks up the host route in the main table that a packet to `dst` would use, if it would use one.
+    async fn in_use(&self, dst: Ipv4Addr) -> Result<Option<MainRoute>, RouteError> {
         let mut message = RouteMessage::default();
         message.header.address_family = AddressFamily::Inet;
         message.header.destination_prefix_length = 32;
@@ -178,7 +178,7 @@ impl Routes {
             .await
         {
             Ok(RouteNetlinkMessage::NewRoute(message)) => {
-                Ok(Found::parse(&message).filter(|found| found.dst == dst))
+                Ok(MainRoute::parse(&message).filter(|found| found.dst == dst))
             }
             Ok(_) => Ok(None),
             // "No route" is an error number here; which one depends on the rules (unreachable,
@@ -191,10 +191,10 @@ impl Routes {
     async fn dump<T>(
         &self,
         message: RouteMessage,
-        keep: impl Fn(Found) -> Option<T>,
+        keep: impl Fn(MainRoute) -> Option<T>,
     ) -> Result<Vec<T>, NetlinkError> {
         let keep = |message| match message {
-            RouteNetlinkMessage::NewRoute(message) => Found::parse(&message).and_then(&keep),
+            RouteNetlinkMessage::NewRoute(message) => MainRoute::parse(&message).and_then(&keep),
             _ => None,
         };
         let dump = self
@@ -256,9 +256,9 @@ fn main_table_dump() -> RouteMessage {
     message
 }
 
-/// A host route of the main table, of whomever.
+/// A host route of the main table, whichever its protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct MainRoute {
     dst: Ipv4Addr,
     protocol: u8,
     pub(super) metric: u32,
@@ -267,7 +267,7 @@ pub(super) struct Found {
     pub(super) route: Option<Route>,
 }
 
-impl Found {
+impl MainRoute {
     fn foreign(self) -> Foreign {
         Foreign {
             protocol: self.protocol,

@@ -15,7 +15,7 @@ use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::keys::RouteKey;
 use crate::engine::state::routes::{Change, Step, Turn};
-use crate::net::monitor::Place;
+use crate::net::monitor::RouteSlot;
 use crate::settings::PeerPassive;
 
 /// When a route is looked at again whose session could not be read.
@@ -101,7 +101,7 @@ impl<H: Hands> Engine<H> {
     }
 
     /// Somebody else changed a route where ours are.
-    pub(crate) fn route_changed(&mut self, key: RouteKey, gone: bool, place: &Place) {
+    pub(crate) fn route_changed(&mut self, key: RouteKey, gone: bool, place: &RouteSlot) {
         match self.wanted(key) {
             Some(Wanted::Present(route)) => {
                 if place.ours && (gone || place.route != Some(route)) {
@@ -114,7 +114,7 @@ impl<H: Hands> Engine<H> {
     }
 
     /// Somebody changed a route of theirs, which may have taken our route's place, or left it.
-    pub(crate) fn foreign_route_changed(&mut self, dst: Ipv4Addr, gone: bool, place: &Place) {
+    pub(crate) fn foreign_route_changed(&mut self, dst: Ipv4Addr, gone: bool, place: &RouteSlot) {
         let keys: Vec<_> = self.ways_to(dst).collect();
         for key in keys {
             if place.ours && gone && self.jobs.is_failing(key) {
@@ -129,7 +129,7 @@ impl<H: Hands> Engine<H> {
     }
 
     /// A route that should be there was taken away or changed.
-    fn put_back(&mut self, key: RouteKey, place: &Place) {
+    fn put_back(&mut self, key: RouteKey, place: &RouteSlot) {
         self.jobs.taken(key, place.by != 0);
         self.follow(key);
     }

@@ -236,11 +236,7 @@ impl Hands for MemoryHands {
         self.handle.control(request)
     }
 
-    fn transmit(
-        &self,
-        orders: &[Order],
-        done: impl FnMut(&Order, Transmitted),
-    ) -> io::Result<()> {
+    fn transmit(&self, orders: &[Order], done: impl FnMut(&Order, Transmitted)) -> io::Result<()> {
         self.handle.transmit(orders, done)
     }
 

@@ -240,7 +240,11 @@ impl Agent {
             engine.begin_check();
             self.check_ns = now_ns + 10 * SECOND;
         }
-        let waiting = machine.kernel.borrow().maps().map(|maps| maps.events_waiting());
+        let waiting = machine
+            .kernel
+            .borrow()
+            .maps()
+            .map(|maps| maps.events_waiting());
         if waiting.unwrap_or(0) > 0 {
             return Ok(busy(engine, async |engine| {
                 engine.reported().await;

@@ -47,7 +47,8 @@ fn routes(machine: &Machine) -> Vec<Route> {
 fn sessions(machine: &Machine) -> Vec<SessionEntry> {
     let kernel = machine.kernel.borrow();
     let maps = kernel.maps();
-    maps.map(|maps| maps.sessions().iter().map(|(_, entry)| *entry).collect()).unwrap_or_default()
+    maps.map(|maps| maps.sessions().iter().map(|(_, entry)| *entry).collect())
+        .unwrap_or_default()
 }
 
 pub(super) fn peers(machine: &Machine) -> BTreeSet<PeerKey> {
@@ -64,7 +65,10 @@ impl Watch {
         sent.retain(|at_ns| at_ns + SECOND > now_ns);
         sent.push(now_ns);
         if sent.len() > PACKETS {
-            return Err(format!("{} packets to node {to} within a second", sent.len()));
+            return Err(format!(
+                "{} packets to node {to} within a second",
+                sent.len()
+            ));
         }
         Ok(())
     }
@@ -97,7 +101,7 @@ impl Watch {
                 Some(entry.key.ifindex) == tunnel && Ipv4Addr::from(entry.key.peer) == route.dst
             };
             let session = sessions.iter().find(of);
-            if session.is_none() && machine.kernel.borrow().maps().is_some() && condition.well {
+            if session.is_none() && machine.kernel.borrow().maps().is_some() {
                 return Err(format!("a route to {} without a session", route.dst));
             }
             let up = session.is_some_and(|entry| entry.session.state == State::Up);
@@ -116,13 +120,22 @@ impl Watch {
         for &other in &self.gone {
             let peer = address_of(other);
             if peers.contains(&peer_key(TUNNEL, peer)) {
-                return Err(format!("the disconnect of {peer} is undone: there is a peer"));
+                return Err(format!(
+                    "the disconnect of {peer} is undone: there is a peer"
+                ));
             }
-            if sessions.iter().any(|entry| Ipv4Addr::from(entry.key.peer) == peer) {
-                return Err(format!("the disconnect of {peer} is undone: there is a session"));
+            if sessions
+                .iter()
+                .any(|entry| Ipv4Addr::from(entry.key.peer) == peer)
+            {
+                return Err(format!(
+                    "the disconnect of {peer} is undone: there is a session"
+                ));
             }
             if has_route(&peer) {
-                return Err(format!("the disconnect of {peer} is undone: there is a route"));
+                return Err(format!(
+                    "the disconnect of {peer} is undone: there is a route"
+                ));
             }
         }
         Ok(())
@@ -136,7 +149,9 @@ pub(super) fn timeouts(machine: &Machine, since_ns: u64) -> Result<(), String> {
         let down = session.last_down_reason == DownReason::Timeout;
         if down && session.state == State::Down && session.since_ns >= since_ns {
             let peer = Ipv4Addr::from(entry.key.peer);
-            return Err(format!("the session with {peer} timed out, and nothing was lost"));
+            return Err(format!(
+                "the session with {peer} timed out, and nothing was lost"
+            ));
         }
     }
     Ok(())
@@ -154,13 +169,19 @@ pub(super) fn agreement(
         for &other in &wants[node] {
             let peer = address_of(other);
             let mutual = wants[other].contains(&node);
-            let session = sessions.iter().find(|entry| Ipv4Addr::from(entry.key.peer) == peer);
+            let session = sessions
+                .iter()
+                .find(|entry| Ipv4Addr::from(entry.key.peer) == peer);
             let state = session.map(|entry| entry.session.state);
             let route = routes.iter().any(|route| route.dst == peer);
             if mutual != (state == Some(State::Up)) || mutual != route {
                 let what = format!(
                     "with {peer}, {}: {state:?}, route: {route}",
-                    if mutual { "who wants it, too" } else { "who does not want it" }
+                    if mutual {
+                        "who wants it, too"
+                    } else {
+                        "who does not want it"
+                    }
                 );
                 return Err((node, what));
             }

@@ -8,6 +8,7 @@ use crate::engine::hands::memory::MemoryHands;
 use crate::memory::net::{Author, Entry, Kind, MAIN, Mode, Net, Shape, Which};
 use crate::memory::{Device, Handle, Kernel};
 use crate::net::links::{Address, Tunnel};
+use crate::net::routes::DEFAULT_PROTOCOL;
 use crate::settings::RunOptions;
 
 /// The tunnel that is served.
@@ -75,6 +76,11 @@ impl Machine {
         machine.make_tunnel();
         machine.put_address(place);
         machine
+    }
+
+    /// Returns its DoubleZero address, wherever that is.
+    pub(super) fn address(&self) -> Ipv4Addr {
+        address_of(self.number)
     }
 
     fn outer(&self) -> Ipv4Addr {
@@ -201,6 +207,15 @@ impl Machine {
             via: None,
         };
         self.change(|net| net.add_entry(Author::Other(7), entry, Mode::Replace));
+    }
+
+    /// Removes the kernel part, and our routes (`dz-agent purge`). No agent runs.
+    pub(super) fn purge(&self) {
+        self.kernel.borrow_mut().unload();
+        let mut net = self.net.borrow_mut();
+        for route in net.routes(DEFAULT_PROTOCOL) {
+            net.delete_route(DEFAULT_PROTOCOL, route.dst, route.ifindex);
+        }
     }
 
     pub(super) fn lose_notices(&self) {

@@ -19,6 +19,7 @@ mod world;
 
 pub use story::Story;
 
+use std::cell::Cell;
 use std::fmt;
 
 /// Something that must never be.
@@ -46,6 +47,17 @@ pub struct Report {
     pub steps: u64,
     /// Packets that were delivered.
     pub packets: u64,
+}
+
+thread_local! {
+    static NOW: Cell<(u64, usize)> = const { Cell::new((0, 0)) };
+}
+
+/// Says how far the story is that this thread tells, for its log: time, and whose turn it is.
+#[must_use]
+pub fn told() -> String {
+    let (at_ns, node) = NOW.get();
+    format!("{:>6} ms node {node}", at_ns / 1_000_000)
 }
 
 /// Tells a story.

@@ -1,11 +1,16 @@
 //! What happens in a story, drawn from its seed.
 
+use std::fmt;
+
 use fastrand::Rng;
 
 use super::machine::Place;
 
 const SECOND: u64 = 1_000_000_000;
 const MS: u64 = 1_000_000;
+/// For how long an agent may be away without any harm: the kernel part answers for 30 s after its last
+/// heartbeat, which comes once a second.
+const AWAY_MS: u64 = 7_500;
 
 /// Something that happens to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,13 +80,38 @@ pub struct Story {
     pub healed_ns: u64,
 }
 
+impl fmt::Display for Story {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            nodes,
+            places,
+            gentle,
+            ..
+        } = self;
+        writeln!(
+            f,
+            "{nodes} nodes, addresses on {places:?}, gentle: {gentle}"
+        )?;
+        for Happening { at_ns, node, what } in &self.events {
+            writeln!(f, "{:>8} ms  node {node}: {what:?}", at_ns / MS)?;
+        }
+        writeln!(f, "{:>8} ms  all is well", self.healed_ns / MS)
+    }
+}
+
 impl Story {
     /// Draws a story of so many nodes.
     #[must_use]
     pub fn drawn(seed: u64, nodes: usize) -> Self {
         let mut rng = Rng::with_seed(seed);
         let gentle = rng.u8(..4) == 0;
-        let place = |rng: &mut Rng| if rng.bool() { Place::Tunnel } else { Place::Nic };
+        let place = |rng: &mut Rng| {
+            if rng.bool() {
+                Place::Tunnel
+            } else {
+                Place::Nic
+            }
+        };
         let places = (0..nodes).map(|_| place(&mut rng)).collect();
         let mut story = Self {
             seed,
@@ -102,13 +132,25 @@ impl Story {
         let happenings = if nodes > 6 { nodes } else { rng.usize(1..12) };
         for _ in 0..happenings {
             let node = rng.usize(..nodes);
-            let what = if gentle {
-                story.gentle_one(&mut rng)
+            if gentle {
+                let what = story.gentle_one(&mut rng);
+                story.add(rng.u64(8 * SECOND..25 * SECOND), node, what);
             } else {
-                story.any(&mut rng, node)
-            };
-            let from_ns = if gentle { 8 * SECOND } else { SECOND };
-            story.add(rng.u64(from_ns..25 * SECOND), node, what);
+                let what = story.any(&mut rng, node);
+                story.add(rng.u64(SECOND..25 * SECOND), node, what);
+            }
+        }
+        if gentle {
+            // One agent at a time, lest two who only answer wait for each other; and for less than the kernel
+            // part answers for an agent that is away.
+            for from_ns in [9 * SECOND, 18 * SECOND] {
+                let what = if rng.bool() {
+                    What::Freeze(rng.u64(1..AWAY_MS))
+                } else {
+                    What::Kill(rng.u64(..40), rng.u64(1..AWAY_MS))
+                };
+                story.add(from_ns + rng.u64(..SECOND), rng.usize(..nodes), what);
+            }
         }
         story.events.sort_by_key(|event| event.at_ns);
         story
@@ -120,20 +162,22 @@ impl Story {
 
     fn gentle_one(&self, rng: &mut Rng) -> What {
         let other = rng.usize(..self.nodes);
-        match rng.u8(..6) {
-            0 => What::Freeze(rng.u64(1..10_000)),
-            1 => What::Kill(rng.u64(..40), rng.u64(1..8_000)),
-            2 => What::Refuse(rng.u8(1..60), rng.u64(1..4_000)),
-            3 => What::RouteDeleted(other),
-            4 => What::Foreign(other, rng.u64(1..8_000)),
+        match rng.u8(..4) {
+            0 => What::Refuse(rng.u8(1..60), rng.u64(1..2_000)),
+            1 => What::RouteDeleted(other),
+            2 => What::Foreign(other, rng.u64(1..8_000)),
             _ => What::Deaf,
         }
     }
 
     fn any(&self, rng: &mut Rng, node: usize) -> What {
         let other = rng.usize(..self.nodes);
-        match rng.u8(..16) {
-            0 => What::Connect(if other == node { (node + 1) % self.nodes } else { other }),
+        match rng.u8(..18) {
+            0 => What::Connect(if other == node {
+                (node + 1) % self.nodes
+            } else {
+                other
+            }),
             1 | 2 => What::Disconnect(other),
             3 => What::DisconnectAll,
             4 => What::Purge(rng.u64(..60), rng.u64(1..5_000)),
@@ -148,6 +192,8 @@ impl Story {
             }),
             10 => What::Down(rng.u64(1..5_000)),
             11 => What::Delete(rng.u64(1..5_000)),
+            12 => What::Freeze(rng.u64(1..10_000)),
+            13 => What::Kill(rng.u64(..40), rng.u64(1..8_000)),
             _ => self.gentle_one(rng),
         }
     }

@@ -60,7 +60,14 @@ impl Wire {
         self.ways.fill(Way::default());
     }
 
-    pub(super) fn send(&mut self, from: usize, to: usize, frame: Vec<u8>, now_ns: u64, rng: &mut Rng) {
+    pub(super) fn send(
+        &mut self,
+        from: usize,
+        to: usize,
+        frame: Vec<u8>,
+        now_ns: u64,
+        rng: &mut Rng,
+    ) {
         let way = *self.way(from, to);
         if way.cut || rng.u8(..100) < way.loss {
             return;

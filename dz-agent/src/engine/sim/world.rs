@@ -44,6 +44,8 @@ struct Node {
     /// When what was done to it is undone: the tunnel, the routes of another daemon.
     undo: Vec<(u64, Undo)>,
     purge: bool,
+    /// When an agent that was to die after some more effects dies without having had them, ns.
+    kill_by_ns: Option<u64>,
     /// After how many ms an agent that has ended is started again.
     restart_ms: u64,
 }
@@ -92,6 +94,7 @@ impl World {
                 start_at_ns: Some(BEGUN_NS),
                 undo: Vec::new(),
                 purge: false,
+                kill_by_ns: None,
                 restart_ms: 100,
             }
         };
@@ -154,7 +157,11 @@ impl World {
                 }
             }
         }
-        let machines: Vec<_> = self.nodes.drain(..).map(|node| (node.machine, node.wants)).collect();
+        let machines: Vec<_> = self
+            .nodes
+            .drain(..)
+            .map(|node| (node.machine, node.wants))
+            .collect();
         let (machines, wants): (Vec<_>, Vec<_>) = machines.into_iter().unzip();
         check::agreement(&machines, &wants).map_err(|(node, what)| Finding {
             at_ns: end_ns - BEGUN_NS,
@@ -173,13 +180,17 @@ impl World {
     fn step(&mut self, number: usize) -> Result<(), Finding> {
         self.report.steps += 1;
         let now_ns = self.now_ns;
+        super::NOW.set((now_ns - BEGUN_NS, number));
         let node = &mut self.nodes[number];
         {
             let mut kernel = node.machine.kernel.borrow_mut();
             kernel.set_now_ns(now_ns);
             kernel.run_timers();
         }
-        let due: Vec<_> = node.undo.extract_if(.., |(at_ns, _)| *at_ns <= now_ns).collect();
+        let due: Vec<_> = node
+            .undo
+            .extract_if(.., |(at_ns, _)| *at_ns <= now_ns)
+            .collect();
         for (_, undo) in due {
             match undo {
                 Undo::Up => node.machine.set_tunnel_up(true),
@@ -195,12 +206,17 @@ impl World {
         if node.start_at_ns.is_some_and(|at_ns| at_ns <= now_ns) {
             node.start_at_ns = None;
             if std::mem::take(&mut node.purge) {
-                node.machine.kernel.borrow_mut().unload();
+                node.machine.purge();
             }
             node.agent = Some(Agent::start(&node.machine, self.options.clone()));
         }
         if self.healed && now_ns < self.settled_ns {
             Self::operate(node, self.wire.nodes());
+        }
+        if let Some(agent) = &node.agent
+            && node.kill_by_ns.take_if(|by_ns| *by_ns <= now_ns).is_some()
+        {
+            agent.handle.die_after(0);
         }
         let mut next_ns = now_ns + SECOND;
         let thawed = node.frozen_until_ns <= now_ns;
@@ -208,11 +224,20 @@ impl World {
             let life = agent.run(&node.machine, &mut self.rng);
             match life {
                 Life::Until(at_ns) => next_ns = at_ns.max(now_ns + 1),
-                Life::Endless => return Err(self.finding(number, "turns without an end".to_owned())),
+                Life::Endless => {
+                    return Err(self.finding(number, "turns without an end".to_owned()));
+                }
                 Life::Killed | Life::Failed | Life::Withdrawn => {
                     node.agent = None;
+                    node.kill_by_ns = None;
                     node.machine.net.borrow_mut().unsubscribe();
-                    node.start_at_ns = Some(now_ns + node.restart_ms.max(1) * MS);
+                    // Who cannot start is started again soon, as systemd does.
+                    let ms = if life == Life::Failed {
+                        100
+                    } else {
+                        node.restart_ms.max(1)
+                    };
+                    node.start_at_ns = Some(now_ns + ms * MS);
                     node.asked.clear();
                     if life == Life::Withdrawn {
                         // What requests have connected is gone with it.
@@ -224,10 +249,14 @@ impl World {
         if !thawed {
             next_ns = node.frozen_until_ns;
         }
-        let answered = node.asked.extract_if(.., |(_, reply)| !reply.is_empty() || reply.is_terminated());
+        let answered = node
+            .asked
+            .extract_if(.., |(_, reply)| !reply.is_empty() || reply.is_terminated());
         for (others, mut reply) in answered.collect::<Vec<_>>() {
             if let Ok(Ok(_)) = reply.try_recv() {
-                let unwanted = others.into_iter().filter(|other| !node.wants.contains(other));
+                let unwanted = others
+                    .into_iter()
+                    .filter(|other| !node.wants.contains(other));
                 node.watch.gone.extend(unwanted);
             }
         }
@@ -248,7 +277,13 @@ impl World {
         let timer_ns = node.machine.kernel.borrow().next_timer_ns();
         let undo_ns = node.undo.iter().map(|(at_ns, _)| *at_ns).min();
         let refused_ns = (node.refused_until_ns != 0).then_some(node.refused_until_ns);
-        let more = [timer_ns, undo_ns, refused_ns, node.start_at_ns];
+        let more = [
+            timer_ns,
+            undo_ns,
+            refused_ns,
+            node.start_at_ns,
+            node.kill_by_ns,
+        ];
         let more_ns = more.into_iter().flatten().min().unwrap_or(next_ns);
         node.next_ns = next_ns.min(more_ns).max(now_ns + 1);
         let agent = node.agent.as_ref();
@@ -273,6 +308,7 @@ impl World {
             What::Kill(effects, ms) | What::Purge(effects, ms) => {
                 if let Some(agent) = node.agent.as_mut().filter(|agent| !agent.is_stopping()) {
                     agent.handle.die_after(agent.handle.effects() + effects);
+                    node.kill_by_ns = Some(now_ns + SECOND);
                     node.restart_ms = ms;
                     node.purge = matches!(what, What::Purge(..));
                     if node.purge {
@@ -321,7 +357,10 @@ impl World {
                     let errno = rng.choice(call.may_fail_with()).copied()?;
                     (rng.u8(..100) < percent).then_some(errno)
                 };
-                node.machine.kernel.borrow_mut().set_refuse(Some(Box::new(refuse)));
+                node.machine
+                    .kernel
+                    .borrow_mut()
+                    .set_refuse(Some(Box::new(refuse)));
                 node.refused_until_ns = now_ns + ms * MS;
             }
             What::Deaf => node.machine.lose_notices(),
@@ -359,11 +398,7 @@ impl World {
             return;
         };
         let (reply, _) = oneshot::channel();
-        let peer = PeerSpec {
-            local: None,
-            ..PeerSpec::new(address_of(other), Ipv4Addr::UNSPECIFIED)
-        };
-        let peers = vec![peer];
+        let peers = vec![PeerSpec::new(address_of(other), node.machine.address())];
         agent.commands.push_back(Command::Connect { peers, reply });
         node.wants.insert(other);
         node.watch.gone.remove(&other);
@@ -379,7 +414,9 @@ impl World {
             peer: address_of(*other),
         });
         let selector = Selector::Peers(named.collect());
-        agent.commands.push_back(Command::Disconnect { selector, reply });
+        agent
+            .commands
+            .push_back(Command::Disconnect { selector, reply });
         for other in &others {
             node.wants.remove(other);
         }
