@@ -33,9 +33,12 @@ use crate::net::routes::{Added, Deleted, Route, RouteError};
 use crate::settings::Follow;
 use crate::view::InterfaceView;
 
+/// Carries one request out, and answers it.
+type CarryOut = Box<dyn FnOnce()>;
+
 /// What the engine has asked for and waits for beside its other business, in this order.
 #[derive(Clone, Default)]
-pub(crate) struct Requests(Rc<RefCell<VecDeque<Box<dyn FnOnce()>>>>);
+pub(crate) struct Requests(Rc<RefCell<VecDeque<CarryOut>>>);
 
 impl Requests {
     /// Carries the next one out, so that its answer is there. Returns whether there was one.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use dz_common::map::{PeerKey, SessionEntry};
+use dz_common::map::{PeerKey, SessionEntry, SessionKey};
 use dz_common::packet::State;
 use dz_common::session::DownReason;
 
@@ -80,28 +80,35 @@ impl Watch {
         condition: Condition,
         now_ns: u64,
     ) -> Result<(), String> {
-        let sessions = sessions(machine);
-        let peers = peers(machine);
+        let kernel = machine.kernel.borrow();
+        let maps = kernel.maps();
+        let has_peer = |peer: Ipv4Addr| {
+            let key = peer_key(TUNNEL, peer);
+            maps.is_some_and(|maps| maps.peer(&key).is_some())
+        };
         let tunnel = machine.tunnel();
+        let session = |dst: Ipv4Addr| {
+            let key = SessionKey {
+                ifindex: tunnel?,
+                local: [0; 4],
+                peer: dst.octets(),
+            };
+            let sessions = maps?.sessions();
+            Some(sessions.at(sessions.find(&key)?))
+        };
         // Peers → sessions → routes. A peer and its session go together (D1), so that a session without a peer
         // is AdminDown; a route goes before its session (D3, D4).
-        for entry in &sessions {
+        for (_, entry) in maps.iter().flat_map(|maps| maps.sessions().iter()) {
             let peer = Ipv4Addr::from(entry.key.peer);
-            let wanted = peers.contains(&peer_key(TUNNEL, peer));
-            if !wanted && entry.session.state != State::AdminDown {
-                return Err(format!(
-                    "a session with {peer} in {:?} and no peer",
-                    entry.session.state
-                ));
+            let state = entry.session.state;
+            if state != State::AdminDown && !has_peer(peer) {
+                return Err(format!("a session with {peer} in {state:?} and no peer"));
             }
         }
         let routes = routes(machine);
         for route in &routes {
-            let of = |entry: &&SessionEntry| {
-                Some(entry.key.ifindex) == tunnel && Ipv4Addr::from(entry.key.peer) == route.dst
-            };
-            let session = sessions.iter().find(of);
-            if session.is_none() && machine.kernel.borrow().maps().is_some() {
+            let session = session(route.dst);
+            if session.is_none() && maps.is_some() {
                 return Err(format!("a route to {} without a session", route.dst));
             }
             let up = session.is_some_and(|entry| entry.session.state == State::Up);
@@ -117,17 +124,17 @@ impl Watch {
         }
         let has_route = |dst: &Ipv4Addr| routes.iter().any(|route| route.dst == *dst);
         self.stale.retain(|dst, _| has_route(dst));
+        if kernel.overwritten() > 0 {
+            return Err("memory of a session was given away while a program held it".to_owned());
+        }
         for &other in &self.gone {
             let peer = address_of(other);
-            if peers.contains(&peer_key(TUNNEL, peer)) {
+            if has_peer(peer) {
                 return Err(format!(
                     "the disconnect of {peer} is undone: there is a peer"
                 ));
             }
-            if sessions
-                .iter()
-                .any(|entry| Ipv4Addr::from(entry.key.peer) == peer)
-            {
+            if session(peer).is_some() {
                 return Err(format!(
                     "the disconnect of {peer} is undone: there is a session"
                 ));

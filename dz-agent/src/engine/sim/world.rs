@@ -1,22 +1,18 @@
 //! All nodes, and what is between them, step by step.
 
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
-
 use clap::{Args, Command as Clap, FromArgMatches};
 use fastrand::Rng;
 use nix::errno::Errno;
-use tokio::sync::oneshot;
 
 use super::agent::{Agent, Life};
-use super::check::{self, Condition, Watch};
+use super::check::{self, Condition};
+use super::finding::{Finding, NOW, Report};
 use super::machine::{Machine, Place, address_of, node_of};
+use super::node::{Node, Undo};
 use super::story::{Story, What};
 use super::wire::Wire;
-use super::{Finding, Report};
-use crate::command::{Command, Disconnected, Named, Refusal, Selector};
 use crate::memory::Call;
-use crate::settings::{PeerSpec, RunOptions};
+use crate::settings::RunOptions;
 
 const SECOND: u64 = 1_000_000_000;
 const MS: u64 = 1_000_000;
@@ -26,37 +22,6 @@ const AGREED_NS: u64 = 40 * SECOND;
 const BEGUN_NS: u64 = 100 * SECOND;
 /// Where the destination stands in an IPv4 header.
 const DESTINATION: usize = 16;
-
-type Gone = oneshot::Receiver<Result<Vec<Disconnected>, Refusal>>;
-
-struct Node {
-    machine: Machine,
-    agent: Option<Agent>,
-    watch: Watch,
-    wants: BTreeSet<usize>,
-    /// Disconnects that have not been answered.
-    asked: Vec<(Vec<usize>, Gone)>,
-    /// When it is to be looked at next, ns.
-    next_ns: u64,
-    frozen_until_ns: u64,
-    refused_until_ns: u64,
-    start_at_ns: Option<u64>,
-    /// When what was done to it is undone: the tunnel, the routes of another daemon.
-    undo: Vec<(u64, Undo)>,
-    purge: bool,
-    /// When an agent that was to die after some more effects dies without having had them, ns.
-    kill_by_ns: Option<u64>,
-    /// After how many ms an agent that has ended is started again.
-    restart_ms: u64,
-}
-
-#[derive(Clone, Copy)]
-enum Undo {
-    Up,
-    Make,
-    Unforeign(Ipv4Addr),
-    Way(usize),
-}
 
 pub(super) struct World {
     now_ns: u64,
@@ -82,21 +47,7 @@ impl World {
         let node = |number: usize| {
             let machine = Machine::new(number, story.places[number]);
             machine.kernel.borrow_mut().set_now_ns(BEGUN_NS);
-            Node {
-                machine,
-                agent: None,
-                watch: Watch::default(),
-                wants: BTreeSet::new(),
-                asked: Vec::new(),
-                next_ns: BEGUN_NS,
-                frozen_until_ns: 0,
-                refused_until_ns: 0,
-                start_at_ns: Some(BEGUN_NS),
-                undo: Vec::new(),
-                purge: false,
-                kill_by_ns: None,
-                restart_ms: 100,
-            }
+            Node::new(machine, BEGUN_NS)
         };
         Self {
             now_ns: BEGUN_NS,
@@ -180,7 +131,7 @@ impl World {
     fn step(&mut self, number: usize) -> Result<(), Finding> {
         self.report.steps += 1;
         let now_ns = self.now_ns;
-        super::NOW.set((now_ns - BEGUN_NS, number));
+        NOW.set((now_ns - BEGUN_NS, number));
         let node = &mut self.nodes[number];
         {
             let mut kernel = node.machine.kernel.borrow_mut();
@@ -211,7 +162,7 @@ impl World {
             node.agent = Some(Agent::start(&node.machine, self.options.clone()));
         }
         if self.healed && now_ns < self.settled_ns {
-            Self::operate(node, self.wire.nodes());
+            node.operate(self.wire.nodes());
         }
         if let Some(agent) = &node.agent
             && node.kill_by_ns.take_if(|by_ns| *by_ns <= now_ns).is_some()
@@ -298,11 +249,11 @@ impl World {
         let node = &mut self.nodes[number];
         node.next_ns = now_ns;
         match what {
-            What::Connect(other) => Self::connect(node, other),
-            What::Disconnect(other) => Self::disconnect(node, vec![other]),
+            What::Connect(other) => node.connect(other),
+            What::Disconnect(other) => node.disconnect(vec![other]),
             What::DisconnectAll => {
                 let all = node.wants.iter().copied().collect();
-                Self::disconnect(node, all);
+                node.disconnect(all);
             }
             What::Freeze(ms) => node.frozen_until_ns = now_ns + ms * MS,
             What::Kill(effects, ms) | What::Purge(effects, ms) => {
@@ -367,60 +318,9 @@ impl World {
         }
     }
 
-    /// The operator looks whether the agent has just those peers that he wants, and asks for what is missing.
-    fn operate(node: &mut Node, nodes: usize) {
-        let Some(agent) = node.agent.as_ref().filter(|agent| agent.is_idle()) else {
-            return;
-        };
-        if agent.is_stopping() || !agent.commands.is_empty() || !node.asked.is_empty() {
-            return;
-        }
-        let has = check::peers(&node.machine);
-        let has = has.iter().filter_map(|key| node_of(key.peer.into(), nodes));
-        let has: BTreeSet<_> = has.collect();
-        let missing: Vec<_> = node.wants.difference(&has).copied().collect();
-        let others: Vec<_> = has.difference(&node.wants).copied().collect();
-        for other in missing {
-            Self::connect(node, other);
-        }
-        if !others.is_empty() {
-            Self::disconnect(node, others);
-        }
-    }
-
     fn undo_way(&mut self, number: usize, to: usize, ms: u64) {
         let at_ns = self.now_ns + ms * MS;
         self.nodes[number].undo.push((at_ns, Undo::Way(to)));
-    }
-
-    fn connect(node: &mut Node, other: usize) {
-        let Some(agent) = node.agent.as_mut().filter(|agent| !agent.is_stopping()) else {
-            return;
-        };
-        let (reply, _) = oneshot::channel();
-        let peers = vec![PeerSpec::new(address_of(other), node.machine.address())];
-        agent.commands.push_back(Command::Connect { peers, reply });
-        node.wants.insert(other);
-        node.watch.gone.remove(&other);
-    }
-
-    fn disconnect(node: &mut Node, others: Vec<usize>) {
-        let Some(agent) = node.agent.as_mut().filter(|agent| !agent.is_stopping()) else {
-            return;
-        };
-        let (reply, answer) = oneshot::channel();
-        let named = others.iter().map(|other| Named {
-            interface: None,
-            peer: address_of(*other),
-        });
-        let selector = Selector::Peers(named.collect());
-        agent
-            .commands
-            .push_back(Command::Disconnect { selector, reply });
-        for other in &others {
-            node.wants.remove(other);
-        }
-        node.asked.push((others, answer));
     }
 
     /// Makes everything well again, and has everybody want what they want.
