@@ -38,6 +38,10 @@ impl<H: Hands> Engine<H> {
             addr: peer.local,
         };
         let block = self.interfaces.block_of(&name, &local_key);
+        if self.sessions.has_resting() {
+            self.hands.wait_for_programs();
+            self.sessions.settle();
+        }
         let place = self.sessions.reserve();
         let place = place.context("no room for another session")?;
         let Place { slot, generation } = place;

@@ -21,6 +21,7 @@ use super::holding::Holding;
 use super::{Answer, Hands, Mac};
 use crate::datapath::{
     Datapath, MapError, MapReader, Order, Settings, Transmitted, choose, now_ns, take_over,
+    wait_for_programs,
 };
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::host::lock;
@@ -200,6 +201,10 @@ impl Hands for KernelHands {
 
     fn transmit(&self, orders: &[Order], done: impl FnMut(&Order, Transmitted)) -> io::Result<()> {
         self.datapath.transmit(orders, done)
+    }
+
+    fn wait_for_programs(&self) {
+        wait_for_programs();
     }
 
     async fn interface(&self, name: &str) -> Result<Option<Interface>, NetlinkError> {

@@ -243,6 +243,10 @@ impl Hands for MemoryHands {
         self.handle.transmit(orders, done)
     }
 
+    fn wait_for_programs(&self) {
+        self.handle.wait_for_programs();
+    }
+
     async fn interface(&self, name: &str) -> Result<Option<Interface>, NetlinkError> {
         self.ask(Ask::Links, |net| net.interface(name)).await
     }

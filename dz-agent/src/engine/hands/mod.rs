@@ -172,6 +172,10 @@ pub(crate) trait Hands: 'static {
     /// It could not be run. The orders that `done` has not got are not carried out.
     fn transmit(&self, orders: &[Order], done: impl FnMut(&Order, Transmitted)) -> io::Result<()>;
 
+    /// Waits until every kernel program has ended that runs now: afterwards none can hold a session that has been
+    /// deleted. Some microseconds.
+    fn wait_for_programs(&self);
+
     // Interfaces. An index is that of an interface among those served.
 
     /// Reads an interface by its name; none if there is none.

@@ -154,6 +154,20 @@ impl Machine {
         }
     }
 
+    /// A packet comes out of the tunnel. `slow`: the program has found the session and is not yet done with it
+    /// when the agent has its turn.
+    pub(super) fn receive(&self, frame: &[u8], now_ns: u64, slow: bool) {
+        let Some(tunnel) = self.tunnel() else { return };
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.set_now_ns(now_ns);
+        let begun = kernel.begin(tunnel, frame);
+        if let Ok(number) = begun
+            && !slow
+        {
+            kernel.finish(number);
+        }
+    }
+
     /// Puts the DoubleZero address where it is to be, and takes it away from where it was.
     pub(super) fn put_address(&mut self, place: Place) {
         let own = Address {

@@ -89,12 +89,8 @@ impl World {
             while let Some(packet) = self.wire.take(self.now_ns) {
                 self.report.packets += 1;
                 let node = &mut self.nodes[packet.to];
-                let mut kernel = node.machine.kernel.borrow_mut();
-                kernel.set_now_ns(self.now_ns);
-                if let Some(tunnel) = node.machine.net.borrow().ifindex(super::machine::TUNNEL) {
-                    kernel.receive(tunnel, &packet.frame);
-                }
-                drop(kernel);
+                let slow = self.rng.u8(..) < 30;
+                node.machine.receive(&packet.frame, self.now_ns, slow);
                 node.next_ns = self.now_ns;
             }
             for number in 0..self.nodes.len() {
@@ -200,6 +196,8 @@ impl World {
         if !thawed {
             next_ns = node.frozen_until_ns;
         }
+        // Those that the agent has overtaken.
+        node.machine.kernel.borrow_mut().wait_for_programs();
         let answered = node
             .asked
             .extract_if(.., |(_, reply)| !reply.is_empty() || reply.is_terminated());

@@ -121,10 +121,19 @@ impl Sessions {
         self.identity.discriminator(interface, local, peer).get()
     }
 
-    /// Takes a place for a new session; none if there is no room. Waits until no kernel program can
-    /// hold what earlier sessions left behind ([`Slots::settle`]).
-    pub(crate) fn reserve(&mut self) -> Option<Place> {
+    /// Says whether a kernel program may still hold what earlier sessions left behind.
+    pub(crate) const fn has_resting(&self) -> bool {
+        self.slots.has_resting()
+    }
+
+    /// Notes that no kernel program holds what earlier sessions left behind.
+    pub(crate) fn settle(&mut self) {
         self.slots.settle();
+    }
+
+    /// Takes a place for a new session; none if there is no room. What earlier sessions left behind is given
+    /// out after [`Self::settle`] alone.
+    pub(crate) fn reserve(&mut self) -> Option<Place> {
         let slot = self.slots.take()?;
         let generation = self.next_generation;
         self.next_generation = self.next_generation.wrapping_add(1).max(1);
@@ -362,6 +371,8 @@ mod tests {
         let mut sessions = Sessions::new(Identity::known([7; 16]), 1, &[]);
         let place = sessions.reserve().expect("room");
         sessions.give_back(&place);
+        assert!(sessions.has_resting() && sessions.reserve().is_none());
+        sessions.settle();
         let again = sessions.reserve().expect("room");
         assert_eq!(again.slot, place.slot);
         assert_ne!(again.generation, place.generation);
