@@ -31,6 +31,8 @@ pub(super) struct Node {
     pub(super) purge: bool,
     /// When an agent that was to die after some more effects dies without having had them, ns.
     pub(super) kill_by_ns: Option<u64>,
+    /// How many effects its agent had had when it was looked at last, and when that was, ns.
+    pub(super) seen: (Option<u64>, u64),
     /// After how many ms an agent that has ended is started again.
     pub(super) restart_ms: u64,
 }
@@ -60,6 +62,7 @@ impl Node {
             undo: Vec::new(),
             purge: false,
             kill_by_ns: None,
+            seen: (None, 0),
             restart_ms: 100,
         }
     }
