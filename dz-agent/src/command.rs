@@ -1,4 +1,4 @@
-//! What the API asks of the engine: messages with a place for the reply.
+//! Requests of the API to the engine, each with a channel for the reply.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -11,18 +11,18 @@ use crate::settings::PeerSpec;
 /// A peer by its address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Named {
-    /// Only on this interface; without one on whichever has it.
+    /// The interface; without one the peer is meant on every interface that has it.
     pub interface: Option<String>,
     /// The peer's address.
     pub peer: Ipv4Addr,
 }
 
-/// Which sessions a disconnect is about.
+/// Selects the sessions that a disconnect is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selector {
-    /// These.
+    /// The sessions with these peers.
     Peers(Vec<Named>),
-    /// All that the API connected.
+    /// All sessions that were connected through the API.
     All {
         /// Only on this interface.
         interface: Option<String>,
@@ -41,7 +41,7 @@ pub enum Command {
     },
     /// Give sessions up: all of them or, refused, none.
     Disconnect {
-        /// Which.
+        /// The sessions to give up.
         selector: Selector,
         /// Answered when AdminDown is sent, the routes and the sessions are gone.
         reply: oneshot::Sender<Result<Vec<Disconnected>, Refusal>>,
@@ -57,7 +57,7 @@ pub struct Connected {
     pub local: Ipv4Addr,
     /// The peer's address.
     pub peer: Ipv4Addr,
-    /// What the user should know, one sentence each.
+    /// Warnings for the user, one sentence each.
     pub warnings: Vec<String>,
 }
 
@@ -70,20 +70,20 @@ pub struct Disconnected {
     pub local: Ipv4Addr,
     /// The peer's address.
     pub peer: Ipv4Addr,
-    /// What the user should know, one sentence each: that the peer could not be told.
+    /// Warnings for the user, one sentence each: that the peer could not be told.
     pub warnings: Vec<String>,
 }
 
 /// Why a request was refused. Nothing was changed, unless a fault says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What sort of refusal.
+    /// The kind of refusal, by which the API chooses its status.
     pub kind: RefusalKind,
     /// Every fault found, one sentence each; a batch lists them all.
     pub faults: Vec<String>,
 }
 
-/// Sorts of refusal.
+/// Tells refusals apart by their cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusalKind {
     /// The request makes no sense, whatever the agent's state.

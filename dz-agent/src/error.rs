@@ -1,4 +1,4 @@
-//! How the agent fails: one line, and an exit code that scripts can rely on.
+//! A failure ends the process with one line, and with an exit code that scripts can rely on.
 
 use std::fmt;
 use std::process;
@@ -36,14 +36,14 @@ impl From<ExitCode> for process::ExitCode {
 /// A failure that ends the process: what, where and what to do, in one line.
 #[derive(Debug)]
 pub struct Failure {
-    /// What the process exits with.
+    /// The exit code of the process.
     pub code: ExitCode,
-    /// What happened.
+    /// The error and its causes.
     pub error: anyhow::Error,
 }
 
 impl Failure {
-    /// A failure with a code of its own. `what` reads `what: where: what to do`.
+    /// Makes a failure with a code of its own. `what` reads `what: where: what to do`.
     pub fn new(
         code: ExitCode,
         what: impl fmt::Display + fmt::Debug + Send + Sync + 'static,
@@ -64,7 +64,7 @@ impl Failure {
     }
 }
 
-/// For anything without a code of its own.
+/// Makes a failure of an error: one without a code of its own fails with [`ExitCode::Failure`].
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         match error.downcast::<Self>() {
@@ -77,7 +77,7 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// One line: the error and its causes, whatever line breaks they contain.
+/// Writes the error and its causes in one line, whatever line breaks they contain.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = format!("{:#}", self.error);

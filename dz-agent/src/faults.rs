@@ -1,5 +1,5 @@
-//! Faults that a test asks for, compiled only with the feature `faults`: what the kernel can do to us
-//! but does not do on demand.
+//! Produces faults that a test asks for: errors and delays of the kernel that cannot be had from it on
+//! demand. Compiled only with the feature `faults`.
 //!
 //! `$DZ_AGENT_FAULTS` names a folder. A file in it is a fault, its content a number; it is looked at
 //! for every request, so that a test can change its mind while the agent runs:
@@ -28,10 +28,10 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 
 use crate::net::error::NetlinkError;
 
-/// Names the folder.
+/// The environment variable that names the folder.
 const VARIABLE: &str = "DZ_AGENT_FAULTS";
 
-/// What stands in the way of a change.
+/// Delays or refuses a change of a route, if the test wants that.
 ///
 /// # Errors
 /// The test wants it refused.
@@ -55,7 +55,7 @@ pub(crate) async fn before(message: &RouteNetlinkMessage) -> Result<(), NetlinkE
     }
 }
 
-/// What stands in the way of deleting a session.
+/// Refuses the deletion of a session, if the test wants that.
 ///
 /// # Errors
 /// The test wants it refused.
@@ -68,10 +68,10 @@ pub(crate) fn before_session_delete() -> Result<(), SyscallError> {
     })
 }
 
-/// Whether the dump that was just read is to count as interrupted.
+/// Says whether the dump that was just read counts as interrupted.
 pub(crate) fn dump_interrupted() -> bool {
-    /// The file that was counted last, by inode and time, and the dumps that were interrupted. The
-    /// engine and those who only look dump at the same time.
+    /// The file that was counted last, by inode and time, and the dumps that were interrupted for it. The
+    /// engine and the API's thread dump at the same time.
     static COUNTED: Mutex<((u64, i64, i64), u32)> = Mutex::new(((0, 0, 0), 0));
     let found = file("dump-interrupted").and_then(|file| fs::metadata(file).ok());
     let (Some(found), Some(wanted)) = (found, number::<u32>("dump-interrupted")) else {
@@ -86,7 +86,7 @@ pub(crate) fn dump_interrupted() -> bool {
     counted.1 <= wanted
 }
 
-/// After how long a silent peer has left, ms, if a test cannot wait.
+/// Returns after how long a silent peer has left, ms, if the test wants another time than usual.
 pub(crate) fn left_after_ms() -> Option<u64> {
     number("left-after-ms")
 }
@@ -99,8 +99,8 @@ fn number<T: FromStr>(name: &str) -> Option<T> {
     fs::read_to_string(file(name)?).ok()?.trim().parse().ok()
 }
 
-/// Dies where the test wants the agent to die: a step of a takeover is behind it, and the number of
-/// steps until then counts down to nothing.
+/// Ends the process after the step of a takeover that the test names: the number in the file counts
+/// down with each step.
 pub(crate) fn takeover_step() {
     let Some(left) = number::<u64>("die-in-takeover") else {
         return;

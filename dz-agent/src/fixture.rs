@@ -79,11 +79,11 @@ fn view(entry: SessionEntry, route: RouteState) -> SessionView {
             _ => Origin::Api,
         }),
         via: None,
-        route,
         detour: match route {
             RouteState::Present { .. } => Detour::Interface("eth0".to_owned()),
             _ => Detour::None,
         },
+        route,
         ignore_peer_passive: false,
         left: false,
         route_error: None,

@@ -12,6 +12,8 @@ mod faults;
 #[cfg(test)]
 mod fixture;
 pub mod host;
+#[cfg(any(test, feature = "sim"))]
+pub mod memory;
 pub mod metrics;
 pub mod net;
 pub mod reason;

@@ -39,7 +39,7 @@ fn start(cli: &Cli) -> Result<(), Failure> {
 }
 
 async fn run(options: &RunOptions, socket: &Path) -> Result<(), Failure> {
-    options.check()?;
+    options.validate()?;
     heap::give_large_blocks_back();
     let floods = logging::init(options.log_format, options.log_level)?;
     engine::run(options.clone(), socket, floods).await

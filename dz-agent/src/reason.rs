@@ -1,5 +1,5 @@
-//! Why a peer or a route is not served as its owner may expect: closed sets of reasons. Each has one
-//! label, for metrics and JSON, and one text, for people; both are here and nowhere else.
+//! Closed sets of reasons why a peer or a route is not served as its owner may expect. Each reason has
+//! one label, for metrics and JSON, and one text, for people; both are here and nowhere else.
 
 use dz_common::gate::is_passive;
 use dz_common::map::Origin;
@@ -7,7 +7,7 @@ use dz_common::session::Mode;
 
 /// A closed set of reasons.
 pub trait Reason: Copy + PartialEq + 'static {
-    /// All of them.
+    /// Every reason of the set.
     const ALL: &'static [Self];
 
     /// Returns its label in JSON and metrics.

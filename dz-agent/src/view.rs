@@ -1,4 +1,4 @@
-//! What the agent shows, read from the kernel at one moment: for the API and the metrics.
+//! A snapshot of the kernel's and the agent's state at one moment, which API and metrics show.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -9,16 +9,16 @@ use dz_common::map::{Origin, SessionEntry};
 
 pub use crate::reason::{Parked, PassedOver, Untouched};
 
-/// Reads everything there is to show.
+/// Reads snapshots.
 pub trait Inspect: Send + Sync + 'static {
-    /// Reads it now.
+    /// Reads the present state.
     ///
     /// # Errors
-    /// What the kernel refused to tell.
+    /// The kernel refuses to tell.
     fn snapshot(&self) -> impl Future<Output = anyhow::Result<Snapshot>> + Send;
 }
 
-/// Everything there is to show, as of one moment.
+/// The state of interfaces, sessions, peers, routes, counters and agent at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// When it was taken, ns of `CLOCK_MONOTONIC`.
@@ -31,7 +31,7 @@ pub struct Snapshot {
     pub parked: Vec<ParkedView>,
     /// Every block of `dz_counters` in use.
     pub blocks: Vec<BlockView>,
-    /// What was done to routes, and how many there are.
+    /// Changes made to routes, and how many there are, by interface and local address.
     pub routes: Vec<RouteTotals>,
     /// Routes that meet the conditions of `--follow` and make no peer, by the reason.
     pub passed_over: Vec<(PassedOver, u64)>,
@@ -52,7 +52,7 @@ pub struct InterfaceView {
     pub tc: Option<String>,
     /// Why they are attached like that, for people.
     pub attach_reason: Option<String>,
-    /// What became of the liveness port there; none while the interface does not exist.
+    /// Whether its liveness port is ours; none while the interface does not exist.
     pub port_guard: Option<PortGuardView>,
     /// Its IPv4 addresses.
     pub locals: Vec<Ipv4Addr>,
@@ -71,18 +71,18 @@ pub enum PortGuardView {
     Held,
     /// It is left to others (`--port-guard off`, `--unknown pass`).
     Off,
-    /// It is not ours at present, and tried again; why, for people.
+    /// It is not ours at present, and taken when it can be; why not, for people.
     Missing(String),
 }
 
-/// Where metrics are served over TCP.
+/// Whether metrics are served over TCP, and at which address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MetricsView {
-    /// Nowhere (`--metrics-listen off`).
+    /// They are not (`--metrics-listen off`).
     Off,
-    /// Here.
+    /// They are served at this address.
     At(SocketAddr),
-    /// Not at present, and tried again; why, for people.
+    /// They are not at present, and that is tried again; why, for people.
     Missing(String),
 }
 
@@ -93,15 +93,15 @@ pub struct SessionView {
     pub interface: Arc<str>,
     /// The map entry. Its key has the addresses.
     pub entry: SessionEntry,
-    /// Who wants it; none if nobody does, and it is being given up.
+    /// The source that wants it; none if no source does, and it is being given up.
     pub origin: Option<Origin>,
-    /// Gateway of the route.
+    /// Gateway that its route is to have.
     pub via: Option<Ipv4Addr>,
     /// The peer's route as the kernel has it.
     pub route: RouteState,
     /// Why the route is not what it should be although we have tried, for people.
     pub route_error: Option<String>,
-    /// Where packets for the peer go while it is Down, if they are rerouted.
+    /// The interface that packets for the peer take while it is Down, if they are rerouted.
     pub detour: Detour,
     /// Whether a peer's passive bit means nothing to us.
     pub ignore_peer_passive: bool,
@@ -119,17 +119,17 @@ pub enum Detour {
 }
 
 impl SessionView {
-    /// Our address.
+    /// Returns our address.
     pub const fn local(&self) -> Ipv4Addr {
         addr(self.entry.key.local)
     }
 
-    /// The peer's address.
+    /// Returns the peer's address.
     pub const fn peer(&self) -> Ipv4Addr {
         addr(self.entry.key.peer)
     }
 
-    /// Why the route stays when the session goes down, if it does.
+    /// Returns why the route stays when the session goes down, if it does.
     pub fn untouched(&self) -> Option<Untouched> {
         let session = &self.entry.session;
         let (own, theirs) = (session.timers.mode, session.peer_mode);
@@ -151,18 +151,18 @@ pub struct ParkedView {
     pub local: Ipv4Addr,
     /// The peer's address.
     pub peer: Ipv4Addr,
-    /// Who wants it.
+    /// The source that wants it.
     pub origin: Origin,
-    /// Why.
+    /// Why it has no session.
     pub why: Parked,
-    /// The same for people, with names.
+    /// The same reason for people, with names and addresses.
     pub reason: String,
 }
 
 /// The route to a peer, as the kernel has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RouteState {
-    /// There, with our protocol number.
+    /// The table has it, with our protocol number.
     Present {
         /// Its gateway.
         via: Option<Ipv4Addr>,
@@ -178,18 +178,21 @@ pub enum RouteState {
         /// Its metric.
         metric: u32,
     },
-    /// Not there.
+    /// The table has no host route to the peer.
     Absent,
-    /// The same destination, but of somebody else.
+    /// The table has a route of somebody else to the peer.
     Foreign {
         /// Its `rtm_protocol`.
         protocol: u8,
     },
-    /// Not known: the table could not be read.
-    Unknown,
+    /// It is not known which route there is.
+    Unknown {
+        /// Why, for people: one text for all sessions that it holds for.
+        reason: Arc<str>,
+    },
 }
 
-/// What became of followed peers since the start.
+/// Counts of followed peers that came, changed and went since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FollowChanges {
     /// Routes that became peers.
@@ -208,7 +211,7 @@ impl FollowChanges {
     }
 }
 
-/// Name of an origin in JSON and metrics.
+/// Returns the name of an origin in JSON and metrics.
 pub const fn origin_name(origin: Origin) -> &'static str {
     match origin {
         Origin::Api => "api",
@@ -220,7 +223,7 @@ pub const fn origin_name(origin: Origin) -> &'static str {
 /// One block of counters, summed over CPUs.
 #[derive(Clone, Debug)]
 pub struct BlockView {
-    /// The interface; none in block 0, which is for what belongs to none.
+    /// The interface; none in block 0, whose counters belong to none.
     pub interface: Option<String>,
     /// Our address; none in block 0.
     pub local: Option<Ipv4Addr>,
@@ -228,7 +231,7 @@ pub struct BlockView {
     pub counters: Counters,
 }
 
-/// What the agent did to the routes of one interface and local address since it started.
+/// Counts of the agent's changes of the routes of one interface and local address since it started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteTotals {
     /// The interface.
@@ -264,15 +267,15 @@ pub struct AgentView {
     pub checks_failed: u64,
     /// For how long the last full check kept everything else waiting, ns.
     pub full_check_ns: u64,
-    /// What became of followed peers since the start.
+    /// Followed peers that came, changed and went since the start.
     pub follow_changes: FollowChanges,
-    /// What the last full check could not read, for people.
+    /// The error of the last full check, if it could not read everything, for people.
     pub check_error: Option<String>,
-    /// What will go wrong although everything is as it should be, for people.
+    /// Settings of this host that will make something go wrong, for people.
     pub warnings: Vec<String>,
     /// When this process started.
     pub started_at: SystemTime,
-    /// Where metrics are served over TCP.
+    /// Whether metrics are served over TCP.
     pub metrics: MetricsView,
     /// Our process.
     pub pid: u32,

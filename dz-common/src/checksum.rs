@@ -35,7 +35,7 @@ pub const fn fold(sum: u64) -> u16 {
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
-/// The unfolded sum of the UDP pseudo header; `udp_len` is the UDP length field in host order.
+/// Returns the unfolded sum of the UDP pseudo header; `udp_len` is the UDP length field in host order.
 #[inline(always)]
 pub fn pseudo_header(src: &[u8; 4], dst: &[u8; 4], udp_len: u16) -> u64 {
     let sum = u32::from_ne_bytes(*src) as u64 + u32::from_ne_bytes(*dst) as u64;

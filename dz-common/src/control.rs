@@ -1,4 +1,4 @@
-//! Requests to the control program, passed as packet data of `BPF_PROG_TEST_RUN`, and what they come to.
+//! Requests to the control program, passed as packet data of `BPF_PROG_TEST_RUN`, and their outcomes.
 //!
 //! The program's return value is its exit, an index into [`crate::counters::Counter::ALL`].
 
@@ -45,7 +45,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// No request: what the constants above do not need stays like this.
+    /// Fills the fields that the operation of a request does not use.
     pub const NONE: Self = Self {
         op: 0,
         index: 0,
@@ -62,7 +62,7 @@ impl Request {
     };
 }
 
-/// What a request asks for.
+/// The operation that a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// [`OP_START_GROUP`]: ends as [`group_started`] says.
@@ -77,7 +77,7 @@ pub enum Command {
 }
 
 impl Request {
-    /// What is asked for. None: nothing that can be done, which is [`REFUSED`].
+    /// Returns the operation that is asked for; none if there is no such operation, which is [`REFUSED`].
     #[inline(always)]
     pub const fn command(&self) -> Option<Command> {
         Some(match self.op {

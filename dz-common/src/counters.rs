@@ -1,22 +1,22 @@
-//! Everything that is counted, in one enum: every way out of a kernel program ([`Kind::Exit`]),
-//! what may happen besides on the way ([`Kind::Tally`]), and every state change
+//! One enum names every counter: every way out of a kernel program ([`Kind::Exit`]), whatever else
+//! may happen on the way ([`Kind::Tally`]), and every state change
 //! ([`Kind::Transition`]). The variant indexes a block of `dz_counters`, and its name is the field
 //! that `bpftool map dump` shows, the label in the metrics and the row in `dz-agent counters`.
 
 use crate::packet::{Reject, State};
 use crate::session::DownReason;
 
-/// The block of what belongs to no interface and local address.
+/// The block for packets and events that belong to no interface and local address.
 pub const NO_BLOCK: u32 = 0;
 
-/// What sort of thing a counter counts.
+/// Tells counters apart by when they are added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A way out: one run of a program (one datagram of a transmit run) adds one to exactly one.
+    /// Counts a way out: one run of a program (one datagram of a transmit run) adds one to exactly one.
     Exit,
-    /// Seen on the way to an exit.
+    /// Counts an observation on the way to an exit.
     Tally,
-    /// A session changed state.
+    /// Counts a state change of a session.
     Transition,
 }
 
@@ -45,7 +45,7 @@ macro_rules! counters {
                 match self { $($(Self::$variant => stringify!($field),)+)+ }
             }
 
-            /// What sort of counter it is.
+            /// Returns the kind of the counter.
             pub const fn kind(self) -> Kind {
                 match self { $($(Self::$variant => Kind::$kind,)+)+ }
             }
@@ -122,9 +122,9 @@ counters! {
         DropWrongDiscriminator = drop_wrong_discriminator,
         /// From a peer that does not know us: told who we are, without the session taking note.
         RxUnprovenAnswered = rx_unproven_answered,
-        /// The same, not answered: the last such answer is too recent.
+        /// From a peer that does not know us, not answered: the last such answer is too recent.
         RxUnprovenPaced = rx_unproven_paced,
-        /// The same, not answered: on Ethernet, no next hop is known yet.
+        /// From a peer that does not know us, not answered: on Ethernet, no next hop is known yet.
         RxUnprovenNoNeighbour = rx_unproven_no_neighbour,
         // Ingress: proven, the session took note.
         /// Answered in place.

@@ -7,7 +7,7 @@
 use crate::packet::{Packet, State, Version};
 use crate::session::{NS_PER_US, Receipt, Session, Timers};
 
-/// When a deployed client tells a new state.
+/// Says when a deployed client transmits a new state, which depends on its version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
     /// Before 0.32: when its back-off has passed, which a change of state does not cut short.
@@ -19,9 +19,9 @@ pub enum Release {
 /// A deployed client's session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deployed {
-    /// What it has in common with ours.
+    /// The state that it has in common with a session of ours.
     pub session: Session,
-    /// Whose pacing it has.
+    /// The versions whose pacing it follows.
     pub release: Release,
 }
 
@@ -61,7 +61,7 @@ impl Deployed {
         expired
     }
 
-    /// What it transmits now. It goes on echoing what it has learned, whatever its state.
+    /// Makes the packet that it would transmit now. It echoes the discriminator that it has learned in every state.
     #[must_use]
     pub const fn packet(&self, version: Version) -> Packet {
         Packet {

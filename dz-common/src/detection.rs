@@ -1,5 +1,5 @@
-//! When a group's timer fires: the protocol between receipts, which store deadlines, and the scan,
-//! which reads them.
+//! Decides when a group's timer fires, by a protocol between receipts, which store deadlines, and the
+//! scan, which reads them.
 //!
 //! One timer watches many slots. A receipt stores its session's new deadline into the session's slot
 //! and touches no timer, unless the deadline is earlier than the group's next firing:
@@ -23,15 +23,15 @@ use crate::map::{MAX_SCAN_DELAY_NS, MIN_SCAN_DELAY_NS, MIN_SCAN_DELAY_OF_MANY_NS
 /// How often a compare-and-swap or a start is repeated; each failure means that another CPU lowered
 /// the next firing meanwhile. Few, for the verifier walks through every one of them.
 const TRIES: u32 = 3;
-/// A next firing earlier than any: once it is set, whoever starts the timer starts it for the
-/// shortest delay, until a scan resets it. What is left when the tries are used up; costs a scan.
-const AT_ONCE_NS: u64 = 0;
-/// What the shortest delay grows by with each group, ns. To look through a group takes some 30 µs: up to 16 groups
+/// A next firing earlier than any other: while it is set, each start of the timer is for the shortest
+/// delay, until a scan resets it. It is set when the tries are used up, at the cost of a scan.
+const EARLIEST_FIRING_NS: u64 = 0;
+/// The shortest delay grows by this with each group, ns. To look through a group takes some 30 µs: up to 16 groups
 /// that is half of a processor at most, however often sessions expire; verdicts, one per session, come on top.
 const DELAY_PER_GROUP_NS: u64 = 64_000;
 
-/// Shortest delay the timers of so many groups are armed with, ns: deadlines that pass soon after a scan
-/// wait for as long.
+/// Returns the shortest delay that the timers of so many groups are armed with, ns: a deadline that
+/// passes soon after a scan waits for as long.
 #[inline(always)]
 pub const fn min_scan_delay_ns(groups: u32) -> u64 {
     let share_ns = DELAY_PER_GROUP_NS * groups as u64;
@@ -48,13 +48,13 @@ pub const fn min_scan_delay_ns(groups: u32) -> u64 {
 pub trait GroupTimer {
     /// Orders everything before against everything after.
     fn barrier(&self);
-    /// When the timer fires next, [`NEVER_NS`] = not armed.
+    /// Returns when the timer fires next; [`NEVER_NS`]: it is not armed.
     fn next_ns(&self) -> u64;
-    /// Replaces it.
+    /// Replaces the next firing.
     fn exchange_next(&self, to_ns: u64);
-    /// Replaces it if it is `expected_ns`; returns what it was.
+    /// Replaces the next firing if it is `expected_ns`; returns the one that was there.
     fn compare_exchange_next(&self, expected_ns: u64, to_ns: u64) -> u64;
-    /// Shortest delay to start it with, ns: see [`min_scan_delay_ns`].
+    /// Returns the shortest delay to start the timer with, ns: see [`min_scan_delay_ns`].
     fn min_delay_ns(&self) -> u64;
     /// Starts the timer, in place of an earlier start. Returns whether that worked.
     fn start(&self, delay_ns: u64) -> bool;
@@ -130,7 +130,7 @@ fn lower<T: GroupTimer>(timer: &T, to_ns: u64) -> bool {
         }
         expected_ns = found_ns;
     }
-    timer.exchange_next(AT_ONCE_NS);
+    timer.exchange_next(EARLIEST_FIRING_NS);
     true
 }
 
@@ -154,7 +154,7 @@ fn start<T: GroupTimer>(timer: &T, mut at_ns: u64, now_ns: u64) -> bool {
         }
         at_ns = next_ns;
     }
-    timer.exchange_next(AT_ONCE_NS);
+    timer.exchange_next(EARLIEST_FIRING_NS);
     timer.start(min_ns)
 }
 

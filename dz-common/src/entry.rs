@@ -1,4 +1,4 @@
-//! What a packet, a deadline or a command does to an entry of `dz_sessions`, and to its slot.
+//! Applies packets, deadlines and commands to an entry of `dz_sessions` and to its deadline slot.
 
 use crate::counters::Counter;
 #[cfg(doc)]
@@ -8,7 +8,7 @@ use crate::pacing::{Answer, due_now_stamp, due_stamp, long_ago_stamp};
 use crate::packet::{Packet, State, Version};
 use crate::session::{DownReason, Receipt, Session};
 
-/// A state change, with what an [`Event`] needs.
+/// A state change, with the facts that an [`Event`] carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transition {
     /// State before.
@@ -24,7 +24,7 @@ pub struct Transition {
 }
 
 impl Transition {
-    /// The event to emit.
+    /// Makes the event to emit.
     #[inline(always)]
     pub const fn event(&self, key: SessionKey, generation: u32, at_ns: u64) -> Event {
         Event {
@@ -41,8 +41,8 @@ impl Transition {
     }
 }
 
-/// What a deadline or a command did to a session: what its slot says from now on, and what the agent is
-/// told. What the session's lock guards is read before it is given back.
+/// The effect of a deadline or a command on a session: new values of its slot, and the event that the
+/// agent is told. Its fields are read under the session's lock and used after it is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Effect {
     /// [`Deadline::deadline_ns`] from now on, to be stored under the lock.
@@ -58,7 +58,7 @@ pub struct Effect {
 }
 
 impl Effect {
-    /// The event to emit, if there is one, once the lock is given back.
+    /// Makes the event to emit after the lock is released, if the state changed.
     #[inline(always)]
     pub fn event(&self, key: SessionKey, at_ns: u64) -> Option<Event> {
         self.transition
@@ -66,18 +66,18 @@ impl Effect {
     }
 }
 
-/// What a valid packet did to its session.
+/// The effect of a valid packet on its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Taken {
-    /// What the session made of it.
+pub struct PacketEffect {
+    /// The rule that decided about it.
     pub receipt: Receipt,
-    /// The state changed, as `transition` says; it says nothing otherwise.
+    /// Whether the state changed; only then `transition` means anything.
     pub changed: bool,
     /// How the state changed.
     pub transition: Transition,
 }
 
-/// What a valid packet led to.
+/// The outcome of a valid packet: its effect and its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The way out.
@@ -90,10 +90,10 @@ pub struct Outcome {
     pub answer: Option<Packet>,
 }
 
-/// What the agent decides about an entry when it inserts it.
+/// The fields of an entry that the agent sets when it inserts the entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// What it is the session of.
+    /// Interface, local address and peer of the session.
     pub key: SessionKey,
     /// Index into `dz_deadlines`.
     pub slot: u32,
@@ -106,7 +106,7 @@ pub struct Identity {
 }
 
 impl SessionEntry {
-    /// A session as it is inserted.
+    /// Makes the entry of a new session.
     #[must_use]
     pub const fn new(identity: Identity, session: Session) -> Self {
         Self {
@@ -129,8 +129,8 @@ impl SessionEntry {
         }
     }
 
-    /// Everything a valid packet does to its session on a layer-3 device: [`Self::take`], then
-    /// [`Self::reply`]. `attended`: the agent's heartbeat is recent, so answering is allowed.
+    /// Applies a valid packet to its session and decides on the answer, on a layer-3 device: [`Self::take`],
+    /// then [`Self::reply`]. `attended`: the agent's heartbeat is recent, so answering is allowed.
     pub fn receive(
         &mut self,
         packet: &Packet,
@@ -150,12 +150,12 @@ impl SessionEntry {
 
     /// Steps the session by a valid packet, to be called under the lock.
     #[inline(always)]
-    pub fn take(&mut self, packet: &Packet, now_ns: u64) -> Taken {
+    pub fn take(&mut self, packet: &Packet, now_ns: u64) -> PacketEffect {
         let before = self.session.state;
         let converging_ns = self.session.first_rx_ns;
         self.received += 1;
         let receipt = self.session.receive(packet, now_ns);
-        Taken {
+        PacketEffect {
             receipt,
             changed: self.session.state != before,
             transition: self.transition(before, converging_ns, now_ns),
@@ -217,7 +217,7 @@ impl SessionEntry {
         Counter::RxUnprovenAnswered
     }
 
-    /// What is to be transmitted with a way out that [`Self::reply`] decided on, if anything.
+    /// Makes the packet that goes with an exit that [`Self::reply`] decided on, if one does.
     /// `peer_discr`: the sender's discriminator in the packet that was received.
     #[inline(always)]
     pub const fn answer(&self, exit: Counter, peer_discr: u32, version: Version) -> Option<Packet> {
@@ -244,7 +244,7 @@ impl SessionEntry {
         entered.then(|| self.transition(before, 0, now_ns))
     }
 
-    /// What the session should be scanned for, as [`Deadline::deadline_ns`].
+    /// Returns the deadline that the session's slot should have, as [`Deadline::deadline_ns`].
     #[inline(always)]
     pub const fn scan_deadline_ns(&self) -> u64 {
         match self.session.detect_deadline_ns {
@@ -253,7 +253,7 @@ impl SessionEntry {
         }
     }
 
-    /// [`Deadline::next_due`] after a packet or a deadline, if it is to change.
+    /// Returns [`Deadline::next_due`] after a packet or a deadline, if it is to change.
     ///
     /// An answer has set the next transmission, and without back-off: a session that is Down answers
     /// only in the moment in which it goes there. So the stamp is an interval with its jitter away at
@@ -269,7 +269,7 @@ impl SessionEntry {
         }
     }
 
-    /// The next random number (xorshift32, Marsaglia 2003): jitter needs spread, not secrecy, and
+    /// Draws the next random number (xorshift32, Marsaglia 2003): jitter needs spread, not secrecy, and
     /// a generator in the entry lets a test replay what the kernel did.
     #[inline(always)]
     pub fn draw(&mut self) -> u32 {

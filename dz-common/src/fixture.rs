@@ -1,4 +1,4 @@
-//! What unit tests begin with.
+//! The session entry and the configuration that unit tests begin with.
 
 use crate::entry::Identity;
 use crate::gate::Action;

@@ -1,4 +1,4 @@
-//! The gate: what becomes of a packet that is about to leave for a peer's address. The session
+//! The gate decides whether a packet that is about to leave for a peer's address may. The session
 //! entry alone decides, so that one store switches answering and forwarding together.
 
 use crate::checksum::IPPROTO_UDP;
@@ -11,7 +11,7 @@ use crate::packet::State;
 use crate::session::{Mode, Session};
 use crate::unaligned::{be16, word};
 
-/// What the gate has to know of a session.
+/// The facts about a session that the gate decides by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
     /// Its state.
@@ -23,7 +23,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Those of a session.
+    /// Takes the facts from a session.
     pub const fn of(session: &Session, ignore_peer_passive: bool) -> Self {
         Self {
             state: session.state,
@@ -32,7 +32,7 @@ impl Facts {
         }
     }
 
-    /// What becomes of a packet, and, where it goes on into the tunnel, why.
+    /// Decides about a packet; the counter says why a packet that passes does.
     #[inline(always)]
     pub const fn verdict(&self, config: &Config) -> (Action, Counter) {
         if matches!(self.state, State::Up) {
@@ -54,7 +54,7 @@ impl Facts {
     }
 }
 
-/// The effective mode of a session: passive if we are, or if the peer says that it is and that is
+/// Returns whether a session is passive in effect: if we are, or if the peer says that it is and that is
 /// honoured.
 #[inline(always)]
 pub const fn is_passive(own: Mode, peer: Mode, ignore_peer: bool) -> bool {

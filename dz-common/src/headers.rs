@@ -16,7 +16,7 @@ pub const UDP_LEN: usize = 8;
 pub const ETHERNET_LEN: usize = 14;
 /// IPv4 packet with one liveness packet in it.
 pub const DATAGRAM_LEN: usize = IPV4_LEN + UDP_LEN + PACKET_LEN;
-/// The same in 32-bit words.
+/// [`DATAGRAM_LEN`] in 32-bit words.
 pub const DATAGRAM_WORDS: usize = DATAGRAM_LEN / 4;
 /// EtherType of IPv4, host order.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -30,7 +30,7 @@ const VERSION_AND_LENGTH: u32 = {
 /// No identification, DF, no offset.
 const FRAGMENT: u32 = word([0, 0, 0x40, 0]);
 
-/// What to put into the UDP checksum field.
+/// Chooses the value of the UDP checksum field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UdpChecksum {
     /// The checksum of the whole datagram.
@@ -40,7 +40,7 @@ pub enum UdpChecksum {
     Partial,
 }
 
-/// What every header of ours has, as configured.
+/// The configured header fields of all packets that we send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marks {
     /// Both ports, host order.
@@ -52,7 +52,7 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Those of a configuration.
+    /// Takes them from a configuration.
     #[inline(always)]
     pub const fn of(config: &Config) -> Self {
         Self {
@@ -80,8 +80,8 @@ pub fn write(
     }
 }
 
-/// The same as 32-bit words in memory order: to a kernel program every access to memory costs the
-/// same, of whatever width.
+/// Makes the packet that [`write()`] writes, as 32-bit words in memory order: to a kernel program every
+/// access to memory costs the same, of whatever width.
 #[inline(always)]
 pub fn datagram(
     src: &[u8; 4],

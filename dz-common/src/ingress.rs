@@ -24,7 +24,7 @@ pub trait Frame {
     fn frame_len(&self) -> usize;
 }
 
-/// What a frame starts with.
+/// The header that a frame of an interface starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
     /// The IPv4 header: GRE, TUN.
@@ -145,7 +145,7 @@ pub fn classify<F: Frame + ?Sized>(frame: &F, link: Link, port: u16) -> Result<F
     })
 }
 
-/// What keeps those out who are not where the peer is: a fence, where proof is the wall.
+/// Conditions on a packet's port and hops that keep out senders elsewhere: a fence, where proof is the wall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fence {
     /// The protocol's port, host order. All known senders send from it, and while they hold it no

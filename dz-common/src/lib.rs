@@ -1,4 +1,4 @@
-//! What the kernel programs, the agent, the simulator and the tests share: the wire format, the
+//! Code that the kernel programs, the agent and the tests share: the wire format, the
 //! session state machine, packet headers, the layout of the BPF maps and the names of everything
 //! that is counted.
 //!

@@ -17,7 +17,7 @@ pub const MAX_DUE: u32 = 256;
 pub const NEVER_NS: u64 = u64::MAX;
 /// Shortest delay a detection timer is armed with where there are few of them, ns.
 pub const MIN_SCAN_DELAY_NS: u64 = 250_000;
-/// And where there are many.
+/// Shortest delay a detection timer is armed with where there are many of them, ns.
 pub const MIN_SCAN_DELAY_OF_MANY_NS: u64 = 1_000_000;
 /// Longest delay a detection timer is armed with, ns.
 pub const MAX_SCAN_DELAY_NS: u64 = 250_000_000;
@@ -112,9 +112,9 @@ map_types! {
         pub local: [u8; 4],
         /// Gateway of the route, 0.0.0.0 = none.
         pub via: [u8; 4],
-        /// What the session is configured with.
+        /// The configuration of its session.
         pub timers: crate::session::Timers,
-        /// Who asked for it.
+        /// The source that asked for it.
         pub origin: Origin,
         /// Always zero.
         pub reserved: [u8; 3],
@@ -148,7 +148,7 @@ map_types! {
         pub generation: u32,
         /// This session's block in `dz_counters`.
         pub block: u32,
-        /// What it is the session of, checked under the lock.
+        /// Interface, local address and peer of the session, checked under the lock.
         pub key: SessionKey,
         /// State of the generator that jitter is drawn from (xorshift32, non-zero).
         pub random: u32,
@@ -164,11 +164,11 @@ map_types! {
         pub last_seen_ns: u64,
         /// The state machine.
         pub session: Session,
-        /// On Ethernet, where frames to the peer go: where its last proven packet came from, or where
-        /// our clock sent the last one. Zero until either is known. In the last eight bytes of what
-        /// is touched anyway.
+        /// On Ethernet, the next hop of frames to the peer: the source of its last proven packet, or the
+        /// destination of the last packet by our clock; zero until either is known. It lies in bytes that
+        /// every packet touches anyway.
         pub neighbour: [u8; 6],
-        /// 1 if the last unproven packet that was answered was nobody's that we know.
+        /// 1 if the last unproven packet that was answered had another discriminator than the peer's last proven.
         pub introduced_unknown: u8,
         /// Always zero.
         pub reserved: u8,
@@ -195,7 +195,7 @@ map_types! {
         pub last_firing_ns: u64,
     }
 
-    /// Value of `dz_due`: what the clock wants looked at, and when it should come back.
+    /// Value of `dz_due`: a session that our clock has looked at, and when it should ask for it again.
     pub struct Due {
         /// In: the session.
         pub key: SessionKey,
@@ -215,8 +215,8 @@ map_types! {
         pub reserved: u32,
     }
 
-    /// What `dz_events` carries: one state change. For the reader's convenience only; the truth is
-    /// in the session.
+    /// An item of `dz_events`: one state change. It only tells the agent where to look; the truth is in
+    /// the session.
     pub struct Event {
         /// The session.
         pub key: SessionKey,
@@ -224,8 +224,8 @@ map_types! {
         pub generation: u32,
         /// When it happened.
         pub at_ns: u64,
-        /// Where convergence started: to Up, the first packet accepted; to Down, the moment the
-        /// first packet was missing or the packet that took us down.
+        /// When convergence started: to Up, at the first packet accepted; to Down, when the first packet
+        /// was missing, or with the packet that took us down.
         pub since_ns: u64,
         /// The session's `transitions` after the change: events of one session sort by it.
         pub sequence: u32,
@@ -279,7 +279,7 @@ impl SessionKey {
     }
 }
 
-/// Who asked for a peer.
+/// The source that asked for a peer.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(
@@ -300,7 +300,7 @@ pub enum Origin {
     Follow = 2,
 }
 
-/// What is done with packets for a peer that is not Up.
+/// The gate's action on packets for a peer that is not Up.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(

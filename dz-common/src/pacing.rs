@@ -1,4 +1,4 @@
-//! When to transmit: answers from the receive path, and our own clock.
+//! Decides when to transmit: answers from the receive path, and packets by our own clock.
 //!
 //! Three rules bound the rate whatever the peer sends:
 //! - a transmission waits until the last one, of any kind, is at least ¾ of the transmit interval
@@ -15,7 +15,7 @@ use crate::packet::State;
 pub use crate::session::BURST;
 use crate::session::{NS_PER_US, Session};
 
-/// What to do with an opportunity to answer.
+/// The decision about an opportunity to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// Transmit now; the session has noted it.
@@ -26,7 +26,7 @@ pub enum Answer {
     BurstSpent,
 }
 
-/// What to do when our clock says that a session may be due.
+/// The decision about a session that our clock asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tick {
     /// Transmit now; the session has noted it. Ask again at `next_due_ns`.
@@ -110,7 +110,7 @@ impl Session {
         interval_us
     }
 
-    /// When our clock should look at the session again.
+    /// Returns when our clock should look at the session again.
     #[inline(always)]
     pub fn next_due_ns(&self, now_ns: u64) -> u64 {
         let latest = now_ns + self.tx_interval_ns();
@@ -118,7 +118,7 @@ impl Session {
         if ready < latest { ready } else { latest }
     }
 
-    /// When our clock may transmit: a state that the peer has not been told as soon as pacing
+    /// Returns when our clock may transmit: a state that the peer has not been told as soon as pacing
     /// allows, anything else when its time has come. AdminDown is announced, not repeated.
     #[inline(always)]
     fn ready_ns(&self) -> u64 {
@@ -142,7 +142,7 @@ impl Session {
         if ready < paced { paced } else { ready }
     }
 
-    /// When pacing allows the next transmission. `news`: it tells a state not told yet.
+    /// Returns when pacing allows the next transmission. `news`: it tells a state not told yet.
     #[inline(always)]
     fn earliest_ns(&self, news: bool) -> u64 {
         if self.last_tx_ns == 0 {
@@ -209,7 +209,7 @@ impl Session {
         ((passed as u64) << STAMP_SHIFT) < self.pace_ns()
     }
 
-    /// ¾ of the transmit interval.
+    /// Returns ¾ of the transmit interval, ns.
     #[inline(always)]
     pub(crate) fn pace_ns(&self) -> u64 {
         self.tx_interval_us() as u64 * (NS_PER_US * 3 / 4)
@@ -218,29 +218,29 @@ impl Session {
 
 /// Bits of an instant in ns that a stamp leaves out: it counts in 1,024 ns.
 const STAMP_SHIFT: u32 = 10;
-/// How far ahead a stamp is believed to be, ns. They come round every 73 minutes: one that nothing has
-/// renewed for so long may seem to be ahead again. What it says is then this much late at most.
+/// How far ahead a stamp is believed to be, ns. Stamps come round every 73 minutes: one that nothing has
+/// renewed for so long may seem to be ahead again, and then delays our clock by this much at most.
 const STAMP_REACH_NS: u64 = 5_000_000_000;
 
-/// An instant, in ns, as [`crate::map::Deadline::next_due`] keeps it: rounded up, and without the
-/// upper bits.
+/// Shortens an instant, in ns, to the stamp that [`crate::map::Deadline::next_due`] keeps: rounded up,
+/// and without the upper bits.
 #[inline(always)]
 pub const fn due_stamp(at_ns: u64) -> u32 {
     ((at_ns + (1 << STAMP_SHIFT) - 1) >> STAMP_SHIFT) as u32
 }
 
-/// The stamp of what is due now.
+/// Returns the stamp of the present.
 #[inline(always)]
 pub const fn due_now_stamp(now_ns: u64) -> u32 {
     (now_ns >> STAMP_SHIFT) as u32
 }
 
-/// A stamp so long ago that no pacing waits for it.
+/// Returns a stamp so long ago that no pacing waits for it.
 pub const fn long_ago_stamp(now_ns: u64) -> u32 {
     due_now_stamp(now_ns).wrapping_sub(1 << 31)
 }
 
-/// The instant of a stamp, in ns, if it is ahead.
+/// Returns the instant of a stamp, in ns, if it is ahead.
 pub const fn ahead_ns(stamp: u32, now_ns: u64) -> Option<u64> {
     let now = now_ns >> STAMP_SHIFT;
     let ahead = stamp.wrapping_sub(now as u32) as u64;
@@ -253,10 +253,10 @@ pub const fn ahead_ns(stamp: u32, now_ns: u64) -> Option<u64> {
 /// The coarsest grid of transmissions, ns: about 34 ms.
 const COARSEST_NS: u64 = 1 << 25;
 
-/// When to transmit next, ns: an interval with [`jittered_ns`] from now, moved within its bounds to a
-/// grid of the clock that the transmissions of other sessions are on, too: what happens once per
-/// wake-up of the machine costs more than what happens once per packet. The grid is at most 1/16 of
-/// the interval.
+/// Returns when to transmit next, ns: an interval with [`jittered_ns`] from now, moved within its bounds
+/// to a grid of the clock that the transmissions of other sessions are on, too, because a wake-up of
+/// the machine costs more than a packet.
+/// The grid is at most 1/16 of the interval.
 #[inline(always)]
 pub const fn scheduled_ns(now_ns: u64, interval_us: u32, detect_mult: u8, random: u32) -> u64 {
     let at_ns = now_ns + jittered_ns(interval_us, detect_mult, random);
@@ -271,10 +271,10 @@ pub const fn scheduled_ns(now_ns: u64, interval_us: u32, detect_mult: u8, random
     }
 }
 
-/// When to transmit next after an answer, ns: our clock is the fallback then. Unless the peer's stops,
-/// its next packet comes first and is answered, and all that our clock does is to look. So its grid is
-/// as coarse as the bounds of jitter are wide, which leaves one point between them; where, is a
-/// matter of when the packet came.
+/// Returns when to transmit next after an answer, ns. Our clock is only the fallback then: unless the
+/// peer's stops, its next packet comes first and is answered, and our clock only looks. So its grid is
+/// as coarse as the bounds of jitter are wide, which leaves one point between them; which one depends
+/// on when the packet came.
 #[inline(always)]
 pub const fn fallback_ns(now_ns: u64, interval_us: u32, detect_mult: u8) -> u64 {
     let (earliest_ns, span_ns) = jitter_ns(interval_us, detect_mult);
@@ -285,7 +285,7 @@ pub const fn fallback_ns(now_ns: u64, interval_us: u32, detect_mult: u8) -> u64 
     }
 }
 
-/// The largest power of two that is at most 1/16 of the interval and [`COARSEST_NS`], less 1.
+/// Returns the largest power of two that is at most 1/16 of the interval and [`COARSEST_NS`], less 1.
 #[inline(always)]
 const fn grid_mask(interval_us: u32) -> u64 {
     let sixteenth_ns = interval_us as u64 * NS_PER_US / 16;
@@ -303,7 +303,7 @@ const fn grid_mask(interval_us: u32) -> u64 {
     ones >> 1
 }
 
-/// An interval with jitter, in ns, see [`jitter_ns`].
+/// Returns an interval with jitter, in ns, see `jitter_ns`.
 #[inline(always)]
 pub const fn jittered_ns(interval_us: u32, detect_mult: u8, random: u32) -> u64 {
     let (lowest, span) = jitter_ns(interval_us, detect_mult);
@@ -313,7 +313,7 @@ pub const fn jittered_ns(interval_us: u32, detect_mult: u8, random: u32) -> u64 
         + (((span & 0xffff) * (random >> 16) as u64) >> 16)
 }
 
-/// The shortest that jitter makes of an interval, and by how much longer it can be, ns: ±10 %, or with
+/// Returns the shortest interval with jitter, and by how much longer it can be, ns: ±10 %, or with
 /// multiplier 1 −25 … −10 % so that a single late packet cannot pass the deadline (*ours*, RFC 5880
 /// §6.8.7).
 #[inline(always)]

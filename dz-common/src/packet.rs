@@ -12,7 +12,7 @@ const VERSION: u8 = 1;
 const FLAG_PASSIVE: u8 = 1 << 0;
 /// First reserved byte: sent as zero, ignored on receipt.
 const RESERVED: usize = 25;
-/// 32-bit words up to there.
+/// 32-bit words up to the first reserved byte.
 pub(crate) const WORDS: usize = RESERVED.div_ceil(4);
 
 /// Session state, RFC 5880 §4.1 `Sta` numbering.
@@ -83,7 +83,7 @@ pub struct Version {
 }
 
 impl Version {
-    /// A version of these four numbers.
+    /// Makes a version of these four numbers.
     #[inline(always)]
     pub const fn new(number: [u8; 4]) -> Self {
         Self { number }
@@ -137,7 +137,7 @@ pub enum Reject {
     Version,
     /// The length byte is not 40.
     Length,
-    /// Detection multiplier 0 (*ours*; RFC 5880 §6.8.6, RFC 7).
+    /// Detection multiplier 0 (*ours*; RFC 5880 §6.8.6).
     ZeroMultiplier,
     /// Sender's discriminator 0 (*ours*; RFC 5880 §6.8.6).
     ZeroDiscriminator,
@@ -213,7 +213,7 @@ impl Packet {
         bytes
     }
 
-    /// The packet as 32-bit words in memory order, up to the last that is not all zero.
+    /// Encodes the packet as 32-bit words in memory order, up to the last that is not all zero.
     #[inline(always)]
     pub(crate) const fn words(&self) -> [u32; WORDS] {
         let [major, minor, patch, channel] = self.version.number;

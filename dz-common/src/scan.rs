@@ -1,5 +1,5 @@
-//! What a scan does with each slot of its group, and with the session of a slot whose deadline has
-//! passed. When the next scan comes is decided in [`crate::detection`].
+//! A scan walks through the slots of its group, and expires the sessions whose deadlines have passed.
+//! [`crate::detection`] decides when the next scan comes.
 
 use crate::entry::Effect;
 use crate::map::{NEVER_NS, SessionEntry};
@@ -8,14 +8,14 @@ use crate::map::{NEVER_NS, SessionEntry};
 /// says never.)
 const UNUSED: u64 = 0;
 
-/// A scan under way: what it has learned from the slots so far.
+/// A scan under way, with the earliest deadline that it has left in a slot so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scan {
     now_ns: u64,
     earliest_ns: u64,
 }
 
-/// What a scan does with a slot.
+/// The step of a scan at one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
     /// Goes on to the next one.
@@ -27,7 +27,7 @@ pub enum Look {
 }
 
 impl Scan {
-    /// A scan that begins now.
+    /// Begins a scan.
     #[inline(always)]
     pub const fn new(now_ns: u64) -> Self {
         Self {
@@ -36,19 +36,19 @@ impl Scan {
         }
     }
 
-    /// When the scan began: deadlines until then are due.
+    /// Returns when the scan began: deadlines until then are due.
     #[inline(always)]
     pub const fn now_ns(&self) -> u64 {
         self.now_ns
     }
 
-    /// Earliest deadline left, for [`crate::detection::finish_scan`]; [`NEVER_NS`] = none.
+    /// Returns the earliest deadline left, for [`crate::detection::finish_scan`]; [`NEVER_NS`] = none.
     #[inline(always)]
     pub const fn earliest_ns(&self) -> u64 {
         self.earliest_ns
     }
 
-    /// Looks at a slot with this deadline.
+    /// Decides about a slot with this deadline.
     #[inline(always)]
     pub const fn look(&mut self, deadline_ns: u64) -> Look {
         if deadline_ns == UNUSED {
@@ -61,7 +61,7 @@ impl Scan {
         Look::Pass
     }
 
-    /// Takes note of a deadline that is left in a slot.
+    /// Notes a deadline that stays in a slot.
     #[inline(always)]
     pub const fn keep(&mut self, deadline_ns: u64) {
         if deadline_ns < self.earliest_ns {

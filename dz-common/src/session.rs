@@ -28,7 +28,7 @@ pub use crate::timers::{Mode, Timers};
 /// Nanoseconds in a microsecond.
 pub const NS_PER_US: u64 = 1_000;
 
-/// Why a session last went Down; names as in the deployed client's metrics.
+/// The reason why a session last went Down; names as in the deployed client's metrics.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(
@@ -94,7 +94,7 @@ pub struct Session {
     /// Time in µs from the transmission before the last one to the last one, and from the one
     /// before that to it; at most `u32::MAX`.
     pub tx_gaps_us: [u32; 2],
-    /// What is configured.
+    /// Its configuration.
     pub timers: Timers,
     /// `bfd.LocalDiscr`, non-zero.
     pub local_discr: u32,
@@ -115,11 +115,11 @@ pub struct Session {
     pub peer_version: Version,
     /// `bfd.SessionState`.
     pub state: State,
-    /// As deployed: back to none when the session leaves Down.
+    /// Why the session is Down; none when it leaves Down, as deployed.
     pub down_reason: DownReason,
     /// The last reason other than none, for people.
     pub last_down_reason: DownReason,
-    /// What the peer says of itself, see [`Session::peer_version`] for which packet.
+    /// The peer's mode by its own word, in the packet of [`Session::peer_version`].
     pub peer_mode: Mode,
     /// New states that may be told at once, see [`crate::pacing`].
     pub burst_left: u8,
@@ -136,11 +136,11 @@ pub struct Session {
 /// within one transmit interval.
 pub const BURST: u8 = 3;
 
-/// What a session that left Up has for [`Session::echoes_left`]: its first two packets echo the peer's
+/// The value of [`Session::echoes_left`] after Up was left: the first two packets echo the peer's
 /// discriminator, so that a peer with our rules believes that we are Down.
 const ECHOES_AFTER_UP: u8 = 3;
 
-/// What a received packet did.
+/// The rule that decided about a received packet, and so its effect.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receipt {
@@ -149,8 +149,8 @@ pub enum Receipt {
     /// Not proven, changed nothing: the peer does not know us, or not any more. It may be told who we
     /// are, see [`Session::introduction`].
     Unproven,
-    /// The same: a Down of somebody who has the discriminator that the peer had when it was last
-    /// proven.
+    /// As [`Self::Unproven`], and a Down of a sender with the discriminator that the peer had when it was
+    /// last proven.
     Returning,
     /// Not proven, changed nothing: AdminDown, which takes nobody down unproven.
     UnprovenAdmin,
@@ -180,7 +180,7 @@ impl Receipt {
 }
 
 impl Session {
-    /// A session in Down that transmits at its next opportunity.
+    /// Makes a session in Down that transmits at its next opportunity.
     #[inline(always)]
     pub const fn new(timers: Timers, local_discr: u32, now_ns: u64) -> Self {
         Self {
@@ -332,7 +332,7 @@ impl Session {
         true
     }
 
-    /// What we would transmit now.
+    /// Makes the packet that we would transmit now.
     #[inline(always)]
     pub const fn packet(&self, version: Version) -> Packet {
         Packet {
@@ -348,7 +348,7 @@ impl Session {
         }
     }
 
-    /// `bfd.RemoteDiscr`: what we echo. While Down no more than two packets echo a peer that was
+    /// Returns `bfd.RemoteDiscr`, which we echo. While Down no more than two packets echo a peer that was
     /// proven once (RFC 5880 §6.8.1): it may have restarted, and one with the deployed rules ignores
     /// what echoes another than its own, but believes what echoes nothing.
     #[inline(always)]
@@ -360,9 +360,9 @@ impl Session {
         }
     }
 
-    /// The stateless answer to a packet that is not proven and has this discriminator: a peer that
-    /// is Down goes Up on it, and echoes us from then on. It is no transmission of the session: it
-    /// tells nothing that the session has to remember, and delays nothing.
+    /// Makes the stateless answer to an unproven packet with this discriminator: a peer that is Down goes
+    /// Up on it, and echoes us from then on. It is no transmission of the session: the session need not
+    /// remember it, and it delays nothing.
     #[inline(always)]
     pub const fn introduction(&self, peer_discr: u32, version: Version) -> Packet {
         let mut packet = self.packet(version);
@@ -370,13 +370,13 @@ impl Session {
         packet
     }
 
-    /// Detection time in ns: local multiplier × negotiated receive interval.
+    /// Returns the detection time in ns: local multiplier × negotiated receive interval.
     #[inline(always)]
     pub const fn detect_time_ns(&self) -> u64 {
         self.timers.detect_mult as u64 * (self.rx_interval_us() as u64 * NS_PER_US)
     }
 
-    /// Negotiated receive interval in µs: how often a packet is expected.
+    /// Returns the negotiated receive interval in µs: how often a packet is expected.
     #[inline(always)]
     pub const fn rx_interval_us(&self) -> u32 {
         self.timers.clamp(max(
@@ -385,7 +385,7 @@ impl Session {
         ))
     }
 
-    /// Negotiated transmit interval in µs, before jitter and back-off.
+    /// Returns the negotiated transmit interval in µs, before jitter and back-off.
     #[inline(always)]
     pub const fn tx_interval_us(&self) -> u32 {
         self.timers.clamp(max(

@@ -1,4 +1,4 @@
-//! What is configured for a session.
+//! The configuration of a session: intervals, multiplier, mode.
 
 /// Whether an end manages routes.
 #[repr(u8)]
@@ -32,7 +32,7 @@ impl Mode {
     }
 }
 
-/// What is configured for a session. Intervals in µs.
+/// The configuration of a session. Intervals in µs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(

@@ -1,5 +1,5 @@
-//! What becomes of an entry of `dz_due`: whether our clock transmits for a session, what, and when it is
-//! to ask again.
+//! Decides about an entry of `dz_due`: whether our clock transmits for a session, which packet, and when
+//! our clock is to ask again.
 
 use crate::counters::{Counter, NO_BLOCK};
 use crate::map::{Config, DUE_ETHERNET, DUE_FORCE, Due, MAX_DUE, SessionEntry};
@@ -10,15 +10,15 @@ use crate::session::NS_PER_US;
 /// Block and exit of an entry whose session is gone, or whose memory another one has.
 pub const NO_SESSION: (u32, Counter) = (NO_BLOCK, Counter::TxNoSession);
 
-/// How many entries of `dz_due` a run looks at that is asked to look at so many.
+/// Returns how many entries of `dz_due` a run looks at, of those that it is asked to.
 #[inline(always)]
 pub const fn entries(wanted: u32) -> u32 {
     if wanted < MAX_DUE { wanted } else { MAX_DUE }
 }
 
-/// What our clock asks of a session: the part of a [`Due`] that is decided on. A value of its own: from one
-/// map into another the compiler copies by `memmove`, a function, and before Linux 6.9 the verifier
-/// refuses those under a lock.
+/// The part of a [`Due`] that the decision about its session needs. It is a value of its own because from
+/// one map into another the compiler copies by `memmove`, a function, and before Linux 6.9 the verifier
+/// refuses calls of functions under a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
     generation: u32,
@@ -32,7 +32,7 @@ impl Turn {
         self.flags & flag != 0
     }
 
-    /// Whether it is known where a frame to the peer goes.
+    /// Says whether the next hop of a frame to the peer is known.
     #[inline(always)]
     fn reachable(&self) -> bool {
         !self.has(DUE_ETHERNET) || self.destination != [0; 6]
@@ -40,7 +40,7 @@ impl Turn {
 }
 
 impl Due {
-    /// What is asked of the session, to be read before its lock is taken.
+    /// Reads the part that the decision needs, before the session's lock is taken.
     #[inline(always)]
     pub const fn turn(&self) -> Turn {
         Turn {
@@ -51,18 +51,18 @@ impl Due {
     }
 }
 
-/// What is to be done for a session.
+/// The decision about a session, to be carried out after its lock is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transmission {
-    /// Transmit this; the session has noted it.
+    /// The packet to transmit, if any; the session has noted it.
     pub packet: Option<Packet>,
-    /// The way out without a packet.
+    /// The exit without a packet.
     pub unsent: Counter,
     /// [`Due::next_due_ns`].
     pub next_due_ns: u64,
 }
 
-/// The way out with a packet. `sent`: the interface took it.
+/// Returns the exit with a packet. `sent`: the interface took it.
 #[inline(always)]
 pub const fn exit(sent: bool) -> Counter {
     if sent {

@@ -1,8 +1,8 @@
-//! Numbers in packets, which begin anywhere.
+//! Reads and writes numbers in packets, at any address, as a whole.
 //!
 //! The compiler for the kernel programs does not know that the processors which they run on can read
-//! and write those as a whole, and would take them byte by byte: a packet's checksums cost more then
-//! than everything else that is done with it. (From LLVM 22 on it can be told, with the feature
+//! and write such numbers as a whole, and would take them byte by byte: a packet's checksums would cost
+//! more than everything else that is done with it. (From LLVM 22 on it can be told, with the feature
 //! `allows-misaligned-mem-access`, but then does the same on the stack, where the verifier refuses it.)
 //! The verifier knows: it allows it in packets and maps wherever the kernel was built for processors
 //! that can (`CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS`). On the stack these functions are of no use.
@@ -10,7 +10,7 @@
 #[cfg(target_arch = "bpf")]
 use core::{arch::asm, hint};
 
-/// A number in host byte order.
+/// Reads a number in host byte order.
 #[inline(always)]
 pub fn u16(bytes: &[u8; 2]) -> u16 {
     #[cfg(target_arch = "bpf")]
@@ -20,7 +20,7 @@ pub fn u16(bytes: &[u8; 2]) -> u16 {
         unsafe {
             asm!("{0} = *(u16 *)({1} + 0)", out(reg) value, in(reg) bytes.as_ptr(),
                 options(pure, readonly, nostack));
-            // So that nothing is done to make it so.
+            // So that the compiler does not mask the value once more.
             hint::assert_unchecked(value <= u16::MAX as u64);
         }
         value as u16
@@ -29,13 +29,13 @@ pub fn u16(bytes: &[u8; 2]) -> u16 {
     u16::from_ne_bytes(*bytes)
 }
 
-/// A number in network byte order.
+/// Reads a number in network byte order.
 #[inline(always)]
 pub fn be16(bytes: &[u8; 2]) -> u16 {
     u16::from_be(u16(bytes))
 }
 
-/// A number in host byte order.
+/// Reads a number in host byte order.
 #[inline(always)]
 pub fn u32(bytes: &[u8; 4]) -> u32 {
     #[cfg(target_arch = "bpf")]
@@ -54,7 +54,7 @@ pub fn u32(bytes: &[u8; 4]) -> u32 {
     u32::from_ne_bytes(*bytes)
 }
 
-/// Number `AT` of the 32-bit words in `bytes`, in host byte order.
+/// Reads word `AT` of the 32-bit words in `bytes`, in host byte order.
 #[inline(always)]
 pub fn word<const AT: usize, const N: usize>(bytes: &[u8; N]) -> u32 {
     const { assert!(4 * AT + 4 <= N, "beyond the end") };

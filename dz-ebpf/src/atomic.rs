@@ -4,7 +4,7 @@
 
 use core::arch::asm;
 
-/// Adds without a result: one instruction that no interrupt can split.
+/// Adds to a value, without a result: one instruction that no interrupt can split.
 ///
 /// # Safety
 /// `target` points to a live, aligned map value.
@@ -14,7 +14,7 @@ pub unsafe fn add(target: *mut u64, value: u64) {
     unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) target, in(reg) value) }
 }
 
-/// A full memory barrier, by a no-op on a value of the caller's.
+/// Orders every access before against every access after, by a no-op on a value of the caller's.
 ///
 /// # Safety
 /// `target` points to a live, aligned map value.

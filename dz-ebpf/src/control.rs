@@ -1,5 +1,5 @@
 //! Commands of the agent to live sessions. A plain map update of a live entry would replace it and
-//! lose what packets did to it meanwhile; these run under the entry's lock instead. What they do is
+//! lose what packets did to it meanwhile; these run under the entry's lock instead. Their effects are
 //! decided in [`dz_common::control`].
 
 use core::mem::MaybeUninit;

@@ -1,4 +1,4 @@
-//! Counting.
+//! Adds to counters, and emits an event for each state change.
 
 use core::arch::asm;
 

@@ -23,7 +23,7 @@ use crate::session::{Locked, find};
 const CLOCK_MONOTONIC: u64 = 1;
 const EBUSY: c_long = 16;
 
-/// The deadline of a slot.
+/// Returns the deadline of a slot.
 #[inline(always)]
 pub fn slot(index: u32) -> Option<*mut Deadline> {
     DEADLINES.get_ptr_mut(index)
@@ -36,14 +36,14 @@ pub fn store(slot: *mut Deadline, deadline_ns: u64) {
     unsafe { (&raw mut (*slot).deadline_ns).write_volatile(deadline_ns) }
 }
 
-/// Stores when our clock is to ask, under the session's lock.
+/// Stores into a session's slot when our clock is to ask for it, under the session's lock.
 #[inline(always)]
 pub fn store_due(slot: *mut Deadline, next_due: u32) {
     // SAFETY: a live map value; the agent reads it without the lock, hence volatile.
     unsafe { (&raw mut (*slot).next_due).write_volatile(next_due) }
 }
 
-/// Stores into a session's slot what a deadline or a command has left there, under the session's lock.
+/// Stores the effect of a deadline or a command into the session's slot, under the session's lock.
 #[inline(always)]
 pub fn update(slot: *mut Deadline, effect: &Effect) {
     store(slot, effect.deadline_ns);
@@ -52,7 +52,7 @@ pub fn update(slot: *mut Deadline, effect: &Effect) {
     }
 }
 
-/// A group's timer. The second field is where a barrier may work on: a slot's deadline, or the next
+/// A group's timer. The second field is the value that barriers work on: a slot's deadline, or the next
 /// firing itself.
 struct Timer {
     group: *mut Group,
@@ -161,13 +161,13 @@ pub fn start_group(index: u32) -> Result<(), c_long> {
     }
 }
 
-/// What the timer's callback hands to the function that looks at one slot.
+/// The context that the timer's callback hands to [`look`].
 struct Walk {
     first_slot: u32,
     scan: Scan,
 }
 
-/// The timer's callback: expires what is due in a group and arms the timer again.
+/// Expires the sessions of a group whose deadlines have passed, and arms the timer again: its callback.
 ///
 /// # Safety
 /// Called by the kernel with a value of `dz_groups`.
@@ -202,7 +202,7 @@ unsafe extern "C" fn scan(_map: *mut c_void, index: *mut u32, group: *mut Group)
     0
 }
 
-/// Looks at one slot of a scan.
+/// Takes a scan past one slot.
 ///
 /// # Safety
 /// Called by `bpf_loop` with the [`Walk`] it was given.

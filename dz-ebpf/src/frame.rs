@@ -1,4 +1,4 @@
-//! The one place where numbers become packet pointers.
+//! Turns the numbers of a program's context into packet pointers; no other file does.
 
 use dz_common::ingress::Frame;
 
@@ -11,7 +11,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// `data` and `data_end` as read from a program's context; `len`: the whole packet's length.
+    /// Takes `data` and `data_end` as read from a program's context; `len`: the whole packet's length.
     #[inline(always)]
     pub const fn new(data: usize, data_end: usize, len: usize) -> Self {
         Self {
@@ -21,14 +21,14 @@ impl Linear {
         }
     }
 
-    /// Whether the first `len` bytes, or all there are, can be read directly.
+    /// Says whether the first `len` bytes, or all there are, can be read directly.
     #[inline(always)]
     pub const fn holds(&self, len: usize) -> bool {
         let wanted = if len < self.len { len } else { self.len };
         self.data + wanted <= self.data_end
     }
 
-    /// `N` bytes at `offset`, if directly accessible. Good until a helper changes the packet.
+    /// Returns `N` bytes at `offset`, if directly accessible. Good until a helper changes the packet.
     #[inline(always)]
     pub fn at<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
         if self.data + offset + N > self.data_end {

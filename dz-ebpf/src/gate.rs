@@ -1,8 +1,8 @@
-//! The gate, at TC egress: what leaves for a peer's address while its session is not Up.
+//! The gate, at TC egress: it keeps packets from a peer's address while its session is not Up.
 //!
 //! | packet | becomes |
 //! |---|---|
-//! | not IPv4, or to nobody's address | passed on after one look-up |
+//! | not IPv4, or to an address that is no peer's | passed on after one look-up |
 //! | a liveness packet | passed on: it is what brings the session Up; one that our programs have made, at once |
 //! | to a peer that is Up, or passive | passed on |
 //! | to a peer that was never Up | as `--when-never-up` says |
@@ -34,13 +34,13 @@ use crate::skb::linear;
 
 const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
 
-/// Egress of a device whose packets start with the IPv4 header.
+/// Gates the egress of a device whose packets start with the IPv4 header.
 #[classifier]
 pub fn dz_gate_l3(ctx: TcContext) -> i32 {
     egress(&ctx, Link::Layer3)
 }
 
-/// Egress of a device whose packets start with an Ethernet header.
+/// Gates the egress of a device whose packets start with an Ethernet header.
 #[classifier]
 pub fn dz_gate_eth(ctx: TcContext) -> i32 {
     egress(&ctx, Link::Ethernet)
@@ -96,7 +96,7 @@ fn drop(block: u32, exit: Counter) -> i32 {
     TC_ACT_SHOT
 }
 
-/// The packet with its headers directly readable, if it has any.
+/// Makes the packet's headers directly readable, if it has any.
 #[inline(always)]
 fn frame(ctx: &TcContext, link: Link) -> Option<Linear> {
     let frame = linear(ctx);
@@ -111,7 +111,7 @@ fn frame(ctx: &TcContext, link: Link) -> Option<Linear> {
     Some(linear(ctx))
 }
 
-/// What the verdict depends on, without the session's lock: each of them is one load that cannot
+/// Reads the facts of the verdict without the session's lock: each of them is one load that cannot
 /// tear, and state alone decides what changes while packets flow. `ups` is read first: it only
 /// grows, so 0 means that no state before this moment was Up. The agent gives the memory to another
 /// session only after every program that could have found this one has ended.
@@ -133,7 +133,7 @@ fn facts(entry: *mut SessionEntry, config: &Config) -> Facts {
     }
 }
 
-/// The way around, as readable as the [`facts`].
+/// Reads the way around a peer, as the [`facts`] are.
 #[inline(always)]
 fn detour(entry: *mut SessionEntry) -> u32 {
     // SAFETY: a live map value, written by other CPUs, hence volatile.

@@ -1,4 +1,4 @@
-//! The maps. Sizes that depend on the configuration are set at load; those here are the bounds.
+//! Defines the maps. Sizes that depend on the configuration are set at load; those here are bounds.
 
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;

@@ -1,13 +1,13 @@
-//! What one of our programs says of a packet to a gate further on, in `skb->tc_index`. The field stays
+//! Marks by which a program of ours tells a gate further on about a packet: `skb->tc_index`. It stays
 //! with the packet on its way through this host, and nothing else has used it since the kernel lost
 //! `tcindex` and `dsmark`, which wrote numbers below 256.
 
 use aya_ebpf::bindings::__sk_buff;
 
-/// A gate has diverted it.
+/// Says that a gate has diverted the packet.
 const DIVERTED: u32 = 0xd2a6;
-/// With a block of counters in its lower half: a liveness packet of that block's address that our
-/// programs have made.
+/// Says that our programs have made the packet: a liveness packet of the address whose block of
+/// counters is in the lower half.
 const LIVENESS: u32 = 0xd300;
 const BLOCK_MASK: u32 = 0xff;
 /// `TC_PRIO_CONTROL` (linux/pkt_sched.h): the first band of the kernel's default queue, so that a queue
@@ -20,7 +20,7 @@ pub fn is_diverted(skb: *mut __sk_buff) -> bool {
     read(skb) == DIVERTED
 }
 
-/// Says so.
+/// Marks the packet as diverted by a gate.
 #[inline(always)]
 pub fn divert(skb: *mut __sk_buff) {
     write(skb, DIVERTED);
@@ -36,7 +36,7 @@ pub fn liveness(skb: *mut __sk_buff, block: u32) {
     unsafe { (&raw mut (*skb).priority).write_volatile(PRIO_CONTROL) }
 }
 
-/// The block of a liveness packet of ours. The mark ends here: a tunnel's device may be followed by
+/// Returns the block of a liveness packet of ours. The mark ends here: a tunnel's device may be followed by
 /// another one with a gate, and to that the packet is a tunnel's.
 #[inline(always)]
 pub fn take_liveness(skb: *mut __sk_buff) -> Option<u32> {

@@ -1,8 +1,8 @@
-//! What TC and XDP do alike with a datagram to our port.
+//! Handles a datagram to our port: the part that TC and XDP share.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use dz_common::counters::{Counter, NO_BLOCK};
-use dz_common::entry::{Taken, Transition};
+use dz_common::entry::{PacketEffect, Transition};
 use dz_common::headers::ETHERNET_LEN;
 use dz_common::ingress::{Fence, Flow, Frame, Link, Received};
 use dz_common::map::{Config, LocalKey, SessionEntry, SessionKey};
@@ -16,12 +16,12 @@ use crate::maps::{CONFIG, HEARTBEAT, LOCALS};
 use crate::session::{self, Locked, identity, local, min_ttl};
 use crate::verifier::forget;
 
-/// What is to become of a frame that is not answered.
+/// The verdict on a frame that is not answered.
 #[derive(Clone, Copy)]
 pub enum Verdict {
     /// On to the stack, untouched.
     Pass,
-    /// Ours, and done with.
+    /// Ours, and dropped.
     Drop,
 }
 
@@ -43,7 +43,7 @@ pub struct Work {
 /// BTF has no Rust enums with data.
 #[repr(C)]
 pub struct Reply {
-    /// What to say, once [`handle`] says so.
+    /// The packet to answer with, once [`handle`] has filled it in.
     pub packet: Packet,
     pub local: [u8; 4],
     pub peer: [u8; 4],
@@ -55,7 +55,7 @@ pub struct Reply {
     pub maybe_partial: bool,
 }
 
-/// The configuration, or none while the agent has not stored it.
+/// Returns the configuration; none while the agent has not stored it.
 #[inline(always)]
 pub fn config() -> Option<&'static Config> {
     CONFIG.get(0)
@@ -68,7 +68,7 @@ pub fn pass(exit: Counter) -> Verdict {
     Verdict::Pass
 }
 
-/// What an answer to a frame begins with: back where it came from, saying what it said.
+/// Begins the answer to a frame: to where the frame came from, with its packet until [`handle`] has made another.
 #[inline(always)]
 pub fn back(frame: &impl Frame, link: Link, flow: &Flow, received: &Received) -> Reply {
     let mut reply = Reply {
@@ -92,7 +92,7 @@ pub fn back(frame: &impl Frame, link: Link, flow: &Flow, received: &Received) ->
     reply
 }
 
-/// What keeps others than the session's peer out.
+/// Returns the conditions on port and hops for packets of a session's peer.
 #[inline(always)]
 pub fn fence(config: &Config, entry: *mut SessionEntry) -> Fence {
     Fence {
@@ -101,7 +101,7 @@ pub fn fence(config: &Config, entry: *mut SessionEntry) -> Fence {
     }
 }
 
-/// Finds the session of a flow, or what becomes of a datagram without one.
+/// Finds the session of a flow, or the verdict on a datagram without one.
 #[inline(always)]
 pub fn find(config: &Config, key: &SessionKey) -> Result<*mut SessionEntry, Verdict> {
     // To another address of ours it is nobody's.
@@ -128,7 +128,7 @@ pub fn find(config: &Config, key: &SessionKey) -> Result<*mut SessionEntry, Verd
     })
 }
 
-/// Runs a datagram through its session: everything but rewriting the frame. Returns the exit to be
+/// Runs a datagram through its session, but does not rewrite the frame. Returns the exit to be
 /// counted if `reply` is sent; if there is none, another one has been counted.
 #[inline(always)]
 pub fn handle(work: &Work, reply: &mut Reply) -> Option<Counter> {
@@ -197,11 +197,11 @@ pub fn answered(block: u32, exit: Counter, sent: bool) {
     count(block, if sent { exit } else { Counter::RxAnswerFailed });
 }
 
-/// The same, with the verifier knowing no more of it than if it had come from a map.
+/// Returns the effect as it is, of which the verifier knows no more than if it came from a map.
 #[inline(always)]
-fn forgotten(taken: &Taken, now_ns: u64) -> Taken {
+fn forgotten(taken: &PacketEffect, now_ns: u64) -> PacketEffect {
     let change = &taken.transition;
-    Taken {
+    PacketEffect {
         receipt: forget(taken.receipt, now_ns),
         changed: forget(taken.changed, now_ns),
         transition: Transition {
@@ -214,9 +214,9 @@ fn forgotten(taken: &Taken, now_ns: u64) -> Taken {
     }
 }
 
-/// Counts what happened on the way.
+/// Counts the tallies and the state change of a packet.
 #[inline(always)]
-fn note(block: u32, taken: &Taken, reserved_set: bool) {
+fn note(block: u32, taken: &PacketEffect, reserved_set: bool) {
     if reserved_set {
         count(block, Counter::ReservedSet);
     }
@@ -225,7 +225,7 @@ fn note(block: u32, taken: &Taken, reserved_set: bool) {
     }
 }
 
-/// Whether the agent's heartbeat is recent: a host whose control is gone for good must not look
+/// Says whether the agent's heartbeat is recent: a host whose control is gone for good must not look
 /// healthy for ever.
 #[inline(always)]
 fn attended(config: &Config, now_ns: u64) -> bool {
@@ -236,7 +236,7 @@ fn attended(config: &Config, now_ns: u64) -> bool {
     }
 }
 
-/// The key of a flow's session.
+/// Returns the key of a flow's session.
 #[inline(always)]
 pub fn key(ifindex: u32, flow: &Flow) -> SessionKey {
     SessionKey {

@@ -7,8 +7,8 @@ use dz_common::map::{SessionEntry, SessionKey};
 
 use crate::maps::SESSIONS;
 
-/// The session by a key's interface and with its peer. Whether it is that of the key's local address
-/// [`Locked::new`] finds out.
+/// Finds the session by a key's interface and peer. [`Locked::new`] finds out whether its local address
+/// is that of the key.
 #[inline(always)]
 pub fn find(key: &SessionKey) -> Option<*mut SessionEntry> {
     SESSIONS.get_ptr_mut(key.destination())
@@ -59,7 +59,7 @@ impl Drop for Locked {
     }
 }
 
-/// Slot and counter block of an entry, readable without the lock: they are set before the entry can
+/// Reads slot and counter block of an entry, without the lock: they are set before the entry can
 /// be found and never change. Should the memory have become another session's, [`Locked::new`]
 /// finds it out.
 #[inline(always)]
@@ -68,14 +68,14 @@ pub fn identity(entry: *mut SessionEntry) -> (u32, u32) {
     unsafe { ((*entry).slot, (*entry).block) }
 }
 
-/// Our address in a session, as readable as its [`identity`].
+/// Reads our address in a session, as its [`identity`] is read.
 #[inline(always)]
 pub fn local(entry: *mut SessionEntry) -> [u8; 4] {
     // SAFETY: map values stay allocated while a program runs.
     unsafe { (*entry).key.local }
 }
 
-/// Fewest hops that a packet of the session may have left, as readable as its [`identity`]: a byte that
+/// Reads the fewest hops that a packet of the session may have left, as its [`identity`] is read: a byte
 /// is stored as a whole.
 #[inline(always)]
 pub fn min_ttl(entry: *mut SessionEntry) -> u8 {

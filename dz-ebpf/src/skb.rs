@@ -17,12 +17,12 @@ pub struct Outgoing {
     datagram: [u32; DATAGRAM_WORDS],
 }
 
-/// Those of the Ethernet header and the two bytes before it.
+/// Words of the Ethernet header and the two bytes before it.
 const ETHERNET_WORDS: usize = 4;
 const PADDING: usize = 4 * ETHERNET_WORDS - ETHERNET_LEN;
 
 impl Outgoing {
-    /// The addresses mean nothing where the device has no Ethernet headers.
+    /// Makes a frame. The Ethernet addresses mean nothing where the device has no Ethernet headers.
     #[inline(always)]
     pub fn new(destination: [u8; 6], source: [u8; 6], datagram: [u32; DATAGRAM_WORDS]) -> Self {
         let [a, b, c, d, e, f] = destination;
@@ -49,19 +49,19 @@ impl Outgoing {
     }
 }
 
-/// What a helper returns, as a result.
+/// Makes a result of a helper's return value.
 #[inline(always)]
 pub fn check(result: i64) -> Result<(), i64> {
     if result == 0 { Ok(()) } else { Err(result) }
 }
 
-/// What of the packet is directly accessible.
+/// Returns the directly accessible part of the packet.
 #[inline(always)]
 pub fn linear(ctx: &TcContext) -> Linear {
     Linear::new(ctx.data(), ctx.data_end(), frame_len(ctx))
 }
 
-/// Length of the whole packet.
+/// Returns the length of the whole packet.
 #[inline(always)]
 pub fn frame_len(ctx: &TcContext) -> usize {
     ctx.len() as usize

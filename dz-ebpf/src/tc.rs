@@ -1,4 +1,4 @@
-//! Receiving and answering at TC ingress.
+//! Receives and answers at TC ingress.
 //!
 //! `TC_ACT_UNSPEC` (on TCX the same value means "next") hands a packet to whatever program comes
 //! after ours, where `TC_ACT_OK` would end the chain.
@@ -27,13 +27,13 @@ const PACKET_HOST: u32 = 0;
 const UDP_CHECKSUM_OFFSET: usize = 6;
 const ENOENT: i64 = 2;
 
-/// Ingress of a device whose packets start with the IPv4 header.
+/// Receives on a device whose packets start with the IPv4 header.
 #[classifier]
 pub fn dz_tc_l3(ctx: TcContext) -> i32 {
     ingress(&ctx, Link::Layer3)
 }
 
-/// Ingress of a device whose packets start with an Ethernet header.
+/// Receives on a device whose packets start with an Ethernet header.
 #[classifier]
 pub fn dz_tc_eth(ctx: TcContext) -> i32 {
     ingress(&ctx, Link::Ethernet)
@@ -130,7 +130,7 @@ fn classify(ctx: &TcContext, link: Link, config: &Config) -> Result<(Linear, Flo
     Ok((frame, flow))
 }
 
-/// Apart, for its stack.
+/// Logs that the answer to a peer has failed. Not inlined: it needs a stack of its own.
 #[inline(never)]
 fn complain(ctx: &TcContext, peer: &[u8; 4], error: i64) {
     debug!(
@@ -173,7 +173,7 @@ fn rewrite(skb: *mut __sk_buff, reply: &Reply, link: Link) -> Result<(), i64> {
     Outgoing::new(reply.destination, reply.source, datagram).store(skb, link)
 }
 
-/// Whether the packet is `CHECKSUM_PARTIAL`, given that its UDP checksum field looks like it.
+/// Says whether the packet is `CHECKSUM_PARTIAL`, given that its UDP checksum field looks like it.
 ///
 /// The kernel does not say, but `bpf_l4_csum_replace` without `BPF_F_PSEUDO_HDR` changes the field
 /// of any other packet and leaves that of a partial one alone (inet_proto_csum_replace4).

@@ -1,4 +1,4 @@
-//! Sending what nobody asked for: first contact, a silent peer, AdminDown.
+//! Sends packets that answer nothing: to peers not heard yet, to silent ones, and AdminDown.
 //!
 //! The agent's clock fills `dz_due` and runs this program over a dummy packet; the program asks
 //! each session under its lock whether and what to transmit ([`dz_common::transmit`]), and sends a clone
@@ -82,7 +82,7 @@ fn transmit(skb: *mut __sk_buff, config: &Config, due: &mut Due) -> (u32, Counte
     (block, transmit::exit(sent.is_ok()))
 }
 
-/// Asks the session, if it still is there; returns its block, too.
+/// Asks the session, if it is still there, whether to transmit; returns its block, too.
 #[inline(always)]
 fn ask(config: &Config, due: &Due) -> Option<(u32, Transmission)> {
     let key = due.key;

@@ -1,4 +1,4 @@
-//! What is done for the verifier alone.
+//! Code that only the verifier needs.
 
 use core::arch::asm;
 use core::mem::transmute_copy;

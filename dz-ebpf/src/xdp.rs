@@ -1,4 +1,4 @@
-//! Receiving and answering in XDP, native or generic.
+//! Receives and answers in XDP, native or generic.
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::xdp_md;
@@ -16,10 +16,10 @@ use crate::receive::{self, Reply, Verdict, Work};
 use crate::session::identity;
 
 const LINK: Link = Link::Ethernet;
-/// Those of an Ethernet header, in front of its EtherType.
+/// Bytes of an Ethernet header's addresses, in front of its EtherType.
 const ETHERNET_ADDRESSES_LEN: usize = 12;
 
-/// Ingress of an Ethernet device, before the stack.
+/// Receives on an Ethernet device, before the stack.
 #[xdp]
 pub fn dz_xdp(ctx: XdpContext) -> u32 {
     let Some(config) = receive::config() else {

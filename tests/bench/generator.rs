@@ -8,14 +8,15 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
-use aya::programs::{ProgramFd, SchedClassifier, Xdp, XdpMode};
+use aya::programs::{ProgramFd, Xdp, XdpMode};
 use aya::util::nr_cpus;
+use aya::{Ebpf, EbpfLoader};
 use dz_common::ingress::Link;
 use dz_tests::bare::OBJECT;
 use dz_tests::bpf::{run_live_frames, test_run};
 use dz_tests::frame::{ETHERTYPE_IPV4, ethernet};
+use dz_tests::load;
 use dz_tests::netns::Netns;
 use dz_tests::priority;
 use dz_tests::wait::join;
@@ -58,7 +59,7 @@ type Progress = [u32; 3];
 impl Generator {
     /// Sends these frames around and around, each as long as one with a liveness packet.
     pub(crate) fn new(netns: &Netns, device: &str, frames: &[Vec<u8>]) -> anyhow::Result<Self> {
-        let mut ebpf = Ebpf::load(OBJECT)?;
+        let mut ebpf = load::object(&mut EbpfLoader::new(), OBJECT)?;
         let map = ebpf.take_map("templates").context("no templates")?;
         let mut templates = Templates::try_from(map)?;
         ensure!(!frames.is_empty(), "nothing to send");
@@ -74,15 +75,8 @@ impl Generator {
             PerCpuValues::try_from(vec![[0, count, ifindex]; cpus])?,
             0,
         )?;
-        let live = ebpf
-            .program_mut("generate_xdp")
-            .context("no generate_xdp")?;
-        let live: &mut Xdp = live.try_into()?;
-        live.load()?;
-        let live = live.fd()?.try_clone()?;
-        let program = ebpf.program_mut("generate").context("no generate")?;
-        let program: &mut SchedClassifier = program.try_into()?;
-        program.load()?;
+        let live = load::xdp(&mut ebpf, "generate_xdp")?.fd()?.try_clone()?;
+        let program = load::classifier(&mut ebpf, "generate")?;
         let sender = Sender {
             program: program.fd()?.try_clone()?,
             live,

@@ -7,8 +7,8 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use anyhow::{Context, ensure};
-use aya::programs::{ProgramFd, SchedClassifier, Xdp};
+use anyhow::ensure;
+use aya::programs::ProgramFd;
 use dz_common::LIVENESS_PORT;
 use dz_common::counters::Counter;
 use dz_common::entry::Identity;
@@ -20,6 +20,7 @@ use dz_tests::bare;
 use dz_tests::bpf::test_run_time;
 use dz_tests::frame::{Datagram, ETHERTYPE_IPV4, ethernet};
 use dz_tests::kernel::Kernel;
+use dz_tests::load;
 use dz_tests::rng::Rng;
 
 use crate::row::{Goal, Row};
@@ -49,17 +50,12 @@ struct Baselines {
 
 impl Baselines {
     fn load() -> anyhow::Result<Self> {
-        let mut ebpf = aya::Ebpf::load(bare::OBJECT)?;
+        let mut ebpf = load::object(&mut aya::EbpfLoader::new(), bare::OBJECT)?;
         let mut fd = |name: &str| -> anyhow::Result<ProgramFd> {
-            let program = ebpf.program_mut(name).with_context(|| name.to_owned())?;
             if name.ends_with("xdp") {
-                let program: &mut Xdp = program.try_into()?;
-                program.load()?;
-                return Ok(program.fd()?.try_clone()?);
+                return Ok(load::xdp(&mut ebpf, name)?.fd()?.try_clone()?);
             }
-            let program: &mut SchedClassifier = program.try_into()?;
-            program.load()?;
-            Ok(program.fd()?.try_clone()?)
+            Ok(load::classifier(&mut ebpf, name)?.fd()?.try_clone()?)
         };
         Ok(Self {
             empty_tc: fd("empty_tc")?,

@@ -3,12 +3,12 @@
 //! has a state machine; tests about the protocol want [`crate::udp_peer`].
 
 use anyhow::Context;
-use aya::Ebpf;
-use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
+use aya::programs::{TcAttachType, XdpMode, tc};
+use aya::{Ebpf, EbpfLoader};
 
 use crate::harness::Requirement;
+use crate::load;
 use crate::netns::Netns;
-use dz_agent::datapath::undisturbed;
 
 /// Their object; `dz-ebpf/bench` says what they are.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../dz-ebpf/object/dz-bench.o");
@@ -72,18 +72,15 @@ impl Bare {
 }
 
 fn attach(device: &str, name: &str) -> anyhow::Result<Bare> {
-    let mut ebpf = Ebpf::load(OBJECT)?;
-    let program = ebpf.program_mut(name).context("no such program")?;
+    let mut ebpf = load::object(&mut EbpfLoader::new(), OBJECT)?;
     if name.ends_with("xdp") {
-        let program: &mut Xdp = program.try_into()?;
-        undisturbed(|| program.load())?;
+        let program = load::xdp(&mut ebpf, name)?;
         program.attach(device, XdpMode::Driver)?;
     } else {
         if Requirement::Kernel(6, 6).missing().is_some() {
             tc::qdisc_add_clsact(device)?;
         }
-        let program: &mut SchedClassifier = program.try_into()?;
-        undisturbed(|| program.load())?;
+        let program = load::classifier(&mut ebpf, name)?;
         program.attach(device, TcAttachType::Ingress)?;
     }
     Ok(Bare { _ebpf: ebpf })

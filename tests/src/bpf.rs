@@ -4,6 +4,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use dz_agent::datapath::undisturbed;
+
 // From the kernel's `bpf.h`.
 const MAP_CREATE: libc::c_int = 0;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
@@ -208,15 +210,13 @@ pub fn program_array(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 /// # Errors
 /// As `bpf(2)`.
 pub fn load_classifier(instructions: &[u64]) -> io::Result<OwnedFd> {
-    descriptor(
-        PROG_LOAD,
-        &mut ProgLoad {
-            prog_type: PROG_TYPE_SCHED_CLS,
-            insn_cnt: instructions.len() as u32,
-            insns: instructions.as_ptr() as u64,
-            license: c"GPL".as_ptr() as u64,
-        },
-    )
+    let mut program = ProgLoad {
+        prog_type: PROG_TYPE_SCHED_CLS,
+        insn_cnt: instructions.len() as u32,
+        insns: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+    };
+    undisturbed(|| descriptor(PROG_LOAD, &mut program))
 }
 
 fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<RawFd> {

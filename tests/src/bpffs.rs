@@ -77,6 +77,16 @@ impl Drop for Directory {
 
 /// Removes the directories of test processes that are gone. Returns what was removed.
 pub fn remove_leftovers() -> Vec<PathBuf> {
+    remove(|pid| !Path::new("/proc").join(pid).exists())
+}
+
+/// Removes the directories that this process has made, for it ends without its destructors.
+pub(crate) fn remove_ours() {
+    let ours = std::process::id().to_string();
+    remove(|pid| pid == ours);
+}
+
+fn remove(of: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(ROOT) else {
         return Vec::new();
     };
@@ -85,7 +95,7 @@ pub fn remove_leftovers() -> Vec<PathBuf> {
         let pid = name
             .strip_prefix(PREFIX)
             .and_then(|rest| rest.split('-').next());
-        pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
+        pid.is_some_and(&of)
     });
     left.filter(|path| fs::remove_dir_all(path).is_ok())
         .collect()

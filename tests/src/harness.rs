@@ -1,7 +1,9 @@
 //! A list of named tests with what they need, run by libtest-mimic.
 //!
 //! A test that cannot run is reported as ignored, never as passed, and a line
-//! `SKIPPED <name>: <reason>` on standard output says why.
+//! `SKIPPED <name>: <reason>` on standard output says why. A test that hangs fails (`deadline.rs`).
+
+mod deadline;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -9,10 +11,13 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::time::Duration;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::tun::Kind;
+use deadline::{DEADLINE, Ended, Place, Progress};
 
 /// What a test needs from the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +55,7 @@ type Runner = Box<dyn FnOnce() -> anyhow::Result<Outcome> + Send>;
 pub struct Test {
     name: String,
     requirements: Vec<Requirement>,
+    within: Duration,
     run: Runner,
 }
 
@@ -63,25 +69,28 @@ impl Test {
         Self {
             name: name.into(),
             requirements: requirements.to_vec(),
+            within: DEADLINE,
             run: Box::new(move || run().map(Into::into)),
         }
     }
 
-    fn into_trial(self) -> Trial {
+    /// With a deadline of its own, at least ten times what it takes: without one it has that of most.
+    #[must_use]
+    pub fn within(mut self, deadline: Duration) -> Self {
+        self.within = deadline;
+        self
+    }
+
+    fn into_trial(self, progress: &Arc<Progress>) -> Trial {
         let Self {
             name,
             requirements,
+            within,
             run,
         } = self;
+        let place = progress.add(&name, within);
         Trial::ignorable_test(name.clone(), move || {
-            let missing = requirements
-                .iter()
-                .find_map(|requirement| requirement.missing());
-            let outcome = match missing {
-                Some(reason) => Outcome::Skip(reason),
-                None => run_with_notes(run)?,
-            };
-            Ok(match outcome {
+            Ok(match follow(&place, &requirements, run)? {
                 Outcome::Passed => Completion::Completed,
                 Outcome::Skip(reason) => {
                     report_skipped(&name, &reason);
@@ -90,6 +99,21 @@ impl Test {
             })
         })
     }
+}
+
+fn follow(place: &Place, requirements: &[Requirement], run: Runner) -> Result<Outcome, Failed> {
+    place.begin();
+    let mut requirements = requirements.iter();
+    let result = match requirements.find_map(|requirement| requirement.missing()) {
+        Some(reason) => Ok(Outcome::Skip(reason)),
+        None => run_with_notes(run),
+    };
+    place.end(match &result {
+        Ok(Outcome::Passed) => Ended::Passed,
+        Ok(Outcome::Skip(_)) => Ended::Skipped,
+        Err(failed) => Ended::Failed(failed.message().unwrap_or_default()),
+    });
+    result
 }
 
 impl fmt::Debug for Test {
@@ -106,11 +130,18 @@ pub fn run(tests: Vec<Test>) -> ExitCode {
     let arguments = Arguments::from_args();
     crate::netns::remove_leftovers();
     crate::bpffs::remove_leftovers();
-    libtest_mimic::run(
-        &arguments,
-        tests.into_iter().map(Test::into_trial).collect(),
-    )
-    .exit_code()
+    let progress = Arc::new(Progress::default());
+    let trials = tests.into_iter().map(|test| test.into_trial(&progress));
+    let trials = trials.collect();
+    if let Err(error) = progress.watch() {
+        eprintln!("no deadlines: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if let Some(slowest) = progress.slowest() {
+        let _ = writeln!(std::io::stdout(), "{slowest}");
+    }
+    conclusion.exit_code()
 }
 
 thread_local! {

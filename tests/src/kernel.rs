@@ -21,7 +21,7 @@ use zerocopy::{IntoBytes, TryFromBytes};
 
 use crate::bpf::test_run;
 use crate::bpffs;
-use dz_agent::datapath::undisturbed;
+use crate::load;
 
 /// Deadline slots: one timer's.
 pub const SLOTS: u32 = SLOTS_PER_GROUP;
@@ -82,7 +82,7 @@ impl Kernel {
         loader.map_max_entries(name::DEADLINES, SLOTS);
         loader.map_max_entries(name::PEERS, 1);
         loader.map_max_entries(name::SESSIONS, sessions);
-        let mut ebpf = loader.load(OBJECT)?;
+        let mut ebpf = load::object(&mut loader, OBJECT)?;
         let ethernet = classifier(&mut ebpf, "dz_tc_eth")?;
         let layer3 = classifier(&mut ebpf, "dz_tc_l3")?;
         let control = classifier(&mut ebpf, "dz_control")?;
@@ -101,7 +101,7 @@ impl Kernel {
             groups: Array::try_from(open(name::GROUPS)?)?,
             due: Array::try_from(open(name::DUE)?)?,
             events: RingBuf::try_from(open(name::EVENTS)?)?,
-            xdp: xdp(&mut ebpf)?,
+            xdp: load::xdp(&mut ebpf, "dz_xdp")?.fd()?.try_clone()?,
             ethernet,
             layer3,
             gate: classifier(&mut ebpf, "dz_gate_eth")?,
@@ -310,17 +310,7 @@ fn command(control: BorrowedFd<'_>, request: &Request) -> anyhow::Result<u32> {
 }
 
 fn classifier(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<ProgramFd> {
-    let program = ebpf.program_mut(name).with_context(|| name.to_owned())?;
-    let program: &mut aya::programs::SchedClassifier = program.try_into()?;
-    undisturbed(|| program.load())?;
-    Ok(program.fd()?.try_clone()?)
-}
-
-fn xdp(ebpf: &mut Ebpf) -> anyhow::Result<ProgramFd> {
-    let program = ebpf.program_mut("dz_xdp").context("dz_xdp")?;
-    let program: &mut aya::programs::Xdp = program.try_into()?;
-    undisturbed(|| program.load())?;
-    Ok(program.fd()?.try_clone()?)
+    Ok(load::classifier(ebpf, name)?.fd()?.try_clone()?)
 }
 
 fn read<T: TryFromBytes>(bytes: &[u8]) -> anyhow::Result<T> {

@@ -203,6 +203,16 @@ fn remove_name(path: &Path) {
 /// Removes the names that test processes left which were killed: those of ours whose process is
 /// gone. Returns what was removed.
 pub fn remove_leftovers() -> Vec<PathBuf> {
+    remove(|pid| !Path::new("/proc").join(pid).exists())
+}
+
+/// Removes the names that this process has made, for it ends without its destructors.
+pub(crate) fn remove_ours() {
+    let ours = std::process::id().to_string();
+    remove(|pid| pid == ours);
+}
+
+fn remove(of: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(NAMES) else {
         return Vec::new();
     };
@@ -211,7 +221,7 @@ pub fn remove_leftovers() -> Vec<PathBuf> {
         let pid = name
             .strip_prefix(PREFIX)
             .and_then(|rest| rest.split('-').next());
-        pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
+        pid.is_some_and(&of)
     });
     left.inspect(|path| remove_name(path)).collect()
 }

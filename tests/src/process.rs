@@ -11,6 +11,7 @@ use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::children;
 use crate::harness;
 use crate::netns::Netns;
 use crate::wait::eventually;
@@ -41,6 +42,7 @@ impl Process {
             .spawn(command)
             .with_context(|| format!("starting {command:?}"))?;
         let log = Arc::new(Mutex::new(String::new()));
+        children::keep_log(&title, &log);
         let mut readers = Vec::new();
         if let Some(output) = child.stdout.take() {
             readers.push(collect(output, &log));

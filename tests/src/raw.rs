@@ -22,6 +22,9 @@ const BUFFER: usize = 4 << 20;
 /// `PACKET_IGNORE_OUTGOING` of the kernel's `if_packet.h`.
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 
+/// `struct tpacket_auxdata`, which begins with the status.
+type AuxiliaryData = [u8; 20];
+
 /// A packet socket on one device: sends frames as they are, and receives what arrives at the device
 /// (not what its host sends).
 ///
@@ -85,6 +88,45 @@ impl RawSocket {
         Ok(Some((monotonic_ns().saturating_sub(ago_ns), frame)))
     }
 
+    /// From now on what arrives is taken by [`RawSocket::try_recv_summed`] only.
+    ///
+    /// # Errors
+    /// A kernel without `PACKET_AUXDATA`.
+    pub fn tell_sums(&self) -> io::Result<()> {
+        set(self.socket.as_raw_fd(), libc::PACKET_AUXDATA)
+    }
+
+    /// Takes what has arrived first, with whether a checksum in it is still to be completed, by the kernel's
+    /// account (`CHECKSUM_PARTIAL`); none if nothing has.
+    ///
+    /// # Errors
+    /// The device is gone or down, or the kernel does not tell ([`RawSocket::tell_sums`]).
+    pub fn try_recv_summed(&self) -> io::Result<Option<(bool, Vec<u8>)>> {
+        let mut frame = vec![0; FRAME];
+        let mut told = nix::cmsg_space!(TimeSpec, AuxiliaryData);
+        let mut into = [IoSliceMut::new(&mut frame)];
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let (len, told) =
+            match recvmsg::<()>(self.socket.as_raw_fd(), &mut into, Some(&mut told), flags) {
+                Ok(message) => (message.bytes, message.cmsgs()?.collect::<Vec<_>>()),
+                Err(nix::errno::Errno::EAGAIN) => return Ok(None),
+                Err(errno) => return Err(errno.into()),
+            };
+        let status = told.into_iter().find_map(|message| match message {
+            ControlMessageOwned::Unknown(message)
+                if message.cmsg_header.cmsg_level == libc::SOL_PACKET
+                    && message.cmsg_header.cmsg_type == libc::PACKET_AUXDATA =>
+            {
+                message.data_bytes.first_chunk().copied()
+            }
+            _ => None,
+        });
+        let status = status.ok_or_else(|| io::Error::other("a frame without its status"))?;
+        let unfinished = u32::from_ne_bytes(status) & libc::TP_STATUS_CSUMNOTREADY != 0;
+        frame.truncate(len);
+        Ok(Some((unfinished, frame)))
+    }
+
     /// Sends a frame that starts with its Ethernet header.
     ///
     /// # Errors
@@ -127,7 +169,7 @@ fn open(ifindex: u32, ethertype: u16) -> io::Result<OwnedFd> {
         SockFlag::SOCK_CLOEXEC,
         None::<SockProtocol>,
     )?;
-    ignore_outgoing(socket.as_raw_fd())?;
+    set(socket.as_raw_fd(), PACKET_IGNORE_OUTGOING)?;
     // Below Linux 6.3 what XDP passes on a veth pair counts as a page each: 50 would fill the usual
     // buffer.
     setsockopt(&socket, RcvBufForce, &BUFFER)?;
@@ -136,14 +178,15 @@ fn open(ifindex: u32, ethertype: u16) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn ignore_outgoing(fd: RawFd) -> io::Result<()> {
+/// Sets an option of a packet socket.
+fn set(fd: RawFd, option: libc::c_int) -> io::Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: the option's value is an int, of the size given.
     let result = unsafe {
         libc::setsockopt(
             fd,
             libc::SOL_PACKET,
-            PACKET_IGNORE_OUTGOING,
+            option,
             std::ptr::from_ref(&on).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )

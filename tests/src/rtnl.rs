@@ -192,13 +192,29 @@ impl Table {
         if route.ifindex != 0 {
             attribute(&mut body, libc::RTA_OIF, &route.ifindex.to_ne_bytes());
         }
-        self.send(kind, libc::NLM_F_ACK | flags, &body)?;
+        match self.request(kind, flags, &body)? {
+            Ok(()) => Ok(()),
+            Err(errno) => bail!("{route:?}: {errno}"),
+        }
+    }
+
+    /// Asks for a change that the caller has written, and returns the kernel's word.
+    ///
+    /// # Errors
+    /// There is no word.
+    pub fn request(
+        &mut self,
+        kind: u16,
+        flags: i32,
+        body: &[u8],
+    ) -> anyhow::Result<Result<(), Errno>> {
+        self.send(kind, libc::NLM_F_ACK | flags, body)?;
         let len = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty())?;
         let answer = messages(&self.buffer[..len]).next().context("no answer")?;
-        match errno(answer.body) {
+        Ok(match errno(answer.body) {
             Errno::UnknownErrno => Ok(()),
-            errno => bail!("{route:?}: {errno}"),
-        }
+            errno => Err(errno),
+        })
     }
 
     fn send(&mut self, kind: u16, flags: i32, body: &[u8]) -> anyhow::Result<()> {
@@ -235,11 +251,12 @@ fn rtmsg(prefix_len: u8, protocol: u8, scope: u8, kind: u8) -> [u8; RTMSG] {
     ]
 }
 
-fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    // Every value here is 4 bytes long: nothing to pad.
+/// Appends an attribute to a message.
+pub fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     body.extend((4 + value.len() as u16).to_ne_bytes());
     body.extend(kind.to_ne_bytes());
     body.extend(value);
+    body.resize(body.len().next_multiple_of(4), 0);
 }
 
 struct Message<'a> {

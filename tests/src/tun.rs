@@ -27,7 +27,7 @@ use crate::wait::eventually;
 pub const MTU: u32 = 1476;
 const UNDERLAY_MTU: u32 = 1500;
 /// How long a device's name may stay taken after its end.
-const HELD: Duration = Duration::from_secs(10);
+const HELD: Duration = Duration::from_secs(30);
 /// Longer than any packet.
 const PACKET: usize = 2048;
 

@@ -73,7 +73,7 @@ pub fn pair(a: &End<'_>, b: &End<'_>) -> anyhow::Result<()> {
         netns.ip(&format!("link set {name} up"))?;
     }
     for end in [a, b] {
-        eventually(Duration::from_secs(10), "a veth with a carrier", || {
+        eventually(Duration::from_secs(30), "a veth with a carrier", || {
             let shown = end.netns.ip(&format!("-o link show {}", end.name)).ok()?;
             shown.contains("LOWER_UP").then_some(())
         })?;

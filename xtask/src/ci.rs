@@ -1,10 +1,11 @@
-//! What continuous integration runs: format, lints, the committed object, all tests, some of them on other kernels.
+//! What continuous integration runs: format, lints, the committed object, stories of the simulator, all tests, some of
+//! them on other kernels.
 
 use std::path::Path;
 use std::time::Instant;
 
 use crate::build_ebpf::{self, Comparison};
-use crate::shell;
+use crate::{shell, sim};
 
 /// Runs every step; the first that fails ends it.
 ///
@@ -27,6 +28,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
                 .args(["clippy", "--workspace", "--all-targets", "--all-features"])
                 .args(["--", "-D", "warnings"]),
         )
+    })?;
+    step("stories", || {
+        sim::run(&["--seeds", "10000"])?;
+        sim::run(&["--seeds", "200", "--nodes", "50"])
     })?;
     step("tests", || test(object))
 }

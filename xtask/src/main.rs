@@ -8,6 +8,7 @@ mod conform;
 mod demo;
 mod record;
 mod shell;
+mod sim;
 mod test_suite;
 #[cfg(test)]
 mod tidy;
@@ -47,6 +48,12 @@ enum Command {
     Ci,
     /// Shows two agents on this machine: sessions come Up, survive a freeze, lose a link
     Demo,
+    /// Tells stories of the engine over kernels in memory, each from a seed, and says what is wrong in one
+    Sim {
+        /// As `cargo xtask sim --help` lists them: --seeds, --seed, --nodes, --whole, --log
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Replays recorded traces (JSON lines, plain or gzip) and captures (pcap) against dz-common
     Conform {
         /// Whose rules they are held against; with ours, the steps that lead elsewhere are counted
@@ -80,6 +87,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(options) => return bench::run(&options),
         Command::Ci => ci::run(),
         Command::Demo => return demo::run(),
+        Command::Sim { arguments } => {
+            let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+            sim::run(&arguments)
+        }
         Command::Conform { trust, files } => conform::run(trust, &files),
     }?;
     Ok(ExitCode::SUCCESS)

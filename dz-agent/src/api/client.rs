@@ -1,4 +1,4 @@
-//! The other end of the socket: what the subcommands use.
+//! The client of the API, which the subcommands use.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -27,14 +27,14 @@ pub struct Client {
 }
 
 impl Client {
-    /// For the agent at `socket`.
+    /// Makes a client of the agent at `socket`.
     pub fn new(socket: &Path) -> Self {
         Self {
             socket: socket.to_owned(),
         }
     }
 
-    /// `GET path`.
+    /// Asks for `GET path`.
     ///
     /// # Errors
     /// As [`Client::send`].
@@ -43,7 +43,7 @@ impl Client {
             .await
     }
 
-    /// `method path` with a JSON body.
+    /// Asks for `method path` with a JSON body.
     ///
     /// # Errors
     /// [`ExitCode::Unreachable`] if no agent answers, [`ExitCode::Privilege`] if we may not ask,
@@ -57,7 +57,7 @@ impl Client {
         self.send_naming(method, path, body, |faults| faults).await
     }
 
-    /// As [`Client::send`], with the agent's faults put by `name` into the words of whoever asks.
+    /// Asks as [`Client::send`] does; `name` puts the agent's faults into the words of the caller.
     ///
     /// # Errors
     /// As [`Client::send`].

@@ -1,4 +1,4 @@
-//! How many peers and routes are not served as their owner may expect, by the reason, as JSON.
+//! Counts of peers and routes that are not served as their owner may expect, by the reason, as JSON.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Where the API is served, and the limits that no client of it or of the metrics can get past.
+//! Serves the API on its Unix socket, and bounds what clients of API and metrics may cost.
 
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, ErrorKind};
@@ -121,9 +121,9 @@ impl Accept for ApiListener {
     }
 }
 
-/// Two agents that start at once must not take the socket from each other: between looking
-/// whether somebody answers and binding there is a gap, which only a lock closes. It is the
-/// directory that is locked, so that no file stays behind.
+/// Locks the socket's directory, so that two agents that start at once do not take the socket from each
+/// other: between looking whether somebody answers and binding there is a gap, which only a lock
+/// closes. A lock file would stay behind; the directory does not.
 fn lock(directory: &Path) -> Result<File, Failure> {
     let context = || format!("locking {}", directory.display());
     let file = File::open(directory).fail_with(ExitCode::Failure, context)?;
@@ -172,7 +172,7 @@ fn remove_dead(path: &Path) -> Result<(), Failure> {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             Err(error).fail_with(ExitCode::Privilege, || "looking".to_owned())
         }
-        // Whatever else: somebody may be there.
+        // On any other outcome an agent may be there.
         _ => Err(in_use()),
     }
 }

@@ -1,4 +1,4 @@
-//! Where `/metrics` is served over TCP.
+//! Listens on TCP, where `/metrics` is served.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ impl MetricsListener {
     /// is served, too. To be called inside a Tokio runtime.
     ///
     /// # Errors
-    /// What the kernel says of the last one tried: the port is taken, the address is not there.
+    /// The kernel refuses the last one tried: the port is taken, the address is not there.
     pub fn bind(addresses: &[SocketAddr]) -> io::Result<Self> {
         let mut refused = io::ErrorKind::InvalidInput.into();
         for address in addresses {
@@ -34,10 +34,10 @@ impl MetricsListener {
         Err(refused)
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens on.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel does not tell.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }

@@ -1,4 +1,4 @@
-//! The routes of the API.
+//! Answers the API's requests.
 
 use std::fmt;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ impl<I> Clone for Api<I> {
     }
 }
 
-/// What is served on the Unix socket: commands go to `commands`.
+/// Makes the router of the Unix socket. Its commands go to `commands`.
 pub fn api_router<I: Inspect>(
     inspect: Arc<I>,
     commands: mpsc::Sender<Command>,
@@ -61,7 +61,7 @@ pub fn api_router<I: Inspect>(
         .method_not_allowed_fallback(no_such_method)
 }
 
-/// What is served over TCP: `/metrics` only.
+/// Makes the router of the TCP socket: `/metrics` only.
 pub fn metrics_router<I: Inspect>(exporter: Arc<Exporter<I>>) -> Router {
     Router::new()
         .route("/metrics", get(metrics::<I>))

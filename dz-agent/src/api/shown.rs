@@ -1,4 +1,4 @@
-//! What the API shows, as JSON. Names are stable; units are in the names.
+//! Sessions, parked peers and counters as JSON. Names are stable; units are in the names.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -23,7 +23,7 @@ pub struct SessionsJson {
     pub sessions: Vec<SessionJson>,
     /// Peers without a session at present, by interface, local address, peer.
     pub parked: Vec<ParkedJson>,
-    /// How many are not served as their owner may expect, and why.
+    /// Counts of peers and routes that are not served as their owner may expect, by the reason.
     #[serde(flatten)]
     pub inert: InertJson,
 }
@@ -37,12 +37,12 @@ pub struct ParkedJson {
     pub local: Ipv4Addr,
     /// The peer's address.
     pub peer: Ipv4Addr,
-    /// Who wants it: `api`, `config` or `follow`.
+    /// The source that wants it: `api`, `config` or `follow`.
     #[serde(default)]
     pub origin: String,
-    /// Why, for people.
+    /// Why it has no session, for people.
     pub reason: String,
-    /// The same as a label: [`crate::reason::Parked`].
+    /// The same reason as a label: [`crate::reason::Parked`].
     #[serde(default)]
     pub reason_label: String,
 }
@@ -69,7 +69,8 @@ pub struct SessionJson {
     pub local: Ipv4Addr,
     /// The peer's address.
     pub peer: Ipv4Addr,
-    /// Who wants it: `api`, `config` or `follow`; none if nobody does, and it is being given up.
+    /// The source that wants it: `api`, `config` or `follow`; none if no source does, and it is being
+    /// given up.
     #[serde(default)]
     pub origin: Option<String>,
     /// `admin_down`, `down`, `init` or `up`.
@@ -92,11 +93,11 @@ pub struct SessionJson {
     pub via: Option<Ipv4Addr>,
     /// Ours: `active` or `passive`.
     pub mode: String,
-    /// What the peer says of itself: `active`, `passive` or `unknown`.
+    /// The peer's mode, by its own word: `active`, `passive` or `unknown`.
     pub peer_mode: String,
     /// Whether route and traffic follow the session: only if neither end is passive.
     pub effective_mode: String,
-    /// Why: `own` or `peer` if that end is passive (`own` if both are), `peer_ignored` if the peer
+    /// Which end is passive: `own` or `peer` if that end is (`own` if both are), `peer_ignored` if the peer
     /// is and that means nothing to us, `neither` otherwise.
     pub passive_end: String,
     /// Why the route stays when the session goes down, if it does: [`crate::reason::Untouched`].
@@ -126,7 +127,7 @@ pub struct SessionJson {
     pub answered: u64,
     /// Packets sent on our own clock.
     pub originated: u64,
-    /// Both.
+    /// Answers, and packets sent on our own clock.
     pub sent: u64,
     /// Since the last packet that counted as a sign of life; none if there was none.
     pub last_receipt_ago_us: Option<u64>,
@@ -144,7 +145,7 @@ pub struct SessionJson {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum RouteJson {
-    /// There, and ours.
+    /// The table has it, and it is ours.
     Present {
         /// Its gateway.
         via: Option<Ipv4Addr>,
@@ -162,20 +163,24 @@ pub enum RouteJson {
         /// Its metric.
         metric: u32,
     },
-    /// Not there.
+    /// The table has no host route to the peer.
     Absent,
-    /// The same destination, but of somebody else.
+    /// The table has a route of somebody else to the peer.
     Foreign {
         /// Its `rtm_protocol`.
         protocol: u8,
     },
-    /// The table could not be read.
-    Unknown,
+    /// It is not known which route there is.
+    Unknown {
+        /// Why, for people.
+        #[serde(default)]
+        reason: String,
+    },
 }
 
-impl From<RouteState> for RouteJson {
-    fn from(route: RouteState) -> Self {
-        match route {
+impl From<&RouteState> for RouteJson {
+    fn from(route: &RouteState) -> Self {
+        match *route {
             RouteState::Present { via, src } => Self::Present { via, src },
             RouteState::Followed {
                 protocol,
@@ -189,7 +194,9 @@ impl From<RouteState> for RouteJson {
             },
             RouteState::Absent => Self::Absent,
             RouteState::Foreign { protocol } => Self::Foreign { protocol },
-            RouteState::Unknown => Self::Unknown,
+            RouteState::Unknown { ref reason } => Self::Unknown {
+                reason: reason.to_string(),
+            },
         }
     }
 }
@@ -220,7 +227,7 @@ impl SessionJson {
             last_down_reason: session.last_down_reason.name().to_owned(),
             transitions: session.transitions,
             ups: session.ups,
-            route: view.route.into(),
+            route: RouteJson::from(&view.route),
             route_error: view.route_error.clone(),
             via: view.via,
             mode: session.timers.mode.name().to_owned(),
@@ -273,15 +280,15 @@ impl From<&Snapshot> for SessionsJson {
 pub struct CountersJson {
     /// By interface and local address.
     pub blocks: Vec<BlockJson>,
-    /// What the agent did to routes since it started, by interface and local address.
+    /// Counts of the agent's changes of routes since it started, by interface and local address.
     #[serde(default)]
     pub routes: Vec<RouteTotalsJson>,
-    /// What the agent missed since it started.
+    /// Events and notifications that the agent missed since it started.
     #[serde(default)]
     pub agent: MissedJson,
 }
 
-/// What was done to the routes of one interface and local address.
+/// Counts of changes of the routes of one interface and local address.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct RouteTotalsJson {
     /// The interface.
@@ -320,7 +327,7 @@ impl From<&RouteTotals> for RouteTotalsJson {
     }
 }
 
-/// What the agent missed; it has read everything again each time.
+/// Events and notifications that the agent missed; it has read everything again each time.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub struct MissedJson {
     /// Events of the kernel programs that did not reach it.
@@ -348,7 +355,7 @@ pub struct BlockJson {
     pub interface: Option<String>,
     /// Our address; none for what belongs to no address of ours.
     pub local: Option<Ipv4Addr>,
-    /// By name.
+    /// The counters by their names.
     pub counters: BTreeMap<String, u64>,
 }
 

@@ -14,11 +14,11 @@ use crate::view::{InterfaceView, MetricsView, PortGuardView, Snapshot, VERSION};
 /// Reply to `GET /v1/status`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct StatusJson {
-    /// Of the agent.
+    /// The agent's version.
     pub version: String,
-    /// Of the agent.
+    /// The agent's process.
     pub pid: u32,
-    /// Since the agent started.
+    /// Time since the agent started.
     pub uptime_seconds: u64,
     /// UDP port served.
     pub port: u16,
@@ -28,20 +28,20 @@ pub struct StatusJson {
     pub sessions: BTreeMap<String, u64>,
     /// Routes of ours in the kernel's table.
     pub routes_installed: u64,
-    /// Since the agent's loop last said that it is alive.
+    /// Time since the agent's loop last said that it is alive.
     pub heartbeat_age_us: u64,
     /// Events of the kernel programs that did not reach the agent.
     pub events_lost: u64,
-    /// What the agent could not read when it last looked at everything; it tries again.
+    /// The error of the agent's last full check, if it could not read everything; it tries again.
     #[serde(default)]
     pub check_error: Option<String>,
-    /// Where metrics are served over TCP at present.
+    /// The address at which metrics are served over TCP, if they are at present.
     #[serde(default)]
     pub metrics: Option<SocketAddr>,
-    /// Why they are not, although they are wanted; tried again.
+    /// Why metrics are not served over TCP although they are wanted; that is tried again.
     #[serde(default)]
     pub metrics_error: Option<String>,
-    /// What will go wrong although everything is as it should be, one sentence each.
+    /// Settings of this host that will make something go wrong, one sentence each.
     #[serde(default)]
     pub warnings: Vec<String>,
     /// How many peers and routes are not served as their owner may expect, and why.
@@ -67,11 +67,11 @@ pub struct InterfaceJson {
     /// Why they are attached like that.
     #[serde(default)]
     pub attach_reason: Option<String>,
-    /// What became of the liveness port: `held`, `off`, or `missing` while somebody else has it, which
+    /// The state of the liveness port: `held`, `off`, or `missing` while somebody else has it, which
     /// changes nothing in what the interface does; none while it does not exist.
     #[serde(default)]
     pub port_guard: Option<String>,
-    /// Why it is missing, and whom to stop.
+    /// Why the port is missing, and which process has it.
     #[serde(default)]
     pub port_guard_error: Option<String>,
     /// Its addresses.

@@ -12,14 +12,14 @@ use crate::settings::address::{parse_host, parse_interface};
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct DisconnectRequest {
-    /// Their addresses, each as `ADDRESS` or, on one interface only, as `ADDRESS%INTERFACE` (as
+    /// The peers' addresses, each as `ADDRESS` or, on one interface only, as `ADDRESS%INTERFACE` (as
     /// RFC 4007 §11 writes a zone).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<String>,
-    /// All that the API connected.
+    /// Disconnects every peer that was connected through the API.
     #[serde(default)]
     pub all: bool,
-    /// Only on this interface, for those that name none.
+    /// The interface of those that name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
 }
@@ -112,7 +112,7 @@ pub struct ConnectedPeer {
     pub local: Ipv4Addr,
     /// The peer's address.
     pub peer: Ipv4Addr,
-    /// What the user should know.
+    /// Warnings for the user, one sentence each.
     pub warnings: Vec<String>,
 }
 
@@ -151,7 +151,7 @@ pub struct DisconnectedPeer {
     pub local: Ipv4Addr,
     /// The peer's address.
     pub peer: Ipv4Addr,
-    /// What the user should know: that the peer could not be told, and so learns by timeout. Agents of
+    /// Warnings for the user: that the peer could not be told, and so learns by timeout. Agents of
     /// version 0.1.0 do not say so.
     #[serde(default)]
     pub warnings: Vec<String>,

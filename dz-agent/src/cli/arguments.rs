@@ -36,7 +36,7 @@ impl Cli {
     /// Reads the command line. Help and version are printed, and end the process.
     ///
     /// # Errors
-    /// [`ExitCode::Usage`] for what makes no sense: a line like any other refusal.
+    /// [`ExitCode::Usage`], in one line, if it makes no sense.
     pub fn read() -> Result<Self, Failure> {
         Self::try_parse().map_err(|error| match error.kind() {
             ErrorKind::DisplayHelp
@@ -47,7 +47,7 @@ impl Cli {
     }
 }
 
-/// Makes one line of what clap says of a command line, and leaves its closing hint out.
+/// Makes one line of clap's error text, without its closing hint.
 fn one_line(text: &str) -> String {
     let text = text.strip_prefix("error: ").unwrap_or(text);
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -88,7 +88,7 @@ pub struct ConnectOptions {
     pub peers: Vec<Ipv4Addr>,
     /// More peers, one per line ("-": standard input): JSON as in the API, or "PEER [local ADDR]
     /// [interface NAME] [via ADDR] [tx-interval TIME] [rx-interval TIME] [detect-mult N]
-    /// [min-ttl N] [passive]". The options given here are for what a line leaves out.
+    /// [min-ttl N] [passive|active]". The options given here are defaults for lines that leave them out.
     #[arg(long, value_name = "PATH")]
     pub file: Option<PathBuf>,
     /// Our address, of whichever interface of this host [default: the interface's only global one,
@@ -121,7 +121,7 @@ pub struct ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// What a peer is asked for with unless its line says otherwise.
+    /// Returns the values of peers whose lines leave them out.
     pub fn defaults(&self) -> PeerRequest {
         PeerRequest {
             peer: String::new(),
@@ -160,7 +160,7 @@ pub struct DisconnectOptions {
 }
 
 impl DisconnectOptions {
-    /// The sessions meant.
+    /// Selects the sessions that the options name.
     pub fn selector(&self) -> Selector {
         let interface = self.interface.clone();
         if self.all {

@@ -1,4 +1,4 @@
-//! The subcommands that ask a running agent.
+//! Carries out the subcommands that ask a running agent.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use crate::api::{
 };
 use crate::error::Failure;
 
-/// `connect`.
+/// Carries out `connect`.
 ///
 /// # Errors
 /// As [`Client::send`].
@@ -42,7 +42,7 @@ pub async fn connect(socket: &Path, options: &ConnectOptions) -> Result<(), Fail
     print(&text)
 }
 
-/// `disconnect`.
+/// Carries out `disconnect`.
 ///
 /// # Errors
 /// As [`Client::send`].
@@ -79,7 +79,7 @@ pub async fn disconnect(socket: &Path, options: &DisconnectOptions) -> Result<()
     print(&text)
 }
 
-/// `status`.
+/// Carries out `status`.
 ///
 /// # Errors
 /// As [`Client::get`].
@@ -92,7 +92,7 @@ pub async fn status(socket: &Path, options: &ShowOptions) -> Result<(), Failure>
     })
 }
 
-/// `sessions`.
+/// Carries out `sessions`.
 ///
 /// # Errors
 /// As [`Client::get`].
@@ -105,7 +105,7 @@ pub async fn sessions(socket: &Path, options: &SessionsOptions) -> Result<(), Fa
     })
 }
 
-/// `counters`.
+/// Carries out `counters`.
 ///
 /// # Errors
 /// As [`Client::get`].

@@ -1,4 +1,4 @@
-//! The peers of `connect` and `disconnect`: those of the command line, and those of `--file`. A batch
+//! Collects the peers of `connect` and `disconnect` from the command line and from `--file`. A batch
 //! is read to its end before anything is done with it, so that one refusal names every fault.
 
 use std::collections::HashMap;

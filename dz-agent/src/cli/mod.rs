@@ -1,4 +1,4 @@
-//! The command line and what its commands do, `run` excepted. Nothing but `main` imports this.
+//! The command line and its commands, but for the work of `run`. Only `main` imports this.
 
 mod arguments;
 pub mod ask;

@@ -1,7 +1,7 @@
-//! `purge`: takes away what a dead agent has left, and says what.
+//! `purge` removes routes, programs and pins that a dead agent has left, and lists them.
 //!
 //! Routes go first: the interfaces that they are on are known by the link pins, so that a purge that
-//! is cut short can be repeated. What is not known to be ours stays.
+//! is cut short can be repeated. Whatever is not known to be ours stays.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -17,7 +17,7 @@ use crate::host::lock::{InterfaceLock, PinDirLock};
 use crate::net::routes::{Deleted, Routes};
 use crate::net::{Netlink, links};
 
-/// `purge`.
+/// Carries out `purge`.
 ///
 /// # Errors
 /// [`ExitCode::Busy`] while an agent runs, and then nothing is touched; [`ExitCode::Failure`] with
@@ -86,7 +86,7 @@ pub async fn purge(options: &PurgeOptions) -> Result<(), Failure> {
     report.end()
 }
 
-/// What was removed, and what could not be.
+/// Lists what was removed, and the faults of what could not be.
 struct Report {
     dry_run: bool,
     text: String,
@@ -104,7 +104,7 @@ impl Report {
         }
     }
 
-    /// How many sessions and peers there were.
+    /// Notes how many sessions and peers there were.
     fn found(&mut self, pin_dir: &Path, pins: &[Pin]) {
         if !pins.iter().any(|pin| matches!(pin, Pin::Map(_))) {
             return;
@@ -113,7 +113,7 @@ impl Report {
             let maps = MapReader::from_pins(pin_dir)?;
             Ok::<_, crate::datapath::MapError>((maps.sessions()?.len(), maps.peers()?.len()))
         };
-        // Only a number that is nice to know: maps of another layout go as well as ours.
+        // A failure is only shown: maps of another layout are removed as well as ours.
         let found = count().map_or_else(
             |error| format!("found maps that this version cannot read: {error}"),
             |(sessions, peers)| format!("found {sessions} sessions, {peers} peers"),
@@ -174,7 +174,7 @@ impl Report {
         Ok(())
     }
 
-    /// The pin directory, if nothing of anybody else's is in it.
+    /// Removes the pin directory, if nothing of anybody else's is in it.
     fn directory(&mut self, pin_dir: &Path, ours: usize) {
         let what = format!("pin directory {}", pin_dir.display());
         if self.dry_run {

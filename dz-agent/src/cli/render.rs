@@ -1,4 +1,4 @@
-//! Tables for people.
+//! Writes the agent's JSON as tables for people.
 
 mod ports;
 
@@ -15,7 +15,7 @@ use crate::api::{
 use crate::reason::{Parked, PassedOver, Reason, Untouched, text_of};
 use crate::settings::MAIN_TABLE;
 
-/// The agent in a few lines, then its interfaces, one per line.
+/// Shows the agent in a few lines, then its interfaces, one per line.
 pub(super) fn status(status: &StatusJson) -> String {
     let uptime = Duration::from_secs(status.uptime_seconds);
     let mut text = format!(
@@ -83,7 +83,7 @@ pub(super) fn status(status: &StatusJson) -> String {
     text + &ports::notes(status)
 }
 
-/// The sessions, one per line, then the peers that have none. Those of peers that have left come last,
+/// Shows the sessions, one per line, then the peers that have none. Those of peers that have left come last,
 /// and only if `all`.
 pub(super) fn sessions(sessions: &SessionsJson, all: bool) -> String {
     let mut text = String::new();
@@ -105,6 +105,7 @@ pub(super) fn sessions(sessions: &SessionsJson, all: bool) -> String {
         let header = ["INTERFACE", "LOCAL", "PEER", "ROUTE ERROR"];
         text += &table(header, "llll", stuck.into_iter());
     }
+    text += &unknown_routes(&sessions.sessions);
     if !sessions.parked.is_empty() {
         let row = |parked: &ParkedJson| {
             let (local, peer) = (parked.local.to_string(), parked.peer.to_string());
@@ -118,7 +119,18 @@ pub(super) fn sessions(sessions: &SessionsJson, all: bool) -> String {
     text
 }
 
-/// What is not served as its owner may expect, one line for each kind that there is.
+/// Counts the sessions whose route is unknown by the reason, in one line, if there are any.
+fn unknown_routes(sessions: &[SessionJson]) -> String {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for session in sessions {
+        if let RouteJson::Unknown { reason } = &session.route {
+            *counts.entry(reason).or_default() += 1;
+        }
+    }
+    counted("routes not known", counts.into_iter())
+}
+
+/// Counts routes and peers that are not served as their owner may expect, one line for each kind.
 fn inert(inert: &InertJson) -> String {
     let mut text = by_reason::<Untouched>(
         "routes that stay when their session goes down",
@@ -136,15 +148,22 @@ fn inert(inert: &InertJson) -> String {
     text
 }
 
-/// One line; none if there is nothing to count.
+/// Makes a line of counts by reason; none if there is nothing to count.
 fn by_reason<R: Reason>(what: &str, counts: &BTreeMap<String, u64>) -> String {
+    let counts = counts.iter();
+    counted(
+        what,
+        counts.map(|(label, count)| (text_of::<R>(label), *count)),
+    )
+}
+
+fn counted<'a>(what: &str, counts: impl Iterator<Item = (&'a str, u64)>) -> String {
+    let counts: Vec<_> = counts
+        .map(|(reason, count)| format!("{count} ({reason})"))
+        .collect();
     if counts.is_empty() {
         return String::new();
     }
-    let counts = counts.iter();
-    let counts: Vec<_> = counts
-        .map(|(label, count)| format!("{count} ({})", text_of::<R>(label)))
-        .collect();
     format!("{what}: {}\n", counts.join(", "))
 }
 
@@ -190,7 +209,7 @@ fn session(session: &SessionJson) -> [String; 15] {
     ]
 }
 
-/// The counters, one per line, in the order of the map; those that are 0 only if `zeros`.
+/// Shows the counters, one per line, in the order of the map; those that are 0 only if `zeros`.
 pub(super) fn counters(counters: &CountersJson, zeros: bool) -> String {
     let rows = counters.blocks.iter().flat_map(|block| {
         let interface = block.interface.clone().unwrap_or_else(|| "-".to_owned());
@@ -220,7 +239,7 @@ pub(super) fn counters(counters: &CountersJson, zeros: bool) -> String {
     }
 }
 
-/// The effective mode, and whose doing it is where that is not ours.
+/// Shows the effective mode, and the peer's part in it if it has one.
 fn mode(session: &SessionJson) -> String {
     match session.passive_end.as_str() {
         "peer" => "passive (peer)".to_owned(),
@@ -229,7 +248,7 @@ fn mode(session: &SessionJson) -> String {
     }
 }
 
-/// What the agent counts itself.
+/// Makes the rows of the counters that the agent keeps, not the kernel.
 fn done_to_routes(
     counters: &CountersJson,
     zeros: bool,
@@ -287,7 +306,7 @@ fn route(route: &RouteJson) -> String {
         }
         RouteJson::Absent => "absent".to_owned(),
         RouteJson::Foreign { protocol } => format!("foreign (proto {protocol})"),
-        RouteJson::Unknown => "unknown".to_owned(),
+        RouteJson::Unknown { .. } => "unknown".to_owned(),
     }
 }
 
@@ -299,7 +318,7 @@ fn dash(text: &str, nothing: &str) -> String {
     }
 }
 
-/// Two units at most: what a reader takes in at a glance.
+/// Shows a time in two units at most, which a reader takes in at a glance.
 fn time(time: Duration) -> String {
     const MINUTE: u64 = 60;
     const HOUR: u64 = 60 * MINUTE;
@@ -341,134 +360,4 @@ fn table<const N: usize>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::MissedJson;
-    use crate::fixture;
-
-    #[test]
-    fn sessions_line_up() {
-        let text = sessions(&SessionsJson::from(&fixture::snapshot()), false);
-        let expected = "\
-INTERFACE    LOCAL     PEER      ORIGIN  STATE  SINCE  LAST DOWN  ROUTE                MODE            DETOUR  DETECT  RECEIVED  SENT  ANSWERED  LAST RECEIPT
-doublezero0  10.0.0.1  10.0.0.2  api     up     1m00s  timeout    present              passive (peer)  eth0      3.0s      1000   990       900     250ms ago
-doublezero0  10.0.0.1  10.0.0.3  config  down    5.0s  -          foreign (proto 186)  active          -         3.0s         0     0         0         never
-doublezero0  10.0.0.1  10.0.0.4  follow  down    5.0s  -          bird metric 32       active          -         3.0s         0     0         0         never
-routes that stay when their session goes down: 1 (the route is another daemon's, only the gate acts: --when-down), \
-1 (somebody else's route is in the place of ours, only the gate acts: remove it, or --follow it), \
-1 (the peer says that it is passive: --peer-passive ignore changes that)
-followed routes without a session: 2 (no room: raise --max-sessions)
-";
-        assert_eq!(text, expected);
-    }
-
-    #[test]
-    fn peers_that_have_left_are_counted_and_listed_last() {
-        let mut snapshot = fixture::snapshot();
-        snapshot.sessions[0].left = true;
-        let shown = SessionsJson::from(&snapshot);
-        let text = sessions(&shown, false);
-        assert!(!text.contains("10.0.0.2"), "{text}");
-        assert!(text.contains("peers that have left: 1 ("), "{text}");
-        let all = sessions(&shown, true);
-        let peers: Vec<_> = all.lines().skip(1).take(3).collect();
-        let at = |address| peers.iter().position(|line| line.contains(address));
-        let order = ["10.0.0.3", "10.0.0.4", "10.0.0.2"].map(at);
-        assert_eq!(order, [Some(0), Some(1), Some(2)], "{all}");
-        // A table without rows is none.
-        for session in &mut snapshot.sessions {
-            session.left = true;
-        }
-        let text = sessions(&SessionsJson::from(&snapshot), false);
-        assert!(!text.contains("INTERFACE"), "{text}");
-        assert!(!text.contains("no sessions"), "{text}");
-    }
-
-    #[test]
-    fn the_status_says_what_is_not_served() {
-        let mut snapshot = fixture::snapshot();
-        snapshot.parked.push(fixture::parked());
-        let text = status(&StatusJson::from(&snapshot));
-        for line in [
-            "1 (the peer says that it is passive: --peer-passive ignore changes that)\n",
-            "followed routes without a session: 2 (no room: raise --max-sessions)\n",
-            "peers without a session: 1 (interface is down)\n",
-        ] {
-            assert!(text.contains(line), "{line}\n{text}");
-        }
-        assert!(!text.contains("have left"), "{text}");
-    }
-
-    #[test]
-    fn counters_show_what_counted() {
-        let shown = CountersJson::from(&fixture::snapshot());
-        let text = counters(&shown, false);
-        assert_eq!(text.lines().count(), 1 + 2 + 12 + 3, "{text}");
-        assert!(
-            text.contains("-            -         pass_not_udp"),
-            "{text}"
-        );
-        assert_eq!(
-            counters(&shown, true).lines().count(),
-            1 + 2 * Counter::COUNT + 5 + 3
-        );
-    }
-
-    #[test]
-    fn nothing_is_said() {
-        let none = CountersJson {
-            blocks: Vec::new(),
-            routes: Vec::new(),
-            agent: MissedJson::default(),
-        };
-        assert_eq!(
-            sessions(
-                &SessionsJson {
-                    sessions: Vec::new(),
-                    parked: Vec::new(),
-                    inert: Default::default(),
-                },
-                false
-            ),
-            "no sessions\n"
-        );
-        assert_eq!(counters(&none, false), "nothing counted yet\n");
-    }
-
-    #[test]
-    fn a_parked_peer_is_shown_with_the_reason() {
-        let parked = ParkedJson {
-            interface: "doublezero0".to_owned(),
-            local: [10, 0, 0, 1].into(),
-            peer: [10, 0, 0, 2].into(),
-            origin: "api".to_owned(),
-            reason: "10.0.0.1 is not an address of doublezero0".to_owned(),
-            reason_label: "address_missing".to_owned(),
-        };
-        let shown = SessionsJson {
-            sessions: Vec::new(),
-            parked: vec![parked],
-            inert: Default::default(),
-        };
-        let text = sessions(&shown, false);
-        assert_eq!(text.lines().count(), 2, "{text}");
-        assert!(
-            text.ends_with("10.0.0.2  api     10.0.0.1 is not an address of doublezero0\n"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn times_at_a_glance() {
-        for (ms, text) in [
-            (0, "0ms"),
-            (999, "999ms"),
-            (1_250, "1.2s"),
-            (61_000, "1m01s"),
-            (3_660_000, "1h01m"),
-            (90_000_000, "1d01h"),
-        ] {
-            assert_eq!(time(Duration::from_millis(ms)), text);
-        }
-    }
-}
+mod tests;

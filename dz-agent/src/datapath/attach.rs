@@ -1,4 +1,4 @@
-//! The programs of an interface: one at its ingress, and the gate at its egress.
+//! Attaches the programs of an interface: one at its ingress, and the gate at its egress.
 
 use std::io;
 
@@ -9,35 +9,35 @@ use super::choice::Choice;
 use super::hook::{AttachMode, Hook};
 use super::links::Links;
 use super::object::Object;
-use super::release::Hold;
+use super::release::ProgramHolder;
 use crate::error::{ExitCode, Failure};
 
-/// Programs on an interface. Dropping it leaves them there.
+/// The programs on an interface. Dropping the value leaves them there.
 #[derive(Debug)]
 pub struct Attachment {
     mode: AttachMode,
     why: String,
-    ingress: Hold,
-    gate: Hold,
+    ingress: ProgramHolder,
+    gate: ProgramHolder,
 }
 
 impl Attachment {
-    /// How the program at ingress is attached.
+    /// Returns how the program at ingress is attached.
     pub const fn mode(&self) -> AttachMode {
         self.mode
     }
 
-    /// Why it is attached so, for people.
+    /// Returns why it is attached so, for people.
     pub fn why(&self) -> &str {
         &self.why
     }
 
-    /// By what TC runs the programs: `tcx`, or `clsact` below Linux 6.6. The gate is always TC's.
+    /// Returns by what TC runs the programs: `tcx`, or `clsact` below Linux 6.6. The gate is always TC's.
     #[must_use]
     pub const fn tc(&self) -> &'static str {
         match self.gate {
-            Hold::Pin(_) => "tcx",
-            Hold::Filter(..) => "clsact",
+            ProgramHolder::Pin(_) => "tcx",
+            ProgramHolder::Filter(..) => "clsact",
         }
     }
 
@@ -46,7 +46,7 @@ impl Attachment {
     /// # Errors
     /// If the pin cannot be removed.
     pub fn detach(self) -> io::Result<()> {
-        // The gate last: what it keeps from a peer must not slip through before its route is gone.
+        // The gate last: packets that it keeps from a peer must not slip through before the route is gone.
         self.ingress.release().and(self.gate.release())
     }
 }
@@ -60,7 +60,8 @@ impl Attachment {
 /// a gap of some milliseconds, for a device has room for one.
 ///
 /// # Errors
-/// [`ExitCode::Interface`] if the device cannot carry any of the modes chosen.
+/// [`ExitCode::Interface`] if the device cannot carry any of the modes chosen. The caller names the
+/// interface.
 pub(super) fn attach(
     object: &mut Object,
     links: &Links,
@@ -108,7 +109,7 @@ pub(super) fn attach(
     let (mode, error) = refusal.unwrap_or((AttachMode::Tc, "no attach mode".to_owned()));
     Err(Failure::new(
         ExitCode::Interface,
-        format!("{interface}: cannot attach as {mode}: {error}: choose another --attach"),
+        format!("cannot attach as {mode}: {error}: choose another --attach"),
     ))
 }
 
@@ -118,18 +119,16 @@ fn attach_gate(
     links: &Links,
     interface: &str,
     gate: &str,
-) -> Result<Hold, Failure> {
-    let failed = |error: String| {
-        Failure::new(ExitCode::Interface, error)
-            .context(format!("{interface}: cannot attach the gate"))
-    };
+) -> Result<ProgramHolder, Failure> {
+    let failed =
+        |error: String| Failure::new(ExitCode::Interface, error).context("cannot attach the gate");
     let program = object.program(gate);
     let program = program.map_err(|failure| failed(failure.to_string()))?;
     let held = links.put(program, interface, Hook::Egress);
     held.map_err(|error| failed(error.to_string()))
 }
 
-/// Takes away what an earlier agent has put at the ingress in these modes.
+/// Takes the programs of an earlier agent off the ingress in these modes.
 fn clear(
     links: &Links,
     interface: &str,

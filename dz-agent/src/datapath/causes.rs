@@ -1,4 +1,4 @@
-//! What an error says of its causes.
+//! Reads the causes of an error.
 
 use std::error::Error;
 use std::io;

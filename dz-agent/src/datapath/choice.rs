@@ -1,4 +1,4 @@
-//! Where the programs of an interface are attached: what `--attach` means for this one.
+//! Chooses between TC and XDP for an interface, as `--attach` says.
 //!
 //! An answer in XDP (`XDP_TX`) leaves by a queue of the device's driver, and not every driver sends it
 //! by itself. A veth hands it to the far end's driver, which drops it unless somebody has put an XDP
@@ -17,8 +17,8 @@ use crate::net::driver;
 use crate::net::links::Interface;
 use crate::settings::Attach;
 
-/// Drivers of hardware with queues of its own for what XDP sends, in all kernels since 6.1. By the
-/// names that `ethtool -i` shows.
+/// Drivers of hardware that has queues of its own for packets sent by XDP, in all kernels since 6.1, by
+/// the names that `ethtool -i` shows.
 const KNOWN: [&str; 10] = [
     "bnxt_en",
     "ena",
@@ -32,7 +32,7 @@ const KNOWN: [&str; 10] = [
     "virtio_net",
 ];
 
-/// What to try, and why.
+/// The attach modes to try, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// The modes to try, in this order.
@@ -53,7 +53,7 @@ impl Choice {
 /// Chooses how to attach to an interface, whose frames start as `link` says.
 ///
 /// # Errors
-/// [`ExitCode::Interface`] if XDP is asked for where there is none.
+/// [`ExitCode::Interface`] if XDP is asked for where there is none. The caller names the interface.
 pub fn choose(wanted: Attach, interface: &Interface, link: Link) -> Result<Choice, Failure> {
     let asked = |modes| Choice {
         modes,
@@ -63,10 +63,7 @@ pub fn choose(wanted: Attach, interface: &Interface, link: Link) -> Result<Choic
         Attach::Tc => Ok(asked(&[AttachMode::Tc])),
         Attach::Xdp | Attach::XdpGeneric if link == Link::Layer3 => Err(Failure::new(
             ExitCode::Interface,
-            format!(
-                "{}: XDP needs Ethernet frames and this is a layer-3 device: use --attach tc",
-                interface.name
-            ),
+            "XDP needs Ethernet frames and this is a layer-3 device: use --attach tc",
         )),
         Attach::Xdp => Ok(asked(&[AttachMode::Xdp])),
         Attach::XdpGeneric => Ok(asked(&[AttachMode::XdpGeneric])),
@@ -145,6 +142,13 @@ mod tests {
             assert_eq!(choice.modes, [AttachMode::Xdp, AttachMode::Tc], "{name}");
             assert!(choice.why.contains(name), "{}", choice.why);
         }
+    }
+
+    #[test]
+    fn whoever_is_refused_names_the_interface() {
+        let refused = choose(Attach::Xdp, &ethernet(""), Link::Layer3);
+        let said = refused.unwrap_err().to_string();
+        assert!(said.starts_with("XDP needs Ethernet"), "{said}");
     }
 
     #[test]

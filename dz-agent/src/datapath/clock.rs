@@ -1,4 +1,4 @@
-//! The clock of the kernel programs.
+//! Reads the clock of the kernel programs.
 
 use nix::time::ClockId;
 

@@ -1,4 +1,4 @@
-//! TC below Linux 6.6, which has no TCX links: a filter of the clsact qdisc, by netlink.
+//! Attaches programs in TC below Linux 6.6, which has no TCX links: as filters of the clsact qdisc.
 //!
 //! A filter belongs to its device, not to a file descriptor or a pin, so it outlives the agent by
 //! itself; it is found again by its priority and handle.
@@ -10,9 +10,9 @@ use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 
 use super::causes::os_error;
 
-/// Our filter among those of other programs. Of all filters the lowest priority runs first; ours
-/// runs after what others put in with a number of their own choosing (up to 1,000 or so), and before
-/// what they left to the kernel (49,152 and below).
+/// Our filter's priority. The filter with the lowest runs first; ours runs after filters with numbers
+/// that other programs have chosen (up to 1,000 or so), and before those whose number they have left
+/// to the kernel (49,152 and below).
 pub(super) const PRIORITY: u16 = 44_880;
 const HANDLE: TcHandle = TcHandle::new(0, 1);
 
@@ -58,7 +58,7 @@ fn ours(interface: &str, hook: TcAttachType) -> Result<SchedClassifierLink, std:
     SchedClassifierLink::attached(interface, hook, PRIORITY, HANDLE, None)
 }
 
-/// EEXIST, wherever aya put it.
+/// Says whether an error is EEXIST, which aya has in several variants.
 fn is_exists(error: &TcError) -> bool {
     os_error(error) == Some(libc::EEXIST)
 }

@@ -1,4 +1,4 @@
-//! Which interfaces have our filters of the clsact qdisc on them: those of an agent below Linux 6.6.
+//! Finds and removes our filters of the clsact qdisc, which an agent below Linux 6.6 has put on interfaces.
 
 use std::thread;
 
@@ -37,7 +37,7 @@ impl Filter {
     }
 }
 
-/// Our filters, on whatever interface.
+/// Lists our filters on every interface.
 ///
 /// # Errors
 /// The kernel could not be asked.
@@ -66,7 +66,7 @@ pub async fn list(netlink: &Netlink) -> Result<Vec<Filter>, NetlinkError> {
     Ok(found)
 }
 
-/// The same for those who are in the middle of something: the caller's thread waits.
+/// Lists our filters while the caller's thread waits: for code that cannot await.
 ///
 /// # Errors
 /// The kernel could not be asked.
@@ -87,8 +87,8 @@ pub(super) fn list_at_once() -> Result<Vec<Filter>, String> {
     listed.map_err(|error| format!("reading the filters of the interfaces: {error}"))
 }
 
-/// Takes filters away that [`list`] has found, and lists those that are still there. Only those: in
-/// the same place on the other side may be somebody else's.
+/// Takes filters away that [`list`] has found, and lists those that are still there. No others are taken
+/// away: in the same place on the other side may be somebody else's.
 ///
 /// # Errors
 /// The kernel could not be asked.
@@ -126,8 +126,8 @@ async fn program_of_ours(
     }
 }
 
-/// Id of the program if the filter is in our place, and the program one of ours: the place alone could be
-/// somebody else's.
+/// Returns the id of a filter's program if priority and handle are ours, and the program is one of ours:
+/// somebody else's filter could have the same numbers.
 fn program(message: &TcMessage) -> Option<u32> {
     let TcHeader { handle, info, .. } = message.header;
     // The priority is the upper half; below is the protocol.

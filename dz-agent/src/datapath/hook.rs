@@ -1,4 +1,4 @@
-//! Where on an interface programs run, and how.
+//! The hooks of an interface at which programs run, and the modes of attaching to them.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use dz_common::ingress::Link;
 
 use super::names::{XDP, gate_name, ingress_name};
 
-/// How the programs are attached to an interface.
+/// The mode in which the ingress program is attached to an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AttachMode {
     /// TC ingress.
@@ -20,11 +20,11 @@ pub enum AttachMode {
 }
 
 impl AttachMode {
-    /// Every one.
+    /// Every mode.
     pub const ALL: [Self; 3] = [Self::Tc, Self::Xdp, Self::XdpGeneric];
 
-    /// Whether an interface may have programs in both of two different modes: it has room for one of
-    /// XDP, in whatever way, beside those of TC.
+    /// Says whether an interface may have programs in both of two different modes: it has room for one
+    /// XDP program, native or generic, beside those of TC.
     pub(super) fn goes_with(self, other: Self) -> bool {
         self == Self::Tc || other == Self::Tc
     }
@@ -40,17 +40,17 @@ impl fmt::Display for AttachMode {
     }
 }
 
-/// A place on an interface where a program of ours runs.
+/// A hook of an interface where a program of ours runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hook {
-    /// Where packets come in.
+    /// The hook of packets that come in.
     Ingress(AttachMode),
-    /// Where packets leave: the gate's, which is always TC's.
+    /// The hook of packets that leave: the gate's, which is always TC's.
     Egress,
 }
 
 impl Hook {
-    /// Name of the program that runs here, for frames of this kind.
+    /// Returns the name of the program that runs here, for frames of this kind.
     pub(super) const fn program(self, link: Link) -> &'static str {
         match self {
             Self::Ingress(AttachMode::Tc) => ingress_name(link),
@@ -59,7 +59,7 @@ impl Hook {
         }
     }
 
-    /// The same in TC's words.
+    /// Returns aya's name of the hook in TC.
     pub(super) const fn tc(self) -> TcAttachType {
         match self {
             Self::Ingress(_) => TcAttachType::Ingress,
@@ -67,7 +67,7 @@ impl Hook {
         }
     }
 
-    /// The same in XDP's words.
+    /// Returns aya's name of the mode in XDP.
     pub(super) const fn xdp(self) -> XdpMode {
         match self {
             Self::Ingress(AttachMode::XdpGeneric) => XdpMode::Skb,

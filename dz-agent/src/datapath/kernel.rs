@@ -1,4 +1,4 @@
-//! What the kernel must have, named before anything is touched.
+//! Checks privileges and features of the kernel before anything is touched, and names those that are missing.
 
 use std::error::Error;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::error::{ExitCode, Failure};
 
 /// Oldest kernel served: Debian 12's.
 const OLDEST: (u32, u32) = (6, 1);
-/// CAP_NET_ADMIN and CAP_BPF, as bit numbers of capabilities(7).
+/// The capabilities that the agent needs, each with its bit number (capabilities(7)).
 const CAPABILITIES: [(u32, &str); 3] =
     [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 
@@ -73,7 +73,7 @@ fn check_programs_and_maps() -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the kernel says. That it could not say is not that it has it not.
+/// Reads the kernel's answer about a feature. An answer that it could not give does not mean no.
 fn supported<E: Error + 'static>(answer: Result<bool, E>, name: &str) -> Result<bool, Failure> {
     answer.or_else(|error| match os_error(&error) {
         Some(libc::ENOMEM) => Err(Failure::new(
@@ -111,14 +111,14 @@ fn check_privileges() -> Result<(), Failure> {
     ))
 }
 
-/// The kernel's release, from uname(2): /proc/sys/kernel/osrelease ignores personality(2).
+/// Returns the kernel's release, from uname(2): /proc/sys/kernel/osrelease ignores personality(2).
 fn release() -> Result<String, Failure> {
     let name = uname()
         .map_err(|_| Failure::new(ExitCode::Kernel, "uname: cannot tell the kernel's version"))?;
     Ok(name.release().to_string_lossy().into_owned())
 }
 
-/// Whether the running kernel is that version or newer.
+/// Says whether the running kernel is that version or newer.
 pub(super) fn kernel_at_least(major: u32, minor: u32) -> bool {
     let running = release().ok().and_then(|release| version(&release));
     running.is_some_and(|version| version >= (major, minor))
@@ -154,7 +154,7 @@ fn ensure_bpffs(pin_dir: &Path) -> Result<(), Failure> {
     ))
 }
 
-/// Whether the deepest existing folder of `path` is on a BPF file system.
+/// Says whether the deepest existing folder of `path` is on a BPF file system.
 fn is_bpffs(path: &Path) -> bool {
     let Some(existing) = path.ancestors().find(|path| path.exists()) else {
         return false;

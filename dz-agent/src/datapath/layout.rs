@@ -1,4 +1,4 @@
-//! The maps that an earlier agent has left: of which layout, and how large.
+//! Reads layout and size of maps that an earlier agent has left.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::names::MAPS;
 use super::raw::map::RawMap;
 use crate::error::{ExitCode, Failure};
 
-/// How many deadline slots: those of the maps that are there already, else as asked for.
+/// Returns the number of deadline slots: that of the maps that are there already, else as asked for.
 pub(super) fn slots(pin_dir: &Path, max_sessions: u32) -> Result<u32, Failure> {
     let wanted = max_sessions.next_multiple_of(SLOTS_PER_GROUP);
     let config = pin_dir.join(name::CONFIG);

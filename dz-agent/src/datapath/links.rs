@@ -1,5 +1,5 @@
-//! What holds programs on an interface: pinned links, which outlive the agent, or below Linux 6.6, where
-//! TC has no links, filters.
+//! Puts programs on interfaces by pinned links, which outlive the agent, or by filters below Linux 6.6,
+//! where TC has no links.
 //!
 //! Of the programs at egress ours runs last, so that it sees what really leaves: TCX appends, and
 //! the filter below Linux 6.6 has a high priority number.
@@ -21,10 +21,10 @@ use super::hook::{AttachMode, Hook};
 use super::kernel::kernel_at_least;
 use super::object::Loaded;
 use super::pins::Pin;
-use super::release::{Hold, unpin_link};
+use super::release::{ProgramHolder, unpin_link};
 use crate::error::{ExitCode, FailWith, Failure};
 
-/// What went wrong with a link, in words.
+/// The failure of a link or filter, in words.
 pub(super) struct LinkFailure(String);
 
 impl fmt::Display for LinkFailure {
@@ -42,12 +42,12 @@ impl<E: std::error::Error> From<E> for LinkFailure {
 /// The links of one pin directory.
 pub(super) struct Links {
     pin_dir: PathBuf,
-    /// Linux 6.6 and newer.
+    /// Whether TC has links: Linux 6.6 and newer.
     has_tcx: bool,
 }
 
 impl Links {
-    /// Those whose pins are in this directory.
+    /// Gives access to the links that are pinned in this directory.
     pub(super) fn new(pin_dir: &Path) -> Self {
         Self {
             pin_dir: pin_dir.to_owned(),
@@ -62,18 +62,18 @@ impl Links {
         program: Loaded<'_>,
         interface: &str,
         hook: Hook,
-    ) -> Result<Hold, LinkFailure> {
+    ) -> Result<ProgramHolder, LinkFailure> {
         let mut program = match program {
             Loaded::Tc(program) if !self.has_tcx => {
                 clsact::attach(program, interface, hook.tc())?;
-                return Ok(Hold::Filter(interface.to_owned(), hook.tc()));
+                return Ok(ProgramHolder::Filter(interface.to_owned(), hook.tc()));
             }
             program => program,
         };
         let pin = Pin::at(hook, interface).path(&self.pin_dir);
         if let Some(old) = pinned(&pin)? {
             match swap(&mut program, old) {
-                Ok(()) => return Ok(Hold::Pin(pin)),
+                Ok(()) => return Ok(ProgramHolder::Pin(pin)),
                 // A pinned link outlives its device: the swap fails, and a new link is made.
                 Err(_) => fs::remove_file(&pin)?,
             }
@@ -82,10 +82,10 @@ impl Links {
         link.pin(&pin).map_err(|error| {
             LinkFailure(format!("pinning {}: {}", pin.display(), chain(&error)))
         })?;
-        Ok(Hold::Pin(pin))
+        Ok(ProgramHolder::Pin(pin))
     }
 
-    /// Takes away what an earlier agent has put at an interface's ingress in this mode, if anything.
+    /// Takes the program of an earlier agent off an interface's ingress in this mode, if there is one.
     ///
     /// # Errors
     /// If the pin cannot be removed.

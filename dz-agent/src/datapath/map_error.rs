@@ -1,4 +1,4 @@
-//! How the use of a map fails.
+//! The ways in which the use of a map fails.
 
 use zerocopy::TryFromBytes;
 
@@ -9,7 +9,7 @@ pub enum MapError {
     Kernel(aya::maps::MapError),
     /// The kernel refused to read a map as a whole.
     Batch(std::io::Error),
-    /// The map holds what this version of the agent does not understand.
+    /// The map holds a value that this version of the agent does not understand.
     Layout(&'static str),
 }
 
@@ -40,7 +40,7 @@ pub(super) fn read<T: TryFromBytes>(bytes: &[u8], map: &'static str) -> Result<T
     T::try_read_from_bytes(bytes).map_err(|_| MapError::Layout(map))
 }
 
-/// Takes the absence of what was to be removed for success.
+/// Takes it for success if the entry to be removed is not there.
 pub(super) fn gone_is_fine(result: Result<(), aya::maps::MapError>) -> Result<(), MapError> {
     match result {
         Err(aya::maps::MapError::SyscallError(error))

@@ -1,6 +1,6 @@
-//! Typed access to the maps.
+//! Reads and writes the maps by the types of their entries.
 //!
-//! The agent is the only user-space writer; [`MapReader`] is for those who only look.
+//! The agent is the only user-space writer; [`MapReader`] is for threads that only read.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -32,7 +32,7 @@ type HeartbeatMap = Array<MapData, u64>;
 type CounterMap = PerCpuArray<MapData, [u8; size_of::<Counters>()]>;
 type ConfinedMap = HashMap<MapData, [u8; size_of::<Confined>()], u32>;
 
-/// What one may look at.
+/// Reads the maps.
 pub struct MapReader {
     sessions: SessionMap,
     peers: PeerMap,
@@ -59,7 +59,7 @@ impl MapReader {
         })
     }
 
-    /// One session, copied under its lock; none if there is no such session.
+    /// Reads one session, copied under its lock; none if there is no such session.
     ///
     /// # Errors
     /// See [`MapError`].
@@ -74,7 +74,7 @@ impl MapReader {
         }
     }
 
-    /// Every session, each copied under its lock.
+    /// Reads every session, each copied under its lock.
     ///
     /// # Errors
     /// See [`MapError`].
@@ -87,7 +87,7 @@ impl MapReader {
         Ok(sessions)
     }
 
-    /// Every peer.
+    /// Reads every peer.
     ///
     /// # Errors
     /// See [`MapError`].
@@ -108,7 +108,7 @@ impl MapReader {
         })
     }
 
-    /// Every local address with its block in `dz_counters`.
+    /// Reads every local address with its block in `dz_counters`.
     ///
     /// # Errors
     /// See [`MapError`].
@@ -121,7 +121,7 @@ impl MapReader {
         Ok(locals)
     }
 
-    /// Every address that must not leave by an interface without a gate.
+    /// Reads every address that packets must not leave from by an interface without a gate.
     ///
     /// # Errors
     /// See [`MapError`].
@@ -130,7 +130,7 @@ impl MapReader {
         keys.map(|key| read(&key?, name::CONFINED)).collect()
     }
 
-    /// When the agent last said that it is alive, ns.
+    /// Reads when the agent last said that it is alive, ns.
     ///
     /// # Errors
     /// See [`MapError`].
@@ -138,7 +138,7 @@ impl MapReader {
         Ok(self.heartbeat.get(&0, 0)?)
     }
 
-    /// One block of counters, summed over CPUs.
+    /// Reads one block of counters, summed over CPUs.
     ///
     /// # Errors
     /// See [`MapError`].
@@ -151,7 +151,7 @@ impl MapReader {
     }
 }
 
-/// The maps, with everything that the agent writes.
+/// Reads and writes the maps: the agent's own access.
 pub struct Maps {
     reader: MapReader,
     config: Mapped<Config>,
@@ -192,12 +192,12 @@ impl Maps {
         })
     }
 
-    /// What one may look at.
+    /// Returns the access of threads that only read.
     pub const fn reader(&self) -> &MapReader {
         &self.reader
     }
 
-    /// Hands over the state changes, as they happen. Once.
+    /// Hands over the ring of state changes, once.
     pub(super) const fn take_events(&mut self) -> Option<RingBuf<MapData>> {
         self.events.take()
     }
@@ -224,7 +224,7 @@ impl Maps {
         );
     }
 
-    /// When our clock need not ask for a session before, ns; none if it is to ask now.
+    /// Returns the time before which our clock need not ask for a session, ns; none if it is to ask now.
     pub(crate) fn not_due_before(&self, slot: u32, now_ns: u64) -> Option<u64> {
         let deadline = self.deadlines.at(slot)?;
         // SAFETY: within the mapping; one load of what kernel programs store as a whole.
@@ -232,7 +232,7 @@ impl Maps {
         ahead_ns(stamp, now_ns)
     }
 
-    /// Stores a session's deadline where the timers look.
+    /// Stores a session's deadline into its slot, which the timers look at.
     pub(super) fn set_slot(&self, entry: &SessionEntry) {
         self.deadlines.store(
             entry.slot,

@@ -1,5 +1,5 @@
-//! Array maps in our address space (`BPF_F_MMAPABLE`): a store costs nothing where an update is a
-//! system call.
+//! Maps array maps into our address space (`BPF_F_MMAPABLE`): a store costs nothing where an update is
+//! a system call.
 
 use std::cell::Cell;
 use std::io;
@@ -14,7 +14,7 @@ use zerocopy::{Immutable, IntoBytes};
 pub(super) struct Mapped<T> {
     memory: MmapRaw,
     len: u32,
-    /// One thread at a time: a store is not atomic.
+    /// Keeps the value to one thread at a time: a store is not atomic.
     values: PhantomData<Cell<T>>,
 }
 
@@ -33,13 +33,13 @@ impl<T: IntoBytes + Immutable + Copy> Mapped<T> {
         })
     }
 
-    /// A pointer to a value, if there is one of that index.
+    /// Returns a pointer to a value, if there is one of that index.
     pub(super) fn at(&self, index: u32) -> Option<*mut T> {
         let start: *mut T = self.memory.as_mut_ptr().cast();
         (index < self.len).then(|| start.wrapping_add(index as usize))
     }
 
-    /// Stores a value. Whoever reads it meanwhile may see half of it.
+    /// Stores a value, of which a reader may meanwhile see half.
     pub(super) fn store(&self, index: u32, value: T) {
         if let Some(target) = self.at(index) {
             // SAFETY: within the mapping, which is writable and lives as long as `self`.

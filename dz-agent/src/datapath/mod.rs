@@ -1,4 +1,4 @@
-//! The kernel part: loading, attaching, and typed access to the maps.
+//! Loads the kernel part, attaches it to interfaces, and gives typed access to its maps.
 
 mod attach;
 mod causes;
@@ -6,6 +6,7 @@ mod choice;
 mod clock;
 mod clsact;
 pub mod filters;
+mod grace;
 mod hook;
 mod kernel;
 mod layout;
@@ -28,6 +29,7 @@ mod whole;
 pub use attach::Attachment;
 pub use choice::{Choice, choose};
 pub use clock::now_ns;
+pub use grace::wait_for_programs;
 pub use hook::AttachMode;
 pub use kernel::check_kernel;
 pub use map_error::MapError;

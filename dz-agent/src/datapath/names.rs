@@ -1,4 +1,4 @@
-//! What maps and programs are called.
+//! The names of maps and programs.
 
 use dz_common::ingress::Link;
 use dz_common::map::name;
@@ -25,7 +25,7 @@ pub(super) const CONTROL: &str = "dz_control";
 /// The program at a device's ingress, in XDP.
 pub(super) const XDP: &str = "dz_xdp";
 
-/// The program at a device's ingress, for frames of this kind, in TC.
+/// Returns the name of the program at a device's ingress, for frames of this kind, in TC.
 pub(super) const fn ingress_name(link: Link) -> &'static str {
     match link {
         Link::Layer3 => "dz_tc_l3",
@@ -33,7 +33,7 @@ pub(super) const fn ingress_name(link: Link) -> &'static str {
     }
 }
 
-/// The program at a device's egress, for frames of this kind: the gate.
+/// Returns the name of the program at a device's egress, for frames of this kind: the gate.
 pub(super) const fn gate_name(link: Link) -> &'static str {
     match link {
         Link::Layer3 => "dz_gate_l3",

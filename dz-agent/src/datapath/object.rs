@@ -1,4 +1,4 @@
-//! The compiled object: its programs, which the kernel is given when they are needed, and its maps.
+//! The compiled object: its maps, and its programs, each of which is loaded when it is first needed.
 
 use std::path::Path;
 
@@ -20,11 +20,11 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DZ_EBPF_OBJECT_PATH
 /// The object, with its maps made or taken over. Dropping it leaves what is pinned.
 pub(super) struct Object(Ebpf);
 
-/// A program of the object that the kernel has taken.
+/// A program of the object that the kernel has loaded.
 pub(super) enum Loaded<'a> {
-    /// One that TC runs.
+    /// A program for TC.
     Tc(&'a mut SchedClassifier),
-    /// One that a driver runs.
+    /// A program for XDP.
     Xdp(&'a mut Xdp),
 }
 

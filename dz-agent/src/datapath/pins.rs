@@ -1,4 +1,4 @@
-//! What of a pin directory is ours, by name.
+//! Tells our pins in a pin directory by their names.
 
 use std::fs;
 use std::io;
@@ -24,7 +24,7 @@ pub enum Pin {
 }
 
 impl Pin {
-    /// The pin of the link that holds a program on a hook of an interface.
+    /// Returns the pin of the link that holds a program on a hook of an interface.
     pub(super) fn at(hook: Hook, interface: &str) -> Self {
         let interface = interface.to_owned();
         match hook {
@@ -33,7 +33,7 @@ impl Pin {
         }
     }
 
-    /// Its file.
+    /// Returns its file.
     pub fn path(&self, pin_dir: &Path) -> PathBuf {
         pin_dir.join(match self {
             // bpffs reserves dots; colons do not occur in interface names (dev_valid_name).
@@ -45,7 +45,7 @@ impl Pin {
         })
     }
 
-    /// The interface that it holds a program on.
+    /// Returns the interface that it holds a program on.
     pub fn interface(&self) -> Option<&str> {
         match self {
             Self::Link { interface, .. } | Self::Gate(interface) => Some(interface),
@@ -53,7 +53,7 @@ impl Pin {
         }
     }
 
-    /// Removes it; the program of a link is off its device when this returns.
+    /// Removes the pin; the program of a link is off its device when this returns.
     ///
     /// # Errors
     /// It is not there, or cannot be removed.
@@ -65,7 +65,7 @@ impl Pin {
         }
     }
 
-    /// Which pin a file is; none if it is somebody else's.
+    /// Returns the pin that a file name means; none if it is somebody else's.
     fn of(file: &str) -> Option<Self> {
         if file.starts_with("dz_") {
             return Some(Self::Map(file.to_owned()));
@@ -81,7 +81,7 @@ impl Pin {
         Some(Self::Link { interface, mode })
     }
 
-    /// Those in a directory: links first. Without the directory there are none.
+    /// Lists our pins in a directory, links first. Without the directory there are none.
     ///
     /// # Errors
     /// The directory cannot be read.

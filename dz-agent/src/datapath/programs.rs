@@ -1,4 +1,4 @@
-//! Running the transmit and control programs.
+//! Runs the transmit and control programs.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,7 +20,7 @@ use crate::error::{ExitCode, FailWith, Failure};
 const CB_OFFSET: usize = 48;
 const CONTEXT_LEN: usize = 192;
 
-/// One session that is to be looked at by the transmit program.
+/// The request to the transmit program to look at one session.
 #[derive(Clone, Copy, Debug)]
 pub struct Order {
     /// The session.
@@ -35,7 +35,31 @@ pub struct Order {
     pub ethernet: Option<([u8; 6], [u8; 6])>,
 }
 
-/// What became of an [`Order`].
+impl Order {
+    /// Returns it as the transmit program reads it.
+    pub(crate) fn due(&self) -> Due {
+        let (destination, source) = self.ethernet.unwrap_or_default();
+        let mut flags = 0;
+        if self.force {
+            flags |= DUE_FORCE;
+        }
+        if self.ethernet.is_some() {
+            flags |= DUE_ETHERNET;
+        }
+        Due {
+            key: self.key,
+            generation: self.generation,
+            flags,
+            exit: u32::MAX,
+            next_due_ns: 0,
+            destination,
+            source,
+            reserved: 0,
+        }
+    }
+}
+
+/// The outcome of an [`Order`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transmitted {
     /// The exit taken.
@@ -96,7 +120,7 @@ impl Runner {
     ) -> io::Result<()> {
         for batch in orders.chunks(MAX_DUE as usize) {
             for (index, order) in (0..).zip(batch) {
-                maps.set_due(index, due(order));
+                maps.set_due(index, order.due());
             }
             self.transmit_due(u32::try_from(batch.len()).unwrap_or(MAX_DUE))?;
             for (index, order) in (0..).zip(batch) {
@@ -113,26 +137,5 @@ impl Runner {
         let mut context = [0; CONTEXT_LEN];
         context[CB_OFFSET..CB_OFFSET + 4].copy_from_slice(&orders.to_ne_bytes());
         test_run(self.transmit.as_fd(), &self.frame, &context).map(|_| ())
-    }
-}
-
-fn due(order: &Order) -> Due {
-    let (destination, source) = order.ethernet.unwrap_or_default();
-    let mut flags = 0;
-    if order.force {
-        flags |= DUE_FORCE;
-    }
-    if order.ethernet.is_some() {
-        flags |= DUE_ETHERNET;
-    }
-    Due {
-        key: order.key,
-        generation: order.generation,
-        flags,
-        exit: u32::MAX,
-        next_due_ns: 0,
-        destination,
-        source,
-        reserved: 0,
     }
 }

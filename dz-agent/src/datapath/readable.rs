@@ -1,4 +1,4 @@
-//! File descriptors that the runtime waits for.
+//! Registers file descriptors that the runtime waits for.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};

@@ -1,4 +1,4 @@
-//! What holds a program on an interface, and letting go of it.
+//! Releases a program from an interface: by removing its link's pin, or its filter.
 
 use std::fs;
 use std::io;
@@ -9,17 +9,17 @@ use aya::programs::TcAttachType;
 use super::clsact;
 use super::raw::link;
 
-/// What holds a program on an interface.
+/// The link or filter that holds a program on an interface.
 #[derive(Debug)]
-pub(super) enum Hold {
+pub(super) enum ProgramHolder {
     /// A pinned link.
     Pin(PathBuf),
     /// A filter of the interface.
     Filter(String, TcAttachType),
 }
 
-impl Hold {
-    /// Lets go. That it is gone already is no error.
+impl ProgramHolder {
+    /// Takes the program off the interface. That it is gone already is no error.
     pub(super) fn release(self) -> io::Result<()> {
         match self {
             Self::Filter(interface, hook) => {
@@ -37,7 +37,7 @@ impl Hold {
 /// Takes a link's program off its device, and the pin away.
 ///
 /// The last reference alone would do it as well, but some moments later: the kernel lets go of a link
-/// on a work queue (bpf_link_put). Whoever is told that nothing of ours is left may look at once.
+/// on a work queue (bpf_link_put). A caller that is told that nothing of ours is left may look at once.
 ///
 /// # Errors
 /// The pin is not there, or cannot be removed.

@@ -1,4 +1,4 @@
-//! What the kernel part is told at load.
+//! The settings that the kernel part is loaded with.
 
 use std::path::PathBuf;
 
@@ -6,10 +6,10 @@ use dz_common::gate::Action;
 use dz_common::map::{ABI_VERSION, Config};
 use dz_common::packet::Version;
 
-/// What the kernel part is told at load.
+/// The settings that the kernel part is loaded with.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where maps and links are pinned.
+    /// The folder that maps and links are pinned in.
     pub pin_dir: PathBuf,
     /// UDP port.
     pub port: u16,
@@ -19,9 +19,9 @@ pub struct Settings {
     pub max_sessions: u32,
     /// How long answering goes on without a heartbeat, ns.
     pub grace_ns: u64,
-    /// What the gate does with packets for a peer that was Up and is not.
+    /// The gate's action on packets for a peer that was Up and is not.
     pub when_down: Action,
-    /// The same for a peer that was never Up.
+    /// The gate's action on packets for a peer that was never Up.
     pub when_never_up: Action,
     /// Time to live of what we make.
     pub ttl: u8,
@@ -32,8 +32,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The configuration in the map. `groups`: how many groups of deadlines there are.
-    pub(super) fn config(&self, groups: u32) -> Config {
+    /// Makes the configuration for the map. `groups`: how many groups of deadlines there are.
+    pub(crate) fn config(&self, groups: u32) -> Config {
         Config {
             abi_version: ABI_VERSION,
             port: self.port,
@@ -55,7 +55,7 @@ impl Settings {
 /// on the dashboards of the network.
 const CHANNEL_OTHER: u8 = 5;
 
-/// What our packets announce.
+/// Returns the version that our packets announce.
 fn our_version() -> Version {
     let number = |text: &str| text.parse().unwrap_or(0);
     Version::new([

@@ -1,4 +1,4 @@
-//! Signals wait while programs are loaded.
+//! Keeps signals waiting while programs are loaded.
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 

@@ -1,4 +1,4 @@
-//! The kernel part as a whole.
+//! The kernel part as a whole, which the engine uses.
 
 use std::io;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::programs::{Order, Runner, Transmitted};
 use super::settings::Settings;
 use crate::error::{ExitCode, FailWith, Failure};
 
-/// The loaded kernel part, which holds its parts and does no more than to hand things to them.
+/// The loaded kernel part, which holds its parts and hands each call to one of them.
 pub struct Datapath {
     maps: Maps,
     reader: Arc<MapReader>,
@@ -84,27 +84,27 @@ impl Datapath {
         self.object.program(xdp).map(|_| ())
     }
 
-    /// How many sessions there is room for.
+    /// Returns how many sessions there is room for.
     pub const fn slots(&self) -> u32 {
         self.slots
     }
 
-    /// Typed access to the maps.
+    /// Returns the access to the maps.
     pub const fn maps(&self) -> &Maps {
         &self.maps
     }
 
-    /// The same for what changes the entries of hash maps.
+    /// Returns the access to the maps that also changes entries of hash maps.
     pub const fn maps_mut(&mut self) -> &mut Maps {
         &mut self.maps
     }
 
-    /// The maps for another thread, which only looks.
+    /// Returns the access of another thread, which only reads.
     pub const fn reader(&self) -> &Arc<MapReader> {
         &self.reader
     }
 
-    /// Hands over the state changes, as they happen. Once.
+    /// Hands over the ring of state changes, once.
     pub const fn take_events(&mut self) -> Option<RingBuf<MapData>> {
         self.maps.take_events()
     }
@@ -152,12 +152,13 @@ impl Datapath {
         self.runner.control(request)
     }
 
-    /// The programs, for links that a takeover swaps them into.
+    /// Returns the object, whose programs a takeover swaps into links.
     pub(super) const fn object(&mut self) -> &mut Object {
         &mut self.object
     }
 
-    /// A load whose timers do not start must fail: sessions would never be detected as Down.
+    /// Starts the timers. A load whose timers do not start must fail: sessions would never be detected as
+    /// Down.
     fn start_timers(&self, groups: u32) -> Result<(), Failure> {
         for index in 0..groups {
             let request = Request {

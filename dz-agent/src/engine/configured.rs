@@ -2,26 +2,22 @@
 //! touched. They come back after a reboot, which those of the API do not. The file also has lines about
 //! destinations whoever asks for them: `exclude` and `override`.
 
-use dz_common::map::{Origin, Peer, PeerKey};
-use foldhash::{HashMap, HashMapExt};
-use tracing::{error, info};
+use dz_common::map::{Origin, Peer};
+use foldhash::HashMapExt;
 
-use super::parts::Engine;
-use super::state::keys::peer_key;
+use crate::engine::state::keys::peer_key;
+use crate::engine::state::wants::Configured;
 use crate::error::{ExitCode, Failure};
 use crate::settings::PeersFile;
 use crate::settings::Policy;
 use crate::settings::RunOptions;
-
-/// What the file asks for.
-pub(super) type Configured = HashMap<PeerKey, Peer>;
 
 /// Reads the file; without one nothing is configured. The policy is that of the options with the
 /// file's lines added; for one prefix the file's override counts.
 ///
 /// # Errors
 /// [`ExitCode::Usage`] with everything that is wrong with it.
-pub(super) fn read(options: &RunOptions) -> Result<(Configured, Policy), Failure> {
+pub(crate) fn read(options: &RunOptions) -> Result<(Configured, Policy), Failure> {
     let mut policy = options.policy();
     let mut configured = Configured::new();
     let Some(path) = &options.peers else {
@@ -84,34 +80,4 @@ pub(super) fn read(options: &RunOptions) -> Result<(Configured, Policy), Failure
     }
     let text = format!("{}: {}", path.display(), faults.join("; "));
     Err(Failure::new(ExitCode::Usage, text))
-}
-
-/// Whether a peer is what the file says, whoever asked for it.
-pub(super) fn same(a: &Peer, b: &Peer) -> bool {
-    let origin = Origin::Api;
-    Peer { origin, ..*a } == Peer { origin, ..*b }
-}
-
-impl Engine {
-    /// SIGHUP: reads the file again. One that cannot be read changes nothing.
-    pub(super) fn reload(&mut self) {
-        let Some(path) = self.options.peers.clone() else {
-            info!("SIGHUP: there is no file of peers to read again (--peers)");
-            return;
-        };
-        let (configured, policy) = match read(&self.options) {
-            Ok(read) => read,
-            Err(failure) => {
-                error!(%failure, "SIGHUP: nothing is changed");
-                return;
-            }
-        };
-        let peers = configured.len();
-        self.sources.configured = configured;
-        self.sources.policy = policy;
-        let settled = self.settle_all();
-        self.tick();
-        let (added, changed, removed) = (settled.added, settled.changed, settled.removed);
-        info!(file = %path.display(), peers, added, changed, removed, "peers configured");
-    }
 }

@@ -5,42 +5,19 @@
 //! seconds that needs none of these to have arrived. It holds nothing that it could not read back.
 
 mod alarm;
-mod check;
-mod choose;
-mod close;
 mod configured;
-mod connect;
-mod connections;
-mod detours;
-mod disconnect;
-mod diverted;
-mod due;
-mod events;
-mod farewell;
-mod followed;
-mod front;
-mod guard;
-mod holding;
-mod inspect;
-mod interfaces;
-mod locals;
-mod mirror;
-mod notices;
+mod decide;
+mod flows;
+mod hands;
 mod parts;
-mod reconcile;
-mod resolve;
-mod reverse_path;
-mod routes;
 mod run;
-mod scrapes;
-mod shared;
-mod sources;
+mod show;
+#[cfg(feature = "sim")]
+pub mod sim;
+mod start;
 mod state;
 mod stop;
-mod surroundings;
-mod transmit;
-mod unfollowed;
-mod withdraw;
+mod turn;
 
-pub use inspect::Inspector;
-pub use run::run;
+pub use show::inspect::Inspector;
+pub use start::run;

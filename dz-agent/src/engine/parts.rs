@@ -1,65 +1,101 @@
-//! The engine's parts, and questions that need several of them.
+//! The engine's parts, how it starts, and questions that need several of them.
 
 use std::sync::Arc;
 
 use dz_common::map::{Peer, PeerKey, SessionKey};
 use foldhash::HashMap;
 
-use super::check::Reading;
-use super::connections::Connections;
-use super::detours::Detours;
-use super::followed::Followed;
-use super::holding::Holding;
-use super::shared::Shared;
-use super::sources::Sources;
-use super::state::agenda::Agenda;
-use super::state::checks::Checks;
-use super::state::closings::Closings;
-use super::state::interfaces::Interfaces;
-use super::state::keys::{RouteKey, peer_key};
-use super::state::ledger::Ledger;
-use super::state::routes::RouteJobs;
-use super::state::sessions::Sessions;
-use crate::datapath::Datapath;
+use crate::datapath::MapError;
+use crate::engine::hands::Hands;
+use crate::engine::show::shared::Shared;
+use crate::engine::state::agenda::Agenda;
+use crate::engine::state::blocks::Blocks;
+use crate::engine::state::checks::Checks;
+use crate::engine::state::closings::Closings;
+use crate::engine::state::detours::Detours;
+use crate::engine::state::interface::Interface;
+use crate::engine::state::interfaces::Interfaces;
+use crate::engine::state::keys::{RouteKey, peer_key};
+use crate::engine::state::ledger::Ledger;
+use crate::engine::state::routes::RouteJobs;
+use crate::engine::state::sessions::Sessions;
+use crate::engine::state::wants::Wants;
+use crate::error::{ExitCode, FailWith, Failure};
 use crate::host::identity::Identity;
-use crate::host::logging::FloodLimit;
-use crate::settings::RunOptions;
+use crate::settings::{Gate, RunOptions};
 
 /// Everything that changes.
-pub(super) struct Engine {
+pub(super) struct Engine<H> {
     pub(super) options: RunOptions,
-    pub(super) datapath: Datapath,
-    pub(super) connections: Connections,
-    pub(super) identity: Identity,
+    pub(super) hands: H,
     pub(super) shared: Arc<Shared>,
-    pub(super) floods: FloodLimit,
     pub(super) interfaces: Interfaces,
-    /// What we hold of each interface, in their order.
-    pub(super) holdings: Vec<Holding>,
     pub(super) peers: HashMap<PeerKey, Peer>,
     pub(super) sessions: Sessions,
     pub(super) jobs: RouteJobs,
     /// Sessions on their way out.
     pub(super) closings: Closings,
     /// What makes peers without a request.
-    pub(super) sources: Sources,
-    pub(super) followed: Followed,
+    pub(super) wants: Wants,
     /// Ways around, for packets that must not go to a peer that is Down.
     pub(super) detours: Detours,
     /// Which ring events have been read.
     pub(super) ledger: Ledger,
-    pub(super) reading: Reading,
     /// When to look at something ahead of time.
     pub(super) agenda: Agenda,
     /// How full checks go.
     pub(super) checks: Checks,
 }
 
-impl Engine {
+/// What is ours before the kernel part is loaded.
+pub(super) struct Prepared {
+    pub(super) wants: Wants,
+    pub(super) identity: Identity,
+}
+
+impl<H: Hands> Engine<H> {
+    /// Makes an engine that has not touched anything yet.
+    ///
+    /// # Errors
+    /// The maps of an earlier agent cannot be read.
+    pub(super) fn new(
+        mut hands: H,
+        options: RunOptions,
+        prepared: Prepared,
+        shared: Arc<Shared>,
+    ) -> Result<Self, Failure> {
+        let kernel = || "reading the maps of an earlier agent";
+        // What happened before us is in the sessions, which are all read anyway.
+        while hands.next_event().is_some() {}
+        let sessions = hands.sessions().fail_with(ExitCode::Failure, kernel)?;
+        let reroute = [options.when_down, options.when_never_up].contains(&Gate::Reroute);
+        let blocks = Blocks::new(hands.locals().fail_with(ExitCode::Failure, kernel)?);
+        let interfaces = options.interfaces.iter().map(|name| Interface::new(name));
+        let mut engine = Self {
+            sessions: Sessions::new(prepared.identity, hands.slots(), &sessions),
+            interfaces: Interfaces::new(interfaces.collect(), blocks),
+            hands,
+            options,
+            shared,
+            peers: Default::default(),
+            jobs: RouteJobs::default(),
+            closings: Default::default(),
+            wants: prepared.wants,
+            detours: Detours::new(reroute),
+            ledger: Ledger::default(),
+            agenda: Agenda::default(),
+            checks: Checks::default(),
+        };
+        let emitted = engine.events_emitted();
+        let (emitted, lost) = emitted.fail_with(ExitCode::Failure, kernel)?;
+        engine.ledger = Ledger::new(emitted, lost);
+        Ok(engine)
+    }
+
     /// Most sessions: as many as asked for, although the maps are rounded up to whole groups of
     /// deadline slots, and no more than they hold, for those of an earlier agent keep their size.
     pub(super) fn capacity(&self) -> u32 {
-        self.options.max_sessions.min(self.datapath.slots())
+        self.options.max_sessions.min(self.hands.slots())
     }
 
     pub(super) fn peer_of(&self, key: RouteKey) -> Option<&Peer> {
@@ -74,5 +110,17 @@ impl Engine {
             || self.interfaces.name_of(key.ifindex),
             |live| Arc::clone(live.interface()),
         )
+    }
+
+    /// Returns how many events the kernel programs have tried to emit, and how many of these found no room.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(super) fn events_emitted(&self) -> Result<(u64, u64), MapError> {
+        let counters = self.hands.counters(0)?;
+        Ok((
+            counters.event_emitted + counters.event_lost,
+            counters.event_lost,
+        ))
     }
 }

@@ -1,12 +1,7 @@
-//! Being told to stop, and taking the pins away.
-
-use std::fs;
-use std::path::Path;
+//! Being told to stop.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::warn;
 
-use crate::datapath::Pin;
 use crate::error::{ExitCode, FailWith, Failure};
 
 /// How the agent was told to stop.
@@ -48,18 +43,4 @@ impl Signals {
             _ = self.reload.recv() => None,
         }
     }
-}
-
-/// Removes our pins, and with them the maps and links. `all`: nothing there is anybody else's.
-pub(super) fn remove_pins(pin_dir: &Path, all: bool) {
-    if !all {
-        return;
-    }
-    for pin in Pin::list(pin_dir).unwrap_or_default() {
-        if let Err(error) = pin.remove(pin_dir) {
-            warn!(pin = %pin.path(pin_dir).display(), %error, "pin not removed");
-        }
-    }
-    // Not empty: somebody else's file is in it, which is not ours to remove.
-    let _ = fs::remove_dir(pin_dir);
 }

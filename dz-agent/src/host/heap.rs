@@ -1,12 +1,12 @@
-//! How the agent's memory is given back.
+//! Has freed memory given back to the kernel.
 
-/// From this size on memory is mapped for its own sake, and unmapped with its end, bytes.
+/// Blocks of this size on have a mapping of their own, which ends when they are freed, bytes.
 #[cfg(target_env = "gnu")]
 const LARGE: libc::c_int = 256 << 10;
 
 /// Has large blocks given back to the kernel when they are freed. glibc raises the size from which it
-/// does so with every such block up to 32 MiB, so that the lists and texts of a moment (a full check, a
-/// scrape) would stay the agent's for ever, and locked, where memory is locked.
+/// does so with every such block up to 32 MiB, so that the lists and texts of a full check or a scrape
+/// would stay the agent's for ever, and locked, where memory is locked.
 pub fn give_large_blocks_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: a call without pointers, before there are other threads. It cannot fail for a size within

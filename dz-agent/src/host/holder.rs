@@ -1,4 +1,4 @@
-//! Which process holds something that we need: for error messages that say what to stop.
+//! Finds the process that has a socket or a lock which we need, for messages that say what to stop.
 //!
 //! Best effort: without the privilege to look into other processes, or for a holder in another
 //! process namespace, nothing is found.
@@ -13,7 +13,7 @@ use std::path::Path;
 pub struct Holder {
     /// Process id.
     pub pid: u32,
-    /// Name of the command, at most 15 characters, see [`printable`]; empty if it cannot be read.
+    /// Name of the command, at most 15 characters, see `printable`; empty if it cannot be read.
     pub command: String,
 }
 
@@ -27,7 +27,7 @@ impl fmt::Display for Holder {
 }
 
 impl Holder {
-    /// The process with an id.
+    /// Describes the process with an id.
     pub(crate) fn of_pid(pid: u32) -> Self {
         let command = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
         Self {
@@ -44,7 +44,7 @@ fn printable(command: &str) -> String {
     command.chars().map(shown).collect()
 }
 
-/// Several of them, separated by commas; `if_none` if there are none.
+/// Lists processes, separated by commas; `if_none` if there are none.
 pub(crate) fn list(holders: &[Holder], if_none: &str) -> String {
     if holders.is_empty() {
         return if_none.to_owned();
@@ -56,7 +56,7 @@ pub(crate) fn list(holders: &[Holder], if_none: &str) -> String {
         .join(", ")
 }
 
-/// The processes that have one of these sockets open.
+/// Finds the processes that have one of these sockets open.
 pub(crate) fn of_sockets(inodes: &BTreeSet<u64>) -> Vec<Holder> {
     let holders: BTreeSet<_> = by_socket(inodes)
         .into_iter()
@@ -65,7 +65,8 @@ pub(crate) fn of_sockets(inodes: &BTreeSet<u64>) -> Vec<Holder> {
     holders.into_iter().collect()
 }
 
-/// The same with what each of them has open. It takes a look at every file of every process.
+/// Finds the processes that have these sockets open, each with the socket. It looks at every file of
+/// every process.
 pub(crate) fn by_socket(inodes: &BTreeSet<u64>) -> BTreeSet<(u64, Holder)> {
     let mut found = BTreeSet::new();
     for pid in pids() {
@@ -78,8 +79,8 @@ pub(crate) fn by_socket(inodes: &BTreeSet<u64>) -> BTreeSet<(u64, Holder)> {
     found
 }
 
-/// The processes of a user whose command has this name: that much is told of a process that may not
-/// be looked into.
+/// Finds the processes of a user whose command has this name: that much is told of a process that may
+/// not be looked into.
 pub(crate) fn named(command: &str, uid: u32) -> Vec<Holder> {
     pids()
         .map(Holder::of_pid)
@@ -87,7 +88,7 @@ pub(crate) fn named(command: &str, uid: u32) -> Vec<Holder> {
         .collect()
 }
 
-/// The inodes of the sockets that a process has open; none if it may not be looked into.
+/// Reads the inodes of the sockets that a process has open; none if it may not be looked into.
 pub(crate) fn open_sockets(pid: u32) -> BTreeSet<u64> {
     let Ok(files) = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd")) else {
         return BTreeSet::new();

@@ -1,4 +1,4 @@
-//! Our discriminators: the same after a restart and a reboot, unguessable to others.
+//! Makes our discriminators, which are the same after a restart and a reboot, and unguessable to others.
 //!
 //! They are a keyed hash of what identifies the session, under a secret that is kept on disk. A packet
 //! that echoes one is proven to come from somebody who hears us (see the protocol notes in
@@ -22,7 +22,7 @@ use crate::error::{ExitCode, FailWith, Failure};
 /// Name of the secret's file in the state directory.
 pub const KEY_FILE: &str = "discriminator.key";
 const KEY_LEN: usize = 16;
-/// Anybody but the owner.
+/// The mode bits of everybody but the owner.
 const OTHERS: u32 = 0o077;
 
 /// The secret that discriminators are derived from.
@@ -70,7 +70,13 @@ impl Identity {
         Ok(Self { key })
     }
 
-    /// The discriminator of a session; always the same for the same arguments.
+    /// One with a secret that is known, for tests and the simulator.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) const fn known(key: [u8; KEY_LEN]) -> Self {
+        Self { key }
+    }
+
+    /// Returns the discriminator of a session; always the same for the same arguments.
     pub fn discriminator(&self, interface: &str, local: Ipv4Addr, peer: Ipv4Addr) -> NonZeroU32 {
         // The addresses have a fixed length and come first: no two triples hash the same bytes.
         let mut bytes = [local.octets(), peer.octets()].concat();
@@ -114,7 +120,7 @@ fn read(path: &Path) -> anyhow::Result<[u8; KEY_LEN]> {
     Ok(key)
 }
 
-/// What becomes of a file that has the secret's name already.
+/// The action on a file that has the secret's name already.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Existing {
     Keep,

@@ -1,4 +1,4 @@
-//! One agent per interface, and one per pin directory.
+//! Locks that keep a second agent from an interface and from a pin directory.
 //!
 //! Two agents on an interface would fight over its programs, its sessions and its routes. Both
 //! locks vanish with the process, however it ends.
@@ -28,7 +28,7 @@ pub enum LockError {
     InterfaceBusy {
         /// The interface.
         interface: String,
-        /// Who holds the lock, as far as can be told.
+        /// The processes that hold the lock, as far as can be told.
         holders: Vec<Holder>,
     },
     /// Another agent uses the pin directory.
@@ -39,7 +39,7 @@ pub enum LockError {
     PinDirBusy {
         /// The directory.
         path: PathBuf,
-        /// Who holds the lock, as far as can be told.
+        /// The processes that hold the lock, as far as can be told.
         holders: Vec<Holder>,
     },
     /// The pin directory is somebody else's, who could take our pins away.
@@ -57,7 +57,7 @@ pub enum LockError {
     /// The lock could not be tried.
     #[error("locking {what}")]
     Io {
-        /// What was to be locked.
+        /// The interface or directory that was to be locked.
         what: String,
         /// Why it was not.
         #[source]
@@ -66,7 +66,7 @@ pub enum LockError {
 }
 
 impl LockError {
-    /// Somebody else has it, most likely another agent.
+    /// Says whether somebody else has the lock, most likely another agent.
     pub const fn is_busy(&self) -> bool {
         !matches!(self, Self::Io { .. })
     }
@@ -134,7 +134,7 @@ impl InterfaceLock {
     }
 }
 
-/// Names of the interfaces in this network namespace that an agent serves or waits for, us included.
+/// Returns the names of the interfaces in this network namespace that an agent serves or waits for, us included.
 pub fn served() -> BTreeSet<String> {
     let table = holder::net_table("unix");
     let name = |line: &str| {
@@ -144,7 +144,7 @@ pub fn served() -> BTreeSet<String> {
     table.lines().filter_map(name).collect()
 }
 
-/// Inodes of the abstract sockets of a name. Columns: number, references, protocol, flags, type,
+/// Reads the inodes of the abstract sockets of a name. Columns: number, references, protocol, flags, type,
 /// state, inode, path.
 fn unix_sockets(name: &str) -> BTreeSet<u64> {
     let table = holder::net_table("unix");
@@ -221,8 +221,8 @@ impl PinDirLock {
     }
 }
 
-/// Who has locked the file. Columns of /proc/locks: number, class, mode, type, process, device and
-/// inode (`major:minor:inode`, the first two in hexadecimal), range.
+/// Finds the processes that have locked the file. Columns of /proc/locks: number, class, mode, type,
+/// process, device and inode (`major:minor:inode`, the first two in hexadecimal), range.
 fn flock_holders(file: &File) -> Vec<Holder> {
     let Ok(metadata) = file.metadata() else {
         return Vec::new();

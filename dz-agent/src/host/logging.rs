@@ -1,7 +1,7 @@
 //! Logs on standard error, with a limit on floods.
 //!
-//! Each place in the code that logs may write [`BURST`] lines per second. What is beyond is
-//! counted and told in one line.
+//! Each callsite may write `BURST` lines per second. Further lines are counted, and their number is
+//! logged in one line.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,7 @@ use tracing_subscriber::{Layer, fmt};
 
 use crate::settings::LogFormat;
 
-/// Lines of one place per [`PERIOD`].
+/// Lines of one callsite per [`PERIOD`].
 pub(crate) const BURST: u32 = 20;
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -39,27 +39,27 @@ pub fn init(format: LogFormat, level: LevelFilter) -> anyhow::Result<FloodLimit>
     Ok(limit)
 }
 
-/// Ours at `level`; of libraries only what they warn of, for one start of aya alone fills pages.
+/// Selects our lines at `level`, and of libraries only warnings, for one start of aya alone fills pages.
 fn targets(level: LevelFilter) -> Targets {
     Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target("dz_agent", level)
         .with_target("dz_ebpf", level)
         // It warns of each answer that nobody waits for any more: everybody who gives up on /metrics
-        // could fill the log. What it fails at is what its callers fail at.
+        // could fill the log. Its failures are told by its callers.
         .with_target("netlink_proto", level.min(LevelFilter::ERROR))
 }
 
-/// The limit; clones share it.
+/// The limit on floods; clones share it.
 #[derive(Clone, Debug)]
 pub struct FloodLimit {
     burst: u32,
     period: Duration,
-    places: Arc<Mutex<HashMap<Identifier, Place>>>,
+    callsites: Arc<Mutex<HashMap<Identifier, Callsite>>>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct Callsite {
     metadata: &'static Metadata<'static>,
     allowance: Allowance,
 }
@@ -99,11 +99,11 @@ impl FloodLimit {
         Self {
             burst,
             period,
-            places: Arc::default(),
+            callsites: Arc::default(),
         }
     }
 
-    /// Writes one line for each place that has been silenced since the last report. To be called
+    /// Writes one line for each callsite that has been silenced since the last report. To be called
     /// about once a second.
     pub fn report(&self) {
         for (metadata, suppressed) in self.take_suppressed() {
@@ -118,9 +118,12 @@ impl FloodLimit {
 
     // Collected first: writing the report takes the same lock.
     fn take_suppressed(&self) -> Vec<(&'static Metadata<'static>, u64)> {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = places.values_mut().map(
-            |Place {
+        let mut callsites = self
+            .callsites
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let taken = callsites.values_mut().map(
+            |Callsite {
                  metadata,
                  allowance,
              }| { (*metadata, std::mem::take(&mut allowance.suppressed)) },
@@ -129,12 +132,17 @@ impl FloodLimit {
     }
 
     fn admit(&self, metadata: &'static Metadata<'static>, now: Instant) -> bool {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = places.entry(metadata.callsite()).or_insert_with(|| Place {
-            metadata,
-            allowance: Allowance::new(now),
-        });
-        place.allowance.admit(now, self.burst, self.period)
+        let mut callsites = self
+            .callsites
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let callsite = callsites
+            .entry(metadata.callsite())
+            .or_insert_with(|| Callsite {
+                metadata,
+                allowance: Allowance::new(now),
+            });
+        callsite.allowance.admit(now, self.burst, self.period)
     }
 }
 

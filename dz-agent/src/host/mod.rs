@@ -1,5 +1,5 @@
-//! What the agent is to this machine: a process with locks, a port, a secret, memory, threads and a log.
-//! It knows nothing of peers, sessions and routes.
+//! The agent as a process of this machine: locks, a port, a secret, memory, threads and a log. No file
+//! here knows peers, sessions or routes.
 
 pub mod heap;
 pub mod holder;

@@ -1,6 +1,6 @@
-//! The liveness port, kept by us on every interface that we serve, where it can be had.
+//! Keeps the liveness port on every interface that we serve, where it can be had.
 //!
-//! The kernel programs answer before any socket; this one only takes the port, so that nothing else on
+//! The kernel programs answer before any socket; ours only takes the port, so that nothing else on
 //! the host answers beside them, and so that a packet that they pass up causes no ICMP "port
 //! unreachable" (which would fail the sender's next send).
 
@@ -14,39 +14,33 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 pub use taken::{Holders, Sockets};
 
-/// Why the port was not taken.
+/// Why the port was not taken on an interface, which the caller names.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
     /// Somebody else has it, on this interface or on all.
-    #[error("UDP port {port} on {interface} is taken")]
+    #[error("UDP port {port} is taken")]
     Taken {
-        /// The interface.
-        interface: String,
         /// The port.
         port: u16,
     },
     /// There is no such interface at present.
-    #[error("UDP port {port} on {interface}: there is no such interface")]
+    #[error("UDP port {port}: there is no such interface")]
     NoInterface {
-        /// The interface.
-        interface: String,
         /// The port.
         port: u16,
     },
     /// The kernel refused for another reason.
-    #[error("UDP port {port} on {interface} cannot be taken: {error}")]
+    #[error("UDP port {port} cannot be taken: {error}")]
     Io {
-        /// The interface.
-        interface: String,
         /// The port.
         port: u16,
-        /// What it answered.
+        /// The kernel's error.
         error: io::Error,
     },
 }
 
 impl PortError {
-    /// Another process has the port.
+    /// Says whether another process has the port.
     pub const fn is_taken(&self) -> bool {
         matches!(self, Self::Taken { .. })
     }
@@ -65,17 +59,10 @@ impl PortGuard {
     /// # Errors
     /// The port is taken, the interface does not exist, or the kernel refuses.
     pub fn bind(interface: &str, port: u16) -> Result<Self, PortError> {
-        let error = |error: io::Error| {
-            let interface = interface.to_owned();
-            match error.raw_os_error() {
-                Some(libc::EADDRINUSE) => PortError::Taken { interface, port },
-                Some(libc::ENODEV) => PortError::NoInterface { interface, port },
-                _ => PortError::Io {
-                    interface,
-                    port,
-                    error,
-                },
-            }
+        let error = |error: io::Error| match error.raw_os_error() {
+            Some(libc::EADDRINUSE) => PortError::Taken { port },
+            Some(libc::ENODEV) => PortError::NoInterface { port },
+            _ => PortError::Io { port, error },
         };
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).map_err(error)?;
         socket

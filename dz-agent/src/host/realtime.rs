@@ -1,7 +1,6 @@
-//! Running the event thread, and the one that asks for its routes, before everything that is not
-//! real-time, with their memory locked: so that a busy host delays neither routes nor our own
-//! transmissions. What keeps sessions Up and takes them
-//! Down does not depend on it: that is the kernel part's business.
+//! Runs the event thread, and the one that asks for its routes, before everything that is not real-time,
+//! with their memory locked, so that a busy host delays neither routes nor our own transmissions.
+//! Sessions stay Up and go Down without it: that is the kernel part's business.
 
 use std::io;
 use std::thread;
@@ -17,8 +16,8 @@ const PRIORITY: libc::c_int = 51;
 /// Pages are locked as they are touched: stacks are mostly untouched.
 const MEMORY: libc::c_int = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
 
-/// Makes the calling thread the one that runs first, as far as is asked for and possible. Threads that
-/// it starts from now on run as others do. Returns whether it is.
+/// Gives the calling thread real-time priority, as far as is asked for and possible. Threads that it
+/// starts from now on run as others do. Returns whether it has the priority.
 ///
 /// # Errors
 /// It is asked for, and the privilege is missing.
@@ -47,7 +46,7 @@ pub fn apply(choice: Realtime) -> Result<bool, Failure> {
     }
 }
 
-/// Has the calling thread run first, too, where [`apply`] has said that the one that started it does.
+/// Gives the calling thread real-time priority, too, where [`apply`] has returned that its parent has it.
 pub fn join() {
     if let Err((what, error)) = schedule() {
         warn!(%error, "no {what} for the thread that asks for routes");
@@ -56,7 +55,7 @@ pub fn join() {
 
 type Missing = (&'static str, io::Error);
 
-/// Processors that this process may use.
+/// Returns how many processors this process may use.
 pub fn processors() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }

@@ -1,5 +1,5 @@
-//! How long convergence took, route change included. Kept here for want of a place in the kernel:
-//! it starts anew with the process.
+//! Histograms of how long convergence took, route change included. The kernel has no place for them: they
+//! start anew with the process.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const BOUNDS: [f64; 13] = [
 
 pub(super) type Convergence = Family<ServiceLabels, Histogram, fn() -> Histogram>;
 
-/// Shared by the engine, which observes, and the metrics. Clones are the same histograms.
+/// The histograms, shared by the engine, which observes, and the metrics. Clones are the same ones.
 #[derive(Clone, Debug)]
 pub struct ConvergenceHistograms {
     pub(super) up: Convergence,
@@ -24,7 +24,7 @@ pub struct ConvergenceHistograms {
 }
 
 impl ConvergenceHistograms {
-    /// Nothing observed yet.
+    /// Makes histograms without an observation.
     pub fn new() -> Self {
         let family = || Convergence::new_with_constructor(|| Histogram::new(BOUNDS));
         Self {
@@ -33,12 +33,12 @@ impl ConvergenceHistograms {
         }
     }
 
-    /// A session is Up and its route is installed: the time since the first packet accepted.
+    /// Observes that a session is Up and its route installed. `took`: since the first packet accepted.
     pub fn observe_up(&self, interface: &str, local: Ipv4Addr, took: Duration) {
         observe(&self.up, interface, local, took);
     }
 
-    /// A session is Down and its route is withdrawn: the time since the first packet was missing,
+    /// Observes that a session is Down and its route withdrawn. `took`: since the first packet was missing,
     /// or since the packet that took it down.
     pub fn observe_down(&self, interface: &str, local: Ipv4Addr, took: Duration) {
         observe(&self.down, interface, local, took);

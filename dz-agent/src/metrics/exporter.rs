@@ -1,4 +1,4 @@
-//! A scrape: a snapshot, written in the format that was asked for.
+//! Answers a scrape: takes a snapshot, and writes it in the format that was asked for.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::recorded::Recorded;
 use super::text::{self, Format};
 use crate::view::Inspect;
 
-/// Writes the metrics when asked.
+/// Writes the metrics on request.
 #[derive(Debug)]
 pub struct Exporter<I> {
     inspect: Arc<I>,
@@ -23,7 +23,7 @@ pub struct Exporter<I> {
 }
 
 impl<I: Inspect> Exporter<I> {
-    /// An exporter of what `inspect` reads. `per_peer`: with series for each peer.
+    /// Makes an exporter of the snapshots of `inspect`. `per_peer`: with series for each peer.
     pub fn new(inspect: Arc<I>, recorded: Recorded, per_peer: bool) -> Self {
         Self {
             inspect,
@@ -33,10 +33,10 @@ impl<I: Inspect> Exporter<I> {
         }
     }
 
-    /// The metrics as of now.
+    /// Writes the present metrics.
     ///
     /// # Errors
-    /// What the kernel refused to tell.
+    /// The kernel refuses to tell.
     pub async fn scrape(&self, format: Format) -> anyhow::Result<String> {
         let _one_at_a_time = self.scrape.lock().await;
         let removals_before = self.recorded.rx_versions.removals();

@@ -1,8 +1,8 @@
-//! Every metric family, from one snapshot.
+//! Writes every metric family from one snapshot.
 //!
 //! Names and label values are those of the deployed client where it has one
 //! (`client/doublezerod/internal/liveness/metrics.go` in `malbeclabs/doublezero`): dashboards and
-//! alerts written for it keep working. What it lacks is ours.
+//! alerts written for it keep working. Families that it lacks are ours.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +22,7 @@ use super::write::{Out, counter, gauge, single};
 use super::{peers, transitions};
 use crate::view::{RouteTotals, Snapshot, VERSION};
 
-/// What a scrape shows.
+/// The values of one scrape, by their labels.
 #[derive(Debug)]
 pub(super) struct Families {
     snapshot: Snapshot,
@@ -358,7 +358,7 @@ impl Families {
         single(out, "process_start_time_seconds", help, &started)
     }
 
-    /// One value per block; of block 0 only if it is not 0.
+    /// Returns one value per block; of block 0 only if it is not 0.
     fn column(&self, value: fn(&Counters) -> u64) -> impl Iterator<Item = (ServiceLabels, u64)> {
         let rows = self
             .blocks
@@ -367,7 +367,7 @@ impl Families {
         rows.filter(|(labels, value)| !labels.iface.is_empty() || *value > 0)
     }
 
-    /// One value per block and name; of block 0 only if it is not 0.
+    /// Returns one value per block and name; of block 0 only if it is not 0.
     fn table(
         &self,
         label: &'static str,

@@ -1,5 +1,5 @@
-//! Who wants peers, what following made of them, and which of them are not served as their owner may
-//! expect.
+//! Writes the families of peers: by the source that wants them, by changes of followed routes, and those
+//! that are not served as their owner may expect.
 
 use std::fmt;
 

@@ -1,16 +1,16 @@
-//! What the engine tells the metrics.
+//! Values that the engine records for the metrics.
 
 use std::sync::Arc;
 
 use super::convergence::ConvergenceHistograms;
 use super::rx_versions::RxVersions;
 
-/// What the metrics need beside a snapshot, kept by the engine for the life of the process.
-/// Clones share it.
+/// The values of the metrics that are in no snapshot, kept for the life of the process. Clones share
+/// them.
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
-    /// Observed by the engine.
+    /// How long convergence took.
     pub convergence: ConvergenceHistograms,
-    /// Told by the engine of each removed session.
+    /// Packets by the peers' versions; the engine reports each removed session.
     pub rx_versions: Arc<RxVersions>,
 }

@@ -1,7 +1,7 @@
-//! Packets received, by the version that the peer announces.
+//! Counts packets received by the version that the peer announces.
 //!
-//! The kernel counts per session. What a session gained since the last look is attributed to the
-//! version that its peer announces now: off by at most one look when a peer is upgraded.
+//! The kernel counts per session. Packets since the last look are attributed to the version that the
+//! session's peer announces now: off by at most one look when a peer is upgraded.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ const OTHERS: &str = "others";
 /// Packets received by version.
 type Versions = BTreeMap<String, u64>;
 
-/// Monotonic totals. Shared by the engine, which reports removals, and the metrics.
+/// Totals by version, which only grow. Shared by the engine, which reports removals, and the metrics.
 #[derive(Debug, Default)]
 pub struct RxVersions {
     inner: Mutex<Inner>,
@@ -35,7 +35,7 @@ struct Inner {
 }
 
 impl RxVersions {
-    /// Takes note of a session that is gone, with its last entry.
+    /// Notes a session that is gone, with its last entry.
     pub fn removed(&self, interface: &Arc<str>, entry: &SessionEntry) {
         let mut inner = self.lock();
         inner.attribute(interface, entry);
@@ -43,16 +43,16 @@ impl RxVersions {
         inner.removals += 1;
     }
 
-    /// Number of removals so far: what [`RxVersions::look`] wants from before the snapshot.
+    /// Returns the number of removals so far, of which [`RxVersions::look`] wants that before the snapshot.
     pub fn removals(&self) -> u64 {
         self.lock().removals
     }
 
-    /// Takes note of all sessions and calls `row` for each total: interface, local address,
+    /// Notes all sessions and calls `row` for each total: interface, local address,
     /// version, packets. Looks must come in the order of their snapshots.
     ///
     /// # Errors
-    /// Those of `row`.
+    /// An error of `row`.
     pub fn look<E>(
         &self,
         sessions: &[SessionView],

@@ -1,7 +1,7 @@
-//! The two text formats: OpenMetrics as the library writes it, and the older Prometheus format
-//! 0.0.4, which every scraper reads.
+//! Chooses between two text formats: OpenMetrics as the library writes it, and the older Prometheus
+//! format 0.0.4, which every scraper reads and which is translated from it.
 //!
-//! What differs, for what we expose: 0.0.4 names a counter family with its `_total`, has no `info`
+//! The differences that matter for our families: 0.0.4 names a counter family with its `_total`, has no `info`
 //! and `unknown` types, no `# UNIT` and no `# EOF`. No exemplars are written, so none are removed.
 
 use std::fmt::{self, Write};
@@ -16,7 +16,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format for an HTTP `Accept` header: 0.0.4, unless OpenMetrics is asked for by name and
+    /// Chooses the format by an HTTP `Accept` header: 0.0.4, unless OpenMetrics is asked for by name and
     /// not less than it.
     pub fn negotiate(accept: &str) -> Self {
         let mut open_metrics = 0.0_f32;
@@ -40,7 +40,7 @@ impl Format {
         }
     }
 
-    /// Value of the HTTP `Content-Type` header.
+    /// Returns the value of the HTTP `Content-Type` header.
     pub const fn content_type(self) -> &'static str {
         match self {
             Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",

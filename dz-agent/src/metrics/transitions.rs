@@ -1,4 +1,4 @@
-//! State changes: as the deployed client labels them, and by the protocol's reasons.
+//! Writes the families of state changes: as the deployed client labels them, and by the protocol's reasons.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -48,7 +48,7 @@ pub(super) fn encode(out: Out<'_, '_>, blocks: &BTreeMap<ServiceLabels, Counters
     counter(out, "doublezero_liveness_downs", help, rows)
 }
 
-/// Every transition counter with what it counts. Where the reason does not matter, none.
+/// Returns every transition counter with its states and its reason, or no reason where there is only one.
 fn transitions() -> impl Iterator<Item = (Counter, State, State, DownReason)> {
     use DownReason::{None, RemoteAdmin, RemoteDown, Timeout};
     let pairs = State::ALL
@@ -67,7 +67,7 @@ fn transitions() -> impl Iterator<Item = (Counter, State, State, DownReason)> {
     })
 }
 
-/// The deployed client says which of its functions made the change.
+/// Returns the deployed client's name of the cause, which is the function that made the change.
 const fn deployed_cause(to: State, reason: DownReason) -> &'static str {
     match (to, reason) {
         (State::AdminDown, _) => "admin_down_route",

@@ -1,4 +1,4 @@
-//! How a family is written, with the metrics library.
+//! Writes one family with the metrics library.
 
 use std::fmt;
 
@@ -9,10 +9,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// Where a scrape is written to.
+/// The encoder that a scrape is written to.
 pub(super) type Out<'a, 'b> = &'a mut DescriptorEncoder<'b>;
 
-/// A counter family. The library adds `_total` to its samples.
+/// Writes a counter family. The library adds `_total` to its samples.
 pub(super) fn counter<S: EncodeLabelSet>(
     out: Out<'_, '_>,
     name: &str,
@@ -26,7 +26,7 @@ pub(super) fn counter<S: EncodeLabelSet>(
     Ok(())
 }
 
-/// A gauge family.
+/// Writes a gauge family.
 pub(super) fn gauge<S: EncodeLabelSet, V: EncodeGaugeValue>(
     out: Out<'_, '_>,
     name: &str,
@@ -40,7 +40,7 @@ pub(super) fn gauge<S: EncodeLabelSet, V: EncodeGaugeValue>(
     Ok(())
 }
 
-/// A family of one metric without labels.
+/// Writes a family of one metric without labels.
 pub(super) fn single(
     out: Out<'_, '_>,
     name: &str,

@@ -1,4 +1,4 @@
-//! The way around: by which of some interfaces the kernel has the best route to a destination.
+//! Looks up the way around: the best of the kernel's routes to a destination by some interfaces.
 
 use std::net::Ipv4Addr;
 
@@ -13,7 +13,7 @@ use super::links::{self, Interface};
 use super::local::question;
 use super::netlink::Netlink;
 
-/// The interfaces that can carry packets on their own: up, no loopback, and not part of another
+/// Reads the interfaces that can carry packets on their own: up, no loopback, and not part of another
 /// one (a bridge, a bond, a VRF), which has the routes in its place.
 ///
 /// # Errors
@@ -37,7 +37,7 @@ fn is_carrier(message: &LinkMessage) -> bool {
     !part_of_another && !message.header.flags.contains(LinkFlags::Loopback)
 }
 
-/// Where packets of a session go around, in the words of the kernel's look-up.
+/// The addresses of a session's packets, by which the kernel looks up a way around.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Flow {
     /// Their destination: the peer.
@@ -79,7 +79,7 @@ pub async fn best(
     Ok(best.map_or_else(Way::default, |(_, way)| way))
 }
 
-/// How good the route by an interface is: the smallest is the best.
+/// The rank of a route by an interface: the smallest is the best.
 type Preference = (std::cmp::Reverse<u8>, u32);
 
 async fn route(

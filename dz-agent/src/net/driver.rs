@@ -1,4 +1,4 @@
-//! The driver of an interface, as it calls itself.
+//! Asks for the name of an interface's driver.
 
 use std::ffi::CStr;
 use std::io;

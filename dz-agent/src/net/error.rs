@@ -1,10 +1,10 @@
-//! Why the kernel did not do what netlink was asked for.
+//! The ways in which a netlink request fails.
 
 use std::time::Duration;
 
 use nix::errno::Errno;
 
-/// For one request. The kernel answers within its system call, a dump of a million routes in about
+/// How long one request may take. The kernel answers within its system call, a dump of a million routes in about
 /// a second; what takes longer is lost.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -14,9 +14,9 @@ pub enum NetlinkError {
     /// The kernel refused it.
     #[error("{}", refusal(*errno, said.as_deref()))]
     Refused {
-        /// What it answered with.
+        /// The error number of its answer.
         errno: Errno,
-        /// What it said in words, if it did.
+        /// Its explanation in words (extended acknowledgement), if it gave one.
         said: Option<String>,
     },
     /// The kernel's table kept changing while it was being read.
@@ -34,7 +34,7 @@ pub enum NetlinkError {
 }
 
 impl NetlinkError {
-    /// What the kernel answered with, if it refused.
+    /// Returns the error number of the kernel's answer, if it refused.
     pub const fn errno(&self) -> Option<Errno> {
         match self {
             Self::Refused { errno, .. } => Some(*errno),

@@ -1,4 +1,4 @@
-//! What a message of the kernel's says about an IPv4 host route, whoever asks.
+//! Reads a route message of the kernel, for all who look at IPv4 host routes.
 
 use std::net::Ipv4Addr;
 

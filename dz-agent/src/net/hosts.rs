@@ -1,5 +1,5 @@
-//! Routes of other daemons, of any table but the kernel's own: what `--follow` looks at. It follows host
-//! routes, and says of others why it does not.
+//! Reads routes of other daemons for `--follow`, from any table but the kernel's own. Host routes can be
+//! followed; of other routes it says why they cannot.
 
 use std::net::Ipv4Addr;
 
@@ -46,7 +46,7 @@ pub struct HostRoute {
     pub tos: u8,
     /// Its `rtm_protocol`.
     pub protocol: u8,
-    /// Where it leads, if it is a unicast route with exactly one next hop of IPv4, and nothing that
+    /// Its next hop, if it is a unicast route with exactly one next hop of IPv4, and nothing that
     /// our own packets would not get on the way (labels, tunnels).
     pub path: Option<Path>,
     /// Why it cannot be followed, whatever its destination.
@@ -57,14 +57,14 @@ pub struct HostRoute {
 }
 
 impl HostRoute {
-    /// Whether it is a host route that has packets dropped or refused (a blackhole, unreachable,
+    /// Says whether it is a host route that has packets dropped or refused (a blackhole, unreachable,
     /// prohibit or throw route): it is by no interface, and so by none that is not served.
     pub fn leads_nowhere(&self) -> bool {
         self.unfit == Some(PassedOver::NotUnicast) && self.interfaces == [0; INTERFACES]
     }
 }
 
-/// Where a route leads.
+/// The next hop of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
     /// Index of its interface.
@@ -92,7 +92,7 @@ pub struct HostChange {
     pub appended: bool,
 }
 
-/// What a notification says about a route of any table but the kernel's own, if it is about one.
+/// Reads a notification about a route of any table but the kernel's own; none if it is about another.
 pub(super) fn change(
     request: &NetlinkHeader,
     message: &RouteMessage,
@@ -106,7 +106,8 @@ pub(super) fn change(
     })
 }
 
-fn parse(message: &RouteMessage) -> Option<HostRoute> {
+/// Reads a message; none if it is about no route of a table that can be followed.
+pub(crate) fn parse(message: &RouteMessage) -> Option<HostRoute> {
     let header = &message.header;
     if header.address_family != AddressFamily::Inet {
         return None;
@@ -162,7 +163,7 @@ fn parse(message: &RouteMessage) -> Option<HostRoute> {
     } else if obstacle.is_some() {
         obstacle
     } else if route.path.is_none() {
-        // It leads somewhere, and nothing of it but a number is told.
+        // Of its next hop only a number is told.
         Some(PassedOver::NextHopObject)
     } else {
         (route.tos != 0).then_some(PassedOver::Tos)

@@ -1,4 +1,4 @@
-//! What there is to know about an interface before programs are attached to it.
+//! Reads interfaces and their addresses, and finds out whether an interface can be served.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -22,7 +22,7 @@ pub struct Interface {
     pub ifindex: u32,
     /// Its name.
     pub name: String,
-    /// What its driver calls itself (`veth`, `gre`, `tun`); empty for most hardware.
+    /// The kind of its driver (`veth`, `gre`, `tun`); empty for most hardware.
     pub kind: String,
     /// Set up by the administrator (`IFF_UP`).
     pub up: bool,
@@ -34,7 +34,7 @@ pub struct Interface {
     pub mac: Option<[u8; 6]>,
     /// Index of the bridge, bond or the like that it is a part of, if any.
     pub controller: Option<u32>,
-    /// What its frames start with, or why it cannot be served.
+    /// The header that its frames start with, or why it cannot be served.
     pub link: Result<Link, Unsuitable>,
     /// The outer addresses of a GRE tunnel over IPv4.
     pub tunnel: Tunnel,
@@ -92,15 +92,15 @@ pub struct Address {
 }
 
 impl Address {
-    /// The subnet that it makes the neighbours of its interface, if it has room for any besides the two
-    /// ends of a link (RFC 3021).
+    /// Returns the subnet that its interface reaches without a gateway, if the subnet has room for more
+    /// than the two ends of a link (RFC 3021).
     pub fn subnet(&self) -> Option<Ipv4Net> {
         let within = self.peer.unwrap_or(self.local);
         let subnet = Ipv4Net::new(within, self.prefix_len).ok()?;
         (self.prefix_len <= 30).then(|| subnet.trunc())
     }
 
-    /// The broadcast address of that subnet.
+    /// Returns the broadcast address of that subnet.
     pub fn broadcast(&self) -> Option<Ipv4Addr> {
         self.subnet().map(|subnet| subnet.broadcast())
     }
@@ -164,7 +164,7 @@ async fn get(netlink: &Netlink, message: LinkMessage) -> Result<Option<Interface
     }
 }
 
-/// What an address message of the kernel says; none if it is not about an IPv4 address.
+/// Reads an address message of the kernel; none if it is not about an IPv4 address.
 pub(crate) fn address(message: &AddressMessage) -> Option<Address> {
     let (mut local, mut peer) = (None, None);
     for attribute in &message.attributes {
@@ -186,7 +186,7 @@ pub(crate) fn address(message: &AddressMessage) -> Option<Address> {
     })
 }
 
-/// What a link message of the kernel says.
+/// Reads a link message of the kernel.
 pub(crate) fn interface(message: &LinkMessage) -> Interface {
     let header = &message.header;
     let mut interface = Interface {
@@ -248,7 +248,7 @@ fn outer(data: &[InfoGre]) -> Tunnel {
     }
 }
 
-/// `gre`: for a GRE tunnel, the remote end that it is bound to, if any.
+/// Finds the header that frames start with. `gre`: for a GRE tunnel, the remote end that it is bound to, if any.
 fn link(kind: LinkLayerType, gre: Option<Option<Ipv4Addr>>) -> Result<Link, Unsuitable> {
     match (kind, gre) {
         (LinkLayerType::Ether, _) => Ok(Link::Ethernet),

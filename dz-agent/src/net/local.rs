@@ -1,4 +1,4 @@
-//! Which addresses are this host's own, by the kernel's word.
+//! Asks the kernel which addresses are this host's own, and which it would send from.
 
 use std::net::Ipv4Addr;
 
@@ -44,7 +44,7 @@ pub async fn source_to(
     }))
 }
 
-/// None where the kernel has no route, or one that leads nowhere.
+/// Looks a route up; none where the kernel has no route, or one that drops or refuses packets.
 async fn look_up(
     netlink: &Netlink,
     dst: Ipv4Addr,
@@ -58,7 +58,7 @@ async fn look_up(
     }
 }
 
-/// The question for the route to an address, by an interface if one is named.
+/// Makes the request for the route to an address, by an interface if one is named.
 pub(super) fn question(dst: Ipv4Addr, oif: Option<u32>) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;

@@ -13,6 +13,7 @@ pub mod local;
 pub mod monitor;
 pub mod neighbours;
 mod netlink;
+mod route;
 pub mod routes;
 
 pub use error::NetlinkError;

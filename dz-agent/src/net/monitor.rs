@@ -1,9 +1,9 @@
-//! What changes in this network namespace: links, IPv4 addresses, IPv4 routes, IPv4 neighbours.
+//! Tells of changes in this network namespace: of links, IPv4 addresses, IPv4 routes, IPv4 neighbours.
 //!
 //! Open the monitor first and read the state afterwards: then nothing falls between the two. An
-//! event says where to look again; the state is what is read then. Nothing is queued in user space:
-//! what the reader leaves waits in the socket's buffer, and when that is full the kernel drops and
-//! says so, which is [`Event::Overrun`].
+//! event says where to look again; the state is read then. Nothing is queued in user space: events that
+//! have not been read wait in the socket's buffer, and when that is full the kernel drops some and says
+//! so, which is [`Event::Overrun`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -30,7 +30,7 @@ use tokio::io::unix::AsyncFd;
 use super::hosts::{self, HostChange};
 use super::links::{self, Address};
 use super::neighbours;
-use super::routes::{Found, Route};
+use super::routes::{MainRoute, Route};
 
 /// Bytes of the socket's buffer; the kernel doubles it for its bookkeeping. An event takes about
 /// 1 KiB there, so that the routes of some ten thousand peers can change at once.
@@ -45,7 +45,7 @@ const LOCAL_TABLE: u8 = 255;
 const NLMSG_TYPE: u32 = 4;
 const NLMSG_PID: u32 = 12;
 
-/// Something changed.
+/// A change in the network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// An interface came, changed or went.
@@ -59,8 +59,8 @@ pub enum Event {
         /// Deleted, or moved to another namespace.
         gone: bool,
     },
-    /// An IPv4 address came, changed or went. Going, it flushes the routes that have it as source
-    /// without a word.
+    /// An IPv4 address came, changed or went. The kernel flushes the routes that have it as their source
+    /// when it goes, before Linux 6.7 without a notification.
     Address {
         /// Index of its interface.
         ifindex: u32,
@@ -90,8 +90,8 @@ pub enum Event {
         protocol: u8,
         /// Removed.
         gone: bool,
-        /// What matters where a route of ours could be.
-        place: Place,
+        /// How the change bears on a route of ours to the same destination.
+        place: RouteSlot,
     },
     /// An IPv4 route of any table but the kernel's own came, changed or went, as `--follow` looks at it;
     /// only told if asked for ([`Monitor::tell_of_hosts`]), and apart from [`Event::Route`].
@@ -109,14 +109,15 @@ pub enum Event {
     Overrun,
 }
 
-/// How a change of a route bears on a route of ours to the same destination.
+/// The slot of the table that a changed route is in: it may be the one of a route of ours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    /// Socket of whoever asked for it ([`crate::net::Netlink::port`]); 0 if it was the kernel's own doing.
+pub struct RouteSlot {
+    /// Port of the socket that asked for the change ([`crate::net::Netlink::port`]); 0 if it was the
+    /// kernel itself.
     pub by: u32,
-    /// It is where ours would be: a host route, metric 0.
+    /// Whether it is the slot that a route of ours would have: a host route's, metric 0.
     pub ours: bool,
-    /// It took the place of another one, whose end nobody reports.
+    /// Whether the route replaced another one there, whose end nobody reports.
     pub replaced: bool,
     /// The route, if it has the shape of ours.
     pub route: Option<Route>,
@@ -127,7 +128,7 @@ pub struct Place {
 pub struct Monitor {
     socket: AsyncFd<Socket>,
     buffer: Box<[u8]>,
-    /// What the last datagram held, no more.
+    /// Events of the last datagram that have not been returned.
     ready: VecDeque<Event>,
     /// The kernel has said that it dropped something. Until the socket has been emptied it goes on
     /// dropping without saying so again (`NETLINK_S_CONGESTED`): only then is a state worth reading.
@@ -165,8 +166,8 @@ impl Monitor {
         })
     }
 
-    /// Is not told of changes of routes that these sockets ([`crate::net::Netlink::port`]) ask for: the
-    /// acknowledgements say how they went. The kernel sorts them out, before anybody is woken up.
+    /// Leaves out changes of routes that these sockets ([`crate::net::Netlink::port`]) ask for: the
+    /// acknowledgements say how they went. The kernel filters them, before anybody is woken up.
     ///
     /// # Errors
     /// The kernel refuses the filter.
@@ -174,7 +175,7 @@ impl Monitor {
         SockRef::from(self.socket.get_ref()).attach_filter(&all_routes_but(ports))
     }
 
-    /// Yields [`Event::Host`], too.
+    /// Has [`Event::Host`] told, too.
     pub const fn tell_of_hosts(&mut self) {
         self.hosts = true;
     }
@@ -220,7 +221,7 @@ fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     unsafe { AsyncFd::register(socket) }.map_err(Into::into)
 }
 
-/// A filter (classic BPF) that lets everything pass but the news of routes that two sockets have caused.
+/// Makes a filter (classic BPF) that passes everything but news of routes that two sockets have caused.
 /// Loads are big-endian, and the header's fields are not.
 fn all_routes_but([one, other]: [u32; 2]) -> [SockFilter; 8] {
     let load = |size, offset| SockFilter::new(code(BPF_LD | size | BPF_ABS), 0, 0, offset);
@@ -240,12 +241,12 @@ fn all_routes_but([one, other]: [u32; 2]) -> [SockFilter; 8] {
     ]
 }
 
-/// A classic instruction's code has 16 bits.
+/// Shortens an instruction's code to the 16 bits that it has in classic BPF.
 const fn code(code: u32) -> u16 {
     code as u16
 }
 
-/// Takes a datagram apart. What cannot be read counts as lost.
+/// Takes a datagram apart. A message that cannot be read counts as lost.
 fn parse(mut datagram: &[u8], hosts: bool, events: &mut VecDeque<Event>) {
     while !datagram.is_empty() {
         let message = NetlinkBuffer::new_checked(datagram)
@@ -260,12 +261,21 @@ fn parse(mut datagram: &[u8], hosts: bool, events: &mut VecDeque<Event>) {
             events.push_back(Event::Overrun);
             return;
         };
-        if hosts {
-            events.extend(host(&message));
-        }
-        events.extend(event(message));
+        read(message, hosts, events);
         datagram = &datagram[len..];
     }
+}
+
+/// Makes events of a message. `hosts`: [`Event::Host`], too.
+pub(crate) fn read(
+    message: NetlinkMessage<RouteNetlinkMessage>,
+    hosts: bool,
+    events: &mut impl Extend<Event>,
+) {
+    if hosts {
+        events.extend(host(&message));
+    }
+    events.extend(event(message));
 }
 
 fn host(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<Event> {
@@ -330,8 +340,8 @@ fn neighbour(message: &NeighbourMessage, gone: bool) -> Option<Event> {
 
 fn route(request: &NetlinkHeader, message: &RouteMessage, gone: bool) -> Option<Event> {
     let header = &message.header;
-    let host = Found::parse(message).filter(|found| found.metric == 0);
-    let place = Place {
+    let host = MainRoute::parse(message).filter(|found| found.metric == 0);
+    let place = RouteSlot {
         by: request.port_number,
         ours: host.is_some(),
         replaced: !gone && request.flags & NLM_F_REPLACE != 0,

@@ -1,4 +1,4 @@
-//! Ethernet addresses of next hops, as the kernel's neighbour table has them.
+//! Reads Ethernet addresses of next hops from the kernel's neighbour table, and has it resolve them.
 
 use std::net::Ipv4Addr;
 
@@ -13,7 +13,7 @@ use super::error::NetlinkError;
 use super::netlink::Netlink;
 
 /// Returns the Ethernet address of a neighbour if the kernel knows it; if not, has the kernel
-/// resolve it, and what comes of that is an event of [`super::monitor`].
+/// resolve it, whose outcome is an event of [`super::monitor`].
 ///
 /// # Errors
 /// The kernel refuses, for instance because the interface is gone.
@@ -68,7 +68,7 @@ pub async fn list(
         .await
 }
 
-/// What a neighbour message of the kernel says: the address, and the Ethernet address while it is
+/// Reads a neighbour message of the kernel: the address, and the Ethernet address while it is
 /// good for sending; none if it is not about an IPv4 neighbour.
 pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(Ipv4Addr, Option<[u8; 6]>)> {
     let mut address = None;

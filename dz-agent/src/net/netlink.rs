@@ -1,4 +1,4 @@
-//! The connection to the kernel: requests, and what it answers to each.
+//! The connection to the kernel, by which requests are sent and answered.
 
 use std::io;
 use std::thread;
@@ -19,7 +19,7 @@ use super::error::{NetlinkError, TIMEOUT};
 const DUMP_TRIES: u32 = 4;
 /// Length of `struct nlmsghdr`, which an error message repeats before its attributes.
 const NLMSG_HEADER_LEN: usize = 16;
-/// Attribute of an error message: what the kernel says in words (`NLMSGERR_ATTR_MSG`).
+/// Attribute of an error message: the kernel's explanation in words (`NLMSGERR_ATTR_MSG`).
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
 /// A connection to the kernel's routing netlink, in the network namespace of the thread that opened
@@ -32,7 +32,7 @@ pub struct Netlink {
 }
 
 impl Netlink {
-    /// Opens it and starts the task that serves it, which ends with the last clone.
+    /// Opens a connection and starts the task that serves it, which ends with the last clone.
     ///
     /// To be called inside a tokio runtime with I/O and time.
     ///
@@ -44,8 +44,9 @@ impl Netlink {
         Ok(netlink)
     }
 
-    /// The same with a thread of its own, which calls `begin` first: the kernel changes a table within
-    /// the system call that asks for it, and whoever has thousands of changes has other work meanwhile.
+    /// Opens a connection that a thread of its own serves, which calls `begin` first: the kernel changes a
+    /// table within the system call that asks for it, and a caller with thousands of changes has other
+    /// work meanwhile.
     ///
     /// To be called inside a tokio runtime with time.
     ///
@@ -72,7 +73,7 @@ impl Netlink {
         // Strict checking is what makes the kernel apply the filters of a dump.
         let (mut connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
         let socket = connection.socket_mut().socket_mut();
-        // The words, without a copy of the request.
+        // The explanation in words, without a copy of the request.
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
         // By default the end of an answer and the end of the connection look the same.
@@ -86,7 +87,7 @@ impl Netlink {
         Ok((Self { handle, port }, connection))
     }
 
-    /// Number of its socket: what notifications name as the author of changes that it asked for.
+    /// Returns the port of its socket, by which notifications name the author of a change.
     pub const fn port(&self) -> u32 {
         self.port
     }
@@ -110,7 +111,7 @@ impl Netlink {
         .await
     }
 
-    /// Asks for one thing.
+    /// Asks for one object.
     pub(crate) async fn get(
         &self,
         message: RouteNetlinkMessage,
@@ -130,7 +131,7 @@ impl Netlink {
         .await
     }
 
-    /// Asks for everything that the message describes, and keeps of each what `keep` returns.
+    /// Asks for every object that the message describes, and returns the values that `keep` makes of them.
     pub(crate) async fn dump<T>(
         &self,
         message: RouteNetlinkMessage,
@@ -193,7 +194,7 @@ async fn read_dump<T>(
     }
 }
 
-/// An error message without a code is an acknowledgement.
+/// Reads an error message; one without a code is an acknowledgement.
 fn outcome(error: &ErrorMessage) -> Result<(), NetlinkError> {
     match error.code {
         None => Ok(()),
@@ -204,7 +205,7 @@ fn outcome(error: &ErrorMessage) -> Result<(), NetlinkError> {
     }
 }
 
-/// What the kernel says in words, from what follows the repeated header.
+/// Reads the kernel's explanation from the attributes behind the repeated header.
 fn said(header: &[u8]) -> Option<String> {
     let attributes = NlasIterator::new(header.get(NLMSG_HEADER_LEN..)?);
     let message = attributes
@@ -214,7 +215,7 @@ fn said(header: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(text).into_owned())
 }
 
-/// Netlink carries errors as negative numbers.
+/// Reads an error number, which netlink carries as a negative one.
 fn errno(code: i32) -> Errno {
     Errno::from_raw(code.saturating_abs())
 }

@@ -1,17 +1,16 @@
-//! Our routes: host routes in the main table that carry our protocol number.
+//! Adds, deletes and lists our routes: host routes in the main table with our protocol number.
 //!
-//! Ours is what carries the number on the interface that is being served; nothing else is ever
-//! changed or deleted. The kernel itself checks both on every deletion, so no race with another
+//! A route is ours if it has the number and leads through an interface that is served; no other route is
+//! ever changed or deleted. The kernel itself checks both on every deletion, so no race with another
 //! daemon (or another agent, on another interface) can make us hit its routes.
 //!
 //! The order of operations on one destination is the caller's business; operations on different
 //! destinations may be in flight together.
 //!
-//! IPv4 routes also vanish without a word: when their interface goes down or their source address
-//! is removed, the kernel flushes them and notifies nobody. Read the table again after such an
-//! event.
+//! IPv4 routes also vanish without a notification: when their interface goes down, or before Linux 6.7
+//! their source address is removed, the kernel flushes them and notifies nobody. Read the table again
+//! after such an event.
 
-use std::fmt;
 use std::net::Ipv4Addr;
 
 use nix::errno::Errno;
@@ -25,6 +24,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::error::NetlinkError;
 use super::host_route::{self, NextHop};
 use super::netlink::Netlink;
+pub use super::route::{Added, Deleted, Foreign, Route, RouteError};
 
 /// `rtm_protocol` of our routes, unless configured otherwise. Not assigned in the kernel's
 /// `rtnetlink.h` nor in iproute2's `rt_protos`.
@@ -32,138 +32,6 @@ pub const DEFAULT_PROTOCOL: u8 = 144;
 
 /// How often an addition starts over because the table changed between its steps.
 const ADD_TRIES: u32 = 4;
-
-/// A route of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Route {
-    /// Destination, a /32.
-    pub dst: Ipv4Addr,
-    /// Index of the interface.
-    pub ifindex: u32,
-    /// Source address of what this host sends over it. Ours always have one; a route that somebody
-    /// else made under our number may lack it.
-    pub src: Option<Ipv4Addr>,
-    /// Gateway, reached over the interface whatever its addresses are.
-    pub via: Option<Ipv4Addr>,
-}
-
-impl fmt::Display for Route {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/32", self.dst)?;
-        if let Some(via) = self.via {
-            write!(f, " via {via}")?;
-        }
-        write!(f, " dev #{}", self.ifindex)?;
-        if let Some(src) = self.src {
-            write!(f, " src {src}")?;
-        }
-        Ok(())
-    }
-}
-
-/// A route that is not ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Foreign {
-    /// Its `rtm_protocol`.
-    pub protocol: u8,
-    /// Index of its interface, if it has exactly one.
-    pub ifindex: Option<u32>,
-    /// Its metric.
-    pub metric: u32,
-}
-
-impl fmt::Display for Foreign {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "of protocol {}", self.protocol)?;
-        if let Some(ifindex) = self.ifindex {
-            write!(f, " dev #{ifindex}")?;
-        }
-        Ok(())
-    }
-}
-
-/// How an addition ended well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Added {
-    /// The kernel has added it.
-    New,
-    /// It was there just so.
-    AlreadyThere,
-    /// It took the place of a different one of ours.
-    Replaced,
-}
-
-/// How a deletion ended well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deleted {
-    /// The kernel has deleted it.
-    Deleted,
-    /// There was none of ours.
-    AlreadyGone,
-}
-
-/// Why the table could not be changed or read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RouteError {
-    /// Somebody else has a route to the destination with the same metric.
-    #[error(
-        "adding route {route}: there is one {} already; remove it, or give it a metric above 0",
-        foreign
-    )]
-    Conflict {
-        /// What was to be added.
-        route: Route,
-        /// The one that is there. Under our own number it is on another interface: another
-        /// agent's.
-        foreign: Foreign,
-    },
-    /// The kernel refused, or could not be asked.
-    #[error("{what}: {cause}{}", advice(cause))]
-    Netlink {
-        /// What was to be done.
-        what: String,
-        /// Why it was not.
-        cause: NetlinkError,
-    },
-}
-
-impl RouteError {
-    fn new(what: impl fmt::Display, cause: NetlinkError) -> Self {
-        Self::Netlink {
-            what: what.to_string(),
-            cause,
-        }
-    }
-
-    /// Somebody else's route that is in the way, if that is it.
-    pub const fn conflict(&self) -> Option<&Foreign> {
-        match self {
-            Self::Conflict { foreign, .. } => Some(foreign),
-            Self::Netlink { .. } => None,
-        }
-    }
-
-    /// What the kernel answered with, if it refused.
-    pub const fn errno(&self) -> Option<Errno> {
-        match self {
-            Self::Conflict { .. } => Some(Errno::EEXIST),
-            Self::Netlink { cause, .. } => cause.errno(),
-        }
-    }
-}
-
-/// What to do about a refusal.
-const fn advice(cause: &NetlinkError) -> &'static str {
-    match cause.errno() {
-        Some(Errno::EPERM) => "; run as root or with CAP_NET_ADMIN",
-        Some(Errno::ENODEV) => "; the interface is gone",
-        Some(Errno::ENETDOWN) => "; bring the interface up",
-        Some(Errno::EINVAL) => {
-            "; check that the source address is on this host and the gateway is not"
-        }
-        _ => "",
-    }
-}
 
 /// The kernel's main table, seen by the owner of one protocol number.
 #[derive(Clone, Debug)]
@@ -173,12 +41,12 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Routes with `protocol` are ours.
+    /// Makes access to the routes with `protocol`, which are ours.
     pub const fn new(netlink: Netlink, protocol: u8) -> Self {
         Self { netlink, protocol }
     }
 
-    /// Puts the route there. When it returns well, the kernel has it.
+    /// Puts the route into the table. When this succeeds, the kernel has it.
     ///
     /// A different route of ours to the destination is deleted first and then this one is added.
     /// For some microseconds there is none; the kernel's own replacement has no such gap, but it
@@ -249,8 +117,8 @@ impl Routes {
         }
     }
 
-    /// Reads our routes, all or those of one interface. What carries our number without being a
-    /// host route with metric 0 cannot be of our making and is left out.
+    /// Reads our routes, all or those of one interface. A route with our number that is no host route with
+    /// metric 0 cannot be of our making and is left out.
     ///
     /// # Errors
     /// The table could not be read, or kept changing.
@@ -259,7 +127,7 @@ impl Routes {
         message.header.protocol = RouteProtocol::from(self.protocol);
         message.attributes.extend(ifindex.map(RouteAttribute::Oif));
         // The kernel has filtered; a mistake in the request must not make us own other routes.
-        let ours = |found: Found| {
+        let ours = |found: MainRoute| {
             let route = found.route.filter(|_| found.protocol == self.protocol)?;
             ifindex
                 .is_none_or(|ifindex| ifindex == route.ifindex)
@@ -278,24 +146,24 @@ impl Routes {
         let found = self.in_use(dst).await?;
         Ok(found
             .filter(|found| found.protocol != self.protocol)
-            .map(Found::foreign))
+            .map(MainRoute::foreign))
     }
 
-    /// The route that makes the kernel answer EEXIST: same destination, same metric. It need not be
+    /// Finds the route that makes the kernel answer EEXIST: same destination, same metric. It need not be
     /// in use (its link may be down, a rule may prefer another table): then the table is read.
-    async fn in_the_way(&self, dst: Ipv4Addr) -> Result<Option<Found>, RouteError> {
+    async fn in_the_way(&self, dst: Ipv4Addr) -> Result<Option<MainRoute>, RouteError> {
         if let Some(found) = self.in_use(dst).await?.filter(|found| found.metric == 0) {
             return Ok(Some(found));
         }
-        let same = |found: Found| (found.dst == dst && found.metric == 0).then_some(found);
+        let same = |found: MainRoute| (found.dst == dst && found.metric == 0).then_some(found);
         let found = self.dump(main_table_dump(), same).await;
         let found = found
             .map_err(|cause| RouteError::new(format_args!("reading the routes to {dst}"), cause))?;
         Ok(found.into_iter().next())
     }
 
-    /// The host route in the main table that a packet to `dst` would use, if it would use one.
-    async fn in_use(&self, dst: Ipv4Addr) -> Result<Option<Found>, RouteError> {
+    /// Looks up the host route in the main table that a packet to `dst` would use, if it would use one.
+    async fn in_use(&self, dst: Ipv4Addr) -> Result<Option<MainRoute>, RouteError> {
         let mut message = RouteMessage::default();
         message.header.address_family = AddressFamily::Inet;
         message.header.destination_prefix_length = 32;
@@ -310,7 +178,7 @@ impl Routes {
             .await
         {
             Ok(RouteNetlinkMessage::NewRoute(message)) => {
-                Ok(Found::parse(&message).filter(|found| found.dst == dst))
+                Ok(MainRoute::parse(&message).filter(|found| found.dst == dst))
             }
             Ok(_) => Ok(None),
             // "No route" is an error number here; which one depends on the rules (unreachable,
@@ -323,10 +191,10 @@ impl Routes {
     async fn dump<T>(
         &self,
         message: RouteMessage,
-        keep: impl Fn(Found) -> Option<T>,
+        keep: impl Fn(MainRoute) -> Option<T>,
     ) -> Result<Vec<T>, NetlinkError> {
         let keep = |message| match message {
-            RouteNetlinkMessage::NewRoute(message) => Found::parse(&message).and_then(&keep),
+            RouteNetlinkMessage::NewRoute(message) => MainRoute::parse(&message).and_then(&keep),
             _ => None,
         };
         let dump = self
@@ -388,9 +256,9 @@ fn main_table_dump() -> RouteMessage {
     message
 }
 
-/// A host route of the main table, of whomever.
+/// A host route of the main table, whichever its protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct MainRoute {
     dst: Ipv4Addr,
     protocol: u8,
     pub(super) metric: u32,
@@ -399,7 +267,7 @@ pub(super) struct Found {
     pub(super) route: Option<Route>,
 }
 
-impl Found {
+impl MainRoute {
     fn foreign(self) -> Foreign {
         Foreign {
             protocol: self.protocol,

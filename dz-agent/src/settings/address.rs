@@ -1,8 +1,8 @@
-//! Which addresses can be a peer's, ours or a gateway's.
+//! Reads addresses and interface names, and refuses those that no host or interface can have.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Said to anybody who comes with IPv6.
+/// The refusal of an IPv6 address.
 pub const NO_IPV6: &str = "IPv6 is not supported: the liveness protocol as deployed is IPv4 only";
 
 /// Reads the address of one host.
@@ -21,7 +21,7 @@ pub fn parse_host(text: &str) -> Result<Ipv4Addr, String> {
     }
 }
 
-/// Says what an address is that no host on a network can have; none for the others.
+/// Names the kind of an address that no host on a network can have; none for other addresses.
 pub const fn no_host(address: Ipv4Addr) -> Option<&'static str> {
     Some(match address.octets() {
         [0, 0, 0, 0] => "the unspecified address",

@@ -1,4 +1,4 @@
-//! Which routes of other daemons make peers: the conditions of `--follow`.
+//! The conditions of `--follow`, by which routes of other daemons make peers.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -42,7 +42,7 @@ const TABLES: [(&str, u32); 3] = [
     ("local", LOCAL_TABLE),
 ];
 
-/// The name that iproute2 has for a protocol, or its number.
+/// Returns iproute2's name of a protocol, or its number.
 pub fn protocol_name(protocol: u8) -> String {
     let named = PROTOCOLS.iter().find(|(_, number)| *number == protocol);
     named.map_or_else(|| protocol.to_string(), |(name, _)| (*name).to_owned())
@@ -51,14 +51,14 @@ pub fn protocol_name(protocol: u8) -> String {
 /// The conditions of one `--follow`; a route meets all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Follow {
-    /// Where the route is.
+    /// The route's table.
     pub table: u32,
-    /// Whose it is; none: anybody's but the kernel's and ours.
+    /// The route's protocol; none: any but the kernel's and ours.
     pub protocol: Option<u8>,
 }
 
 impl Follow {
-    /// Whether a route of this table and protocol meets the conditions. `ours`: the protocol number
+    /// Says whether a route of this table and protocol meets the conditions. `ours`: the protocol number
     /// of our own routes.
     fn matches(&self, table: u32, protocol: u8, ours: u8) -> bool {
         let theirs = protocol > LAST_OF_KERNEL && protocol != ours;
@@ -159,7 +159,7 @@ impl FromStr for Follows {
     }
 }
 
-/// All that is followed.
+/// The conditions of every `--follow`; a followed route meets those of one.
 #[derive(Clone, Debug)]
 pub struct Conditions {
     follows: BTreeSet<Follow>,
@@ -167,10 +167,10 @@ pub struct Conditions {
 }
 
 impl Conditions {
-    /// `ours`: the protocol number of our own routes, which are never followed.
+    /// Makes the conditions. `ours`: the protocol number of our own routes, which are never followed.
     ///
     /// # Errors
-    /// It is to be followed by name.
+    /// Our own protocol is named.
     pub fn new(follows: &[Follows], ours: u8) -> Result<Self, String> {
         let follows: BTreeSet<_> = follows
             .iter()
@@ -185,19 +185,19 @@ impl Conditions {
         Ok(Self { follows, ours })
     }
 
-    /// Whether nothing is followed.
+    /// Says whether nothing is followed.
     pub fn is_empty(&self) -> bool {
         self.follows.is_empty()
     }
 
-    /// Whether a route of this table and protocol is followed, if it has the shape for it.
+    /// Says whether a route of this table and protocol is followed, if it has the shape for it.
     pub fn matches(&self, table: u32, protocol: u8) -> bool {
         self.follows
             .iter()
             .any(|follow| follow.matches(table, protocol, self.ours))
     }
 
-    /// What to read from the kernel: table and, if that is enough, protocol.
+    /// Returns the dumps to ask the kernel for: table and, if that is enough, protocol.
     pub fn dumps(&self) -> Vec<Follow> {
         let all = |table| Follow {
             table,

@@ -1,4 +1,4 @@
-//! Peers as lines of text, one peer per line: what `--file` and `--peers` read.
+//! Reads peers from lines of text, one peer per line: for `--file` and `--peers`.
 //!
 //! A line is a JSON object, that of the API, or words as `ip` has them: an address, then options by
 //! name. Empty lines and `#` comments are skipped.

@@ -1,5 +1,5 @@
-//! What the agent is told to do: options, the file of peers, and how both are read. It knows no
-//! subcommand; [`RunOptions`] is what one of them is given.
+//! The options of `run` and the file of peers, and how both are read. No file here knows a subcommand;
+//! [`RunOptions`] are the options of one.
 
 pub mod address;
 mod follow;

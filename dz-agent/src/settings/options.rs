@@ -17,7 +17,7 @@ use super::policy::{self, Overrides, Policy};
 use super::values::{MetricsListen, Tos, grace, interval, micros, route_protocol};
 use crate::error::{ExitCode, Failure};
 
-/// Where maps and links are pinned unless told otherwise.
+/// The folder that maps and links are pinned in by default.
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/dz-agent";
 
 /// Options of `run`.
@@ -191,16 +191,16 @@ pub enum Attach {
     XdpGeneric,
 }
 
-/// Whether something is done.
+/// Turns something on or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
-    /// It is.
+    /// It is done.
     On,
-    /// It is not.
+    /// It is not done.
     Off,
 }
 
-/// What happens to liveness packets of unknown peers.
+/// The action on liveness packets of unknown peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum UnknownPeers {
     /// They end here.
@@ -209,7 +209,7 @@ pub enum UnknownPeers {
     Pass,
 }
 
-/// What happens to packets for a peer that is not Up.
+/// The action on packets for a peer that is not Up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Gate {
     /// They leave by the best route through no served interface.
@@ -230,23 +230,23 @@ impl From<Gate> for Action {
     }
 }
 
-/// What a peer's passive bit means to us.
+/// The effect of a peer's passive bit on its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PeerPassive {
     /// The session is passive: its route and traffic are left alone.
     Honour,
-    /// Nothing.
+    /// The bit has no effect.
     Ignore,
 }
 
 /// Whether the threads of events and routes run before others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Realtime {
-    /// Where we may and there is more than one processor.
+    /// They run before others where we may and there is more than one processor.
     Auto,
-    /// Or the agent does not start.
+    /// They run before others, or the agent does not start.
     On,
-    /// As everything else does.
+    /// They run as other threads do.
     Off,
 }
 
@@ -260,11 +260,11 @@ pub enum LogFormat {
 }
 
 impl RunOptions {
-    /// Checks what the options say together.
+    /// Checks the options for contradictions between them.
     ///
     /// # Errors
     /// [`ExitCode::Usage`] with the first contradiction.
-    pub fn check(&self) -> Result<(), Failure> {
+    pub fn validate(&self) -> Result<(), Failure> {
         let fail = |text: String| Err(Failure::new(ExitCode::Usage, text));
         let names: BTreeSet<_> = self.interfaces.iter().collect();
         if names.len() != self.interfaces.len() {
@@ -306,16 +306,16 @@ impl RunOptions {
         Ok(())
     }
 
-    /// What is followed.
+    /// Returns the conditions of `--follow`.
     ///
     /// # Errors
-    /// [`ExitCode::Usage`] if that is our own routes.
+    /// [`ExitCode::Usage`] if our own routes meet them.
     pub fn conditions(&self) -> Result<Conditions, Failure> {
         let conditions = Conditions::new(&self.follow, self.route_protocol);
         conditions.map_err(|fault| Failure::new(ExitCode::Usage, fault))
     }
 
-    /// What is excluded and overridden, apart from what the file of peers says.
+    /// Returns the exclusions and overrides of the options; the file of peers may add some.
     pub fn policy(&self) -> Policy {
         let mut policy = Policy::default();
         self.exclude
@@ -327,7 +327,7 @@ impl RunOptions {
         policy
     }
 
-    /// What a session is configured with unless its peer says otherwise.
+    /// Returns the timers of sessions whose peers have none of their own.
     pub fn timers(&self) -> Timers {
         Timers {
             desired_min_tx_us: micros(self.tx_interval),

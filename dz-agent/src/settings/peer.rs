@@ -1,4 +1,4 @@
-//! A peer as somebody asks for it: in JSON, as the API and the file of peers have it, and checked.
+//! A request for a peer: unchecked, as JSON in API and file of peers has it, and checked.
 
 use std::net::Ipv4Addr;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::address::{parse_host, parse_interface};
 use super::policy::Timing;
 
-/// A peer as somebody asks for it, checked. The agent chooses each value that is `None`.
+/// A checked request for a peer. The agent chooses each value that is `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerSpec {
     /// The interface; without it the one that holds `local`, or whose tunnel starts there.
@@ -36,7 +36,7 @@ pub struct PeerSpec {
 }
 
 impl PeerSpec {
-    /// A peer with everything else left to the agent.
+    /// Makes a request that leaves everything else to the agent.
     pub const fn new(peer: Ipv4Addr, local: Ipv4Addr) -> Self {
         Self {
             interface: None,
@@ -100,7 +100,7 @@ impl PeerSpec {
     }
 }
 
-/// A peer as JSON has it, not checked yet. The agent chooses each value that is left out.
+/// An unchecked request for a peer, as JSON has it. The agent chooses each value that is left out.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PeerRequest {
@@ -196,7 +196,7 @@ impl PeerRequest {
     }
 }
 
-/// Peers asked for together, each checked as it comes: of 100,000 the texts are never there at once.
+/// Peers of one request, each checked as it is added, so that the texts of 100,000 are never in memory at once.
 #[derive(Debug, Default)]
 pub struct PeerBatch {
     specs: Vec<PeerSpec>,

@@ -1,4 +1,4 @@
-//! The file of `run --peers`.
+//! Reads the file of `run --peers`.
 
 use std::collections::HashSet;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! What holds for destinations whoever asks for them: those that never have a session, and those
-//! whose sessions have other timers.
+//! Rules about destinations, whichever source asks for them: those that never have a session, and
+//! those whose sessions have other timers.
 
 use std::net::Ipv4Addr;
 use std::str::FromStr;
@@ -18,7 +18,7 @@ pub struct Policy {
     overrides: PrefixMap<Ipv4Net, Timing>,
 }
 
-/// What an override says; the rest is left to the agent.
+/// The values of an override; those that it leaves out are the agent's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
     /// Our desired transmit interval, µs.
@@ -58,12 +58,12 @@ impl Policy {
         self.overrides.insert(rule.prefix, rule.timing).is_some()
     }
 
-    /// The longest prefix that excludes a destination, if any does.
+    /// Returns the longest prefix that excludes a destination, if any does.
     pub fn excluded(&self, dst: Ipv4Addr) -> Option<Ipv4Net> {
         self.excluded.get_lpm_prefix(&dst.into())
     }
 
-    /// A destination's timers: those given, changed as the longest prefix says.
+    /// Returns a destination's timers: those given, with the override of the longest prefix.
     pub fn timers(&self, dst: Ipv4Addr, timers: Timers) -> Timers {
         match self.overrides.get_lpm(&dst.into()) {
             Some((_, timing)) => timing.apply(timers),
@@ -73,7 +73,7 @@ impl Policy {
 }
 
 impl Timing {
-    /// The timers with what this says in place; intervals are held within floor and ceiling.
+    /// Returns the timers with these values in place; intervals are held within floor and ceiling.
     #[must_use]
     pub fn apply(&self, mut timers: Timers) -> Timers {
         if let Some(us) = self.tx_interval_us {

@@ -1,4 +1,4 @@
-//! Values that clap cannot read by itself.
+//! Reads option values that clap cannot read by itself.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -33,7 +33,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 300ms or 1s"))
 }
 
-/// An [`interval`] in the wire's unit, µs.
+/// Returns an [`interval`] in the wire's unit, µs.
 pub(crate) fn micros(interval: Duration) -> u32 {
     u32::try_from(interval.as_micros()).unwrap_or(u32::MAX)
 }
@@ -88,20 +88,20 @@ impl FromStr for Tos {
     }
 }
 
-/// Where `/metrics` is served over TCP.
+/// The addresses at which `/metrics` is served over TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricsListen {
-    /// Nowhere; the Unix socket has it all the same.
+    /// At none; the Unix socket has it all the same.
     Off,
     /// On this port of every address, IPv4 and IPv6.
     Everywhere(u16),
-    /// Here.
+    /// At this address.
     At(SocketAddr),
 }
 
 impl MetricsListen {
-    /// The addresses to listen on: the first one that is of a family that the host has. None for
-    /// nowhere.
+    /// Returns the addresses to try, of which the first of a family that the host has is listened on; none
+    /// for nowhere.
     pub fn addresses(self) -> Vec<SocketAddr> {
         match self {
             Self::Off => Vec::new(),
@@ -113,7 +113,7 @@ impl MetricsListen {
         }
     }
 
-    /// The TCP port; 0 for nowhere.
+    /// Returns the TCP port; 0 for nowhere.
     pub const fn port(self) -> u16 {
         match self {
             Self::Off => 0,
@@ -144,7 +144,7 @@ impl FromStr for MetricsListen {
     }
 }
 
-/// What to write instead of something that is no place to listen at.
+/// Advises on an address that cannot be listened at.
 fn instead(text: &str) -> String {
     const FORMS: &str = "write 127.0.0.1:44881, localhost:44881, :44881 for all addresses, or off";
     if let Ok(port) = text.parse::<u16>() {

@@ -1,16 +1,16 @@
 //! Below Linux 6.6 the programs are filters of the clsact qdisc. An agent on this kernel does not make
 //! them; here the test attaches the real programs as an agent does there, and `purge` finds them.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use aya::programs::TcAttachType;
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
 };
-use aya::programs::{SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use dz_agent::datapath::OBJECT;
-use dz_agent::datapath::undisturbed;
 use dz_tests::agent::Home;
 use dz_tests::harness::Test;
+use dz_tests::load;
 use dz_tests::netns::Netns;
 use dz_tests::tun::Tun;
 
@@ -35,7 +35,7 @@ fn purged() -> Result<()> {
         .map(|name| Tun::new(&netns, name, &[]))
         .collect();
     let _tuns = tuns?;
-    let mut ours = EbpfLoader::new().load(OBJECT)?;
+    let mut ours = load::object(&mut EbpfLoader::new(), OBJECT)?;
     use TcAttachType::{Egress, Ingress};
     for (name, hook, program) in [
         ("both0", Ingress, "dz_tc_l3"),
@@ -46,7 +46,7 @@ fn purged() -> Result<()> {
         attach(&netns, &mut ours, program, name, hook, PRIORITY)?;
     }
     // Somebody else's program of a name that is not ours: the same code, for it never runs here.
-    let mut theirs = EbpfLoader::new().load(OBJECT)?;
+    let mut theirs = load::object(&mut EbpfLoader::new(), OBJECT)?;
     for (name, hook, priority) in [
         ("in0", Egress, PRIORITY),
         ("out0", Ingress, PRIORITY),
@@ -113,11 +113,7 @@ fn attach(
     hook: TcAttachType,
     priority: u16,
 ) -> Result<()> {
-    let program = object.program_mut(program).context("no such program")?;
-    let program: &mut SchedClassifier = program.try_into()?;
-    if program.fd().is_err() {
-        undisturbed(|| program.load())?;
-    }
+    let program = load::classifier(object, program)?;
     netns.run(|| {
         // There already from the other side.
         let _ = qdisc_add_clsact(device);

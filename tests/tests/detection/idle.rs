@@ -27,6 +27,9 @@ const SLOTS: [u32; 6] = [0, 1, 700, 1_400, 2_046, 2_047];
 const INTERVAL_US: u32 = 2_000;
 /// The second frame comes so long around the expected scan, ns.
 const AROUND_NS: u64 = 60_000;
+/// Half of the verdicts are no later, whatever else the machine does in some of the rounds: 0.03 ms on one of
+/// our own, 0.2 ms on an emulated one. A timer that is not started for its deadline comes up to 250 ms later, or never.
+const USUALLY: Duration = Duration::from_millis(10);
 /// A scan of 2,048 slots takes at least this long, ns.
 const SCAN_NS: u64 = 20_000;
 
@@ -78,6 +81,10 @@ pub(crate) fn an_idle_group_wakes_up() -> anyhow::Result<Outcome> {
         idle(&kernel)?;
     }
     println!("idle: {lateness}; {hits} of {ROUNDS} frames came while a scan ran");
+    ensure!(
+        lateness.at(50) < USUALLY,
+        "verdicts are usually late: {lateness}"
+    );
     Ok(Outcome::Passed)
 }
 

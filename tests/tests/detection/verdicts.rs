@@ -80,16 +80,20 @@ fn deadline_ns(entry: &SessionEntry) -> u64 {
 #[derive(Default)]
 pub(crate) struct Lateness(pub(crate) Vec<u64>);
 
-impl std::fmt::Display for Lateness {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Lateness {
+    /// Of a hundred, so many are at most so late.
+    pub(crate) fn at(&self, percent: usize) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
-        let at = |percent| {
-            let index = sorted.len().saturating_sub(1) * percent / 100;
-            Duration::from_nanos(sorted.get(index).copied().unwrap_or(0))
-        };
-        let count = sorted.len();
-        let (median, most, max) = (at(50), at(99), at(100));
+        let index = sorted.len().saturating_sub(1) * percent / 100;
+        Duration::from_nanos(sorted.get(index).copied().unwrap_or(0))
+    }
+}
+
+impl std::fmt::Display for Lateness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let count = self.0.len();
+        let (median, most, max) = (self.at(50), self.at(99), self.at(100));
         write!(
             f,
             "{count} expired, late by {median:?} median, {most:?} p99, {max:?} max"

@@ -3,21 +3,23 @@
 use anyhow::{Context, ensure};
 use dz_common::counters::Counter;
 use dz_common::ingress::Link;
+use dz_common::map::Config;
 use dz_common::packet::PACKET_LEN;
 use dz_tests::frame::{UdpChecksum, parse_udp};
 
-use crate::model::{Arrival, Effect, World};
+use crate::model::{Arrival, Received};
 
-/// Checks what an answer must be whoever built it; `world` is as it was before.
-pub(crate) fn check(world: &World, arrival: &Arrival, effect: &Effect) -> anyhow::Result<()> {
+/// Checks what an answer must be whoever built it.
+pub(crate) fn check(config: &Config, arrival: &Arrival, received: &Received) -> anyhow::Result<()> {
+    let effect = &received.effect;
     let counted = |exit: Counter| effect.counted.keys().any(|(_, name)| *name == exit.name());
     let stateless = counted(Counter::RxUnprovenAnswered);
     if !stateless && !counted(Counter::RxAnswered) {
         return Ok(());
     }
     let at = arrival.hook.link().ip_offset();
-    let key = effect.key.context("an answer without a session")?;
-    let before = world.sessions.get(&key).context("which session?")?;
+    let key = effect.key;
+    let before = received.before.context("an answer without a session")?;
     let parsed = parse_udp(&effect.frame[at..]).context("an answer that is no UDP datagram")?;
     let sound = parsed.header_checksum_good
         && parsed.udp_checksum == UdpChecksum::Good
@@ -25,10 +27,10 @@ pub(crate) fn check(world: &World, arrival: &Arrival, effect: &Effect) -> anyhow
         && effect.frame.len() == at + 68
         && parsed.src.ip().octets() == key.local
         && parsed.dst.ip().octets() == key.peer
-        && parsed.src.port() == world.config.port
-        && parsed.dst.port() == world.config.port
-        && parsed.ttl == world.config.ttl
-        && parsed.tos == world.config.tos;
+        && parsed.src.port() == config.port
+        && parsed.dst.port() == config.port
+        && parsed.ttl == config.ttl
+        && parsed.tos == config.tos;
     ensure!(sound, "an answer like this: {parsed:#?}");
     if arrival.hook.link() == Link::Ethernet {
         // Whoever has proved nothing may be anybody: the answer goes where the session's go.

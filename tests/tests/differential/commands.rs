@@ -1,11 +1,12 @@
-//! Commands: `dz_control` against the decisions of dz-common, put together as `dz-ebpf/src/control.rs`
-//! puts them together, on sessions in all kinds of states.
+//! Commands: `dz_control` in the kernel and in memory, on sessions in all kinds of states.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, ensure};
-use dz_common::control::{self, Command, NO_SESSION, OP_START_GROUP, REFUSED, Request};
-use dz_common::counters::{Counter, Counters, NO_BLOCK};
+use dz_agent::memory::BpfMaps;
+use dz_agent::memory::programs::control::control;
+use dz_common::control::{OP_START_GROUP, Request};
+use dz_common::counters::{Counter, Counters};
 use dz_common::entry::Identity;
 use dz_common::map::{Deadline, Event, MAX_GROUPS, SessionEntry, SessionKey};
 use dz_common::session::{Session, Timers};
@@ -13,6 +14,7 @@ use dz_tests::kernel::{Kernel, SLOTS};
 use dz_tests::rng::Rng;
 use dz_tests::wait::monotonic_ns;
 
+use crate::model::{self, BLOCKS, Counted, moved};
 use crate::scenario::{CLOCK_SLACK_NS, number};
 use crate::states::scramble;
 
@@ -40,7 +42,7 @@ struct Scene {
     entry: SessionEntry,
     slot: Deadline,
     /// What was counted, by block and counter.
-    counted: BTreeMap<(u32, &'static str), u64>,
+    counted: Counted,
     events: Vec<Event>,
     exit: u32,
 }
@@ -51,9 +53,10 @@ pub(crate) fn commands_agree() -> anyhow::Result<()> {
     let count = number("DZ_COUNT")?.unwrap_or(COMMANDS);
     println!("commands: DZ_SEED={seed} DZ_COUNT={count}");
     let mut kernel = Kernel::without_timer("commands", 1)?;
+    let mut maps = BpfMaps::new(SLOTS);
     let mut seen = BTreeMap::new();
     for index in 0..count {
-        let exit = one(&mut kernel, &Rng::new(seed, index)).with_context(|| {
+        let exit = one(&mut kernel, &mut maps, &Rng::new(seed, index)).with_context(|| {
             format!(
                 "command {index}: replay with DZ_SEED={seed} DZ_COUNT={}",
                 index + 1
@@ -69,13 +72,13 @@ pub(crate) fn commands_agree() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One command, in the kernel and on the host; returns its exit.
-fn one(kernel: &mut Kernel, rng: &Rng) -> anyhow::Result<u32> {
+/// One command, in the kernel and in memory; returns its exit.
+fn one(kernel: &mut Kernel, maps: &mut BpfMaps, rng: &Rng) -> anyhow::Result<u32> {
     let before_ns = monotonic_ns();
-    let before = scene(rng, before_ns);
+    let (before, slot) = scene(rng, before_ns);
     let request = request(rng);
-    kernel.set_session(&KEY, &before.entry)?;
-    kernel.set_deadline(SLOT, &before.slot)?;
+    kernel.set_session(&KEY, &before)?;
+    kernel.set_deadline(SLOT, &slot)?;
     let counters = read(kernel)?;
     let exit = kernel.command(&request)?;
     let got = Scene {
@@ -87,12 +90,21 @@ fn one(kernel: &mut Kernel, rng: &Rng) -> anyhow::Result<u32> {
     };
     // The command's time shows in what it changes.
     let now_ns = got.entry.session.since_ns;
-    if got.entry.session.state != before.entry.session.state {
+    if got.entry.session.state != before.session.state {
         let ran = before_ns - CLOCK_SLACK_NS..=monotonic_ns() + CLOCK_SLACK_NS;
         ensure!(ran.contains(&now_ns), "{now_ns} is not in {ran:?}");
     }
-    let mut expected = before;
-    expected.run(&request, now_ns);
+    maps.put_session(&KEY, &before)?;
+    maps.set_deadline(SLOT, slot);
+    let counters = model::counters(maps);
+    let exit = control(maps, &request, now_ns) as u32;
+    let expected = Scene {
+        entry: model::at(maps, &KEY).context("the session is gone")?,
+        slot: *maps.deadline(SLOT).context("too few slots")?,
+        counted: moved(&counters, &model::counters(maps)),
+        events: std::iter::from_fn(|| maps.next_event()).collect(),
+        exit,
+    };
     ensure!(
         got == expected,
         "{request:#?}: expected {expected:#?}, got {got:#?}"
@@ -100,8 +112,8 @@ fn one(kernel: &mut Kernel, rng: &Rng) -> anyhow::Result<u32> {
     Ok(exit)
 }
 
-/// A session in some state, with or without a slot of its own.
-fn scene(rng: &Rng, now_ns: u64) -> Scene {
+/// A session in some state, with or without a slot of its own, and what is in that slot.
+fn scene(rng: &Rng, now_ns: u64) -> (SessionEntry, Deadline) {
     let identity = Identity {
         key: KEY,
         slot: rng.pick(&[SLOT, SLOT, SLOT, SLOT, SLOTS]),
@@ -112,17 +124,12 @@ fn scene(rng: &Rng, now_ns: u64) -> Scene {
     let mut entry = SessionEntry::new(identity, Session::new(Timers::DEFAULT, 1, now_ns));
     scramble(&mut entry, rng, now_ns);
     entry.detour = rng.word();
-    Scene {
-        entry,
-        slot: Deadline {
-            deadline_ns: rng.below(1 << 40),
-            key: KEY,
-            next_due: rng.word(),
-        },
-        counted: BTreeMap::new(),
-        events: Vec::new(),
-        exit: 0,
-    }
+    let slot = Deadline {
+        deadline_ns: rng.below(1 << 40),
+        key: KEY,
+        next_due: rng.word(),
+    };
+    (entry, slot)
 }
 
 /// Mostly one that means the session.
@@ -143,82 +150,6 @@ fn request(rng: &Rng) -> Request {
     }
 }
 
-impl Scene {
-    fn run(&mut self, request: &Request, now_ns: u64) {
-        let (block, exit) = match request.command() {
-            None => REFUSED,
-            Some(Command::StartGroup) => {
-                let (end, besides) = control::group_started(false);
-                if let Some(counter) = besides {
-                    self.count(NO_BLOCK, counter);
-                }
-                end
-            }
-            Some(Command::AdminDown) => self.close(request, now_ns).unwrap_or(NO_SESSION),
-            Some(Command::Disconnect) => {
-                let closed = self.close(request, now_ns).unwrap_or(NO_SESSION);
-                control::disconnected(false, closed)
-            }
-            Some(Command::SetDetour) => self.set_detour(request).unwrap_or(NO_SESSION),
-        };
-        self.count(block, exit);
-        self.exit = exit as u32;
-    }
-
-    fn set_detour(&mut self, request: &Request) -> Option<(u32, Counter)> {
-        if request.key != KEY {
-            return None;
-        }
-        self.entry.set_detour(request)
-    }
-
-    fn close(&mut self, request: &Request, now_ns: u64) -> Option<(u32, Counter)> {
-        if request.key.destination() != KEY.destination() {
-            return None;
-        }
-        if self.entry.slot != SLOT {
-            return Some((BLOCK, Counter::Fault));
-        }
-        if request.key != KEY {
-            return None;
-        }
-        let effect = self.entry.close(request, now_ns)?;
-        self.slot.deadline_ns = effect.deadline_ns;
-        if let Some(next_due) = effect.next_due {
-            self.slot.next_due = next_due;
-        }
-        if let Some(event) = effect.event(KEY, now_ns) {
-            if let Some(counter) = Counter::transition(event.from, event.to, event.reason) {
-                self.count(BLOCK, counter);
-            }
-            self.count(NO_BLOCK, Counter::EventEmitted);
-            self.events.push(event);
-        }
-        Some(control::done(effect.block))
-    }
-
-    fn count(&mut self, block: u32, counter: Counter) {
-        *self.counted.entry((block, counter.name())).or_default() += 1;
-    }
-}
-
-fn read(kernel: &Kernel) -> anyhow::Result<[(u32, Counters); 2]> {
-    let block = |block| anyhow::Ok((block, kernel.counters(block)?));
-    Ok([block(NO_BLOCK)?, block(BLOCK)?])
-}
-
-fn moved(
-    before: &[(u32, Counters); 2],
-    after: &[(u32, Counters); 2],
-) -> BTreeMap<(u32, &'static str), u64> {
-    let mut counted = BTreeMap::new();
-    for ((block, before), (_, after)) in before.iter().zip(after) {
-        for &counter in Counter::ALL {
-            let by = after.get(counter).wrapping_sub(before.get(counter));
-            if by != 0 {
-                counted.insert((*block, counter.name()), by);
-            }
-        }
-    }
-    counted
+fn read(kernel: &Kernel) -> anyhow::Result<Vec<Counters>> {
+    (0..BLOCKS).map(|block| kernel.counters(block)).collect()
 }

@@ -1,7 +1,8 @@
-//! The kernel programs against the host build of the same logic: frame by frame, and by command and turn
-//! of our clock (`commands.rs`, `transmissions.rs`).
+//! The kernel programs against those in memory, over which the simulator runs the engine: frame by frame, and
+//! by command and turn of our clock (`commands.rs`, `transmissions.rs`), and packet by packet that leaves
+//! (`gate.rs`); and the maps (`maps.rs`).
 //!
-//! Every frame is run by `BPF_PROG_TEST_RUN` first; the model then gets the time that the kernel
+//! Every frame is run by `BPF_PROG_TEST_RUN` first; those in memory then get the time that the kernel
 //! recorded in the session (`last_seen_ns`). Random numbers come from the session itself. So both
 //! must agree in everything: verdict, frame, session, deadline, counters and event.
 //!
@@ -12,7 +13,9 @@
 mod answer;
 mod commands;
 mod frames;
+mod gate;
 mod hook;
+mod maps;
 mod model;
 mod programs;
 mod report;
@@ -47,5 +50,8 @@ fn main() -> std::process::ExitCode {
             &needs,
             transmissions::transmissions_agree,
         ),
+        Test::new("differential::gates_agree", &needs, gate::gates_agree),
+        Test::new("differential::maps_agree", &needs, maps::maps_agree),
+        Test::new("differential::events_agree", &needs, maps::events_agree),
     ])
 }

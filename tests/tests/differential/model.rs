@@ -1,14 +1,14 @@
-//! The host build of the handler: the functions of dz-common that the kernel programs call, put
-//! together as `dz-ebpf/src/{receive,tc,xdp}.rs` put them together.
+//! The kernel in memory of dz-agent: the one that the simulator runs the engine over, so that what holds for
+//! it here holds there.
 
 use std::collections::BTreeMap;
 
-use dz_common::counters::{Counter, NO_BLOCK};
-use dz_common::headers::{self, DATAGRAM_LEN, ETHERNET_LEN, Marks, UdpChecksum};
-use dz_common::ingress::{self, Fence, Flow, Frame, Link};
-use dz_common::map::{Config, Deadline, Event, LocalKey, SessionEntry, SessionKey};
-use dz_common::packet::Packet;
-use dz_common::session::Receipt;
+use dz_agent::datapath::AttachMode;
+use dz_agent::memory::BpfMaps;
+use dz_agent::memory::programs::receive::{self, Verdict};
+use dz_common::counters::{Counter, Counters};
+use dz_common::ingress;
+use dz_common::map::{Deadline, Event, SessionEntry, SessionKey};
 
 use crate::hook::Hook;
 
@@ -19,14 +19,8 @@ const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 
-/// What is in the maps.
-pub(crate) struct World {
-    pub(crate) config: Config,
-    pub(crate) beat_ns: u64,
-    pub(crate) locals: BTreeMap<LocalKey, u32>,
-    pub(crate) sessions: BTreeMap<SessionKey, SessionEntry>,
-    pub(crate) deadlines: Vec<Deadline>,
-}
+/// Counters that moved, with their blocks, and by how much.
+pub(crate) type Counted = BTreeMap<(u32, &'static str), u64>;
 
 /// A frame and how it comes in.
 pub(crate) struct Arrival {
@@ -37,252 +31,123 @@ pub(crate) struct Arrival {
     pub(crate) frame: Vec<u8>,
 }
 
-/// What becomes of a frame, and of the world.
+/// What becomes of a frame, and of the maps.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Effect {
     pub(crate) verdict: u32,
     /// The frame afterwards: untouched, or the answer.
     pub(crate) frame: Vec<u8>,
-    /// Counters that moved, with their blocks, and by how much.
-    pub(crate) counted: BTreeMap<(u32, &'static str), u64>,
-    /// The session that the frame was for.
-    pub(crate) key: Option<SessionKey>,
-    /// That session afterwards.
+    pub(crate) counted: Counted,
+    /// What the frame says that it is for, if it says anything.
+    pub(crate) key: SessionKey,
+    /// What is found there afterwards.
     pub(crate) entry: Option<SessionEntry>,
     /// Its deadline slot afterwards.
     pub(crate) deadline: Option<Deadline>,
     pub(crate) event: Option<Event>,
 }
 
-/// Everything but the verdict that can be said of a frame on its way.
-#[derive(Default)]
-struct Trail {
-    counted: BTreeMap<(u32, &'static str), u64>,
-    key: Option<SessionKey>,
-    entry: Option<SessionEntry>,
-    deadline: Option<Deadline>,
-    event: Option<Event>,
+/// What a frame did in memory.
+pub(crate) struct Received {
+    pub(crate) effect: Effect,
+    /// What was found there before.
+    pub(crate) before: Option<SessionEntry>,
 }
 
-enum Verdict {
-    Pass,
-    Drop,
-    Answer(Vec<u8>),
+impl Received {
+    /// Returns when the kernel's run says that it was, if it came to a session.
+    pub(crate) fn recorded_ns(&self) -> Option<u64> {
+        let after_ns = self.effect.entry?.last_seen_ns;
+        (after_ns != self.before?.last_seen_ns).then_some(after_ns)
+    }
 }
 
-impl World {
-    /// Runs a frame through the handler. `recorded` tells the time that the kernel's run recorded
-    /// in a session.
-    pub(crate) fn receive(
-        &self,
-        arrival: &Arrival,
-        recorded: impl FnOnce(&SessionKey) -> u64,
-    ) -> Effect {
-        let mut trail = Trail::default();
-        let verdict = self.ingress(arrival, recorded, &mut trail);
-        let xdp = arrival.hook == Hook::Xdp;
-        let (verdict, frame) = match verdict {
-            Verdict::Pass if xdp => (XDP_PASS, arrival.frame.clone()),
-            Verdict::Pass => (TC_ACT_UNSPEC, arrival.frame.clone()),
-            Verdict::Drop if xdp => (XDP_DROP, arrival.frame.clone()),
-            Verdict::Drop => (TC_ACT_SHOT, arrival.frame.clone()),
-            Verdict::Answer(frame) if xdp => (XDP_TX, frame),
-            Verdict::Answer(frame) => (TC_ACT_REDIRECT, frame),
-        };
-        Effect {
-            verdict,
-            frame,
-            counted: trail.counted,
-            key: trail.key,
-            entry: trail.entry,
-            deadline: trail.deadline,
-            event: trail.event,
-        }
-    }
-
-    fn ingress(
-        &self,
-        arrival: &Arrival,
-        recorded: impl FnOnce(&SessionKey) -> u64,
-        trail: &mut Trail,
-    ) -> Verdict {
-        let (frame, link) = (&arrival.frame[..], arrival.hook.link());
-        let flow = match self.classify(arrival) {
-            Ok(flow) => flow,
-            Err(exit) => {
-                trail.count(NO_BLOCK, exit);
-                return Verdict::Pass;
-            }
-        };
-        let key = SessionKey {
-            ifindex: arrival.ifindex,
-            local: flow.dst,
-            peer: flow.src,
-        };
-        let Some(entry) = self.sessions.get(&key) else {
-            return self.without_session(&key, trail);
-        };
-        let block = entry.block;
-        let slot = self.deadlines.get(entry.slot as usize);
-        trail.key = Some(key);
-        trail.entry = Some(*entry);
-        trail.deadline = slot.copied();
-        let fence = Fence {
-            port: self.config.port,
-            min_ttl: entry.session.timers.min_ttl,
-        };
-        let received = match ingress::decode(frame, link, &flow, fence) {
-            Ok(received) => received,
-            Err(exit) => {
-                trail.count(block, exit);
-                return Verdict::Drop;
-            }
-        };
-        if slot.is_none() {
-            trail.count(block, Counter::Fault);
-            return Verdict::Drop;
-        }
-        if entry.key != key {
-            trail.count(block, Counter::DropUnknownPeer);
-            return Verdict::Drop;
-        }
-        let now_ns = recorded(&key);
-        match self.handle(arrival, *entry, &received.packet, now_ns, trail) {
-            Some((packet, to)) => Verdict::Answer(self.answer(arrival, &key, &packet, to)),
-            None => Verdict::Drop,
-        }
-    }
-
-    fn classify(&self, arrival: &Arrival) -> Result<Flow, Counter> {
-        let frame = &arrival.frame[..];
-        let flow = ingress::classify(frame, arrival.hook.link(), self.config.port)?;
-        match arrival.hook {
-            Hook::Xdp | Hook::TcLayer3 => Ok(flow),
-            Hook::TcTagged => Err(Counter::PassVlan),
-            Hook::TcLayer3NotHost => Err(Counter::PassNotHost),
+/// Runs a frame through the program in memory, after the kernel's. `otherwise`: whose session is looked at
+/// if the frame says nothing; `recorded` tells the time that the kernel's run recorded in a session.
+pub(crate) fn receive(
+    maps: &mut BpfMaps,
+    arrival: &Arrival,
+    otherwise: SessionKey,
+    recorded: impl FnOnce(&SessionKey) -> u64,
+) -> Received {
+    let (hook, link) = (arrival.hook, arrival.hook.link());
+    let xdp = hook == Hook::Xdp;
+    let flow = ingress::classify(&arrival.frame[..], link, maps.config().port);
+    let key = flow.map_or(otherwise, |flow| SessionKey {
+        ifindex: arrival.ifindex,
+        local: flow.dst,
+        peer: flow.src,
+    });
+    let before = at(maps, &key);
+    let counters = counters(maps);
+    let came = receive::Arrival {
+        ifindex: arrival.ifindex,
+        mode: if xdp { AttachMode::Xdp } else { AttachMode::Tc },
+        link,
+        to_host: match hook {
             // What eth_type_trans makes PACKET_HOST.
-            Hook::TcEthernet if frame.starts_with(&arrival.mac) => Ok(flow),
-            Hook::TcEthernet => Err(Counter::PassNotHost),
-        }
-    }
-
-    fn without_session(&self, key: &SessionKey, trail: &mut Trail) -> Verdict {
-        let local = LocalKey {
-            ifindex: key.ifindex,
-            addr: key.local,
-        };
-        match self.locals.get(&local) {
-            None => {
-                trail.count(NO_BLOCK, Counter::PassNotLocal);
-                Verdict::Pass
-            }
-            Some(block) if self.config.unknown_pass != 0 => {
-                trail.count(*block, Counter::PassUnknownPeer);
-                Verdict::Pass
-            }
-            Some(block) => {
-                trail.count(*block, Counter::DropUnknownPeer);
-                Verdict::Drop
-            }
-        }
-    }
-
-    /// Runs a datagram through its session; returns what to answer, and on Ethernet whom.
-    fn handle(
-        &self,
-        arrival: &Arrival,
-        mut entry: SessionEntry,
-        packet: &Packet,
-        now_ns: u64,
-        trail: &mut Trail,
-    ) -> Option<(Packet, [u8; 6])> {
-        let attended = now_ns.saturating_sub(self.beat_ns) <= self.config.grace_ns;
-        let ethernet = arrival.hook.link() == Link::Ethernet;
-        let reachable = !ethernet || entry.neighbour != [0; 6];
-        entry.last_seen_ns = now_ns;
-        let taken = entry.take(packet, now_ns);
-        let exit = entry.reply(taken.receipt, taken.changed, attended, reachable, now_ns);
-        let answer = entry.answer(exit, packet.my_discr, self.config.version);
-        if let Some(source) = arrival.frame.read::<6>(6)
-            && ethernet
-            && taken.receipt.is_proven()
-        {
-            entry.neighbour = *source;
-        }
-        if let Some(deadline) = &mut trail.deadline {
-            deadline.deadline_ns = entry.scan_deadline_ns();
-            let answered = exit == Counter::RxAnswered;
-            if let Some(stamp) = entry.due_stamp(answered, taken.changed, now_ns) {
-                deadline.next_due = stamp;
-            }
-        }
-        let block = entry.block;
-        trail.count(block, exit);
-        for (counter, seen) in [
-            (Counter::ReservedSet, packet.reserved_set),
-            (Counter::StaleDown, taken.receipt == Receipt::StaleDown),
-        ] {
-            if seen {
-                trail.count(block, counter);
-            }
-        }
-        if taken.changed {
-            let change = taken.transition;
-            if let Some(counter) = Counter::transition(change.from, change.to, change.reason) {
-                trail.count(block, counter);
-            }
-            trail.count(NO_BLOCK, Counter::EventEmitted);
-            trail.event = Some(change.event(entry.key, entry.generation, now_ns));
-        }
-        trail.entry = Some(entry);
-        answer.map(|packet| (packet, entry.neighbour))
-    }
-
-    fn answer(
-        &self,
-        arrival: &Arrival,
-        key: &SessionKey,
-        packet: &Packet,
-        neighbour: [u8; 6],
-    ) -> Vec<u8> {
-        let mut datagram = [0; DATAGRAM_LEN];
-        // A packet of BPF_PROG_TEST_RUN is never CHECKSUM_PARTIAL, whatever its field looks like.
-        let checksum = UdpChecksum::Full;
-        let marks = Marks::of(&self.config);
-        headers::write(
-            &mut datagram,
-            &key.local,
-            &key.peer,
-            marks,
-            packet,
-            checksum,
-        );
-        let mut frame = Vec::with_capacity(ETHERNET_LEN + DATAGRAM_LEN);
-        if arrival.hook.link() == Link::Ethernet {
-            frame.extend_from_slice(&neighbour);
-            frame.extend_from_slice(&arrival.frame[..6]);
-            frame.extend_from_slice(&arrival.frame[12..ETHERNET_LEN]);
-        }
-        frame.extend_from_slice(&datagram);
-        frame
-    }
-
-    /// Takes note of what a frame did.
-    pub(crate) fn apply(&mut self, effect: &Effect) {
-        let (Some(key), Some(entry)) = (effect.key, effect.entry) else {
-            return;
-        };
-        self.sessions.insert(key, entry);
-        if let (Some(slot), Some(deadline)) =
-            (self.deadlines.get_mut(entry.slot as usize), effect.deadline)
-        {
-            *slot = deadline;
-        }
-    }
+            Hook::TcEthernet | Hook::TcTagged => arrival.frame.starts_with(&arrival.mac),
+            Hook::TcLayer3NotHost => false,
+            Hook::TcLayer3 | Hook::Xdp => true,
+        },
+        tagged: hook == Hook::TcTagged,
+        frame: &arrival.frame,
+    };
+    let verdict = match receive::begin(maps, &came) {
+        Ok(work) => receive::finish(maps, &work, recorded(&key)),
+        Err(verdict) => verdict,
+    };
+    let untouched = arrival.frame.clone();
+    let (verdict, frame) = match verdict {
+        Verdict::Pass if xdp => (XDP_PASS, untouched),
+        Verdict::Pass => (TC_ACT_UNSPEC, untouched),
+        Verdict::Drop if xdp => (XDP_DROP, untouched),
+        Verdict::Drop => (TC_ACT_SHOT, untouched),
+        Verdict::Answer { frame, .. } if xdp => (XDP_TX, frame),
+        Verdict::Answer { frame, .. } => (TC_ACT_REDIRECT, frame),
+    };
+    let entry = at(maps, &key);
+    let effect = Effect {
+        verdict,
+        frame,
+        counted: moved(&counters, &self::counters(maps)),
+        key,
+        entry,
+        deadline: entry.and_then(|entry| maps.deadline(entry.slot).copied()),
+        event: maps.next_event(),
+    };
+    Received { effect, before }
 }
 
-impl Trail {
-    fn count(&mut self, block: u32, counter: Counter) {
-        *self.counted.entry((block, counter.name())).or_default() += 1;
+/// What is found where a key's session would be, whatever it says of itself.
+pub(crate) fn at(maps: &BpfMaps, key: &SessionKey) -> Option<SessionEntry> {
+    let sessions = maps.sessions();
+    sessions.find(key).map(|element| *sessions.at(element))
+}
+
+/// Blocks of counters: one per local address, and block 0.
+pub(crate) const BLOCKS: u32 = 5;
+
+/// Those blocks in memory.
+pub(crate) fn counters(maps: &BpfMaps) -> Vec<Counters> {
+    (0..BLOCKS)
+        .filter_map(|block| maps.counters(block).ok())
+        .collect()
+}
+
+/// What was counted between two looks at the same blocks. Scans come when they come.
+pub(crate) fn moved(before: &[Counters], after: &[Counters]) -> Counted {
+    let mut counted = Counted::new();
+    for (block, (before, after)) in (0..).zip(before.iter().zip(after)) {
+        if before == after {
+            continue;
+        }
+        for &counter in Counter::ALL {
+            let by = after.get(counter).wrapping_sub(before.get(counter));
+            if by != 0 && counter != Counter::ScanDone {
+                counted.insert((block, counter.name()), by);
+            }
+        }
     }
+    counted
 }

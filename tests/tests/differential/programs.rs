@@ -13,10 +13,10 @@ use crate::trampoline::{FAILED, Trampoline};
 /// Room for any frame that is tried.
 const ROOM: usize = 4_096;
 /// Ethernet and IPv6 header: no longer packet is refused for its length.
-const TC_SHORTEST: usize = 54;
+pub(crate) const TC_SHORTEST: usize = 54;
 /// `__sk_buff` up to and with `cb[]`, and the index of its `ifindex`.
-const SKB_WORDS: usize = 48;
-const SKB_IFINDEX: usize = 10;
+pub(crate) const SKB_WORDS: usize = 48;
+pub(crate) const SKB_IFINDEX: usize = 10;
 
 /// What stands before the kernel's programs, and where a frame ends up.
 pub(crate) struct Programs {

@@ -1,9 +1,10 @@
-//! The run: sessions in both worlds, frame after frame.
+//! The run: sessions in the kernel and in memory, frame after frame.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
+use dz_agent::memory::BpfMaps;
 use dz_common::LIVENESS_PORT;
 use dz_common::counters::{Counter, Counters, Kind};
 use dz_common::map::SessionKey;
@@ -14,7 +15,7 @@ use dz_tests::wait::monotonic_ns;
 use crate::answer;
 use crate::frames::frame;
 use crate::hook::Hook;
-use crate::model::{Arrival, Effect, World};
+use crate::model::{self, Arrival, BLOCKS, Effect, moved};
 use crate::programs::Programs;
 use crate::report::{Tally, difference, part};
 use crate::setup::{self, Device, FIRSTS_PEERS, PEERS, USUAL_GRACE_NS};
@@ -30,14 +31,12 @@ const ENOUGH: u64 = 100_000;
 const WHOLE: u64 = 10_000;
 /// ktime_get_mono_fast_ns against clock_gettime.
 pub(crate) const CLOCK_SLACK_NS: u64 = 1_000_000;
-/// Blocks of counters: one per local address, and block 0.
-const BLOCKS: u32 = 5;
 
 struct Run {
     seed: u64,
     kernel: Kernel,
     programs: Programs,
-    world: World,
+    maps: BpfMaps,
     devices: [Device; 2],
     counters: Vec<Counters>,
     tally: Tally,
@@ -121,24 +120,31 @@ impl Drop for Replay {
 impl Run {
     fn new(seed: u64, devices: [Device; 2]) -> anyhow::Result<Self> {
         let mut kernel = Kernel::load("differential", SLOTS)?;
-        let world = setup::world(&devices);
-        for (local, block) in &world.locals {
+        let maps = setup::maps(&devices)?;
+        for (local, block) in maps.locals() {
             kernel.set_local(local, *block)?;
         }
-        for (key, entry) in &world.sessions {
-            kernel.set_session(key, entry)?;
+        let mut target = None;
+        for (place, entry) in maps.sessions().iter() {
+            let key = SessionKey {
+                ifindex: place.ifindex,
+                local: entry.key.local,
+                peer: place.peer,
+            };
+            kernel.set_session(&key, entry)?;
+            target = target.or(Some(key));
         }
-        for (slot, deadline) in (0..).zip(&world.deadlines) {
-            kernel.set_deadline(slot, deadline)?;
+        for slot in 0..SLOTS {
+            kernel.set_deadline(slot, maps.deadline(slot).context("too few slots")?)?;
         }
-        kernel.set_config(&world.config)?;
-        kernel.set_beat(world.beat_ns)?;
-        let target = *world.sessions.keys().next().context("no sessions")?;
+        kernel.set_config(maps.config())?;
+        kernel.set_beat(maps.beat_ns())?;
+        let target = target.context("no sessions")?;
         let mut run = Self {
             seed,
             programs: Programs::new(&kernel)?,
             kernel,
-            world,
+            maps,
             devices,
             counters: Vec::new(),
             tally: Tally::default(),
@@ -179,18 +185,16 @@ impl Run {
         };
         let after_ns = monotonic_ns();
 
-        let mut recorded = None;
-        let expected = self.world.receive(&arrival, |key| {
+        let received = model::receive(&mut self.maps, &arrival, self.target.1, |key| {
             let entry = self.kernel.session(key).ok().flatten();
-            let now_ns = entry.map_or(0, |entry| entry.last_seen_ns);
-            recorded = Some(now_ns);
-            now_ns
+            entry.map_or(0, |entry| entry.last_seen_ns)
         });
-        let got = self.observe(&expected, verdict, after)?;
-        if got != expected {
-            bail!("{}", difference(&arrival, &expected, &got));
+        let expected = &received.effect;
+        let got = self.observe(expected, verdict, after)?;
+        if got != *expected {
+            bail!("{}", difference(&arrival, expected, &got));
         }
-        if let Some(now_ns) = recorded {
+        if let Some(now_ns) = received.recorded_ns() {
             // The kernel's clock for programs may be off by a tick's correction.
             ensure!(
                 (before_ns - CLOCK_SLACK_NS..=after_ns + CLOCK_SLACK_NS).contains(&now_ns),
@@ -205,9 +209,8 @@ impl Run {
             exits.map(|(_, count)| count).sum::<u64>() == 1,
             "not one exit: {expected:?}"
         );
-        answer::check(&self.world, &arrival, &expected)?;
-        self.world.apply(&expected);
-        self.tally.add(arrival.hook, &expected);
+        answer::check(self.maps.config(), &arrival, &received)?;
+        self.tally.add(arrival.hook, expected);
         Ok(())
     }
 
@@ -219,31 +222,10 @@ impl Run {
         frame: Vec<u8>,
     ) -> anyhow::Result<Effect> {
         let counters = self.read_counters()?;
-        let mut counted = BTreeMap::new();
-        for (block, (now, before)) in (0..).zip(counters.iter().zip(&self.counters)) {
-            if now == before {
-                continue;
-            }
-            // Scans come when they come.
-            for &counter in Counter::ALL
-                .iter()
-                .filter(|&&counter| counter != Counter::ScanDone)
-            {
-                let moved = now.get(counter).wrapping_sub(before.get(counter));
-                if moved != 0 {
-                    counted.insert((block, counter.name()), moved);
-                }
-            }
-        }
+        let counted = moved(&self.counters, &counters);
         self.counters = counters;
-        // Who is not expected to be touched is compared with the rest, now and then.
-        let key = expected.key.unwrap_or(self.target.1);
-        let entry = self.kernel.session(&key)?;
-        let untouched = expected.key.is_none() && entry.as_ref() == self.world.sessions.get(&key);
-        let slot = expected
-            .deadline
-            .and(expected.entry)
-            .map(|entry| entry.slot);
+        let entry = self.kernel.session(&expected.key)?;
+        let slot = entry.map(|entry| entry.slot).filter(|slot| *slot < SLOTS);
         let mut events = self.kernel.events()?;
         ensure!(events.len() <= 1, "events of one frame: {events:#?}");
         Ok(Effect {
@@ -251,7 +233,7 @@ impl Run {
             frame,
             counted,
             key: expected.key,
-            entry: if untouched { None } else { entry },
+            entry,
             deadline: slot.map(|slot| self.kernel.deadline(slot)).transpose()?,
             event: events.pop(),
         })
@@ -267,14 +249,13 @@ impl Run {
     fn compare_whole(&self) -> anyhow::Result<()> {
         let sessions = self.kernel.sessions()?;
         let mut text = String::new();
-        let expected = self.world.sessions.iter();
-        let expected: BTreeMap<_, _> = expected
-            .map(|(key, entry)| (key.destination(), *entry))
-            .collect();
+        let expected = self.maps.sessions().iter();
+        let expected: BTreeMap<_, _> = expected.map(|(place, entry)| (*place, *entry)).collect();
         part(&mut text, "sessions", &expected, &sessions);
-        for (slot, expected) in (0..).zip(&self.world.deadlines) {
-            let got = self.kernel.deadline(slot)?;
-            part(&mut text, &format!("deadline {slot}"), expected, &got);
+        for slot in 0..SLOTS {
+            let expected = self.maps.deadline(slot).copied();
+            let got = Some(self.kernel.deadline(slot)?);
+            part(&mut text, &format!("deadline {slot}"), &expected, &got);
         }
         ensure!(text.is_empty(), "the worlds differ: {text}");
         Ok(())
@@ -298,8 +279,8 @@ impl Run {
         let (device, key) = self.target;
         let device = &self.devices[device];
         let hook = Hook::from_percent(rng.below(100));
-        let entry = self.world.sessions.get(&key);
-        let port = self.world.config.port;
+        let entry = model::at(&self.maps, &key);
+        let port = self.maps.config().port;
         let key = SessionKey {
             local: self.local(rng, &key),
             ..key
@@ -308,7 +289,7 @@ impl Run {
             hook,
             ifindex: device.ifindex,
             mac: device.mac,
-            frame: frame(rng, hook.link(), device.mac, &key, entry, port),
+            frame: frame(rng, hook.link(), device.mac, &key, entry.as_ref(), port),
         })
     }
 
@@ -338,9 +319,10 @@ impl Run {
     fn rescramble(&mut self, rng: &Rng) -> anyhow::Result<()> {
         let now_ns = monotonic_ns();
         let key = self.target.1;
-        if let Some(entry) = self.world.sessions.get_mut(&key) {
-            scramble(entry, rng, now_ns);
-            self.kernel.set_session(&key, entry)?;
+        if let Some(mut entry) = model::at(&self.maps, &key) {
+            scramble(&mut entry, rng, now_ns);
+            self.maps.put_session(&key, &entry)?;
+            self.kernel.set_session(&key, &entry)?;
         }
         Ok(())
     }
@@ -349,7 +331,7 @@ impl Run {
     fn reconfigure(&mut self, rng: &Rng) -> anyhow::Result<()> {
         let now_ns = monotonic_ns();
         let usual = rng.chance(60);
-        let config = &mut self.world.config;
+        let mut config = *self.maps.config();
         config.port = rng.pick(&[LIVENESS_PORT, LIVENESS_PORT, 1, u16::MAX, 0x3412]);
         config.ttl = rng.pick(&[64, 255, rng.byte()]);
         config.tos = rng.pick(&[0xc0, 0, rng.byte()]);
@@ -360,9 +342,11 @@ impl Run {
         // The third one is too old after a few frames.
         let soon_ns = (now_ns + rng.below(300_000)).saturating_sub(config.grace_ns);
         let beat_ns = rng.pick(&[0, now_ns, soon_ns, now_ns + USUAL_GRACE_NS]);
-        self.world.beat_ns = if usual { now_ns } else { beat_ns };
-        self.kernel.set_config(&self.world.config)?;
-        self.kernel.set_beat(self.world.beat_ns)
+        let beat_ns = if usual { now_ns } else { beat_ns };
+        self.maps.set_config(config);
+        self.maps.beat(beat_ns);
+        self.kernel.set_config(&config)?;
+        self.kernel.set_beat(beat_ns)
     }
 }
 

@@ -1,15 +1,15 @@
 //! What the maps hold at the start.
 
-use std::collections::BTreeMap;
-
+use dz_agent::memory::BpfMaps;
+use dz_agent::memory::programs::control::control;
 use dz_common::LIVENESS_PORT;
+use dz_common::control::{OP_START_GROUP, Request};
 use dz_common::entry::Identity;
 use dz_common::map::{ABI_VERSION, Config, Deadline, LocalKey, NEVER_NS, SessionEntry, SessionKey};
 use dz_common::packet::Version;
 use dz_common::session::{Session, Timers};
 use dz_tests::wait::monotonic_ns;
 
-use crate::model::World;
 use dz_tests::kernel::SLOTS;
 
 /// Peers per interface, and how many of them know it by its first address; the others by its second.
@@ -44,41 +44,47 @@ pub(crate) fn config() -> Config {
 }
 
 /// The usual configuration, and sessions as they are when they are inserted.
-pub(crate) fn world(devices: &[Device; 2]) -> World {
-    let mut world = World {
-        config: config(),
-        beat_ns: monotonic_ns(),
-        locals: BTreeMap::new(),
-        sessions: BTreeMap::new(),
-        // They name no session, so that a scan of the timer expires none while we look: what
-        // a receipt does does not depend on it.
-        deadlines: vec![
-            Deadline {
-                deadline_ns: NEVER_NS,
-                key: SessionKey {
-                    ifindex: 0,
-                    local: [0; 4],
-                    peer: [0; 4]
-                },
-                next_due: 0,
-            };
-            SLOTS as usize
-        ],
+///
+/// # Errors
+/// There is no room.
+pub(crate) fn maps(devices: &[Device; 2]) -> anyhow::Result<BpfMaps> {
+    let mut maps = BpfMaps::new(SLOTS);
+    maps.set_config(config());
+    maps.beat(monotonic_ns());
+    // They name no session, so that a scan of the timer expires none while we look: what
+    // a receipt does does not depend on it.
+    for slot in 0..SLOTS {
+        let key = SessionKey {
+            ifindex: 0,
+            local: [0; 4],
+            peer: [0; 4],
+        };
+        let deadline = Deadline {
+            deadline_ns: NEVER_NS,
+            key,
+            next_due: 0,
+        };
+        maps.set_deadline(slot, deadline);
+    }
+    let start = Request {
+        op: OP_START_GROUP,
+        ..Request::NONE
     };
-    populate(devices, &mut world);
-    world
+    control(&mut maps, &start, monotonic_ns());
+    populate(devices, &mut maps)?;
+    Ok(maps)
 }
 
 /// Local addresses and sessions. Two of each interface cannot be served: one's slot does not exist, the
 /// other's entry says that it is somebody else (as if its memory had been given away meanwhile).
-fn populate(devices: &[Device; 2], world: &mut World) {
+fn populate(devices: &[Device; 2], maps: &mut BpfMaps) -> anyhow::Result<()> {
     let mut slot = 0;
     let mut block = 0;
     for device in devices {
         for (index, local) in device.locals.into_iter().enumerate() {
             block += 1;
             let (ifindex, addr) = (device.ifindex, local);
-            world.locals.insert(LocalKey { ifindex, addr }, block);
+            maps.set_local(&LocalKey { ifindex, addr }, block)?;
             let peers = [0..FIRSTS_PEERS, FIRSTS_PEERS..PEERS];
             for peer in peers[index].clone() {
                 let key = SessionKey {
@@ -101,9 +107,10 @@ fn populate(devices: &[Device; 2], world: &mut World) {
                     1 => entry.key.peer = [10, 9, 250, 1],
                     _ => {}
                 }
-                world.sessions.insert(key, entry);
+                maps.put_session(&key, &entry)?;
                 slot += 1;
             }
         }
     }
+    Ok(())
 }

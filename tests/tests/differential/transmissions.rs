@@ -1,22 +1,21 @@
-//! Our clock: `dz_transmit` against the decisions of dz-common, put together as `dz-ebpf/src/transmit.rs`
-//! puts them together, on sessions in all kinds of states.
+//! Our clock: `dz_transmit` in the kernel and in memory, on sessions in all kinds of states.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, ensure};
-use dz_common::counters::Counter;
+use dz_agent::memory::BpfMaps;
+use dz_agent::memory::programs::transmit::transmit;
+use dz_common::counters::{Counter, Counters};
 use dz_common::entry::Identity;
-use dz_common::headers::{self, DATAGRAM_LEN, ETHERTYPE_IPV4, Marks, UdpChecksum};
-use dz_common::map::{Config, DUE_ETHERNET, DUE_FORCE, Due, SessionEntry, SessionKey};
-use dz_common::packet::Packet;
+use dz_common::map::{DUE_ETHERNET, DUE_FORCE, Due, SessionEntry, SessionKey};
 use dz_common::session::{NS_PER_US, Session, Timers};
-use dz_common::transmit::{self, Transmission};
-use dz_tests::kernel::Kernel;
+use dz_tests::kernel::{Kernel, SLOTS};
 use dz_tests::netns::Netns;
 use dz_tests::rng::Rng;
 use dz_tests::veth;
 use dz_tests::wait::monotonic_ns;
 
+use crate::model::{self, BLOCKS, moved};
 use crate::scenario::{CLOCK_SLACK_NS, number};
 use crate::setup;
 use crate::states::scramble;
@@ -55,12 +54,14 @@ pub(crate) fn transmissions_agree() -> anyhow::Result<()> {
     let mut kernel = Kernel::without_timer("transmissions", 2)?;
     let config = setup::config();
     kernel.set_config(&config)?;
+    let mut maps = BpfMaps::new(SLOTS);
+    maps.set_config(config);
     let mut seen = BTreeMap::new();
     // The program looks interfaces up in the namespace of the thread that runs it.
     netns.run(|| -> anyhow::Result<()> {
         for index in 0..count {
             let rng = Rng::new(seed, index);
-            let exit = one(&mut kernel, &config, ifindex, &rng).with_context(|| {
+            let exit = one(&mut kernel, &mut maps, ifindex, &rng).with_context(|| {
                 format!(
                     "turn {index}: replay with DZ_SEED={seed} DZ_COUNT={}",
                     index + 1
@@ -78,19 +79,18 @@ pub(crate) fn transmissions_agree() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One turn, in the kernel and on the host; returns its exit.
-fn one(kernel: &mut Kernel, config: &Config, ifindex: u32, rng: &Rng) -> anyhow::Result<u32> {
+/// One turn, in the kernel and in memory; returns its exit.
+fn one(kernel: &mut Kernel, maps: &mut BpfMaps, ifindex: u32, rng: &Rng) -> anyhow::Result<u32> {
     let before_ns = monotonic_ns();
     let key = SessionKey {
         ifindex: rng.pick(&[ifindex, ifindex, ifindex, NO_INTERFACE]),
         local: LOCAL,
         peer: PEER,
     };
-    let mut entry = entry(rng, key, before_ns);
-    let before = entry;
+    let before = entry(rng, key, before_ns);
     let mut due = due(rng, key);
-    kernel.set_session(&key, &entry)?;
-    let counters = kernel.counters(BLOCK)?;
+    kernel.set_session(&key, &before)?;
+    let counters = read(kernel)?;
     let (got, frame) = kernel.transmit(&due)?;
     let after_ns = monotonic_ns();
     let got_entry = kernel.session(&key)?.context("the session is gone")?;
@@ -105,29 +105,18 @@ fn one(kernel: &mut Kernel, config: &Config, ifindex: u32, rng: &Rng) -> anyhow:
     };
     let ran = before_ns - CLOCK_SLACK_NS..=after_ns + CLOCK_SLACK_NS;
     ensure!(ran.contains(&now_ns), "{now_ns} is not in {ran:?}");
-    let transmission = if due.key == key {
-        entry.transmit(&due.turn(), config, now_ns)
-    } else {
-        None
-    };
-    let (block, exit) = match transmission {
-        None => transmit::NO_SESSION,
-        Some(Transmission {
-            packet: None,
-            unsent,
-            ..
-        }) => (BLOCK, unsent),
-        Some(Transmission {
-            packet: Some(packet),
-            ..
-        }) => {
-            ensure!(frame == self::frame(&due, config, &packet), "another frame");
-            (BLOCK, transmit::exit(key.ifindex == ifindex))
-        }
-    };
-    due.exit = exit as u32;
-    due.next_due_ns = transmission.map_or(0, |transmission| transmission.next_due_ns);
-    if exit == Counter::TxNotDue {
+    maps.put_session(&key, &before)?;
+    let counted = model::counters(maps);
+    let mut sent = None;
+    transmit(maps, &mut due, now_ns, |_, outgoing| {
+        sent = Some(outgoing.frame);
+        key.ifindex == ifindex
+    });
+    if let Some(sent) = sent {
+        ensure!(frame == sent, "another frame");
+    }
+    let entry = model::at(maps, &key).context("the session is gone")?;
+    if due.exit == Counter::TxNotDue as u32 {
         let latest_ns = entry.session.next_due_ns(after_ns + CLOCK_SLACK_NS);
         ensure!(
             (due.next_due_ns..=latest_ns).contains(&got.next_due_ns),
@@ -142,12 +131,12 @@ fn one(kernel: &mut Kernel, config: &Config, ifindex: u32, rng: &Rng) -> anyhow:
         got_entry == entry,
         "{due:#?}: expected {entry:#?}, got {got_entry:#?}"
     );
-    let counted = kernel.counters(BLOCK)?;
-    for &counter in Counter::ALL {
-        let expected = u64::from(counter == exit && block == BLOCK);
-        let by = counted.get(counter) - counters.get(counter);
-        ensure!(by == expected, "{} by {by}", counter.name());
-    }
+    let expected = moved(&counted, &model::counters(maps));
+    let counted = moved(&counters, &read(kernel)?);
+    ensure!(
+        counted == expected,
+        "expected {expected:?}, got {counted:?}"
+    );
     Ok(got.exit)
 }
 
@@ -180,19 +169,6 @@ fn due(rng: &Rng, key: SessionKey) -> Due {
     }
 }
 
-/// What goes out; of a device without Ethernet headers the kernel takes that one off.
-fn frame(due: &Due, config: &Config, packet: &Packet) -> Vec<u8> {
-    let mut datagram = [0; DATAGRAM_LEN];
-    let (key, marks) = (&due.key, Marks::of(config));
-    let checksum = UdpChecksum::Full;
-    headers::write(
-        &mut datagram,
-        &key.local,
-        &key.peer,
-        marks,
-        packet,
-        checksum,
-    );
-    let ethertype = ETHERTYPE_IPV4.to_be_bytes();
-    [&due.destination[..], &due.source, &ethertype, &datagram].concat()
+fn read(kernel: &Kernel) -> anyhow::Result<Vec<Counters>> {
+    (0..BLOCKS).map(|block| kernel.counters(block)).collect()
 }

@@ -3,18 +3,23 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use dz_common::LIVENESS_PORT;
 use dz_common::counters::Counter;
 use dz_common::packet::State;
 use dz_tests::agent::Agent;
 use dz_tests::bed::{self, PATIENCE};
+use dz_tests::frame::{Parsed, UdpChecksum, parse_udp};
+use dz_tests::gre::Ends;
 use dz_tests::harness::Test;
+use dz_tests::raw::RawSocket;
 use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
-use crate::capture::Seen;
+use crate::capture::{Seen, is_gre};
 use crate::scene::{
-    Hosts, NEEDS, PAIRS, PATIENT, Pair, UNDER, connect, count, nothing_failed, until_up,
+    Hosts, NEEDS, PAIRS, PATIENT, Pair, UNDER, UNDER_HERE, UNDER_THERE, connect, count,
+    nothing_failed, until_up,
 };
 
 /// Of each session.
@@ -46,8 +51,10 @@ fn answers(unfinished: bool) -> Result<()> {
     freeze(&mut agent)?;
     let counters = [Counter::TxOriginated, Counter::RxAnswered];
     let before = counters.map(|counter| count(agent.home(), counter));
+    let asked = Asked::from(&hosts)?;
     let mark = hosts.from_here.mark();
     let seen = until_enough(&hosts, mark, |_| true)?;
+    asked.all(unfinished)?;
     let after = counters.map(|counter| count(agent.home(), counter));
     let ([sent, answered], [sent_then, answered_then]) = (before, after);
     let (sent, answered) = (sent_then? - sent?, answered_then? - answered?);
@@ -67,6 +74,61 @@ fn answers(unfinished: bool) -> Result<()> {
     println!("{} answers on the underlay, each sound", seen.len());
     agent.process().signal(Signal::SIGCONT)?;
     nothing_failed(&mut agent)
+}
+
+/// What comes in for our end, with what its kernel says of the sums: our programs cannot ask it.
+struct Asked(RawSocket);
+
+impl Asked {
+    /// From now on.
+    fn from(hosts: &Hosts) -> Result<Self> {
+        // Before anybody else at our end: the programs turn the packet round.
+        let socket = RawSocket::open(&hosts.here, UNDER)?;
+        socket.tell_sums()?;
+        Ok(Self(socket))
+    }
+
+    /// Waits until each session has been asked often enough. The UDP checksum of each of these packets was
+    /// unfinished, by the kernel's word and by its bytes; or of none.
+    fn all(&self, unfinished: bool) -> Result<()> {
+        let mut of: BTreeMap<Pair, usize> = BTreeMap::new();
+        let mut other = None;
+        eventually(PATIENCE, &format!("asked {ENOUGH} times each"), || {
+            while let Some((told, frame)) = self.0.try_recv_summed()? {
+                let Some(packet) = inside(&frame)? else {
+                    continue;
+                };
+                let is_good = packet.udp_checksum == UdpChecksum::Good;
+                if told != unfinished || is_good == unfinished {
+                    other = Some((told, packet.clone()));
+                }
+                *of.entry((*packet.dst.ip(), *packet.src.ip())).or_default() += 1;
+            }
+            let asked = |pair| of.get(pair) >= Some(&ENOUGH);
+            ensure!(PAIRS.iter().all(asked), "{of:?}");
+            anyhow::Ok(())
+        })?;
+        ensure!(
+            other.is_none(),
+            "unfinished by the kernel's word, and how it came: {other:?}"
+        );
+        println!("asked {of:?}, sums unfinished: {unfinished}");
+        Ok(())
+    }
+}
+
+/// The liveness packet in the tunnel in a frame from the far end, if it is one.
+fn inside(frame: &[u8]) -> Result<Option<Parsed>> {
+    let ends = Ends {
+        local: UNDER_THERE,
+        remote: UNDER_HERE,
+    };
+    let packet = frame.get(14..).context("no Ethernet header")?;
+    if !is_gre(packet) {
+        return Ok(None);
+    }
+    let inner = parse_udp(ends.unwrap(packet)?);
+    Ok(inner.filter(|inner| inner.dst.port() == LIVENESS_PORT))
 }
 
 /// The peers fall silent: whatever leaves from then on is our own, Up, then Down, then AdminDown.

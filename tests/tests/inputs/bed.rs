@@ -19,7 +19,7 @@ use crate::liveness::{self, Liveness};
 use crate::peer::{LOCAL, PORT, Peer};
 
 /// For what happens at once, on a machine that may be busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Another address of the same interface.
 pub(crate) const SECOND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 9);
 /// Nobody that the agent knows.

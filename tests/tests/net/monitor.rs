@@ -21,7 +21,7 @@ async fn until(monitor: &mut Monitor, what: &str, wanted: impl Fn(&Event) -> boo
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), wait)
+    tokio::time::timeout(Duration::from_secs(30), wait)
         .await
         .with_context(|| what.to_owned())?
 }

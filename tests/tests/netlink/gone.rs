@@ -1,7 +1,5 @@
 //! The interface is deleted in the middle of everything.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use dz_agent::datapath::MapReader;
 use dz_common::packet::State;
@@ -10,7 +8,7 @@ use dz_tests::harness::Test;
 use dz_tests::wait::eventually;
 use nix::errno::Errno;
 
-use crate::scene::{NEEDS, Scene, refusal};
+use crate::scene::{HELD_BACK, NEEDS, Scene, refusal};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![
@@ -39,7 +37,7 @@ fn delete_interface(scene: &Scene) -> Result<()> {
 
 fn while_disconnecting() -> Result<()> {
     let scene = Scene::up("middle")?;
-    scene.faults()?.delay_delete(Duration::from_secs(2))?;
+    scene.faults()?.delay_delete(HELD_BACK)?;
     std::thread::scope(|scope| -> Result<()> {
         let disconnected = scope.spawn(|| scene.agent.cli(&["disconnect", "--all"]));
         bed::until(scene.agent.home(), State::AdminDown)?;

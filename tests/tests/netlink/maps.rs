@@ -11,7 +11,7 @@ use dz_tests::harness::{Requirement, Test};
 use dz_tests::wait::eventually;
 use zerocopy::IntoBytes;
 
-use crate::scene::{NEEDS, Scene};
+use crate::scene::{HELD_BACK, NEEDS, Scene};
 
 pub(super) fn tests() -> Vec<Test> {
     let needs = [NEEDS[0], NEEDS[1], Requirement::Tool("bpftool")];
@@ -85,9 +85,7 @@ fn session_deleted() -> Result<()> {
 /// Whoever waits for its end is answered, and not before the route is gone.
 fn on_its_way_out() -> Result<()> {
     let scene = Scene::up("hasty")?;
-    scene
-        .faults()?
-        .delay_delete(std::time::Duration::from_secs(2))?;
+    scene.faults()?.delay_delete(HELD_BACK)?;
     std::thread::scope(|scope| -> Result<()> {
         let disconnected = scope.spawn(|| {
             scene.agent.cli(&["disconnect", "--all"])?;

@@ -2,13 +2,14 @@
 
 use anyhow::{Context, Result, anyhow, ensure};
 use dz_common::packet::State;
-use dz_tests::bed::{self, Bed, HERE, THERE};
+use dz_tests::bed::{self, Bed, HERE, INTERFACE, THERE};
 use dz_tests::harness::Test;
 use dz_tests::udp_peer::Rules;
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use std::time::Duration;
 
-use crate::scene::{INTERVAL_MS, NEEDS, Scene, refusal};
+use crate::scene::{HELD_BACK, INTERVAL_MS, NEEDS, Scene, logged, refusal};
 
 /// Within the patience of a test only by retries: full checks alone would take 50 s.
 const SEVERAL: u64 = 6;
@@ -22,6 +23,7 @@ pub(super) fn tests() -> Vec<Test> {
         Test::new("refused::session_delete", &NEEDS, session_delete),
         Test::new("refused::all_who_wait_are_answered", &NEEDS, all_who_wait),
         Test::new("refused::back_up_meanwhile", &NEEDS, back_up_meanwhile),
+        Test::new("refused::withdraw", &NEEDS, withdraw),
     ]
 }
 
@@ -122,7 +124,7 @@ fn session_delete() -> Result<()> {
 /// A connect that comes while the peer is being disconnected takes nobody's answer away.
 fn all_who_wait() -> Result<()> {
     let scene = Scene::up("waiting")?;
-    scene.faults()?.delay_delete(Duration::from_secs(3))?;
+    scene.faults()?.delay_delete(HELD_BACK)?;
     let (here, there) = (HERE.to_string(), THERE.to_string());
     std::thread::scope(|scope| -> Result<()> {
         let disconnected = scope.spawn(|| scene.agent.cli(&["disconnect", "--all"]));
@@ -153,5 +155,25 @@ fn back_up_meanwhile() -> Result<()> {
     let route = bed::route_to(&scene.bed.here, THERE)?;
     ensure!(!route.is_empty(), "withdrawn late, of a session that is Up");
     ensure!(scene.total("withdraws")? == 0 && scene.total("installs")? == 1);
+    Ok(())
+}
+
+/// On SIGTERM, for as long as it is patient: a session's route, and one of our number that no session has.
+/// Everything is withdrawn only if the kernel has none of them.
+fn withdraw() -> Result<()> {
+    let mut scene = Scene::up("sigterm")?;
+    scene.faults()?.refuse_delete(Errno::EBUSY)?;
+    let stray = format!("route add 10.7.9.9/32 dev {INTERFACE} proto 144");
+    scene.bed.here.ip(&stray)?;
+    logged(&mut scene.agent, "deleting route 10.7.9.9/32")?;
+    let process = scene.agent.process();
+    process.signal(Signal::SIGTERM)?;
+    let status = process.wait()?;
+    let log = process.log();
+    ensure!(status.code() == Some(1), "{status}: {log}");
+    ensure!(log.contains("routes not withdrawn: 2 ("), "{log}");
+    ensure!(!log.contains("everything withdrawn"), "{log}");
+    let left = scene.bed.here.ip("route show proto 144")?;
+    ensure!(left.lines().count() == 2, "{left}");
     Ok(())
 }

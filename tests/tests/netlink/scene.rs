@@ -14,6 +14,9 @@ use serde_json::Value;
 
 /// What every test here needs.
 pub(crate) const NEEDS: [Requirement; 2] = [Requirement::Root, Requirement::Tun];
+/// For so long the deletion of a route is held back where something is to happen meanwhile: fifty times what
+/// that takes, on a machine that may be busy.
+pub(crate) const HELD_BACK: Duration = Duration::from_secs(5);
 /// Long, so that nobody is taken for silent on a busy machine.
 pub(crate) const INTERVAL_MS: u32 = 1_000;
 

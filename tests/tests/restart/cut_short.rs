@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use dz_tests::agent::{Agent, Home, program};
@@ -22,10 +23,12 @@ use crate::witness::{Witness, seen};
 const PEERS: u16 = 20;
 /// More than there are.
 const STEPS: u32 = 60;
+/// A takeover for each step, a minute altogether, or two on a busy machine.
+const EVERY_STEP: Duration = Duration::from_secs(1_200);
 
 pub(super) fn tests() -> Vec<Test> {
     vec![
-        Test::new("cut_short::after_every_step", &NEEDS, every_step),
+        Test::new("cut_short::after_every_step", &NEEDS, every_step).within(EVERY_STEP),
         Test::new("cut_short::purged", &NEEDS, purged),
     ]
 }

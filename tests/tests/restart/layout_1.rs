@@ -12,12 +12,12 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::links::FdLink;
 use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle, qdisc_add_clsact};
 use aya::programs::xdp::XdpMode;
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
-use dz_agent::datapath::undisturbed;
 use dz_tests::agent::Home;
 use dz_tests::bpf::test_run;
 use dz_tests::harness::Requirement;
+use dz_tests::load;
 use dz_tests::netns::Netns;
 use dz_tests::wait::monotonic_ns;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -140,8 +140,7 @@ fn leave(home: &Home, netns: &Netns, served: &[Served]) -> Result<()> {
 /// Leaves the same on an Ethernet device, in native XDP, which that version took by itself where there was any.
 pub(crate) fn leave_xdp(home: &Home, netns: &Netns, served: &Served) -> Result<()> {
     let mut ebpf = leave_maps(home, netns, std::slice::from_ref(served))?;
-    let program: &mut Xdp = ebpf.program_mut("dz_xdp").context("gone")?.try_into()?;
-    undisturbed(|| program.load())?;
+    let program = load::xdp(&mut ebpf, "dz_xdp")?;
     let attached = netns.run(|| program.attach(served.interface, XdpMode::Driver));
     let link = FdLink::try_from(program.take_link(attached?)?)?;
     link.pin(
@@ -264,10 +263,9 @@ fn load(pins: &Path) -> Result<Ebpf> {
     for name in ["dz_deadlines", "dz_sessions", "dz_peers"] {
         loader.map_max_entries(name, SLOTS);
     }
-    let mut ebpf = loader.load(OBJECT)?;
+    let mut ebpf = load::object(&mut loader, OBJECT)?;
     for name in ["dz_transmit", "dz_control", "dz_tc_l3"] {
-        let program: &mut SchedClassifier = ebpf.program_mut(name).context("gone")?.try_into()?;
-        undisturbed(|| program.load())?;
+        load::classifier(&mut ebpf, name)?;
     }
     let config = Config {
         abi_version: 1,

@@ -10,9 +10,9 @@ use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
-use dz_agent::datapath::undisturbed;
 use dz_tests::agent::Home;
 use dz_tests::harness::Requirement;
+use dz_tests::load;
 use dz_tests::netns::Netns;
 use dz_tests::wait::monotonic_ns;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -215,10 +215,9 @@ fn load(pins: &Path) -> Result<Ebpf> {
     for name in ["dz_deadlines", "dz_sessions", "dz_peers"] {
         loader.map_max_entries(name, SLOTS);
     }
-    let mut ebpf = loader.load(OBJECT)?;
+    let mut ebpf = load::object(&mut loader, OBJECT)?;
     for name in ["dz_transmit", "dz_control", "dz_tc_l3", "dz_gate_l3"] {
-        let program: &mut SchedClassifier = ebpf.program_mut(name).context("gone")?.try_into()?;
-        undisturbed(|| program.load())?;
+        load::classifier(&mut ebpf, name)?;
     }
     let config = Config {
         abi_version: 4,

@@ -1,7 +1,11 @@
 //! Signals: SIGTERM and SIGINT take everything back, SIGUSR2 leaves it all.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
 use dz_common::packet::State;
+use dz_tests::agent::Agent;
 use dz_tests::bed::{self, HERE, PATIENCE};
 use dz_tests::harness::Test;
 use dz_tests::wait::eventually;
@@ -36,11 +40,7 @@ fn again() -> Result<()> {
     let belongings = Belongings::of(&agent, &scene.bed)?;
     agent.process().signal(Signal::SIGTERM)?;
     // It has heard the first one; so SIGUSR2 cannot overtake it.
-    while !agent.process().log().contains("withdrawing") {
-        let ended = agent.process().ended()?;
-        let said = agent.process().log().contains("withdrawing");
-        ensure!(ended.is_none() || said, "ended without a word");
-    }
+    until_withdrawing(&mut agent)?;
     let mut sent = 0;
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR2].repeat(100) {
         agent.process().signal(signal)?;
@@ -51,6 +51,24 @@ fn again() -> Result<()> {
     ensure!(status.success(), "{status}");
     belongings.are_gone(agent.home(), &scene.bed)?;
     scene.told(belongings.since_ns)
+}
+
+/// Looks more often than other waits, for the signals are to come while it withdraws.
+fn until_withdrawing(agent: &mut Agent) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        // In this order: what it said before it ended is in the log by then.
+        let over = agent.process().ended()?.is_some() || start.elapsed() > PATIENCE;
+        let log = agent.process().log();
+        if log.contains("withdrawing") {
+            return Ok(());
+        }
+        ensure!(
+            !over,
+            "ended, or {PATIENCE:?} passed, without \"withdrawing\" in its log: {log}"
+        );
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn leaves() -> Result<()> {

@@ -218,6 +218,31 @@ mod tests {
     }
 
     #[test]
+    fn what_hangs_is_named_and_what_it_kept_from_running_has_not_passed() {
+        // What the harness of the privileged tests prints last.
+        let report = report(
+            &format!(
+                "running 5 tests\ntest quick ... ok\ntest cut ... FAILED\n\ntest hangs ... FAILED\n\n\
+                 failures:\n\n---- hangs ----\nnot over after 300s, its deadline\n\n\
+                 SKIPPED beside: cut short, because hangs hangs\n\n\n\
+                 SKIPPED later: not begun, because hangs hangs\n\n\
+                 test result: FAILED. 1 passed; 2 failed; 2 ignored; {SUMS}"
+            ),
+            101,
+        );
+        assert_eq!(report.sums(), "1 passed, 2 failed, 2 skipped");
+        assert_eq!(report.failed, ["incident: cut", "incident: hangs"]);
+        assert_eq!(
+            report.skipped,
+            [
+                "incident: beside: cut short, because hangs hangs",
+                "incident: later: not begun, because hangs hangs"
+            ]
+        );
+        assert!(report.verdict(false).is_some());
+    }
+
+    #[test]
     fn skips_count_even_without_a_reason_and_are_denied_on_demand() {
         let line = format!("test result: ok. 2 passed; 0 failed; 1 ignored; {SUMS}");
         let report = report(&line, 0);

@@ -258,7 +258,9 @@ pub(super) fn of_type(
         Type::Reference(inner) => return of_type(scope, at, of, &inner.elem, unwrap),
         Type::Paren(inner) => return of_type(scope, at, of, &inner.elem, unwrap),
         Type::Path(path) if path.qself.is_none() => &path.path,
-        Type::Tuple(_) | Type::Array(_) | Type::Slice(_) => return Known::Foreign,
+        Type::Tuple(_) | Type::Array(_) | Type::Slice(_) | Type::ImplTrait(_) => {
+            return Known::Foreign;
+        }
         _ => return Known::Unknown,
     };
     let segments = segments(path);
@@ -286,12 +288,6 @@ fn of_path(scope: &Scope, at: usize, of: Option<&Known>, path: &[String]) -> Kno
         Meaning::Item(at, name) => Some(Known::Ours((at, name))),
         _ => None,
     });
-    // What is no name of this crate is foreign, but for parameters: their names are short.
-    let parameter = path.len() == 1 && path[0].len() <= 2;
-    let other = if parameter {
-        Known::Unknown
-    } else {
-        Known::Foreign
-    };
-    ours.next().unwrap_or(other)
+    // What is no name of this crate is foreign. So is a parameter: its methods are those of its traits.
+    ours.next().unwrap_or(Known::Foreign)
 }

@@ -18,8 +18,9 @@ use crate::test_suite::report::{Report, Results};
 
 /// The package of these tests.
 pub(crate) const PACKAGE: &str = "dz-tests";
-/// For one program: what hangs is killed and has failed.
-const DEADLINE: Duration = Duration::from_secs(600);
+/// For one program: what hangs is killed and has failed. Each of its tests has a deadline of its own, 400 s for
+/// most and 1,200 s at most; this is longer, so that the program can say which.
+const DEADLINE: Duration = Duration::from_secs(1_500);
 const AGENT: &str = "/agent/dz-agent";
 const AGENT_WITH_FAULTS: &str = "/agent/dz-agent-faults";
 /// The folder of the test programs, and their package's.

@@ -23,7 +23,7 @@ fn the_definition_is_sound() {
 #[test]
 fn defaults_are_the_protocols() {
     let options = run("dz-agent run");
-    options.check().unwrap();
+    options.validate().unwrap();
     assert_eq!(options.timers(), dz_common::session::Timers::DEFAULT);
     assert_eq!(options.interfaces, ["doublezero0"]);
     assert_eq!(options.port, 44880);
@@ -40,7 +40,7 @@ fn interfaces_add_up_and_replace_the_default() {
         ["a", "b"]
     );
     let twice = run("dz-agent run --interface a --interface a")
-        .check()
+        .validate()
         .unwrap_err();
     assert_eq!(twice.code, ExitCode::Usage);
 }
@@ -175,7 +175,7 @@ fn contradictions_are_named() {
         ("--interval-floor 5s", "is above --interval-ceiling 3s"),
         ("--backoff-cap 500ms", "is below --tx-interval 1s"),
     ] {
-        let failure = run(&format!("dz-agent run {line}")).check().unwrap_err();
+        let failure = run(&format!("dz-agent run {line}")).validate().unwrap_err();
         assert!(failure.to_string().contains(named), "{line}: {failure}");
     }
 }

@@ -1,11 +1,11 @@
-//! What `status` says below its table: how programs are attached, and which ports are ours.
+//! Writes the notes below the table of `status`: how programs are attached, and which ports are ours.
 
 use std::fmt::Write;
 
 use crate::api::StatusJson;
 
-/// One line each: why the programs of an interface are attached as they are, why its liveness port is
-/// not ours, and where metrics are served.
+/// Writes in one line each why the programs of an interface are attached as they are, why its liveness
+/// port is not ours, and where metrics are served.
 pub(super) fn notes(status: &StatusJson) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.

@@ -1,4 +1,4 @@
-//! Whole hash maps, a thousand entries per system call (`BPF_MAP_LOOKUP_BATCH`, since Linux 5.6), which
+//! Reads whole hash maps, a thousand entries per system call (`BPF_MAP_LOOKUP_BATCH`, since Linux 5.6), which
 //! aya does not offer. Iterating takes two calls per entry, and begins anew when the entry that it
 //! stands at is deleted meanwhile.
 
@@ -13,7 +13,7 @@ use crate::datapath::map_error::MapError;
 /// `BPF_MAP_LOOKUP_BATCH` (include/uapi/linux/bpf.h).
 const MAP_LOOKUP_BATCH: libc::c_int = 24;
 /// Entries per call: no bucket of a map holds nearly as many.
-const AT_ONCE: usize = 1_024;
+const ENTRIES_PER_CALL: usize = 1_024;
 
 /// The `batch` member of `union bpf_attr`.
 #[repr(C)]
@@ -28,12 +28,12 @@ struct Batch {
     flags: u64,
 }
 
-/// Shows every entry. What is there all the while is shown once; what comes or goes meanwhile may be.
+/// Shows every entry. One that is there all the while is shown once; one that comes or goes meanwhile may be.
 ///
 /// `flags`: those of the look-up (`BPF_F_LOCK`).
 ///
 /// # Errors
-/// What the kernel refuses, and the first that `show` returns, which ends it.
+/// The kernel refuses, or `show` returns an error, the first of which ends it.
 pub(in crate::datapath) fn each<const K: usize, const V: usize>(
     map: &HashMap<MapData, [u8; K], [u8; V]>,
     flags: u64,
@@ -45,8 +45,8 @@ where
 {
     let data: &MapData = IterableMap::map(map);
     let map_fd = number(data.fd().as_fd());
-    let mut keys = vec![[0_u8; K]; AT_ONCE];
-    let mut values = vec![[0_u8; V]; AT_ONCE];
+    let mut keys = vec![[0_u8; K]; ENTRIES_PER_CALL];
+    let mut values = vec![[0_u8; V]; ENTRIES_PER_CALL];
     // The number of the bucket where the next call goes on.
     let (mut position, mut begun) = (0_u32, false);
     loop {
@@ -56,7 +56,7 @@ where
             out_batch: at,
             keys: keys.as_mut_ptr() as u64,
             values: values.as_mut_ptr() as u64,
-            count: AT_ONCE as u32,
+            count: ENTRIES_PER_CALL as u32,
             map_fd,
             elem_flags: flags,
             flags: 0,

@@ -1,4 +1,4 @@
-//! The system call, and what is pinned.
+//! Calls bpf(2), and opens pinned objects.
 
 use std::ffi::CString;
 use std::io;
@@ -16,7 +16,7 @@ const OBJ_GET: libc::c_int = 7;
 /// alive, and of the size that the kernel reads or writes there.
 ///
 /// # Errors
-/// What the kernel refuses.
+/// The kernel refuses the command.
 pub(super) unsafe fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<i32> {
     // SAFETY: the caller's part; the size is that of the prefix.
     let result =
@@ -33,7 +33,7 @@ pub(super) unsafe fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Res
 /// As [`bpf`], and the command is one that does.
 ///
 /// # Errors
-/// What the kernel refuses.
+/// The kernel refuses the command.
 pub(super) unsafe fn descriptor<T>(
     command: libc::c_int,
     attributes: &mut T,
@@ -66,7 +66,7 @@ pub(super) fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
     unsafe { descriptor(OBJ_GET, &mut get) }
 }
 
-/// A descriptor, as attributes hold it.
+/// Returns a descriptor's number, as attributes hold it.
 pub(super) fn number(fd: BorrowedFd<'_>) -> u32 {
     // An open descriptor is not negative.
     fd.as_raw_fd().cast_unsigned()

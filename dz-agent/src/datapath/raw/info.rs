@@ -1,4 +1,4 @@
-//! What the kernel tells of its objects (`BPF_OBJ_GET_INFO_BY_FD`).
+//! Reads the kernel's facts about its objects (`BPF_OBJ_GET_INFO_BY_FD`).
 
 use std::io;
 use std::os::fd::BorrowedFd;

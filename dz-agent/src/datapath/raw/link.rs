@@ -1,4 +1,4 @@
-//! Links.
+//! Reads and detaches links.
 
 use std::io;
 use std::os::fd::AsFd;

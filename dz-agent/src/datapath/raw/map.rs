@@ -1,4 +1,4 @@
-//! Maps whose types are known at run time only, and their BTF.
+//! Access to maps whose types are known at run time only, and to their BTF.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -59,7 +59,7 @@ struct BtfInfo {
     id: u32,
 }
 
-/// A map.
+/// A map of any type.
 pub(in crate::datapath) struct RawMap {
     data: MapData,
     info: MapInfo,
@@ -73,27 +73,27 @@ impl RawMap {
         Ok(Self { data, info })
     }
 
-    /// Its kernel id.
+    /// Returns its kernel id.
     pub(in crate::datapath) const fn id(&self) -> u32 {
         self.info.id
     }
 
-    /// How many entries it can hold.
+    /// Returns how many entries it can hold.
     pub(in crate::datapath) const fn max_entries(&self) -> u32 {
         self.info.max_entries
     }
 
-    /// Whether it is a hash.
+    /// Says whether it is a hash.
     pub(in crate::datapath) const fn is_hash(&self) -> bool {
         self.info.map_type == MapType::Hash as u32
     }
 
-    /// Whether it is an array with a value for each CPU.
+    /// Says whether it is an array with a value for each CPU.
     pub(in crate::datapath) const fn is_per_cpu_array(&self) -> bool {
         self.info.map_type == MapType::PerCpuArray as u32
     }
 
-    /// Its types: BTF, and the type ids of key and value. None if it was created without.
+    /// Reads its types: BTF, and the type ids of key and value; none if it was created without.
     pub(in crate::datapath) fn btf(&self) -> io::Result<Option<(Vec<u8>, u32, u32)>> {
         let MapInfo {
             btf_id,
@@ -107,7 +107,7 @@ impl RawMap {
         Ok(Some((btf(btf_id)?, btf_key_type_id, btf_value_type_id)))
     }
 
-    /// Every key.
+    /// Reads every key.
     pub(in crate::datapath) fn keys(&self) -> io::Result<Vec<Vec<u8>>> {
         let mut keys: Vec<Vec<u8>> = Vec::new();
         loop {
@@ -121,29 +121,29 @@ impl RawMap {
         }
     }
 
-    /// The value of a key, under its lock if it has one; of all CPUs, one after the other.
+    /// Reads the value of a key, under its lock if it has one; of all CPUs, one after the other.
     pub(in crate::datapath) fn get(&self, key: &[u8], locked: bool) -> io::Result<Vec<u8>> {
         let mut value = vec![0; self.value_len()?];
         let flags = if locked { LOCKED } else { 0 };
-        self.check(key, value.len())?;
+        self.check_sizes(key, value.len())?;
         self.element(MAP_LOOKUP_ELEM, key.as_ptr(), value.as_mut_ptr(), flags)?;
         Ok(value)
     }
 
     /// Sets the value of a key.
     pub(in crate::datapath) fn put(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
-        self.check(key, value.len())?;
+        self.check_sizes(key, value.len())?;
         // This command only reads the value.
         self.element(MAP_UPDATE_ELEM, key.as_ptr(), value.as_ptr().cast_mut(), 0)
     }
 
     /// Removes a key.
     pub(in crate::datapath) fn remove(&self, key: &[u8]) -> io::Result<()> {
-        self.check(key, self.value_len()?)?;
+        self.check_sizes(key, self.value_len()?)?;
         self.element(MAP_DELETE_ELEM, key.as_ptr(), std::ptr::null_mut(), 0)
     }
 
-    /// Length of one value; for a per-CPU map of those of all CPUs.
+    /// Returns the length of one value; for a per-CPU map, of the values of all CPUs.
     pub(in crate::datapath) fn value_len(&self) -> io::Result<usize> {
         let one = self.info.value_size as usize;
         if !self.is_per_cpu_array() {
@@ -152,8 +152,8 @@ impl RawMap {
         Ok(one.next_multiple_of(8) * nr_cpus().map_err(|(_, error)| error)?)
     }
 
-    /// What the kernel reads and writes lies within what it is given.
-    fn check(&self, key: &[u8], value_len: usize) -> io::Result<()> {
+    /// Makes sure that the kernel reads and writes only within the buffers that it is given.
+    fn check_sizes(&self, key: &[u8], value_len: usize) -> io::Result<()> {
         if key.len() == self.info.key_size as usize && value_len == self.value_len()? {
             return Ok(());
         }
@@ -179,7 +179,7 @@ impl RawMap {
     }
 }
 
-/// BTF by its kernel id.
+/// Reads BTF by its kernel id.
 fn btf(id: u32) -> io::Result<Vec<u8>> {
     // The id, the next id and flags.
     // SAFETY: numbers, and no pointer.

@@ -1,4 +1,4 @@
-//! bpf(2), for the commands that aya does not offer, or for types of compile time only.
+//! Commands of bpf(2) that aya does not offer, or offers only for types known at compile time.
 
 pub(super) mod batch;
 pub(super) mod call;

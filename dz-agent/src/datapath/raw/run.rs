@@ -1,4 +1,4 @@
-//! Runs of a program by its descriptor (`BPF_PROG_TEST_RUN`). aya's `TestRun` looks the program up by name
+//! Runs a program by its descriptor (`BPF_PROG_TEST_RUN`). aya's `TestRun` looks the program up by name
 //! in the object first and passes more to the kernel: 0.1 µs on top of 1.9, and this is the clock's hot path.
 
 use std::io;
@@ -35,7 +35,7 @@ struct Test {
 /// what the program returns.
 ///
 /// # Errors
-/// What the kernel refuses.
+/// The kernel refuses the run.
 pub(in crate::datapath) fn test_run(
     program: BorrowedFd<'_>,
     data: &[u8],

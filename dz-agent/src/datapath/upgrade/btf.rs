@@ -1,4 +1,4 @@
-//! BTF, the kernel's own description of a map's types, as far as maps of ours use it
+//! Reads BTF, the kernel's own description of a map's types, as far as maps of ours use it
 //! (Documentation/bpf/btf.rst).
 
 /// A type, as it lies in memory.
@@ -6,9 +6,9 @@
 pub(super) enum Shape {
     /// A number of so many bytes.
     Number(usize),
-    /// One of some names, each with its number.
+    /// An enum of so many bytes: its names, each with its number.
     Enum(usize, Vec<(String, u32)>),
-    /// So many of the same.
+    /// So many values of one type.
     Array(Box<Shape>, usize),
     /// Named fields.
     Struct(Struct),
@@ -33,7 +33,7 @@ pub(super) struct Field {
 }
 
 impl Shape {
-    /// Bytes that a value takes.
+    /// Returns how many bytes a value takes.
     pub(super) fn size(&self) -> usize {
         match self {
             Self::Number(size) | Self::Enum(size, _) => *size,
@@ -42,7 +42,7 @@ impl Shape {
         }
     }
 
-    /// A field of a struct, by name.
+    /// Returns a field of a struct by its name.
     pub(super) fn field(&self, name: &str) -> Option<&Field> {
         match self {
             Self::Struct(found) => found.fields.iter().find(|field| field.name == name),
@@ -112,7 +112,7 @@ impl<'a> Btf<'a> {
         })
     }
 
-    /// A type by its id. None if it is of a sort that maps of ours do not use.
+    /// Reads a type by its id; none if it is of a kind that maps of ours do not use.
     pub(super) fn shape(&self, id: u32) -> Option<Shape> {
         self.shape_at(id, DEPTH)
     }
@@ -164,7 +164,7 @@ impl<'a> Btf<'a> {
         })
     }
 
-    /// The string whose offset is stored there.
+    /// Reads the string whose offset is stored at `at`.
     fn name(&self, at: usize) -> Option<String> {
         let start = self.strings + number(self.bytes, at)? as usize;
         let text = self.bytes.get(start..)?;
@@ -173,13 +173,13 @@ impl<'a> Btf<'a> {
     }
 }
 
-/// Kind and number of members of the type there.
+/// Reads kind and number of members of the type at `at`.
 fn head(bytes: &[u8], at: usize) -> Option<(u32, usize)> {
     let info = number(bytes, at + 4)?;
     Some(((info >> 24) & 0x1f, (info & 0xffff) as usize))
 }
 
-/// In the machine's byte order, as the kernel has it.
+/// Reads a number in the machine's byte order, as the kernel has it.
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
     let bytes = bytes.get(at..at.checked_add(4)?)?;
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))

@@ -1,8 +1,8 @@
-//! From one layout to another, by the names of fields and enumerators.
+//! Converts values from one layout to another, by the names of fields and enumerators.
 //!
-//! What has no counterpart in the new layout is dropped; what had none in the old one is zero, which
-//! is what an earlier agent meant by not having it. What has one and cannot be carried over as it is
-//! (another size, an enumerator that is gone) is refused: guessing is worse than not upgrading.
+//! A field without a counterpart in the new layout is dropped; one without a counterpart in the old
+//! layout is zero, which is the value that an earlier agent meant by not having it. A field that cannot
+//! be carried over (another size, an enumerator that is gone) is refused: guessing is worse than not upgrading.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ const OPAQUE: [&str; 2] = ["bpf_spin_lock", "bpf_timer"];
 /// Fields that are always zero, whatever their size.
 const RESERVED: &str = "reserved";
 
-/// How values of one type become values of another.
+/// The steps by which values of one type become values of another.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Conversion {
     from: usize,
@@ -23,9 +23,9 @@ pub(super) struct Conversion {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
-    /// Bytes, and where they go.
+    /// Bytes, and their offset in the new value.
     Copy(Range<usize>, usize),
-    /// An enumerator; the numbers of those that there are in both layouts.
+    /// An enumerator, with the numbers of those that both layouts have.
     Translate {
         name: String,
         from: usize,
@@ -36,7 +36,7 @@ enum Step {
 }
 
 impl Conversion {
-    /// Between two types, or why there is none.
+    /// Makes the conversion between two types, or says why there is none.
     pub(super) fn new(from: &Shape, to: &Shape) -> Result<Self, String> {
         let mut conversion = Self {
             from: from.size(),
@@ -57,7 +57,7 @@ impl Conversion {
         Err("a field beyond the end of its type".to_owned())
     }
 
-    /// One value.
+    /// Converts one value.
     pub(super) fn convert(&self, old: &[u8]) -> Result<Vec<u8>, String> {
         if old.len() < self.from {
             return Err("a value that is too short".to_owned());
@@ -133,7 +133,7 @@ impl Conversion {
         }
     }
 
-    /// Bytes that follow on those of the step before become part of it.
+    /// Adds a step that copies bytes; those that follow on the step before become part of it.
     fn copy(&mut self, from: Range<usize>, to: usize) {
         if let Some(Step::Copy(last, last_to)) = self.steps.last_mut()
             && last.end == from.start
@@ -152,7 +152,7 @@ fn read(bytes: &[u8]) -> u32 {
     u32::from_ne_bytes(number)
 }
 
-/// Where in a u32 a shorter number lies.
+/// Returns the bytes of a u32 in which a shorter number lies.
 const fn low(size: usize) -> Range<usize> {
     if cfg!(target_endian = "big") {
         4 - size..4

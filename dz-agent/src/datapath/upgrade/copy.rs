@@ -1,4 +1,4 @@
-//! Copying the entries of an earlier layout's maps.
+//! Copies the entries of an earlier layout's maps.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -13,22 +13,22 @@ use crate::datapath::clock::now_ns;
 use crate::datapath::maps::Maps;
 use crate::datapath::raw::map::RawMap;
 
-/// On top of what is measured, for a system call that takes its time.
+/// Added to the measured time of copying, for a system call that takes longer.
 const SLACK: Duration = Duration::from_millis(20);
 
-/// A map of either layout, with what turns keys and values of the one into those of the other.
+/// A map in both layouts, with the conversions of its keys and values.
 struct Pair {
     name: &'static str,
     old: RawMap,
     new: RawMap,
     key: Conversion,
     value: Conversion,
-    /// Values have a lock.
+    /// Whether values have a lock.
     locked: bool,
 }
 
-/// The maps that are copied: whatever is looked up by a key, and the counters. The others hold
-/// nothing that the new agent does not write anew, or does not read in sessions.
+/// The maps that are copied: those with keys, and the counters. The new agent writes the entries of the
+/// others anew, or reads them in sessions.
 pub(super) struct Copier {
     sessions: Pair,
     counters: Pair,
@@ -36,11 +36,11 @@ pub(super) struct Copier {
 }
 
 impl Copier {
-    /// Finds out how to copy, or why it cannot be done.
+    /// Finds the conversion of each map, or why there is none.
     pub(super) fn new(old: &Path, new: &Path) -> Result<Self, String> {
         let mut others = Vec::new();
         for name in [name::LOCALS, name::PEERS, name::CONFINED] {
-            // What the old layout does not have, the new agent fills.
+            // A map that the old layout does not have is filled by the new agent.
             if old.join(name).exists() {
                 others.push(Pair::new(name, old, new)?);
             }
@@ -52,7 +52,7 @@ impl Copier {
         })
     }
 
-    /// Copies what no kernel program writes.
+    /// Copies the maps that no kernel program writes.
     pub(super) fn settled(&self) -> Result<(), String> {
         for pair in &self.others {
             // Left by a takeover that was cut short.
@@ -76,8 +76,8 @@ impl Copier {
     }
 
     /// Copies the sessions of some interfaces, with their deadlines, twice: the first time shows how
-    /// long it takes, and that it can be done. What packets change in the old maps after the second
-    /// time is lost as if they had got lost on the wire; so that no session expires for it, each
+    /// long it takes, and that it can be done. Changes by packets in the old maps after the second time
+    /// are lost as if the packets had got lost on the wire; so that no session expires for it, each
     /// deadline is a detection time, and the time of copying, later than it was or than now.
     /// Returns how many there are.
     pub(super) fn sessions(
@@ -158,7 +158,7 @@ impl Pair {
         })
     }
 
-    /// Copies one entry; of a per-CPU map that of every CPU.
+    /// Copies one entry, of a per-CPU map with the values of every CPU.
     fn copy(&self, key: &[u8]) -> Result<(), String> {
         let failed = |error| self.failed(&error);
         let old = self.old.get(key, self.locked).map_err(failed)?;
@@ -187,7 +187,7 @@ impl Pair {
     }
 }
 
-/// The types of a map's keys and values.
+/// Reads the types of a map's keys and values.
 fn types(name: &str, map: &RawMap) -> Result<(Shape, Shape), String> {
     let found = map.btf().map_err(|error| format!("{name}: {error}"))?;
     let found = found.ok_or_else(|| format!("{name}: without type information"))?;

@@ -1,4 +1,4 @@
-//! Taking over the maps of an earlier layout, without a gap.
+//! Takes over the maps of an earlier layout, without a gap.
 //!
 //! The old kernel part serves until its programs are replaced in their links (below Linux 6.6 TC has
 //! filters instead). Each step leaves a state from which the next start goes on; the folder's name says
@@ -13,7 +13,7 @@
 //! | 5. pins moved, one by one, in place of the old ones | the same, the pins in two places | moves the rest |
 //! | 6. pins that the new layout does not have, and the folder, removed | the new part at work | nothing, or the rest of this |
 //!
-//! What packets change in the old maps between copying and replacing, some milliseconds, is lost. It is
+//! Changes by packets in the old maps between copying and replacing, some milliseconds, are lost. It is
 //! as if these packets had been lost on the wire, but for the answers that the peer has seen: it may
 //! know us in a state that we do not know of. The protocol mends that without a flap: a session
 //! that the peer believes Up goes there with the peer's next packet (it echoes our discriminator, and
@@ -26,7 +26,7 @@
 mod btf;
 mod convert;
 mod copy;
-mod held;
+mod old_links;
 mod staging;
 
 use std::fs;
@@ -45,12 +45,12 @@ use super::settings::Settings;
 use super::whole::Datapath;
 use crate::error::{ExitCode, FailWith, Failure};
 use copy::Copier;
-use held::{Held, held};
+use old_links::{OldLink, old_links};
 pub use staging::unfinished;
 use staging::{MOVE, NEW, SWAP, map_ids, remove, rename};
 
-/// Makes pinned maps of an earlier layout ones of ours, with what is in them, and puts our programs in
-/// the place of those that use them. Finishes what an agent has begun that died meanwhile. Without maps,
+/// Copies pinned maps of an earlier layout into maps of ours, and replaces the programs that use them by
+/// ours. Finishes the takeover of an agent that died in it. Without maps,
 /// or with maps of our layout, there is nothing to do.
 ///
 /// # Errors
@@ -64,7 +64,7 @@ pub fn take_over(settings: &Settings) -> Result<(), Failure> {
     }
     if pin_dir.join(SWAP).exists() {
         let staged = map_ids(&pin_dir.join(SWAP))?;
-        let links = held(pin_dir).map_err(|fault| refusal(pin_dir, &fault))?;
+        let links = old_links(pin_dir).map_err(|fault| refusal(pin_dir, &fault))?;
         if links.iter().any(|link| link.uses(&staged)) {
             info!(pin_dir = %pin_dir.display(), "going on with a takeover that was cut short");
             let taken = swap_rest(settings, &staged).map_err(|fault| refusal(pin_dir, &fault));
@@ -83,7 +83,7 @@ pub fn take_over(settings: &Settings) -> Result<(), Failure> {
             // Unless a link has been given a new program, there is nothing to go on from.
             for folder in [NEW, SWAP] {
                 let staged = map_ids(&pin_dir.join(folder)).unwrap_or_default();
-                let links = held(pin_dir).unwrap_or_default();
+                let links = old_links(pin_dir).unwrap_or_default();
                 if !links.iter().any(|link| link.uses(&staged)) {
                     let _ = remove(&pin_dir.join(folder));
                 }
@@ -93,7 +93,7 @@ pub fn take_over(settings: &Settings) -> Result<(), Failure> {
     move_pins(pin_dir)
 }
 
-/// Steps 1 and 2.
+/// Takes steps 1 and 2.
 fn prepare(settings: &Settings) -> Result<Datapath, String> {
     let pin_dir = &settings.pin_dir;
     let start = Instant::now();
@@ -110,7 +110,7 @@ fn prepare(settings: &Settings) -> Result<Datapath, String> {
     .map_err(|failure| failure.to_string())?;
     step();
     // The verifier takes its time, and the copy is the better the younger it is.
-    for link in held(pin_dir)? {
+    for link in old_links(pin_dir)? {
         link.make_ready(datapath.object())?;
     }
     let copier = Copier::new(pin_dir, &staging)?;
@@ -127,7 +127,7 @@ fn prepare(settings: &Settings) -> Result<Datapath, String> {
     Ok(datapath)
 }
 
-/// Step 3, after a crash in it.
+/// Takes step 3 after a crash in it.
 fn swap_rest(settings: &Settings, staged: &[u32]) -> Result<(), String> {
     let pin_dir = &settings.pin_dir;
     let staging = pin_dir.join(SWAP);
@@ -136,7 +136,7 @@ fn swap_rest(settings: &Settings, staged: &[u32]) -> Result<(), String> {
         ..settings.clone()
     })
     .map_err(|failure| failure.to_string())?;
-    let links = held(pin_dir)?;
+    let links = old_links(pin_dir)?;
     for link in &links {
         link.make_ready(datapath.object())?;
     }
@@ -153,13 +153,13 @@ fn swap_rest(settings: &Settings, staged: &[u32]) -> Result<(), String> {
     swap(datapath, pin_dir, |link| !link.uses(staged))
 }
 
-/// Step 3, and 4.
+/// Takes steps 3 and 4.
 fn swap(
     mut datapath: Datapath,
     pin_dir: &Path,
-    wanted: impl Fn(&Held) -> bool,
+    wanted: impl Fn(&OldLink) -> bool,
 ) -> Result<(), String> {
-    let mut links: Vec<_> = held(pin_dir)?.into_iter().filter(wanted).collect();
+    let mut links: Vec<_> = old_links(pin_dir)?.into_iter().filter(wanted).collect();
     links.sort_by_key(|link| link.is_ingress());
     for link in links {
         link.swap(datapath.object(), pin_dir)?;
@@ -170,7 +170,7 @@ fn swap(
     Ok(())
 }
 
-/// Steps 5 and 6.
+/// Takes steps 5 and 6.
 fn move_pins(pin_dir: &Path) -> Result<(), Failure> {
     let staging = pin_dir.join(MOVE);
     let result = || -> io::Result<()> {
@@ -206,7 +206,7 @@ fn refusal(pin_dir: &Path, fault: &str) -> Failure {
     )
 }
 
-/// A place where an agent can die, and a test can make it.
+/// Marks a point at which an agent can die, and a test can make it die.
 fn step() {
     #[cfg(feature = "faults")]
     crate::faults::takeover_step();

@@ -1,4 +1,4 @@
-//! The folders of a takeover: the name says how far it was.
+//! The folders of a takeover, whose names say how far it was.
 
 use std::fs;
 use std::io;
@@ -10,14 +10,14 @@ use crate::datapath::pins::Pin;
 use crate::datapath::raw::map::RawMap;
 use crate::error::{ExitCode, FailWith, Failure};
 
-/// Holds what is being made ready; of no use to the next start.
+/// The folder of maps that are being made ready; of no use to the next start.
 pub(super) const NEW: &str = "takeover_new";
-/// Holds what links may have been given.
+/// The folder of maps whose programs some links may have been given.
 pub(super) const SWAP: &str = "takeover_swap";
-/// Holds what all links have been given.
+/// The folder of maps whose programs all links have been given.
 pub(super) const MOVE: &str = "takeover_move";
 
-/// The folders that an unfinished takeover has left, for those who remove everything.
+/// Returns the folders that an unfinished takeover has left, for `purge`.
 pub fn unfinished(pin_dir: &Path) -> Vec<PathBuf> {
     let folders = [NEW, SWAP, MOVE].map(|folder| pin_dir.join(folder));
     folders.into_iter().filter(|path| path.exists()).collect()
@@ -38,7 +38,7 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<(), String> {
     fs::rename(from, to).map_err(|error| format!("renaming {}: {error}", from.display()))
 }
 
-/// Removes a folder of a takeover that came to nothing. Without it there is nothing to do.
+/// Removes a folder of a takeover that was given up. Without it there is nothing to do.
 pub(super) fn remove(folder: &Path) -> Result<(), Failure> {
     match fs::remove_dir_all(folder) {
         Ok(()) => {

@@ -11,6 +11,11 @@ pub(crate) fn backoff(failures: u32) -> Duration {
     (FIRST_PAUSE * (1 << failures.saturating_sub(1).min(6))).min(LONGEST_PAUSE)
 }
 
+/// A span of time as the kernel's clock counts, ns.
+pub(crate) fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use dz_common::map::SessionKey;
 
+use super::backoff::nanos;
 use super::clock::gathered_ns;
 
 /// AdminDown packets at a disconnect: one may be lost, two, too.
@@ -195,10 +196,6 @@ impl Farewell {
 fn spread_ns(interval_us: u32) -> u64 {
     let tenth_ns = u64::from(interval_us) * 1_000 / PART;
     tenth_ns.min(nanos(LONGEST)) / 16 * 15
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::view::{InterfaceView, Parked};
 pub(crate) struct Interface {
     /// Shared with each of its sessions.
     name: Arc<str>,
-    /// Why it is not served at seen.
+    /// Why it is not served, in words that follow its name.
     waiting: Option<String>,
     /// Whether the kernel has it, as of the last look.
     exists: bool,
@@ -125,7 +125,7 @@ impl Interface {
         self.waiting = None;
     }
 
-    /// Notes why it is not served, or not as it should be. Returns whether that is news.
+    /// Notes why it is not served, in words that follow its name. Returns whether that is news.
     pub(crate) fn wait(&mut self, reason: String) -> bool {
         let is_news = self.waiting.as_ref() != Some(&reason);
         self.waiting = Some(reason);
@@ -234,13 +234,13 @@ impl Interface {
         (!fits).then_some(&*refused.why)
     }
 
-    /// Why no session can run over it now.
+    /// Why no session can run over it now, in words that follow its name.
     pub(crate) fn unavailable(&self) -> Option<String> {
         match &self.seen {
             None => Some(
                 self.waiting
                     .clone()
-                    .unwrap_or_else(|| "not there".to_owned()),
+                    .unwrap_or_else(|| "is not there".to_owned()),
             ),
             Some(seen) if !seen.found.up => Some("is down: bring it up".to_owned()),
             Some(_) => None,

@@ -6,11 +6,11 @@ use std::net::Ipv4Addr;
 use dz_common::map::SessionKey;
 use foldhash::{HashMap, HashSet};
 use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tracing::debug;
 
-use crate::net::{Netlink, neighbours};
+use crate::engine::hands::{Answer, Mac};
+use crate::net::NetlinkError;
 
 /// The kernel is asked about one next hop this often at most, however many sessions it is the next
 /// hop of: it says itself when it has resolved one, unless its news are lost.
@@ -22,7 +22,6 @@ const AT_ONCE: usize = 64;
 
 /// Interface and address.
 pub(crate) type Hop = (u32, Ipv4Addr);
-type Mac = [u8; 6];
 /// A next hop, and its Ethernet address if it is known.
 pub(crate) type Neighbour = (u32, Ipv4Addr, Option<Mac>);
 
@@ -32,7 +31,7 @@ pub(crate) struct NextHops {
     known: HashMap<Hop, Mac>,
     unresolved: HashMap<Hop, Waiting>,
     /// The kernel's answers to questions under way.
-    lookups: FuturesUnordered<BoxFuture<'static, Neighbour>>,
+    lookups: FuturesUnordered<Answer<Neighbour>>,
     /// Next hops that the kernel is still to be asked about.
     to_ask: VecDeque<Hop>,
     /// The neighbour tables have been read, and no notification has been lost since.
@@ -63,8 +62,8 @@ impl NextHops {
         self.lookups.next().await
     }
 
-    /// Asks the kernel to resolve a next hop, on behalf of a session that waits for it.
-    pub(crate) fn resolve(&mut self, netlink: &Netlink, hop: Hop, key: SessionKey, now_ns: u64) {
+    /// Has a next hop resolved, on behalf of a session that waits for it.
+    pub(crate) fn resolve(&mut self, hop: Hop, key: SessionKey, now_ns: u64) {
         if !self.wait(hop, key, now_ns) {
             return;
         }
@@ -72,31 +71,34 @@ impl NextHops {
             && !std::mem::replace(&mut waiting.queued, true)
         {
             self.to_ask.push_back(hop);
-            self.ask(netlink);
         }
     }
 
-    /// Asks the kernel about as many next hops as it may be asked about at the same time.
-    fn ask(&mut self, netlink: &Netlink) {
-        while self.lookups.len() < AT_ONCE
-            && let Some(hop) = self.to_ask.pop_front()
-        {
+    /// Takes the next hop that the kernel is to be asked about, if it may be by now; then [`Self::asked`].
+    pub(crate) fn next_to_ask(&mut self) -> Option<Hop> {
+        while self.lookups.len() < AT_ONCE {
+            let hop = self.to_ask.pop_front()?;
             // Others have been resolved, or given up, while they waited.
-            let Some(waiting) = self.unresolved.get_mut(&hop) else {
-                continue;
-            };
-            waiting.queued = false;
-            let (netlink, (ifindex, next_hop)) = (netlink.clone(), hop);
-            self.lookups.push(Box::pin(async move {
-                match neighbours::resolve(&netlink, ifindex, next_hop).await {
-                    Ok(mac) => (ifindex, next_hop, mac),
-                    Err(error) => {
-                        debug!(%next_hop, %error, "neighbour not resolved; retried");
-                        (ifindex, next_hop, None)
-                    }
-                }
-            }));
+            if let Some(waiting) = self.unresolved.get_mut(&hop) {
+                waiting.queued = false;
+                return Some(hop);
+            }
         }
+        None
+    }
+
+    /// Notes that the kernel has been asked about a next hop.
+    pub(crate) fn asked(&mut self, hop: Hop, answer: Answer<Result<Option<Mac>, NetlinkError>>) {
+        let (ifindex, next_hop) = hop;
+        self.lookups.push(Box::pin(async move {
+            match answer.await {
+                Ok(mac) => (ifindex, next_hop, mac),
+                Err(error) => {
+                    debug!(%next_hop, %error, "neighbour not resolved; retried");
+                    (ifindex, next_hop, None)
+                }
+            }
+        }));
     }
 
     /// Says whether it is time to ask the kernel.
@@ -112,10 +114,9 @@ impl NextHops {
         ask
     }
 
-    /// Notes the kernel's answer to a question, and asks the next one. Returns the sessions that have
+    /// Notes the kernel's answer to a question. Returns the sessions that have
     /// waited for it. "Not known" says nothing: by now a notification may have said more.
-    pub(crate) fn looked_up(&mut self, netlink: &Netlink, found: Neighbour) -> HashSet<SessionKey> {
-        self.ask(netlink);
+    pub(crate) fn looked_up(&mut self, found: Neighbour) -> HashSet<SessionKey> {
         match found {
             (_, _, None) => HashSet::default(),
             (_, _, Some(_)) => self.found(found),

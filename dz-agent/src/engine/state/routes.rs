@@ -9,12 +9,12 @@ use std::time::Duration;
 use dz_common::map::Event;
 use dz_common::packet::State;
 use foldhash::HashMap;
-use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 
-use super::backoff::backoff;
+use super::backoff::{backoff, nanos};
 use super::keys::RouteKey;
+use crate::engine::hands::Answer;
 use crate::net::routes::{Added, Deleted, RouteError};
 
 /// Requests under way at the same time: enough to keep the kernel busy, and no more acknowledgements
@@ -102,7 +102,7 @@ struct Job {
 #[derive(Default)]
 pub(crate) struct RouteJobs {
     jobs: HashMap<RouteKey, Job>,
-    answers: FuturesUnordered<BoxFuture<'static, Finished>>,
+    answers: FuturesUnordered<Answer<Finished>>,
     retries: BTreeSet<(u64, RouteKey)>,
     /// By [`Change`].
     waiting: [VecDeque<RouteKey>; 2],
@@ -132,7 +132,7 @@ impl RouteJobs {
     }
 
     /// Asks the kernel for a change whose [turn](Self::begin) has come.
-    pub(crate) fn ask(&mut self, answer: BoxFuture<'static, Finished>) {
+    pub(crate) fn ask(&mut self, answer: Answer<Finished>) {
         self.answers.push(answer);
     }
 
@@ -241,8 +241,7 @@ impl RouteJobs {
 
     /// Has a destination tried again after a pause, in place of whatever was set for it before.
     pub(crate) fn retry(&mut self, key: RouteKey, pause: Duration, now_ns: u64) {
-        let pause_ns = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
-        let at_ns = now_ns.saturating_add(pause_ns);
+        let at_ns = now_ns.saturating_add(nanos(pause));
         let job = self.jobs.entry(key).or_default();
         if let Some(before_ns) = job.retry_ns.replace(at_ns) {
             self.retries.remove(&(before_ns, key));

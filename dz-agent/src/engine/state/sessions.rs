@@ -12,7 +12,7 @@ use super::keys::{RouteKey, route_key};
 use super::left::Left;
 use super::next_hops::NextHops;
 use super::slots::Slots;
-use crate::net::Netlink;
+use crate::host::identity::Identity;
 
 /// A session as the agent needs it at hand; all of it is also in its map entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,8 @@ pub(crate) struct Place {
 
 /// The live sessions.
 pub(crate) struct Sessions {
+    /// From which each has its discriminator.
+    identity: Identity,
     live: HashMap<SessionKey, Live>,
     /// Which session a route belongs to: one per interface and peer.
     owners: HashMap<RouteKey, SessionKey>,
@@ -70,9 +72,10 @@ pub(crate) struct Sessions {
 impl Sessions {
     /// Makes room for `slots` sessions, of which those in `found` are taken. They are not known
     /// before they are [adopted](Self::adopt).
-    pub(crate) fn new(slots: u32, found: &[SessionEntry]) -> Self {
+    pub(crate) fn new(identity: Identity, slots: u32, found: &[SessionEntry]) -> Self {
         let latest = found.iter().map(|entry| entry.generation).max();
         Self {
+            identity,
             live: HashMap::default(),
             owners: HashMap::default(),
             slots: Slots::new(slots, found.iter().map(|entry| entry.slot)),
@@ -113,10 +116,24 @@ impl Sessions {
         self.slots.room()
     }
 
-    /// Takes a place for a new session; none if there is no room. Waits until no kernel program can
-    /// hold what earlier sessions left behind ([`Slots::settle`]).
-    pub(crate) fn reserve(&mut self) -> Option<Place> {
+    /// Returns the discriminator of a session, which is the same after every restart.
+    pub(crate) fn discriminator(&self, interface: &str, local: Ipv4Addr, peer: Ipv4Addr) -> u32 {
+        self.identity.discriminator(interface, local, peer).get()
+    }
+
+    /// Says whether a kernel program may still hold what earlier sessions left behind.
+    pub(crate) const fn has_resting(&self) -> bool {
+        self.slots.has_resting()
+    }
+
+    /// Notes that no kernel program holds what earlier sessions left behind.
+    pub(crate) fn settle(&mut self) {
         self.slots.settle();
+    }
+
+    /// Takes a place for a new session; none if there is no room. What earlier sessions left behind is given
+    /// out after [`Self::settle`] alone.
+    pub(crate) fn reserve(&mut self) -> Option<Place> {
         let slot = self.slots.take()?;
         let generation = self.next_generation;
         self.next_generation = self.next_generation.wrapping_add(1).max(1);
@@ -276,10 +293,10 @@ impl Sessions {
     }
 
     /// Has the kernel resolve a session's next hop, if it has one.
-    pub(crate) fn resolve(&mut self, netlink: &Netlink, key: &SessionKey, now_ns: u64) {
+    pub(crate) fn resolve(&mut self, key: &SessionKey, now_ns: u64) {
         if let Some(next_hop) = self.live.get(key).and_then(|live| live.next_hop) {
             let hop = (key.ifindex, next_hop);
-            self.next_hops.resolve(netlink, hop, *key, now_ns);
+            self.next_hops.resolve(hop, *key, now_ns);
         }
     }
 
@@ -326,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_session_is_all_there_or_not_at_all() {
-        let mut sessions = Sessions::new(2, &[]);
+        let mut sessions = Sessions::new(Identity::known([7; 16]), 2, &[]);
         let place = inserted(&mut sessions, key(1));
         assert_eq!(sessions.owner_of(route_key(&key(1))), Some(key(1)));
         assert_eq!(sessions.room(), 1);
@@ -341,7 +358,7 @@ mod tests {
 
     #[test]
     fn no_generation_comes_twice() {
-        let mut sessions = Sessions::new(4, &[entry(1, 3, u32::MAX - 1)]);
+        let mut sessions = Sessions::new(Identity::known([7; 16]), 4, &[entry(1, 3, u32::MAX - 1)]);
         let generations: Vec<_> = (0..3)
             .map(|_| sessions.reserve().expect("room").generation)
             .collect();
@@ -351,9 +368,11 @@ mod tests {
 
     #[test]
     fn a_place_that_was_given_back_can_be_had_again() {
-        let mut sessions = Sessions::new(1, &[]);
+        let mut sessions = Sessions::new(Identity::known([7; 16]), 1, &[]);
         let place = sessions.reserve().expect("room");
         sessions.give_back(&place);
+        assert!(sessions.has_resting() && sessions.reserve().is_none());
+        sessions.settle();
         let again = sessions.reserve().expect("room");
         assert_eq!(again.slot, place.slot);
         assert_ne!(again.generation, place.generation);
@@ -361,7 +380,7 @@ mod tests {
 
     #[test]
     fn a_route_stays_with_the_session_that_has_it() {
-        let mut sessions = Sessions::new(2, &[]);
+        let mut sessions = Sessions::new(Identity::known([7; 16]), 2, &[]);
         inserted(&mut sessions, key(1));
         // With the same peer over the same interface, from another address.
         let other = SessionKey {
@@ -383,7 +402,7 @@ mod tests {
     #[test]
     fn an_earlier_agents_session_is_adopted_once() {
         let found = entry(1, 1, 7);
-        let mut sessions = Sessions::new(2, &[found]);
+        let mut sessions = Sessions::new(Identity::known([7; 16]), 2, &[found]);
         assert!(!sessions.are(&[found]));
         assert!(adopted(&mut sessions, &found));
         assert!(!adopted(&mut sessions, &found));
@@ -401,7 +420,7 @@ mod tests {
 
     #[test]
     fn who_has_left_is_looked_at_when_it_is_back() {
-        let mut sessions = Sessions::new(1, &[]);
+        let mut sessions = Sessions::new(Identity::known([7; 16]), 1, &[]);
         let place = inserted(&mut sessions, key(1));
         sessions.take_due(NOW_NS, 9);
         sessions.have_left(HashSet::from_iter([key(1)]), NOW_NS);

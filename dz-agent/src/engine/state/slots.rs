@@ -7,12 +7,6 @@
 //! deleted has ended.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
-
-/// `MEMBARRIER_CMD_GLOBAL`: returns after an RCU grace period (kernel/sched/membarrier.c).
-const MEMBARRIER_GLOBAL: libc::c_int = 1;
-/// How long to wait where the kernel refuses that (`nohz_full`). No program runs that long.
-const REST: Duration = Duration::from_secs(1);
 
 /// Which slots are free.
 #[derive(Debug)]
@@ -40,7 +34,7 @@ impl Slots {
         self.free.len() + self.resting.len()
     }
 
-    /// A free slot. Call [`Slots::settle`] first.
+    /// Takes a free slot; those that sessions have left are not free before [`Slots::settle`].
     pub(crate) fn take(&mut self) -> Option<u32> {
         self.free.pop_first()
     }
@@ -56,16 +50,13 @@ impl Slots {
         self.resting.push(slot);
     }
 
-    /// Waits until no program can hold what sessions left behind; at once if none did.
+    /// Says whether a program may still hold what sessions left behind.
+    pub(crate) const fn has_resting(&self) -> bool {
+        !self.resting.is_empty()
+    }
+
+    /// Notes that every program has ended that was running when it was called last.
     pub(crate) fn settle(&mut self) {
-        if self.resting.is_empty() {
-            return;
-        }
-        // SAFETY: a system call without pointers.
-        let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_GLOBAL, 0, 0) };
-        if result != 0 {
-            std::thread::sleep(REST);
-        }
         self.free.extend(self.resting.drain(..));
     }
 }

@@ -1,4 +1,4 @@
-//! Who has a port that we want, for messages that say what to stop.
+//! Finds the processes that have a port which we want, for messages that say what to stop.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,7 +9,7 @@ use crate::host::holder::{self, Holder};
 const DEPLOYED: &str = "doublezerod";
 
 /// Other processes' sockets that have a port, as the kernel's tables show them in the calling thread's
-/// network namespace. Cheap to read and to compare; what takes time is [`Sockets::holders`].
+/// network namespace. They are cheap to read and to compare; [`Sockets::holders`] takes time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sockets(BTreeSet<Socket>);
 
@@ -20,14 +20,14 @@ struct Socket {
 }
 
 impl Sockets {
-    /// Those with a UDP port. The tables do not say which interface a socket is bound to, so that one
-    /// on another interface is among them; an IPv6 socket may cover IPv4.
+    /// Reads the sockets with a UDP port. The tables do not say which interface a socket is bound to, so
+    /// that one on another interface is among them; an IPv6 socket may cover IPv4.
     pub fn udp(port: u16) -> Self {
         Self::read(["udp", "udp6"], port)
     }
 
-    /// Those with a TCP port at this host, on whatever address: it may be the port of an outgoing
-    /// connection. A socket that has only been bound is in no table.
+    /// Reads the sockets with a TCP port at this host, on whatever address: it may be the port of an
+    /// outgoing connection. A socket that has only been bound is in no table.
     pub fn tcp(port: u16) -> Self {
         Self::read(["tcp", "tcp6"], port)
     }
@@ -66,16 +66,16 @@ impl Sockets {
 /// The processes that have a port, as far as can be told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holders {
-    /// Those that have one of the sockets open.
+    /// Processes that have one of the sockets open.
     seen: BTreeSet<Holder>,
-    /// Those that may, by name and user, but cannot be looked into.
+    /// Processes that may have one open, by name and user, and cannot be looked into.
     likely: BTreeSet<Holder>,
     /// The users of sockets that no process is seen to have open.
     unseen: BTreeSet<u32>,
 }
 
 impl Holders {
-    /// Whether the deployed client's daemon is among them, its own liveness on.
+    /// Says whether the deployed client's daemon is among them, its own liveness on.
     pub fn has_deployed_client(&self) -> bool {
         let mut all = self.seen.iter().chain(&self.likely);
         all.any(|holder| holder.command == DEPLOYED)
@@ -98,9 +98,9 @@ impl fmt::Display for Holders {
     }
 }
 
-/// The socket of a line if it has the port. One without an inode is nobody's any more: a connection that
-/// is nearly over. Columns: number, local address (`address:port` in hexadecimal), remote address,
-/// state, queues, timer, retransmissions, user, timeout, inode.
+/// Reads the socket of a line if it has the port. One without an inode is nobody's any more: a
+/// connection that is nearly over. Columns: number, local address (`address:port` in hexadecimal),
+/// remote address, state, queues, timer, retransmissions, user, timeout, inode.
 fn bound(line: &str, port: u16) -> Option<Socket> {
     let mut columns = line.split_whitespace();
     let (_, local_port) = columns.nth(1)?.rsplit_once(':')?;

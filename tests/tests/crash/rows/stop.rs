@@ -10,6 +10,7 @@ use dz_tests::agent::{Agent, Home};
 use dz_tests::attached;
 use dz_tests::bed::{self, INTERFACE, PATIENCE, THERE};
 use dz_tests::harness::Test;
+use dz_tests::load;
 use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
@@ -115,7 +116,7 @@ fn lay_out(pin_dir: &Path, sessions: u32) -> Result<()> {
     for name in ["dz_deadlines", "dz_sessions", "dz_peers"] {
         loader.map_max_entries(name, sessions);
     }
-    loader.load(OBJECT)?;
+    load::object(&mut loader, OBJECT)?;
     Ok(())
 }
 

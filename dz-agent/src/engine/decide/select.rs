@@ -1,0 +1,171 @@
+//! Which peers a request to disconnect is about, and why others are not theirs to disconnect who ask.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use dz_common::map::{Origin, Peer, PeerKey};
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
+
+use crate::command::{Named, Refusal, RefusalKind, Selector};
+use crate::engine::state::keys::ifname;
+
+/// Selects peers. `file`: the file of peers, if there is one.
+///
+/// # Errors
+/// A peer that is named is not there, named twice, on several interfaces, or not a request's: every
+/// fault.
+pub(crate) fn select(
+    peers: &HashMap<PeerKey, Peer>,
+    file: Option<&Path>,
+    selector: &Selector,
+) -> Result<Vec<PeerKey>, Refusal> {
+    let on = |interface: &Option<String>, key: &PeerKey| {
+        interface.as_deref().is_none_or(|name| name == ifname(key))
+    };
+    let wanted = match selector {
+        Selector::Peers(wanted) => wanted,
+        Selector::All { interface } => {
+            let ours =
+                |(key, peer): &(&PeerKey, &Peer)| on(interface, key) && peer.origin == Origin::Api;
+            return Ok(peers.iter().filter(ours).map(|(key, _)| *key).collect());
+        }
+    };
+    let mut keys = Vec::new();
+    let mut faults = Vec::new();
+    // One pass over the peers, however many are wanted.
+    let mut at: HashMap<[u8; 4], Vec<(&PeerKey, Origin)>> = HashMap::new();
+    for (key, peer) in peers {
+        at.entry(key.peer).or_default().push((key, peer.origin));
+    }
+    let mut named = HashSet::new();
+    for Named { interface, peer } in wanted {
+        let found = at.get(&peer.octets()).map_or(&[][..], Vec::as_slice);
+        let found = found.iter().copied().filter(|(key, _)| on(interface, key));
+        match *found.collect::<Vec<_>>() {
+            [] => faults.push(format!("peer {peer}: not connected")),
+            [(_, origin)] if origin != Origin::Api => {
+                faults.push(not_by_request(*peer, origin, file));
+            }
+            [(key, _)] if !named.insert(*key) => {
+                faults.push(format!("peer {peer}: named twice"));
+            }
+            [(key, _)] => keys.push(*key),
+            _ => faults.push(format!("peer {peer}: on several interfaces; name one")),
+        }
+    }
+    if faults.is_empty() {
+        return Ok(keys);
+    }
+    Err(Refusal {
+        kind: RefusalKind::NotFound,
+        faults,
+    })
+}
+
+/// Says why a peer that no request has connected is not disconnected by one, and what to do.
+fn not_by_request(peer: Ipv4Addr, origin: Origin, file: Option<&Path>) -> String {
+    if origin == Origin::Follow {
+        return format!(
+            "peer {peer}: followed: have its route withdrawn by whoever made it, or exclude the \
+             destination (--exclude {peer})"
+        );
+    }
+    let file = file.map_or_else(|| "the file of peers".into(), Path::to_string_lossy);
+    format!("peer {peer}: configured: remove its line from {file} and send SIGHUP")
+}
+
+#[cfg(test)]
+mod tests {
+    use dz_common::session::Timers;
+
+    use super::*;
+    use crate::engine::state::keys::peer_key;
+
+    const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+
+    fn peers(all: &[(&str, Ipv4Addr, Origin)]) -> HashMap<PeerKey, Peer> {
+        let peer = |origin| Peer {
+            local: [10, 0, 0, 1],
+            via: [0; 4],
+            timers: Timers::DEFAULT,
+            origin,
+            reserved: [0; 3],
+        };
+        let all = all.iter();
+        all.map(|(name, dst, origin)| (peer_key(name, *dst), peer(*origin)))
+            .collect()
+    }
+
+    fn named(interface: Option<&str>, peer: Ipv4Addr) -> Named {
+        let interface = interface.map(str::to_owned);
+        Named { interface, peer }
+    }
+
+    fn faults(peers: &HashMap<PeerKey, Peer>, wanted: Vec<Named>) -> Vec<String> {
+        let refused = select(
+            peers,
+            Some(Path::new("/etc/peers")),
+            &Selector::Peers(wanted),
+        );
+        refused.expect_err("a refusal").faults
+    }
+
+    #[test]
+    fn all_means_those_of_requests() {
+        let others = Ipv4Addr::new(10, 0, 0, 3);
+        let peers = peers(&[("a", PEER, Origin::Api), ("a", others, Origin::Config)]);
+        let all = |interface: Option<&str>| {
+            let interface = interface.map(str::to_owned);
+            select(&peers, None, &Selector::All { interface }).unwrap()
+        };
+        assert_eq!(all(None), [peer_key("a", PEER)]);
+        assert_eq!(all(Some("b")), []);
+    }
+
+    #[test]
+    fn every_fault_is_told() {
+        let gone = Ipv4Addr::new(10, 0, 0, 9);
+        let both = Ipv4Addr::new(10, 0, 0, 4);
+        let peers = peers(&[
+            ("a", PEER, Origin::Api),
+            ("a", both, Origin::Api),
+            ("b", both, Origin::Api),
+        ]);
+        let wanted = vec![
+            named(None, PEER),
+            named(Some("a"), PEER),
+            named(None, gone),
+            named(None, both),
+        ];
+        let faults = faults(&peers, wanted);
+        let ends = [
+            "named twice",
+            "not connected",
+            "on several interfaces; name one",
+        ];
+        assert_eq!(faults.len(), ends.len());
+        assert!(
+            faults
+                .iter()
+                .zip(ends)
+                .all(|(fault, end)| fault.ends_with(end))
+        );
+        let one = Selector::Peers(vec![named(Some("b"), both)]);
+        assert_eq!(select(&peers, None, &one).unwrap(), [peer_key("b", both)]);
+    }
+
+    #[test]
+    fn whose_it_is_says_what_to_do() {
+        for (origin, advice) in [
+            (Origin::Config, "remove its line from /etc/peers"),
+            (Origin::Follow, "--exclude 10.0.0.2"),
+        ] {
+            let peers = peers(&[("a", PEER, origin)]);
+            let faults = faults(&peers, vec![named(None, PEER)]);
+            assert!(
+                faults.len() == 1 && faults[0].contains(advice),
+                "{faults:?}"
+            );
+        }
+    }
+}

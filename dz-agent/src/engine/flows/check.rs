@@ -1,0 +1,224 @@
+//! The full check: everything is read, compared and put right, whatever events came or did not come.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::Ordering;
+
+use dz_common::map::SessionEntry;
+use foldhash::{HashMap, HashMapExt};
+use tracing::{debug, info, warn};
+
+use crate::datapath::MapError;
+use crate::engine::decide::reconcile::{self, Facts, Op};
+use crate::engine::hands::Hands;
+use crate::engine::parts::Engine;
+use crate::engine::state::backoff::nanos;
+use crate::engine::state::keys::{RouteKey, flow, peer_key, route_key};
+use crate::engine::state::left::{after_ns, has_left};
+use crate::net::routes::{Route, RouteError};
+use crate::settings::PeerPassive;
+
+pub(crate) type OurRoutes = Result<Vec<Route>, RouteError>;
+/// What is to be done, and what could not be read.
+type Decided = (Vec<Op>, Option<anyhow::Error>);
+
+impl<H: Hands> Engine<H> {
+    /// Begins a full check, which goes on with [`Self::check_with`]; others have their turn meanwhile.
+    /// One that has begun will do: sessions are read at its end.
+    pub(crate) fn begin_check(&mut self) {
+        if !self.checks.is_reading() {
+            self.read_routes();
+        }
+    }
+
+    /// Reads everything and carries out what is missing, before anything else: where an address may be
+    /// gone, nothing is to be sent from it meanwhile.
+    pub(crate) async fn full_check(&mut self) {
+        self.read_routes();
+        let routes = self.checks.routes_read().await;
+        self.check_with(routes).await;
+    }
+
+    /// From now on, whatever is being read.
+    fn read_routes(&mut self) {
+        self.checks.begin(self.hands.routes());
+    }
+
+    /// The rest of a full check. What could not be read is read again soon.
+    pub(crate) async fn check_with(&mut self, routes: OurRoutes) {
+        let begun_ns = self.hands.now_ns();
+        let decided = self.read_and_decide(routes).await;
+        let (ops, failed) = decided.unwrap_or_else(|error| (Vec::new(), Some(error)));
+        if !ops.is_empty() {
+            debug!(steps = ops.len(), "full check");
+        }
+        // Room first, so that what is opened finds it.
+        for op in ops.iter().filter(|op| matches!(op, Op::Close { .. })) {
+            self.carry_out(*op);
+        }
+        for op in ops.iter().filter(|op| !matches!(op, Op::Close { .. })) {
+            self.carry_out(*op);
+        }
+        match failed {
+            Some(error) => self.check_failed(&error),
+            None => {
+                if let Some(failures) = self.checks.succeeded() {
+                    info!(failures, "full check: everything read again");
+                    *self.shared.check_error() = None;
+                }
+            }
+        }
+        let took_ns = self.hands.now_ns().saturating_sub(begun_ns);
+        self.shared.full_check_ns.store(took_ns, Ordering::Relaxed);
+    }
+
+    pub(crate) fn check_failed(&mut self, error: &anyhow::Error) {
+        self.shared.checks_failed.fetch_add(1, Ordering::Relaxed);
+        let text = format!("{error:#}");
+        let (pause, is_news) = self.checks.failed(&text);
+        self.agenda
+            .check_by(self.hands.now_ns().saturating_add(nanos(pause)));
+        if is_news {
+            warn!(error = text, retry = ?pause, "full check");
+        } else {
+            debug!(error = text, retry = ?pause, "full check, again");
+        }
+        *self.shared.check_error() = Some(text);
+    }
+
+    /// Routes are read first, and may have changed since: whoever follows one reads its session
+    /// again. Between the reading of the sessions and the decision nothing waits, so that nothing of
+    /// ours changes; nor is anything sent, for an address may be found gone.
+    async fn read_and_decide(&mut self, routes: OurRoutes) -> anyhow::Result<Decided> {
+        let unread = self.refresh_interfaces().await;
+        self.read_peers()?;
+        // Where it is not known what may be a source, nothing is decided.
+        self.read_borrowed().await.map_or(Ok(()), Err)?;
+        let unseen = self.look_at_links().await;
+        let unfollowed = self.read_followed().await;
+        let resolve = !self.sessions.next_hops().is_up_to_date();
+        let unresolved = self.read_neighbours().await;
+        self.settle_all();
+        if self.interfaces.held_mut().take_new() {
+            self.read_borrowed().await.map_or(Ok(()), Err)?;
+            self.use_holders();
+        }
+        self.show_interfaces();
+        let refused = self.interfaces.refused_peers(&self.peers);
+        let sessions = self.hands.sessions()?;
+        if !self.sessions.are(&sessions) {
+            self.forget_missing(&sessions);
+            let gateways = gateways(routes.as_deref().unwrap_or_default());
+            for entry in &sessions {
+                // Where one of many is not known, the others cost a look-up.
+                if !self.sessions.knows(entry) {
+                    self.adopt(entry, &gateways);
+                }
+            }
+        }
+        if resolve {
+            self.resolve_missing();
+        }
+        self.note_who_has_left(&sessions);
+        let mut ops = reconcile::decide(&Facts {
+            peers: &self.peers,
+            carriers: &self.interfaces.carriers(),
+            sessions: &sessions,
+            closing: &self.closings.keys().map(|key| route_key(&key)).collect(),
+            refused: &refused.keys().copied().collect(),
+            routes: routes.as_deref().unwrap_or_default(),
+            detours: self.detours.known(),
+            ignore_peer_passive: self.options.peer_passive == PeerPassive::Ignore,
+        });
+        *self.shared.refused() = refused;
+        if routes.is_err() {
+            // Sessions need not wait for a table that cannot be read.
+            ops.retain(|op| !matches!(op, Op::Follow(_)));
+        }
+        let failed = unread
+            .or(unseen)
+            .or(unfollowed)
+            .or(unresolved)
+            .or(routes.err().map(anyhow::Error::from));
+        Ok((ops, failed))
+    }
+
+    /// Takes the peers over as they are in the map, which somebody else may have changed.
+    fn read_peers(&mut self) -> Result<(), MapError> {
+        let (mut read, mut known) = (0, 0);
+        self.hands.each_peer(|key, peer| {
+            read += 1;
+            known += usize::from(self.peers.get(&key) == Some(&peer));
+        })?;
+        if known != read || known != self.peers.len() {
+            let mut peers = HashMap::new();
+            self.hands.each_peer(|key, peer| {
+                peers.insert(key, peer);
+            })?;
+            self.peers = peers;
+        }
+        Ok(())
+    }
+
+    /// Forgets sessions that somebody else has deleted. Those on their way out go that way.
+    fn forget_missing(&mut self, read: &[SessionEntry]) {
+        for key in self.sessions.missing_in(read) {
+            // A list read while somebody deletes may lack what is there.
+            if self.closings.contains(&key) || !matches!(self.hands.session(&key), Ok(None)) {
+                continue;
+            }
+            let peer = Ipv4Addr::from(key.peer);
+            warn!(%peer, "somebody else has deleted the session");
+            self.forget(&key);
+        }
+    }
+
+    /// Takes note of a session that the map has and we do not know: that of an earlier agent.
+    fn adopt(&mut self, entry: &SessionEntry, gateways: &HashMap<RouteKey, Ipv4Addr>) {
+        let interface = self.interfaces.name_of(entry.key.ifindex);
+        let key = peer_key(&interface, entry.key.peer.into());
+        let peer = self.peers.get(&key);
+        let next_hop = self.next_hop(entry.key.ifindex, entry.key.peer, peer);
+        // A disconnect that was cut short has taken the peer, with its gateway; the route still has it.
+        let gateway = gateways.get(&route_key(&entry.key));
+        let gateway = gateway.filter(|_| peer.is_none()).copied();
+        let next_hop = next_hop.map(|next_hop| gateway.unwrap_or(next_hop));
+        let about = || (interface, next_hop);
+        if self.sessions.adopt(entry, about, self.hands.now_ns()) {
+            self.detours.look(flow(&entry.key));
+            self.look_up_ways();
+        }
+    }
+
+    /// Takes note of the peers that have left, and has our clock ask for those that are back at once.
+    fn note_who_has_left(&mut self, sessions: &[SessionEntry]) {
+        let (now_ns, after_ns) = (self.hands.now_ns(), after_ns());
+        let left = sessions.iter().filter(|entry| {
+            let origin = || self.peer_of(route_key(&entry.key)).map(|peer| peer.origin);
+            has_left(origin, entry, now_ns, after_ns)
+        });
+        let left = left.map(|entry| entry.key).collect();
+        self.sessions.have_left(left, now_ns);
+    }
+
+    fn carry_out(&mut self, op: Op) {
+        match op {
+            Op::Open(key) => {
+                if let Err(error) = self.open(&key) {
+                    warn!(peer = %Ipv4Addr::from(key.peer), %error, "session not opened; retried");
+                }
+            }
+            Op::Close { key, announce } => self.close(key, announce),
+            Op::Follow(key) => self.follow(key),
+            Op::Divert(key) => self.divert(key),
+        }
+    }
+}
+
+/// The gateways of our routes that have one.
+fn gateways(routes: &[Route]) -> HashMap<RouteKey, Ipv4Addr> {
+    let gateway = |route: &Route| {
+        let (dst, ifindex) = (route.dst, route.ifindex);
+        Some((RouteKey { dst, ifindex }, route.via?))
+    };
+    routes.iter().filter_map(gateway).collect()
+}

@@ -1,0 +1,229 @@
+//! Keeping sessions: check everything, write the peer, insert the session, transmit. The route
+//! follows Up.
+
+use std::net::Ipv4Addr;
+
+use dz_common::map::{Origin, Peer, PeerKey};
+use dz_common::session::Timers;
+use foldhash::{HashSet, HashSetExt};
+use tracing::info;
+
+use crate::command::{Connected, Refusal, RefusalKind};
+use crate::engine::flows::choose::Sources;
+use crate::engine::hands::Hands;
+use crate::engine::parts::Engine;
+use crate::engine::state::keys::{RouteKey, ifname, peer_key};
+use crate::engine::state::wants::same;
+use crate::settings::PeerSpec;
+
+/// A peer that passed every check.
+struct Checked {
+    key: PeerKey,
+    peer: Peer,
+    /// There already, just so.
+    known: bool,
+}
+
+impl<H: Hands> Engine<H> {
+    /// Connects all of the peers or, refused, none.
+    pub(crate) fn connect(
+        &mut self,
+        specs: &[PeerSpec],
+        sources: &Sources,
+    ) -> Result<Vec<Connected>, Refusal> {
+        let checked = self.check(specs, sources)?;
+        let mut connected = Vec::with_capacity(checked.len());
+        let mut written: Vec<PeerKey> = Vec::new();
+        for Checked { key, peer, known } in &checked {
+            if !known {
+                let result = self.hands.set_peer(key, peer).map_err(anyhow::Error::from);
+                if result.is_ok() {
+                    self.peers.insert(*key, *peer);
+                    written.push(*key);
+                }
+                if let Err(error) = result.and_then(|()| self.open(key)) {
+                    self.undo(&written);
+                    let fault = format!("peer {}: {error:#}", Ipv4Addr::from(key.peer));
+                    return Err(Refusal::new(RefusalKind::Internal, fault));
+                }
+            }
+            let (interface, local) = (ifname(key), Ipv4Addr::from(peer.local));
+            let peer_address = Ipv4Addr::from(key.peer);
+            if *known {
+                info!(interface, %local, peer = %peer_address, "connected already");
+            } else {
+                info!(interface, %local, peer = %peer_address, "connected");
+            }
+            let warnings = warnings(&peer.timers);
+            connected.push(Connected {
+                interface: self.interfaces.kept_name(interface),
+                local,
+                peer: peer_address,
+                warnings,
+            });
+        }
+        self.tick();
+        Ok(connected)
+    }
+
+    fn undo(&mut self, written: &[PeerKey]) {
+        let (reply, _) = tokio::sync::oneshot::channel();
+        self.disconnect_keys(written.to_vec(), reply);
+    }
+
+    /// Checks everything before anything is changed; a refusal lists every fault.
+    fn check(&self, specs: &[PeerSpec], sources: &Sources) -> Result<Vec<Checked>, Refusal> {
+        let mut kind = RefusalKind::Invalid;
+        let mut faults = Vec::new();
+        let mut checked = Vec::new();
+        let mut named = HashSet::new();
+        for spec in specs {
+            let own = spec.faults();
+            if !own.is_empty() {
+                faults.extend(own);
+                continue;
+            }
+            match self.check_one(spec, sources) {
+                Ok(one) if !named.insert(one.key) => {
+                    faults.push(format!("peer {}: named twice", spec.peer));
+                }
+                Ok(one) => checked.push(one),
+                Err(refusal) => {
+                    kind = refusal.kind;
+                    faults.extend(refusal.faults);
+                }
+            }
+        }
+        let new = checked.iter().filter(|one| !one.known).count();
+        // Parked peers count: they come back without asking.
+        let capacity = self.capacity();
+        let room = (capacity as usize)
+            .saturating_sub(self.peers.len())
+            .min(self.sessions.room());
+        if faults.is_empty() && new > room {
+            kind = RefusalKind::Capacity;
+            faults.push(format!(
+                "{new} new sessions, room for {room} of {capacity}: raise --max-sessions"
+            ));
+        }
+        if faults.is_empty() {
+            Ok(checked)
+        } else {
+            Err(Refusal { kind, faults })
+        }
+    }
+
+    fn check_one(&self, spec: &PeerSpec, sources: &Sources) -> Result<Checked, Refusal> {
+        let refuse = |kind, text: String| Refusal::new(kind, format!("peer {}: {text}", spec.peer));
+        let found = self.interface_for(spec);
+        let index = found.map_err(|(kind, text)| refuse(kind, text))?;
+        let interface = self.interfaces.at(index);
+        let name = interface.name();
+        if let Some(reason) = interface.unavailable() {
+            return Err(refuse(RefusalKind::Unavailable, format!("{name} {reason}")));
+        }
+        let local = match spec.local {
+            Some(local) => local,
+            None => self
+                .local_for(interface, spec.peer, sources)
+                .map_err(|text| refuse(RefusalKind::NotFound, text))?,
+        };
+        if !self.interfaces.may_use(interface, local) {
+            let text = if self.interfaces.held().is_held(local) {
+                format!("{local} is an address of another VRF than that of {name}")
+            } else {
+                format!("{local} is not an address of this host")
+            };
+            return Err(refuse(RefusalKind::NotFound, text));
+        }
+        if let Some(text) = self.interfaces.no_peer(interface, spec.peer, local) {
+            return Err(refuse(RefusalKind::Invalid, text));
+        }
+        if let Some(text) = spec.via.and_then(|via| self.interfaces.no_gateway(via)) {
+            return Err(refuse(RefusalKind::Invalid, text));
+        }
+        let key = peer_key(name, spec.peer);
+        let known = self.peers.get(&key);
+        let via = match known.filter(|known| known.local == local.octets()) {
+            // What it got is what is meant, whatever the link has become since.
+            Some(known) => (known.via != [0; 4]).then(|| known.via.into()),
+            None => interface.ends().and_then(|ends| ends.via(local)),
+        };
+        let spec = &PeerSpec {
+            local: Some(local),
+            via: spec.via.or(via).filter(|via| *via != spec.peer),
+            ..spec.clone()
+        };
+        let policy = self.wants.policy();
+        if let Some(prefix) = policy.excluded(spec.peer) {
+            let text = format!("excluded by {prefix} (--exclude, or a line of the --peers file)");
+            return Err(refuse(RefusalKind::Conflict, text));
+        }
+        let peer = spec.peer(&policy.timers(spec.peer, self.options.timers()));
+        let (route, dst) = (interface.ifindex(), spec.peer);
+        let route = route.map(|ifindex| RouteKey { ifindex, dst });
+        let closing = route.is_some_and(|route| self.sessions.owner_of(route).is_some());
+        match known {
+            Some(known) if known.origin == Origin::Follow => {
+                let text = format!(
+                    "followed already on {name}: a route of another daemon keeps its session; exclude \
+                     the destination (--exclude {}) to have none, override its timers (--override), \
+                     or configure it (--peers)",
+                    spec.peer
+                );
+                Err(refuse(RefusalKind::Conflict, text))
+            }
+            Some(known) if same(known, &peer) => Ok(Checked {
+                key,
+                peer,
+                known: true,
+            }),
+            Some(known) => {
+                let local = Ipv4Addr::from(known.local);
+                let text = match known.origin {
+                    Origin::Config => format!(
+                        "configured on {name} from {local} with other settings: change its line, and \
+                         send SIGHUP"
+                    ),
+                    Origin::Api | Origin::Follow => format!(
+                        "connected already on {name} from {local} with other settings: disconnect it \
+                         first"
+                    ),
+                };
+                Err(refuse(RefusalKind::Conflict, text))
+            }
+            None if closing => {
+                let text = format!(
+                    "its earlier session on {name} is still being closed: see `dz-agent sessions`, \
+                     and try again"
+                );
+                Err(refuse(RefusalKind::Unavailable, text))
+            }
+            None => Ok(Checked {
+                key,
+                peer,
+                known: false,
+            }),
+        }
+    }
+}
+
+/// What the user should know about a peer's intervals: while our clock stands still, answers keep
+/// the session up only as long as the peer sends often enough.
+fn warnings(timers: &Timers) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if timers.detect_mult < 2 {
+        warnings.push(
+            "multiplier 1: one late packet takes the session down, a restart of the agent or of \
+             the peer's client, too"
+                .to_owned(),
+        );
+    } else if u64::from(timers.desired_min_tx_us) * 11
+        >= u64::from(timers.required_min_rx_us) * u64::from(timers.detect_mult) * 10
+    {
+        warnings.push(
+            "we send too rarely for a peer with these settings to keep the session up".to_owned(),
+        );
+    }
+    warnings
+}

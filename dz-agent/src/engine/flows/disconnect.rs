@@ -1,0 +1,151 @@
+//! Disconnecting peers: what a request means, and D1, the commit. From there each session goes the way of
+//! [`super::close`].
+
+use std::net::Ipv4Addr;
+
+use dz_common::control::{OP_DISCONNECT, Request};
+use dz_common::counters::Counter;
+use dz_common::map::{MAX_DUE, PeerKey, SessionKey};
+use foldhash::HashMap;
+use tokio::sync::oneshot;
+use tracing::info;
+
+use crate::command::{Disconnected, Selector};
+use crate::engine::decide::select::select;
+use crate::engine::hands::Hands;
+use crate::engine::parts::Engine;
+use crate::engine::state::batches::Reply;
+use crate::engine::state::farewell::FAREWELLS;
+use crate::engine::state::keys::{RouteKey, ifname, peer_key};
+use crate::engine::state::sessions::Live;
+
+/// Peers that are disconnected before their routes are: all farewells of theirs fit into one run of the
+/// transmit program, and the first route does not wait long.
+const AT_ONCE: usize = (MAX_DUE as u64 / FAREWELLS) as usize;
+
+/// Sessions over an index that their interface no longer has.
+type Strays = HashMap<PeerKey, SessionKey>;
+
+impl<H: Hands> Engine<H> {
+    /// Starts a disconnect; the reply comes after the last step of the last session.
+    pub(crate) fn disconnect(&mut self, selector: &Selector, reply: Reply) {
+        let keys = match select(&self.peers, self.options.peers.as_deref(), selector) {
+            Ok(keys) => keys,
+            Err(refusal) => {
+                // Whoever asked and went away does not need the answer.
+                let _ = reply.send(Err(refusal));
+                return;
+            }
+        };
+        // A route may want the peer that a request does not want any more.
+        self.settle_soon(keys.iter().copied());
+        self.disconnect_keys(keys, reply);
+    }
+
+    pub(crate) fn disconnect_keys(&mut self, keys: Vec<PeerKey>, reply: Reply) {
+        let id = self.closings.batches_mut().begin(keys.len(), reply);
+        let mut strays = None;
+        for some in keys.chunks(AT_ONCE) {
+            let mut told = Vec::with_capacity(some.len());
+            for key in some {
+                told.extend(self.disconnect_one(*key, id, &mut strays));
+            }
+            self.begin_closing(&told);
+            for session in told {
+                self.closings.wait_for(&session, id);
+                self.go_on(session);
+            }
+            // Their routes are deleted while the next ones are told; nor are other sessions to wait.
+            self.advance_routes();
+            self.tick();
+            self.say_farewells();
+        }
+        self.reply_if_done(id);
+    }
+
+    /// Gives every session up, whoever wanted it.
+    pub(crate) fn disconnect_all(&mut self) {
+        let (reply, _) = oneshot::channel();
+        let keys: Vec<_> = self.peers.keys().copied().collect();
+        self.disconnect_keys(keys, reply);
+        let left: Vec<_> = self.sessions.keys().collect();
+        for key in left {
+            self.close(key, true);
+        }
+    }
+
+    /// Sessions over an index that their interface no longer has, by peer: on their way out, and
+    /// whoever disconnects the peer waits for that.
+    fn strays(&self) -> Strays {
+        let indices: HashMap<_, _> = self
+            .interfaces
+            .iter()
+            .map(|interface| (interface.name(), interface.ifindex()))
+            .collect();
+        let stray = |(key, live): &(&SessionKey, &Live)| {
+            indices.get(&**live.interface()).copied().flatten() != Some(key.ifindex)
+        };
+        let strays = self.sessions.iter().filter(stray);
+        strays
+            .map(|(key, live)| (peer_key(live.interface(), key.peer.into()), *key))
+            .collect()
+    }
+
+    /// D1; returns the session that the other steps are about, if there is one.
+    /// `strays`: looked for once per request, and only if a peer has no session where it should.
+    fn disconnect_one(
+        &mut self,
+        key: PeerKey,
+        batch: u64,
+        strays: &mut Option<Strays>,
+    ) -> Option<SessionKey> {
+        let Some(peer) = self.peers.get(&key).copied() else {
+            let fault = format!("peer {}: not connected", Ipv4Addr::from(key.peer));
+            self.closings.batches_mut().finish_one(batch, Err(fault));
+            return None;
+        };
+        let interface = self.interfaces.kept_name(ifname(&key));
+        let ifindex = self.interfaces.index_of(&interface);
+        let dst = key.peer.into();
+        // Whichever it is, an earlier one from another address included: the answer says that
+        // there is none any more.
+        let live = ifindex
+            .and_then(|ifindex| self.sessions.owner_of(RouteKey { ifindex, dst }))
+            .or_else(|| {
+                let strays = strays.get_or_insert_with(|| self.strays());
+                strays.get(&key).copied()
+            });
+        let generation = live.and_then(|key| Some(self.sessions.get(&key)?.generation()));
+        let request = Request {
+            op: OP_DISCONNECT,
+            key: live.unwrap_or(Request::NONE.key),
+            generation: generation.unwrap_or(0),
+            peer: key,
+            ..Request::NONE
+        };
+        let outcome = self.hands.control(&request);
+        if !matches!(
+            outcome,
+            Ok(Counter::ControlDone | Counter::ControlNoSession)
+        ) {
+            let fault = format!(
+                "peer {}: the kernel refused: {outcome:?}",
+                Ipv4Addr::from(key.peer)
+            );
+            self.closings.batches_mut().finish_one(batch, Err(fault));
+            return None;
+        }
+        self.peers.remove(&key);
+        let gone = Disconnected {
+            interface,
+            local: peer.local.into(),
+            peer: key.peer.into(),
+            warnings: Vec::new(),
+        };
+        info!(interface = &*gone.interface, local = %gone.local, peer = %gone.peer, "disconnected");
+        if live.is_none() {
+            self.closings.batches_mut().finish_one(batch, Ok(gone));
+        }
+        live
+    }
+}

@@ -1,0 +1,91 @@
+//! Ways around, as the gate is told of them: each session has its own.
+
+use dz_common::control::{OP_SET_DETOUR, Request};
+use dz_common::counters::Counter;
+use dz_common::map::SessionKey;
+
+use tracing::warn;
+
+use crate::engine::hands::Hands;
+use crate::engine::parts::Engine;
+use crate::engine::state::detours::{Found, Question};
+use crate::engine::state::keys::{RouteKey, flow};
+use crate::net::detours::Flow;
+
+impl<H: Hands> Engine<H> {
+    /// Asks the kernel about as many ways around as it may be asked about at a time.
+    pub(crate) fn look_up_ways(&mut self) {
+        while let Some(question) = self.detours.next_to_ask() {
+            let Question {
+                flow,
+                interfaces,
+                holders,
+            } = question;
+            let way = self.hands.way_around(flow, interfaces, holders);
+            self.detours.asked(flow, way);
+        }
+    }
+
+    /// Tells the gate the way around a session's peer, once it has been looked up.
+    pub(crate) fn divert(&self, key: RouteKey) {
+        let Some(session) = self.sessions.owner_of(key) else {
+            return;
+        };
+        let Some(detour) = self.detours.of(flow(&session)) else {
+            return;
+        };
+        let Some(live) = self.sessions.get(&session) else {
+            return;
+        };
+        let request = Request {
+            op: OP_SET_DETOUR,
+            index: detour,
+            key: session,
+            generation: live.generation(),
+            ..Request::NONE
+        };
+        let outcome = self.hands.control(&request);
+        if !matches!(
+            outcome,
+            Ok(Counter::ControlDone | Counter::ControlNoSession)
+        ) {
+            warn!(dst = %key.dst, ?outcome, "way around not changed; retried");
+        }
+    }
+
+    /// Whether a session of ours has these ends.
+    pub(crate) fn has_flow(&self, flow: Flow) -> bool {
+        let Flow { dst, src } = flow;
+        let ours = |ifindex| {
+            let owner = self.sessions.owner_of(RouteKey { ifindex, dst });
+            owner.is_some_and(|owner| owner.local == src.octets())
+        };
+        self.interfaces.indices().any(ours)
+    }
+
+    /// A way around has been looked up.
+    pub(crate) fn detour_found(&mut self, found: Found) {
+        let flow = found.flow;
+        let is_new = self.detours.done(found);
+        self.look_up_ways();
+        if !is_new {
+            return;
+        }
+        if !self.has_flow(flow) {
+            self.detours.forget(flow);
+            return;
+        }
+        for ifindex in self.interfaces.indices() {
+            let dst = flow.dst;
+            self.divert(RouteKey { ifindex, dst });
+        }
+    }
+
+    /// Takes note that a session is not there any more.
+    pub(crate) fn forget(&mut self, key: &SessionKey) {
+        self.sessions.forget(key);
+        if !self.has_flow(flow(key)) {
+            self.detours.forget(flow(key));
+        }
+    }
+}

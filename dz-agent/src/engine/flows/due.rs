@@ -1,0 +1,28 @@
+//! When something is due.
+
+use crate::engine::hands::Hands;
+use crate::engine::parts::Engine;
+
+/// How long a flood of notifications may keep everything waiting that is due, ns.
+pub(crate) const LATEST_NS: u64 = 1_000_000_000;
+
+impl<H: Hands> Engine<H> {
+    /// Returns when the engine is to have its turn, whatever happens ([`Turn::Due`]), ns.
+    ///
+    /// [`Turn::Due`]: crate::engine::turn::Turn::Due
+    pub(crate) fn due_ns(&mut self) -> Option<u64> {
+        let due_ns = [
+            self.sessions.next_look_ns(),
+            self.closings_due_ns(),
+            self.agenda.next_ns(),
+        ];
+        due_ns.into_iter().flatten().min()
+    }
+
+    /// Returns when a peer is to be told again that its session is over, or a route is to be tried again,
+    /// ns.
+    pub(crate) fn closings_due_ns(&self) -> Option<u64> {
+        let due_ns = [self.closings.due_ns(), self.jobs.next_retry_ns()];
+        due_ns.into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,195 @@
+//! State changes, as the kernel reports them.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use dz_common::map::{Event, Origin};
+use dz_common::packet::State;
+use tracing::{info, warn};
+
+use crate::engine::hands::Hands;
+use crate::engine::parts::Engine;
+use crate::engine::state::keys::route_key;
+use crate::engine::state::ledger::Missing;
+use crate::host::logging;
+use crate::reason::{Reason, Untouched};
+use crate::settings::PeerPassive;
+
+/// Events handled before the loop looks at anything else.
+const AT_ONCE: usize = 1_024;
+
+/// Most look-ups for the log of one group of events: as many lines as one place may write in a second.
+const LOOKED_UP: u32 = logging::BURST;
+
+/// Logs state changes. `untouched` says why a route stays although its session has gone down.
+fn log(events: Vec<(Event, Arc<str>)>, untouched: impl Fn(&Event) -> Option<Untouched>) {
+    let mut look_ups = LOOKED_UP;
+    for (event, interface) in events {
+        let interface = &*interface;
+        let local = Ipv4Addr::from(event.key.local);
+        let peer = Ipv4Addr::from(event.key.peer);
+        let (from, to) = (event.from.name(), event.to.name());
+        if event.to != State::Down {
+            info!(interface, %local, %peer, from, to, "session");
+            continue;
+        }
+        let reason = event.reason.name();
+        let mut route_stays = None;
+        if event.from == State::Up && look_ups > 0 {
+            look_ups -= 1;
+            route_stays = untouched(&event).map(Reason::text);
+        }
+        // One place for both: what the flood limit lets through first is what was looked up.
+        info!(interface, %local, %peer, from, to, reason, route_stays, "session");
+    }
+}
+
+impl<H: Hands> Engine<H> {
+    /// What the kernel reports: first the routes, then the log, then what peers are to be told. Returns
+    /// whether there may be more.
+    pub(crate) async fn reported(&mut self) -> bool {
+        let more = self.drain();
+        let mut answer = None;
+        if self.jobs.is_asking() {
+            // What has not been looked at yet is asked for; a task of its own sends it.
+            answer = self.jobs.answered_by_now();
+            tokio::task::yield_now().await;
+        }
+        self.log_events();
+        if let Some(answer) = answer {
+            self.route_done(answer);
+        }
+        self.tick();
+        more
+    }
+
+    fn log_events(&mut self) {
+        let events = self.ledger.take_unlogged();
+        log(events, |event| self.why_untouched(event));
+    }
+
+    /// Why the route of a session that has gone down stays, by what the session is now. To be asked
+    /// before the kernel's answer about the route is dealt with: it ends what was in our route's place.
+    fn why_untouched(&self, event: &Event) -> Option<Untouched> {
+        let entry = self.hands.session(&event.key).ok()??;
+        let (own, theirs) = (entry.session.timers.mode, entry.session.peer_mode);
+        let ignore = self.options.peer_passive == PeerPassive::Ignore;
+        let route = route_key(&event.key);
+        let origin = self.peer_of(route).map(|peer| peer.origin);
+        let troubles = self.shared.troubles();
+        let foreign = troubles
+            .get(&route)
+            .is_some_and(|trouble| trouble.conflict.is_some());
+        Untouched::of(own, theirs, ignore, origin, foreign)
+    }
+
+    /// Handles what is in the ring; returns whether there may be more.
+    fn drain(&mut self) -> bool {
+        for _ in 0..AT_ONCE {
+            let Some(event) = self.hands.next_event() else {
+                return false;
+            };
+            self.ledger.count_read();
+            match event {
+                Ok(event) => self.state_changed(&event),
+                Err(error) => warn!(%error, "an event that this version cannot read"),
+            }
+        }
+        true
+    }
+
+    fn state_changed(&mut self, event: &Event) {
+        let Some(live) = self.sessions.get(&event.key) else {
+            return;
+        };
+        if live.generation() != event.generation {
+            return;
+        }
+        let interface = Arc::clone(live.interface());
+        self.sessions.heard(&event.key);
+        self.ledger.log_later(*event, interface);
+        if event.to != State::AdminDown {
+            // A state that no answer has told the peer is told by the clock.
+            self.sessions.look_by(event.key, self.hands.now_ns());
+        }
+        let route = route_key(&event.key);
+        // Nothing becomes of the route of a followed peer: the gate has acted already.
+        if self
+            .peer_of(route)
+            .is_some_and(|peer| peer.origin == Origin::Follow)
+        {
+            return;
+        }
+        self.jobs.converging(route, event);
+        // AdminDown is our own doing, and whoever asked for it has seen to the route: once more would
+        // be a request to the kernel for nothing.
+        let ours = event.to == State::AdminDown;
+        if (event.from == State::Up || event.to == State::Up) && !ours {
+            self.follow(route);
+        }
+    }
+
+    /// Compares what the kernel says it emitted with what arrived, the last event included.
+    /// Returns whether something is missing, so that everything must be read.
+    pub(crate) fn events_missing(&mut self) -> bool {
+        while self.drain() {}
+        self.log_events();
+        let Ok((emitted, lost)) = self.events_emitted() else {
+            return true;
+        };
+        // Emitted between the two looks: they are there to be read.
+        while self.drain() {}
+        self.log_events();
+        let Some(missing) = self.ledger.balance(emitted, lost) else {
+            return false;
+        };
+        let Missing { unread, lost } = missing;
+        warn!(unread, lost, "events lost: reading everything instead");
+        self.shared.events_lost.store(lost, Ordering::Relaxed);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use dz_common::session::DownReason;
+
+    use super::*;
+    use crate::fixture;
+
+    fn event(from: State, to: State) -> Event {
+        Event {
+            key: fixture::entry([10, 0, 0, 2]).key,
+            from,
+            to,
+            reason: DownReason::Timeout,
+            generation: 1,
+            at_ns: 0,
+            since_ns: 0,
+            sequence: 1,
+            reserved: 0,
+        }
+    }
+
+    #[test]
+    fn a_flood_of_downs_is_looked_up_as_far_as_it_is_written() {
+        let mut events = Vec::new();
+        let interface: Arc<str> = "doublezero0".into();
+        let mut note = |from, to| events.push((event(from, to), Arc::clone(&interface)));
+        note(State::Down, State::Up);
+        note(State::Init, State::Down);
+        for _ in 0..100 {
+            note(State::Up, State::Down);
+        }
+        let looked_up = Cell::new(0);
+        log(events, |event| {
+            assert_eq!((event.from, event.to), (State::Up, State::Down));
+            looked_up.set(looked_up.get() + 1);
+            Some(Untouched::PeerPassive)
+        });
+        assert_eq!(looked_up.get(), LOOKED_UP);
+    }
+}

@@ -1,0 +1,146 @@
+//! The interfaces served: waiting for them, attaching, following their addresses.
+
+use std::net::Ipv4Addr;
+
+use dz_common::map::LocalKey;
+use tracing::{info, warn};
+
+use crate::engine::hands::Hands;
+use crate::engine::parts::Engine;
+use crate::engine::state::interface::Interface;
+use crate::error::{ExitCode, FailWith, Failure};
+use crate::net::links::{self, Address};
+
+/// What the kernel has of our interfaces, in their order, and every address with its interface.
+pub(crate) type Read = (Vec<Option<links::Interface>>, Vec<(u32, Address)>);
+
+impl<H: Hands> Engine<H> {
+    /// Looks at every interface again and follows what changed. What goes wrong is logged and
+    /// shown; the next look tries again. Returns what the kernel did not tell, if anything.
+    pub(crate) async fn refresh_interfaces(&mut self) -> Option<anyhow::Error> {
+        let (found, addresses) = match self.read_interfaces().await {
+            Ok(read) => read,
+            Err(failure) => return Some(failure.into()),
+        };
+        for (index, found) in found.into_iter().enumerate() {
+            if let Err(failure) = self.follow_interface(index, found, &addresses) {
+                let interface = self.interfaces.at_mut(index);
+                if interface.wait(format!("is not served: {failure}")) {
+                    warn!(interface = interface.name(), reason = %failure, "interface not served");
+                }
+            }
+        }
+        self.show_interfaces();
+        None
+    }
+
+    /// Shows the interfaces to those who look.
+    pub(crate) fn show_interfaces(&self) {
+        let views = self.interfaces.iter().map(Interface::view);
+        let shown = views.enumerate();
+        let shown = shown.map(|(index, view)| self.hands.show(index, view));
+        *self.shared.interfaces() = shown.collect();
+    }
+
+    /// Reads what the kernel has of our interfaces, and then every address of this host: an interface
+    /// that is created in between comes without any, and is looked at again.
+    ///
+    /// # Errors
+    /// The kernel did not tell.
+    pub(crate) async fn read_interfaces(&mut self) -> Result<Read, Failure> {
+        let mut found = Vec::with_capacity(self.interfaces.len());
+        for name in self.interfaces.iter().map(Interface::name) {
+            let asked = || format!("interface {name}");
+            let link = self.hands.interface(name).await;
+            found.push(link.fail_with(ExitCode::Failure, asked)?);
+        }
+        let addresses = self.hands.addresses().await;
+        let addresses = addresses.fail_with(ExitCode::Failure, || "addresses")?;
+        self.interfaces.held_mut().read(&addresses);
+        Ok((found, addresses))
+    }
+
+    /// Makes an interface's state what was read.
+    ///
+    /// # Errors
+    /// [`ExitCode::Interface`] if it exists and cannot be served. The caller names it.
+    pub(crate) fn follow_interface(
+        &mut self,
+        index: usize,
+        found: Option<links::Interface>,
+        addresses: &[(u32, Address)],
+    ) -> Result<(), Failure> {
+        let interface = self.interfaces.at(index);
+        let (name, old) = (interface.name().to_owned(), interface.ifindex());
+        if old.is_some() && found.as_ref().map(|found| found.ifindex) != old {
+            self.interface_gone(index);
+        }
+        self.interfaces.at_mut(index).set_exists(found.is_some());
+        let Some(found) = found else { return Ok(()) };
+        if self.interfaces.at(index).ifindex().is_none() {
+            self.attach(index, &found)?;
+        }
+        self.hands.keep_port(index);
+        let own = addresses
+            .iter()
+            .filter(|(ifindex, _)| *ifindex == found.ifindex);
+        let locals = own.map(|(_, address)| *address).collect();
+        let interface = self.interfaces.at_mut(index);
+        let Some(changed) = interface.become_as(&found, locals) else {
+            return Ok(());
+        };
+        if let Some(up) = changed.up {
+            info!(interface = name, up, "interface");
+        }
+        let key = |local: Ipv4Addr| LocalKey {
+            ifindex: found.ifindex,
+            addr: local.octets(),
+        };
+        for local in changed.came {
+            self.local_came(&name, &key(local));
+        }
+        for local in changed.went {
+            self.local_went(&name, &key(local));
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, index: usize, found: &links::Interface) -> Result<(), Failure> {
+        let link = found.link.clone();
+        let link = link.map_err(|why| Failure::new(ExitCode::Interface, why))?;
+        self.hands.attach(index, found, link)?;
+        self.interfaces.at_mut(index).serve(found, link);
+        Ok(())
+    }
+
+    fn interface_gone(&mut self, index: usize) {
+        let interface = self.interfaces.at_mut(index);
+        let name = interface.name().to_owned();
+        interface.wait("is gone".to_owned());
+        let Some((ifindex, usable)) = interface.unserve() else {
+            return;
+        };
+        warn!(interface = name, ifindex, "interface gone");
+        for local in usable {
+            let key = LocalKey {
+                ifindex,
+                addr: local.octets(),
+            };
+            self.local_went(&name, &key);
+        }
+        if let Err(error) = self.hands.detach(index) {
+            warn!(interface = name, %error, "pin of its link not removed");
+        }
+    }
+
+    /// Takes our programs off every interface.
+    pub(crate) fn detach_all(&mut self) {
+        for index in 0..self.interfaces.len() {
+            let interface = self.interfaces.at_mut(index);
+            interface.unserve();
+            if let Err(error) = self.hands.detach(index) {
+                warn!(interface = interface.name(), %error, "programs not detached");
+            }
+        }
+    }
+}

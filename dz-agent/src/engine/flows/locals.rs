@@ -1,0 +1,54 @@
+//! Addresses that sessions speak from: the served interfaces' own, and those of this host that they
+//! borrow (as `ip unnumbered` does), because their peers use them; and what is counted for each.
+
+use std::net::Ipv4Addr;
+
+use dz_common::map::LocalKey;
+use foldhash::HashSet;
+use tracing::{info, warn};
+
+use crate::engine::hands::Hands;
+use crate::engine::parts::Engine;
+
+impl<H: Hands> Engine<H> {
+    /// An address can be spoken from over an interface.
+    pub(crate) fn local_came(&mut self, interface: &str, key: &LocalKey) {
+        let block = self.interfaces.block_of(interface, key);
+        if block == 0 {
+            warn!(interface, "no block of counters left: counted in block 0");
+        }
+        if let Err(error) = self.hands.set_local(key, block) {
+            warn!(interface, local = %Ipv4Addr::from(key.addr), %error, "address not noted");
+        }
+    }
+
+    /// An address is not spoken from over an interface any more.
+    pub(crate) fn local_went(&mut self, interface: &str, key: &LocalKey) {
+        info!(interface, local = %Ipv4Addr::from(key.addr), "address gone, or not used any more");
+        if let Err(error) = self.hands.delete_local(key) {
+            warn!(interface, local = %Ipv4Addr::from(key.addr), %error, "address not forgotten");
+        }
+    }
+
+    /// Forgets addresses that went while no agent was there to see it.
+    pub(crate) fn forget_stale_locals(&mut self) {
+        let usable: HashSet<_> = self
+            .interfaces
+            .iter()
+            .filter_map(|interface| Some((interface.ifindex()?, interface)))
+            .flat_map(|(ifindex, interface)| {
+                interface.usable().map(move |local| LocalKey {
+                    ifindex,
+                    addr: local.octets(),
+                })
+            })
+            .collect();
+        let known = self.hands.locals();
+        let known = known.inspect_err(|error| warn!(%error, "addresses not read"));
+        for (key, _) in known.unwrap_or_default() {
+            if !usable.contains(&key) {
+                self.local_went(&self.interfaces.name_of(key.ifindex), &key);
+            }
+        }
+    }
+}

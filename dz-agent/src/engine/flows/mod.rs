@@ -1,0 +1,29 @@
+//! Flows: what happens, one story a file, told straight with what the owners know and the hands do.
+//!
+//! A story calls only stories further down: notices, events, reload · check · settle, connect · disconnect ·
+//! answers · close, open · routes · farewell · transmit · resolve.
+
+pub(super) mod answers;
+pub(super) mod borrow;
+pub(super) mod check;
+pub(super) mod choose;
+pub(super) mod close;
+pub(super) mod connect;
+pub(super) mod disconnect;
+pub(super) mod diverted;
+pub(super) mod due;
+pub(super) mod events;
+pub(super) mod farewell;
+pub(super) mod followed;
+pub(super) mod interfaces;
+pub(super) mod later;
+pub(super) mod locals;
+pub(super) mod notices;
+pub(super) mod open;
+pub(super) mod reload;
+pub(super) mod resolve;
+pub(super) mod routes;
+pub(super) mod settle;
+pub(super) mod surroundings;
+pub(super) mod transmit;
+pub(super) mod withdraw;

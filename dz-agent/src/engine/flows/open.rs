@@ -1,0 +1,79 @@
+//! Opening a session: its place, its entry in the map, its first transmission. The route follows Up.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use dz_common::entry;
+use dz_common::map::{LocalKey, Origin, PeerKey, SessionEntry, SessionKey};
+use dz_common::session::{Mode, Session};
+
+use crate::engine::hands::Hands;
+use crate::engine::parts::Engine;
+use crate::engine::state::keys::{flow, ifname, route_key};
+use crate::engine::state::sessions::Place;
+
+impl<H: Hands> Engine<H> {
+    /// Inserts the session of a peer, in Down, to be transmitted at once.
+    pub(crate) fn open(&mut self, key: &PeerKey) -> anyhow::Result<()> {
+        let peer = *self.peers.get(key).context("no such peer")?;
+        let interface = self.interfaces.named(ifname(key));
+        let interface = interface.context("its interface is not served")?;
+        let ifindex = interface.ifindex().context("its interface is not there")?;
+        let session_key = SessionKey {
+            ifindex,
+            local: peer.local,
+            peer: key.peer,
+        };
+        if self.sessions.owner_of(route_key(&session_key)).is_some() {
+            bail!("an earlier session with it is still being closed");
+        }
+        let (local, address) = (Ipv4Addr::from(peer.local), Ipv4Addr::from(key.peer));
+        let discr = self
+            .sessions
+            .discriminator(interface.name(), local, address);
+        let name: Arc<str> = interface.shared_name();
+        let local_key = LocalKey {
+            ifindex,
+            addr: peer.local,
+        };
+        let block = self.interfaces.block_of(&name, &local_key);
+        if self.sessions.has_resting() {
+            self.hands.wait_for_programs();
+            self.sessions.settle();
+        }
+        let place = self.sessions.reserve();
+        let place = place.context("no room for another session")?;
+        let Place { slot, generation } = place;
+        let now_ns = self.hands.now_ns();
+        let entry = SessionEntry {
+            detour: self.detours.of(flow(&session_key)).unwrap_or(0),
+            ..SessionEntry::new(
+                entry::Identity {
+                    key: session_key,
+                    slot,
+                    generation,
+                    block,
+                    // Any seed: spread is all that jitter needs.
+                    seed: discr ^ generation.rotate_left(16) ^ now_ns as u32,
+                },
+                Session::new(peer.timers, discr, now_ns),
+            )
+        };
+        self.hands.prepare_slot(slot, session_key, now_ns);
+        if let Err(error) = self.hands.insert_session(&entry) {
+            self.sessions.give_back(&place);
+            return Err(error.into());
+        }
+        self.interfaces.held_mut().use_address(local);
+        self.detours.look(flow(&session_key));
+        self.look_up_ways();
+        let next_hop = self.next_hop(ifindex, key.peer, Some(&peer));
+        self.sessions
+            .inserted(session_key, &place, name, next_hop, now_ns);
+        if peer.timers.mode == Mode::Passive && peer.origin != Origin::Follow {
+            self.follow(route_key(&session_key));
+        }
+        Ok(())
+    }
+}

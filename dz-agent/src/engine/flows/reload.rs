@@ -1,0 +1,30 @@
+//! SIGHUP: the file of peers is read again, and only what changed is touched.
+
+use tracing::{error, info};
+
+use crate::engine::configured::read;
+use crate::engine::hands::Hands;
+use crate::engine::parts::Engine;
+
+impl<H: Hands> Engine<H> {
+    /// SIGHUP: reads the file again. One that cannot be read changes nothing.
+    pub(crate) fn reload(&mut self) {
+        let Some(path) = self.options.peers.clone() else {
+            info!("SIGHUP: there is no file of peers to read again (--peers)");
+            return;
+        };
+        let (configured, policy) = match read(&self.options) {
+            Ok(read) => read,
+            Err(failure) => {
+                error!(%failure, "SIGHUP: nothing is changed");
+                return;
+            }
+        };
+        let peers = configured.len();
+        self.wants.configure(configured, policy);
+        let settled = self.settle_all();
+        self.tick();
+        let (added, changed, removed) = (settled.added, settled.changed, settled.removed);
+        info!(file = %path.display(), peers, added, changed, removed, "peers configured");
+    }
+}

@@ -1,0 +1,180 @@
+//! Carrying out route changes: one at a time per destination, the latest wanted state wins, a
+//! failure is retried with back-off. A slow netlink socket delays nothing else. However many change at
+//! once, so many at a time are asked for.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dz_common::packet::State;
+use futures_util::FutureExt;
+use tracing::warn;
+
+use crate::engine::decide::reconcile::{Wanted, wanted_route};
+use crate::engine::hands::Hands;
+use crate::engine::parts::Engine;
+use crate::engine::state::keys::RouteKey;
+use crate::engine::state::routes::{Change, Step, Turn};
+use crate::net::monitor::RouteSlot;
+use crate::settings::PeerPassive;
+
+/// When a route is looked at again whose session could not be read.
+const UNREAD: Duration = Duration::from_secs(1);
+
+impl<H: Hands> Engine<H> {
+    /// Makes a route what it should be.
+    pub(crate) fn follow(&mut self, key: RouteKey) {
+        let Some(wanted) = self.wanted(key) else {
+            return;
+        };
+        let change = match &wanted {
+            Wanted::Present(_) => Some(Change::Install),
+            Wanted::Absent => Some(Change::Withdraw),
+            Wanted::AsIs => None,
+        };
+        match self.jobs.begin(key, change) {
+            Turn::Now => self.ask_for(key, wanted),
+            Turn::Later => {}
+            Turn::Done => self.converged(key, None),
+        }
+    }
+
+    /// Asks the kernel for a change of a route.
+    fn ask_for(&mut self, key: RouteKey, wanted: Wanted) {
+        match wanted {
+            Wanted::AsIs => {}
+            Wanted::Present(route) => {
+                let added = self.hands.add_route(route);
+                self.jobs.ask(
+                    added
+                        .map(move |added| (key, Step::Install(added)))
+                        .boxed_local(),
+                );
+            }
+            Wanted::Absent => {
+                let deleted = self.hands.delete_route(key.dst, key.ifindex);
+                self.jobs.ask(
+                    deleted
+                        .map(move |deleted| (key, Step::Withdraw(deleted)))
+                        .boxed_local(),
+                );
+            }
+        }
+    }
+
+    /// What a route should be, by what the kernel has now. None if its session cannot be read: the
+    /// route is looked at again soon.
+    fn wanted(&mut self, key: RouteKey) -> Option<Wanted> {
+        let owner = self.sessions.owner_of(key);
+        let Some(owner) = owner.filter(|owner| !self.closings.contains(owner)) else {
+            return Some(Wanted::Absent);
+        };
+        // With the address went the route, of which the kernel tells us, and it refuses one without. The full
+        // check that its notification asks for ends the session.
+        if !self.may_speak(&owner) {
+            return Some(Wanted::Absent);
+        }
+        let Some(peer) = self.peer_of(key).filter(|peer| peer.local == owner.local) else {
+            return Some(Wanted::Absent);
+        };
+        match self.hands.session(&owner) {
+            Ok(Some(entry)) if entry.session.state != State::AdminDown => Some(wanted_route(
+                &entry,
+                peer,
+                self.options.peer_passive == PeerPassive::Ignore,
+            )),
+            Ok(_) => Some(Wanted::Absent),
+            Err(error) => {
+                warn!(%error, "session not read; its route is looked at again");
+                self.jobs.retry(key, UNREAD, self.hands.now_ns());
+                None
+            }
+        }
+    }
+
+    /// Where our sessions with an address are, by interface.
+    pub(crate) fn ways_to(&self, dst: Ipv4Addr) -> impl Iterator<Item = RouteKey> {
+        self.interfaces
+            .indices()
+            .map(move |ifindex| RouteKey { ifindex, dst })
+            .filter(|key| self.sessions.owner_of(*key).is_some())
+    }
+
+    /// Somebody else changed a route where ours are.
+    pub(crate) fn route_changed(&mut self, key: RouteKey, gone: bool, place: &RouteSlot) {
+        match self.wanted(key) {
+            Some(Wanted::Present(route)) => {
+                if place.ours && (gone || place.route != Some(route)) {
+                    self.put_back(key, place);
+                }
+            }
+            Some(Wanted::Absent) if !gone => self.follow(key),
+            Some(Wanted::Absent | Wanted::AsIs) | None => {}
+        }
+    }
+
+    /// Somebody changed a route of theirs, which may have taken our route's place, or left it.
+    pub(crate) fn foreign_route_changed(&mut self, dst: Ipv4Addr, gone: bool, place: &RouteSlot) {
+        let keys: Vec<_> = self.ways_to(dst).collect();
+        for key in keys {
+            if place.ours && gone && self.jobs.is_failing(key) {
+                self.follow(key);
+            } else if place.ours
+                && place.replaced
+                && matches!(self.wanted(key), Some(Wanted::Present(_)))
+            {
+                self.put_back(key, place);
+            }
+        }
+    }
+
+    /// A route that should be there was taken away or changed.
+    fn put_back(&mut self, key: RouteKey, place: &RouteSlot) {
+        self.jobs.taken(key, place.by != 0);
+        self.follow(key);
+    }
+
+    /// Tries again what is due to be tried again.
+    pub(crate) fn retry_routes(&mut self) {
+        while let Some(key) = self.jobs.due_retry(self.hands.now_ns()) {
+            self.follow(key);
+        }
+    }
+
+    /// The route is what it should be, by this change or without any: measures how long that took, and
+    /// forgets about it.
+    pub(crate) fn converged(&mut self, key: RouteKey, by: Option<Change>) {
+        let Some((failures, converging)) = self.jobs.converged(key, by) else {
+            return;
+        };
+        if failures > 0 {
+            self.shared.troubles().remove(&key);
+        }
+        let (interface, local) = self.route_labels(key);
+        if let (Some((up, since_ns)), Some(local)) = (converging, local) {
+            let took = Duration::from_nanos(self.hands.now_ns().saturating_sub(since_ns));
+            if up {
+                self.shared
+                    .recorded
+                    .convergence
+                    .observe_up(&interface, local, took);
+            } else {
+                self.shared
+                    .recorded
+                    .convergence
+                    .observe_down(&interface, local, took);
+            }
+        }
+    }
+
+    /// Interface name, and the local address of the session that the route belongs to.
+    pub(crate) fn route_labels(&self, key: RouteKey) -> (Arc<str>, Option<Ipv4Addr>) {
+        let owner = self.sessions.owner_of(key);
+        let local = owner.map(|owner| owner.local.into());
+        let name = owner.map(|owner| self.name_over(&owner));
+        (
+            name.unwrap_or_else(|| self.interfaces.name_of(key.ifindex)),
+            local,
+        )
+    }
+}

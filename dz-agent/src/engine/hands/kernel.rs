@@ -1,0 +1,318 @@
+//! The hands of the product: the pinned maps and loaded programs, routing netlink, locks and ports.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aya::maps::{MapData, RingBuf};
+use dz_common::control::Request;
+use dz_common::counters::{Counter, Counters};
+use dz_common::ingress::Link;
+use dz_common::map::{Confined, Event, LocalKey, Peer, PeerKey, SessionEntry, SessionKey, name};
+use futures_util::FutureExt;
+use zerocopy::TryFromBytes;
+
+use super::connections::Connections;
+use super::guard::Guard;
+use super::holding::Holding;
+use super::{Answer, Hands, Mac};
+use crate::datapath::{
+    Datapath, MapError, MapReader, Order, Settings, Transmitted, choose, now_ns, take_over,
+    wait_for_programs,
+};
+use crate::error::{ExitCode, FailWith, Failure};
+use crate::host::lock;
+use crate::net::detours::{self, Flow, Way};
+use crate::net::hosts::{self, HostRoute};
+use crate::net::links::{self, Address, Interface};
+use crate::net::routes::{Added, Deleted, Route, RouteError};
+use crate::net::{NetlinkError, local, neighbours};
+use crate::settings::{Attach, Follow, PeerPassive, RunOptions, Switch, UnknownPeers};
+use crate::view::InterfaceView;
+
+/// Everything of the kernel's that the agent has opened.
+pub(crate) struct KernelHands {
+    datapath: Datapath,
+    events: RingBuf<MapData>,
+    connections: Connections,
+    /// What we hold of each interface, in their order.
+    holdings: Vec<Holding>,
+    attach: Attach,
+    /// Whether the liveness port is to be ours on each interface.
+    guarded: bool,
+    port: u16,
+}
+
+impl KernelHands {
+    /// Loads the kernel part, or takes over that of an earlier agent. `holdings`: of each interface, in their
+    /// order; `first`: the thread of routing netlink runs before others, too. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// What is pinned is not ours to take over, the kernel refuses our programs, or netlink cannot be opened.
+    pub(crate) fn load(
+        options: &RunOptions,
+        holdings: Vec<Holding>,
+        first: bool,
+    ) -> Result<Self, Failure> {
+        let settings = settings(options);
+        take_over(&settings)?;
+        let mut datapath = Datapath::load(&settings)?;
+        datapath.forward_logs()?;
+        let connections = Connections::open(options.route_protocol, first)
+            .fail_with(ExitCode::Failure, || "netlink")?;
+        let events = datapath.take_events();
+        let events = events.ok_or_else(|| Failure::new(ExitCode::Failure, "dz_events is gone"))?;
+        Ok(Self {
+            datapath,
+            events,
+            connections,
+            holdings,
+            attach: options.attach,
+            // With `--unknown pass` the port is somebody else's socket's.
+            guarded: options.port_guard == Switch::On && options.unknown == UnknownPeers::Drop,
+            port: options.port,
+        })
+    }
+
+    /// Returns what reads the maps on other threads.
+    pub(crate) const fn reader(&self) -> &Arc<MapReader> {
+        self.datapath.reader()
+    }
+
+    /// Returns the numbers of our netlink sockets.
+    pub(crate) const fn ports(&self) -> [u32; 2] {
+        self.connections.ports()
+    }
+
+    /// Returns a descriptor that is readable while there are events ([`Hands::next_event`]).
+    ///
+    /// # Errors
+    /// There are too many descriptors.
+    pub(crate) fn events_descriptor(&self) -> io::Result<OwnedFd> {
+        self.events.as_fd().try_clone_to_owned()
+    }
+}
+
+/// Returns what of the options concerns the kernel part.
+pub(crate) fn settings(options: &RunOptions) -> Settings {
+    Settings {
+        pin_dir: options.pin_dir.clone(),
+        port: options.port,
+        unknown_pass: options.unknown == UnknownPeers::Pass,
+        max_sessions: options.max_sessions,
+        grace_ns: u64::try_from(options.restart_grace.as_nanos()).unwrap_or(u64::MAX),
+        when_down: options.when_down.into(),
+        when_never_up: options.when_never_up.into(),
+        ttl: options.ttl,
+        tos: options.tos.0,
+        ignore_peer_passive: options.peer_passive == PeerPassive::Ignore,
+    }
+}
+
+impl Hands for KernelHands {
+    fn now_ns(&self) -> u64 {
+        now_ns()
+    }
+
+    async fn sleep(&self, pause: Duration) {
+        tokio::time::sleep(pause).await;
+    }
+
+    fn slots(&self) -> u32 {
+        self.datapath.slots()
+    }
+
+    fn session(&self, key: &SessionKey) -> Result<Option<SessionEntry>, MapError> {
+        self.datapath.maps().reader().session(key)
+    }
+
+    fn sessions(&self) -> Result<Vec<SessionEntry>, MapError> {
+        self.datapath.maps().reader().sessions()
+    }
+
+    fn each_peer(&self, show: impl FnMut(PeerKey, Peer)) -> Result<(), MapError> {
+        self.datapath.maps().reader().each_peer(show)
+    }
+
+    fn locals(&self) -> Result<Vec<(LocalKey, u32)>, MapError> {
+        self.datapath.maps().reader().locals()
+    }
+
+    fn confined(&self) -> Result<Vec<Confined>, MapError> {
+        self.datapath.maps().reader().confined()
+    }
+
+    fn counters(&self, block: u32) -> Result<Counters, MapError> {
+        self.datapath.maps().reader().counters(block)
+    }
+
+    fn not_due_before(&self, slot: u32, now_ns: u64) -> Option<u64> {
+        self.datapath.maps().not_due_before(slot, now_ns)
+    }
+
+    fn next_event(&mut self) -> Option<Result<Event, MapError>> {
+        let item = self.events.next()?;
+        let event = Event::try_read_from_bytes(&item);
+        Some(event.map_err(|_| MapError::Layout(name::EVENTS)))
+    }
+
+    fn beat(&mut self, now_ns: u64) {
+        self.datapath.maps().beat(now_ns);
+    }
+
+    fn prepare_slot(&mut self, slot: u32, key: SessionKey, now_ns: u64) {
+        self.datapath.maps().prepare_slot(slot, key, now_ns);
+    }
+
+    fn insert_session(&mut self, entry: &SessionEntry) -> Result<(), MapError> {
+        self.datapath.maps_mut().insert_session(entry)
+    }
+
+    fn delete_session(&mut self, key: &SessionKey) -> Result<(), MapError> {
+        self.datapath.maps_mut().delete_session(key)
+    }
+
+    fn set_peer(&mut self, key: &PeerKey, peer: &Peer) -> Result<(), MapError> {
+        self.datapath.maps_mut().set_peer(key, peer)
+    }
+
+    fn set_local(&mut self, key: &LocalKey, block: u32) -> Result<(), MapError> {
+        self.datapath.maps_mut().set_local(key, block)
+    }
+
+    fn delete_local(&mut self, key: &LocalKey) -> Result<(), MapError> {
+        self.datapath.maps_mut().delete_local(key)
+    }
+
+    fn confine(&mut self, key: &Confined, ifindex: u32) -> Result<(), MapError> {
+        self.datapath.maps_mut().confine(key, ifindex)
+    }
+
+    fn release(&mut self, key: &Confined) -> Result<(), MapError> {
+        self.datapath.maps_mut().release(key)
+    }
+
+    fn control(&self, request: &Request) -> io::Result<Counter> {
+        self.datapath.control(request)
+    }
+
+    fn transmit(&self, orders: &[Order], done: impl FnMut(&Order, Transmitted)) -> io::Result<()> {
+        self.datapath.transmit(orders, done)
+    }
+
+    fn wait_for_programs(&self) {
+        wait_for_programs();
+    }
+
+    async fn interface(&self, name: &str) -> Result<Option<Interface>, NetlinkError> {
+        links::by_name(self.connections.netlink(), name).await
+    }
+
+    async fn addresses(&self) -> Result<Vec<(u32, Address)>, NetlinkError> {
+        links::addresses(self.connections.netlink()).await
+    }
+
+    async fn carriers(&self) -> Result<Vec<Interface>, NetlinkError> {
+        detours::carriers(self.connections.netlink()).await
+    }
+
+    fn served(&self) -> BTreeSet<String> {
+        lock::served()
+    }
+
+    fn ifindex(&self, name: &str) -> Option<u32> {
+        nix::net::if_::if_nametoindex(name).ok()
+    }
+
+    fn attach(&mut self, index: usize, interface: &Interface, link: Link) -> Result<(), Failure> {
+        let name = &interface.name;
+        let choice = choose(self.attach, interface, link)?;
+        // The port before the programs: what they pass, or a change of mode misses, is answered by no
+        // ICMP error.
+        let guard = Guard::new(self.guarded, name, self.port);
+        let attachment = self.datapath.attach(name, link, &choice)?;
+        self.holdings[index].attached(attachment, guard);
+        Ok(())
+    }
+
+    fn load_all(&mut self) -> Result<(), Failure> {
+        self.datapath.load_all()
+    }
+
+    fn keep_port(&mut self, index: usize) {
+        self.holdings[index].keep_port(self.port);
+    }
+
+    fn detach(&mut self, index: usize) -> io::Result<()> {
+        self.holdings[index].detach()
+    }
+
+    fn show(&self, index: usize, view: InterfaceView) -> InterfaceView {
+        self.holdings[index].show(view)
+    }
+
+    async fn is_local(&self, address: Ipv4Addr, vrf: Option<u32>) -> Result<bool, NetlinkError> {
+        local::is_local(self.connections.netlink(), address, vrf).await
+    }
+
+    async fn source_to(
+        &self,
+        dst: Ipv4Addr,
+        ifindex: u32,
+    ) -> Result<Option<Ipv4Addr>, NetlinkError> {
+        local::source_to(self.connections.netlink(), dst, ifindex).await
+    }
+
+    async fn neighbours(&self, ifindex: u32) -> Result<Vec<(Ipv4Addr, Mac)>, NetlinkError> {
+        neighbours::list(self.connections.netlink(), ifindex).await
+    }
+
+    fn resolve(
+        &self,
+        ifindex: u32,
+        address: Ipv4Addr,
+    ) -> Answer<Result<Option<Mac>, NetlinkError>> {
+        let netlink = self.connections.netlink().clone();
+        async move { neighbours::resolve(&netlink, ifindex, address).await }.boxed_local()
+    }
+
+    fn routes(&self) -> Answer<Result<Vec<Route>, RouteError>> {
+        let routes = self.connections.routes().clone();
+        async move { routes.list(None).await }.boxed_local()
+    }
+
+    fn add_route(&self, route: Route) -> Answer<Result<Added, RouteError>> {
+        let asking = self.connections.ask();
+        async move { asking.routes().add(&route).await }.boxed_local()
+    }
+
+    fn delete_route(&self, dst: Ipv4Addr, ifindex: u32) -> Answer<Result<Deleted, RouteError>> {
+        let asking = self.connections.ask();
+        async move { asking.routes().delete(dst, ifindex).await }.boxed_local()
+    }
+
+    async fn host_routes(
+        &self,
+        ifindex: u32,
+        follow: &Follow,
+    ) -> Result<Vec<HostRoute>, NetlinkError> {
+        hosts::list(self.connections.netlink(), ifindex, follow).await
+    }
+
+    async fn host_routes_nowhere(&self, follow: &Follow) -> Result<Vec<HostRoute>, NetlinkError> {
+        hosts::list_nowhere(self.connections.netlink(), follow).await
+    }
+
+    fn way_around(
+        &self,
+        flow: Flow,
+        interfaces: Arc<[u32]>,
+        holders: Vec<u32>,
+    ) -> Answer<Result<Way, NetlinkError>> {
+        let netlink = self.connections.netlink().clone();
+        async move { detours::best(&netlink, flow, &interfaces, &holders).await }.boxed_local()
+    }
+}

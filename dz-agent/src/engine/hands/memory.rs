@@ -1,0 +1,392 @@
+//! The hands over the kernel in memory, for unit tests and the simulator.
+//!
+//! What the engine awaits in place is answered at once, unless whoever drives it wants a pause there
+//! ([`Pauses`]); what it keeps an [`Answer`] of is a [`Request`](Requests) that somebody has to carry out.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::net::Ipv4Addr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use dz_common::control::Request;
+use dz_common::counters::{Counter, Counters};
+use dz_common::ingress::Link;
+use dz_common::map::{Confined, Event, LocalKey, Peer, PeerKey, SessionEntry, SessionKey};
+use futures_util::FutureExt;
+use nix::errno::Errno;
+use tokio::sync::oneshot;
+
+use super::{Answer, Hands, Mac};
+use crate::datapath::{AttachMode, MapError, Order, Transmitted};
+use crate::error::{ExitCode, FailWith, Failure};
+use crate::memory::net::Net;
+use crate::memory::{Ask, Call, Done, Handle};
+use crate::net::NetlinkError;
+use crate::net::detours::{Flow, Way};
+use crate::net::hosts::HostRoute;
+use crate::net::links::{Address, Interface};
+use crate::net::routes::{Added, Deleted, Route, RouteError};
+use crate::settings::Follow;
+use crate::view::InterfaceView;
+
+/// Carries one request out, and answers it.
+type CarryOut = Box<dyn FnOnce()>;
+
+/// What the engine has asked for and waits for beside its other business, in this order.
+#[derive(Clone, Default)]
+pub(crate) struct Requests(Rc<RefCell<VecDeque<CarryOut>>>);
+
+impl Requests {
+    /// Carries the next one out, so that its answer is there. Returns whether there was one.
+    pub(crate) fn carry_out(&self) -> bool {
+        let next = self.0.borrow_mut().pop_front();
+        next.map(|carry_out| carry_out()).is_some()
+    }
+
+    fn ask<T: 'static>(&self, carry_out: impl FnOnce() -> T + 'static) -> Answer<T> {
+        let queue = Rc::clone(&self.0);
+        async move {
+            let (done, answer) = oneshot::channel();
+            // Whoever does not wait any more does not need the answer.
+            let carry_out = move || drop(done.send(carry_out()));
+            queue.borrow_mut().push_back(Box::new(carry_out));
+            match answer.await {
+                Ok(answer) => answer,
+                Err(_) => std::future::pending().await,
+            }
+        }
+        .boxed_local()
+    }
+}
+
+/// Where the engine stands still for a moment although it has only asked something: other things
+/// happen meanwhile, as they do on a busy machine.
+#[derive(Clone, Default)]
+pub(crate) struct Pauses(Rc<Cell<u32>>);
+
+impl Pauses {
+    /// Has the engine stand still after so many more questions; 0: not at all.
+    pub(crate) fn after(&self, questions: u32) {
+        self.0.set(questions);
+    }
+
+    async fn question(&self) {
+        match self.0.get() {
+            0 => {}
+            1 => {
+                self.0.set(0);
+                let mut asked = false;
+                std::future::poll_fn(|context| {
+                    if std::mem::replace(&mut asked, true) {
+                        return Poll::Ready(());
+                    }
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                })
+                .await;
+            }
+            more => self.0.set(more - 1),
+        }
+    }
+}
+
+/// What one agent process has of a machine in memory.
+pub(crate) struct MemoryHands {
+    handle: Handle,
+    net: Rc<RefCell<Net>>,
+    requests: Requests,
+    pauses: Pauses,
+    /// The `rtm_protocol` of our routes.
+    protocol: u8,
+    /// The interfaces that we serve or wait for.
+    served: Vec<String>,
+    /// Indices of those that our programs are on.
+    attached: BTreeMap<usize, u32>,
+}
+
+impl MemoryHands {
+    /// `served`: the interfaces, in their order.
+    pub(crate) fn new(
+        handle: Handle,
+        net: Rc<RefCell<Net>>,
+        protocol: u8,
+        served: Vec<String>,
+    ) -> Self {
+        Self {
+            handle,
+            net,
+            requests: Requests::default(),
+            pauses: Pauses::default(),
+            protocol,
+            served,
+            attached: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) const fn requests(&self) -> &Requests {
+        &self.requests
+    }
+
+    pub(crate) const fn pauses(&self) -> &Pauses {
+        &self.pauses
+    }
+
+    /// Asks the namespace something that changes nothing.
+    async fn ask<T>(&self, ask: Ask, answer: impl FnOnce(&Net) -> T) -> Result<T, NetlinkError> {
+        self.pauses.question().await;
+        let asked = self
+            .handle
+            .look(&Call::Ask(ask), |_| answer(&self.net.borrow()));
+        asked.map_err(refused)
+    }
+}
+
+fn refused(errno: Errno) -> NetlinkError {
+    NetlinkError::Refused { errno, said: None }
+}
+
+fn failed(what: String, errno: Errno) -> RouteError {
+    let cause = refused(errno);
+    RouteError::Netlink { what, cause }
+}
+
+impl Hands for MemoryHands {
+    fn now_ns(&self) -> u64 {
+        self.handle.now_ns()
+    }
+
+    async fn sleep(&self, pause: Duration) {
+        self.handle.sleep(pause).await;
+    }
+
+    fn slots(&self) -> u32 {
+        self.handle.slots()
+    }
+
+    fn session(&self, key: &SessionKey) -> Result<Option<SessionEntry>, MapError> {
+        self.handle.session(key)
+    }
+
+    fn sessions(&self) -> Result<Vec<SessionEntry>, MapError> {
+        self.handle.sessions()
+    }
+
+    fn each_peer(&self, show: impl FnMut(PeerKey, Peer)) -> Result<(), MapError> {
+        self.handle.each_peer(show)
+    }
+
+    fn locals(&self) -> Result<Vec<(LocalKey, u32)>, MapError> {
+        self.handle.locals()
+    }
+
+    fn confined(&self) -> Result<Vec<Confined>, MapError> {
+        self.handle.confined()
+    }
+
+    fn counters(&self, block: u32) -> Result<Counters, MapError> {
+        self.handle.counters(block)
+    }
+
+    fn not_due_before(&self, slot: u32, now_ns: u64) -> Option<u64> {
+        self.handle.not_due_before(slot, now_ns)
+    }
+
+    fn next_event(&mut self) -> Option<Result<Event, MapError>> {
+        self.handle.next_event()
+    }
+
+    fn beat(&mut self, now_ns: u64) {
+        self.handle.beat(now_ns);
+    }
+
+    fn prepare_slot(&mut self, slot: u32, key: SessionKey, now_ns: u64) {
+        self.handle.prepare_slot(slot, key, now_ns);
+    }
+
+    fn insert_session(&mut self, entry: &SessionEntry) -> Result<(), MapError> {
+        self.handle.insert_session(entry)
+    }
+
+    fn delete_session(&mut self, key: &SessionKey) -> Result<(), MapError> {
+        self.handle.delete_session(key)
+    }
+
+    fn set_peer(&mut self, key: &PeerKey, peer: &Peer) -> Result<(), MapError> {
+        self.handle.set_peer(key, peer)
+    }
+
+    fn set_local(&mut self, key: &LocalKey, block: u32) -> Result<(), MapError> {
+        self.handle.set_local(key, block)
+    }
+
+    fn delete_local(&mut self, key: &LocalKey) -> Result<(), MapError> {
+        self.handle.delete_local(key)
+    }
+
+    fn confine(&mut self, key: &Confined, ifindex: u32) -> Result<(), MapError> {
+        self.handle.confine(key, ifindex)
+    }
+
+    fn release(&mut self, key: &Confined) -> Result<(), MapError> {
+        self.handle.release(key)
+    }
+
+    fn control(&self, request: &Request) -> io::Result<Counter> {
+        self.handle.control(request)
+    }
+
+    fn transmit(&self, orders: &[Order], done: impl FnMut(&Order, Transmitted)) -> io::Result<()> {
+        self.handle.transmit(orders, done)
+    }
+
+    fn wait_for_programs(&self) {
+        self.handle.wait_for_programs();
+    }
+
+    async fn interface(&self, name: &str) -> Result<Option<Interface>, NetlinkError> {
+        self.ask(Ask::Links, |net| net.interface(name)).await
+    }
+
+    async fn addresses(&self) -> Result<Vec<(u32, Address)>, NetlinkError> {
+        self.ask(Ask::Addresses, Net::addresses).await
+    }
+
+    async fn carriers(&self) -> Result<Vec<Interface>, NetlinkError> {
+        self.ask(Ask::Links, Net::carriers).await
+    }
+
+    fn served(&self) -> BTreeSet<String> {
+        self.served.iter().cloned().collect()
+    }
+
+    fn ifindex(&self, name: &str) -> Option<u32> {
+        self.net.borrow().ifindex(name)
+    }
+
+    fn attach(&mut self, index: usize, interface: &Interface, _: Link) -> Result<(), Failure> {
+        let ifindex = interface.ifindex;
+        self.handle
+            .attach(ifindex, AttachMode::Tc)
+            .fail_with(ExitCode::Interface, || "cannot attach as tc".to_owned())?;
+        self.attached.insert(index, ifindex);
+        Ok(())
+    }
+
+    fn load_all(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn keep_port(&mut self, _: usize) {}
+
+    fn detach(&mut self, index: usize) -> io::Result<()> {
+        let attached = self.attached.remove(&index);
+        attached.map_or(Ok(()), |ifindex| self.handle.detach(ifindex))
+    }
+
+    fn show(&self, _: usize, view: InterfaceView) -> InterfaceView {
+        view
+    }
+
+    async fn is_local(&self, address: Ipv4Addr, vrf: Option<u32>) -> Result<bool, NetlinkError> {
+        let answer = |net: &Net| net.is_local(address, vrf);
+        self.ask(Ask::RouteOf, answer).await
+    }
+
+    async fn source_to(
+        &self,
+        dst: Ipv4Addr,
+        ifindex: u32,
+    ) -> Result<Option<Ipv4Addr>, NetlinkError> {
+        let answer = |net: &Net| net.source_to(dst, ifindex);
+        self.ask(Ask::RouteOf, answer).await
+    }
+
+    async fn neighbours(&self, ifindex: u32) -> Result<Vec<(Ipv4Addr, Mac)>, NetlinkError> {
+        let answer = |net: &Net| net.neighbours(ifindex);
+        self.ask(Ask::Neighbours, answer).await
+    }
+
+    fn resolve(
+        &self,
+        ifindex: u32,
+        address: Ipv4Addr,
+    ) -> Answer<Result<Option<Mac>, NetlinkError>> {
+        let (handle, net) = (self.handle.clone(), Rc::clone(&self.net));
+        self.requests.ask(move || {
+            let call = Call::Resolve(ifindex, address);
+            match handle.change(&call, |_| net.borrow_mut().resolve(ifindex, address)) {
+                Done::Made(resolved) => resolved,
+                Done::Refused(errno) => Err(refused(errno)),
+                Done::Dead => Ok(None),
+            }
+        })
+    }
+
+    fn routes(&self) -> Answer<Result<Vec<Route>, RouteError>> {
+        let (handle, net) = (self.handle.clone(), Rc::clone(&self.net));
+        let protocol = self.protocol;
+        self.requests.ask(move || {
+            let routes = handle.look(&Call::Ask(Ask::Routes), |_| net.borrow().routes(protocol));
+            routes.map_err(|errno| failed("reading our routes".to_owned(), errno))
+        })
+    }
+
+    fn add_route(&self, route: Route) -> Answer<Result<Added, RouteError>> {
+        let (handle, net) = (self.handle.clone(), Rc::clone(&self.net));
+        let protocol = self.protocol;
+        self.requests.ask(move || {
+            let call = Call::AddRoute(route.dst, route.ifindex);
+            match handle.change(&call, |_| net.borrow_mut().add_route(protocol, &route)) {
+                Done::Made(added) => added,
+                Done::Refused(errno) => Err(failed(format!("adding route {route}"), errno)),
+                Done::Dead => Ok(Added::New),
+            }
+        })
+    }
+
+    fn delete_route(&self, dst: Ipv4Addr, ifindex: u32) -> Answer<Result<Deleted, RouteError>> {
+        let (handle, net) = (self.handle.clone(), Rc::clone(&self.net));
+        let protocol = self.protocol;
+        self.requests.ask(move || {
+            let call = Call::DeleteRoute(dst, ifindex);
+            let delete = |_: &mut _| net.borrow_mut().delete_route(protocol, dst, ifindex);
+            match handle.change(&call, delete) {
+                Done::Made(deleted) => Ok(deleted),
+                Done::Refused(errno) => Err(failed(format!("deleting route {dst}/32"), errno)),
+                Done::Dead => Ok(Deleted::Deleted),
+            }
+        })
+    }
+
+    async fn host_routes(
+        &self,
+        ifindex: u32,
+        follow: &Follow,
+    ) -> Result<Vec<HostRoute>, NetlinkError> {
+        let answer = |net: &Net| net.host_routes(ifindex, follow);
+        self.ask(Ask::Routes, answer).await
+    }
+
+    async fn host_routes_nowhere(&self, follow: &Follow) -> Result<Vec<HostRoute>, NetlinkError> {
+        let answer = |net: &Net| net.host_routes_nowhere(follow);
+        self.ask(Ask::Routes, answer).await
+    }
+
+    fn way_around(
+        &self,
+        flow: Flow,
+        interfaces: Arc<[u32]>,
+        holders: Vec<u32>,
+    ) -> Answer<Result<Way, NetlinkError>> {
+        let (handle, net) = (self.handle.clone(), Rc::clone(&self.net));
+        self.requests.ask(move || {
+            let answer = |_: &mut _| net.borrow().way_around(flow, &interfaces, &holders);
+            let asked = handle.look(&Call::Ask(Ask::RouteOf), answer);
+            asked.map_err(refused)
+        })
+    }
+}

@@ -1,0 +1,163 @@
+//! API and metrics, on a thread of their own: a scrape of 100,000 sessions delays no event.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::api::{ApiListener, api_router, metrics_router, serve};
+use crate::command::Command;
+use crate::engine::show::inspect::Inspector;
+use crate::engine::show::scrapes::Scrapes;
+use crate::error::{ExitCode, FailWith, Failure};
+use crate::metrics::{Exporter, Recorded};
+use crate::settings::MetricsListen;
+use crate::view::MetricsView;
+
+/// What it takes to serve.
+struct Kitchen {
+    inspector: Inspector,
+    commands: mpsc::Sender<Command>,
+    recorded: Recorded,
+    per_peer: bool,
+}
+
+/// The thread, with its sockets bound. Dropped when the agent does not start after all, it leaves
+/// no socket behind: the fields are dropped in this order.
+pub(crate) struct Front {
+    start: oneshot::Sender<Kitchen>,
+    stop: watch::Sender<bool>,
+    thread: Joined,
+    metrics: watch::Receiver<MetricsView>,
+}
+
+/// The thread, serving.
+pub(crate) struct Serving {
+    stop: watch::Sender<bool>,
+    thread: Joined,
+}
+
+/// A thread that is waited for.
+struct Joined(Option<JoinHandle<()>>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            // A panic there has been reported by the panic hook already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Front {
+    /// Binds the API's socket, before anything in the kernel is touched, and that of the metrics if
+    /// it can be had by now.
+    ///
+    /// # Errors
+    /// [`ExitCode::Busy`] if another agent has the API's.
+    pub(crate) fn bind(socket: &Path, metrics: MetricsListen) -> Result<Self, Failure> {
+        let (start, kitchen) = oneshot::channel();
+        let (stop, stopped) = watch::channel(false);
+        let (bound, outcome) = std::sync::mpsc::channel();
+        let socket = socket.to_owned();
+        let (scrapes, metrics) = Scrapes::new(metrics);
+        let thread = thread::Builder::new()
+            .name("dz-api".to_owned())
+            .spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                match runtime.fail_with(ExitCode::Failure, || "API thread") {
+                    Ok(runtime) => {
+                        runtime.block_on(work(socket, scrapes, &bound, kitchen, stopped))
+                    }
+                    // The receiver waits for exactly one message.
+                    Err(failure) => drop(bound.send(Err(failure))),
+                }
+            })
+            .fail_with(ExitCode::Failure, || "API thread")?;
+        let outcome = outcome.recv().fail_with(ExitCode::Failure, || "API thread");
+        outcome??;
+        Ok(Self {
+            start,
+            stop,
+            thread: Joined(Some(thread)),
+            metrics,
+        })
+    }
+
+    /// Where metrics are served, now and later on.
+    pub(crate) fn metrics(&self) -> watch::Receiver<MetricsView> {
+        self.metrics.clone()
+    }
+
+    /// Starts serving.
+    pub(crate) fn serve(
+        self,
+        inspector: Inspector,
+        commands: mpsc::Sender<Command>,
+        recorded: Recorded,
+        per_peer: bool,
+    ) -> Serving {
+        // If the thread is gone there is nobody to serve, and `stop` finds it so.
+        let _ = self.start.send(Kitchen {
+            inspector,
+            commands,
+            recorded,
+            per_peer,
+        });
+        Serving {
+            stop: self.stop,
+            thread: self.thread,
+        }
+    }
+}
+
+impl Serving {
+    /// Lets requests under way end, and removes the socket.
+    pub(crate) fn stop(self) {
+        let _ = self.stop.send(true);
+        drop(self.thread);
+    }
+}
+
+async fn work(
+    socket: PathBuf,
+    mut scrapes: Scrapes,
+    bound: &std::sync::mpsc::Sender<Result<(), Failure>>,
+    kitchen: oneshot::Receiver<Kitchen>,
+    stopped: watch::Receiver<bool>,
+) {
+    let api = match ApiListener::bind(&socket) {
+        Ok(api) => api,
+        Err(failure) => {
+            drop(bound.send(Err(failure)));
+            return;
+        }
+    };
+    scrapes.bind();
+    drop(bound.send(Ok(())));
+    // Dropped without a word: the start failed elsewhere.
+    let Ok(kitchen) = kitchen.await else { return };
+    let inspect = Arc::new(kitchen.inspector);
+    let exporter = Arc::new(Exporter::new(
+        Arc::clone(&inspect),
+        kitchen.recorded,
+        kitchen.per_peer,
+    ));
+    let api_routes = api_router(inspect, kitchen.commands, Arc::clone(&exporter));
+    let metrics = async {
+        let listener = tokio::select! {
+            listener = scrapes.listener() => listener,
+            () = until(stopped.clone()) => return,
+        };
+        serve(listener, metrics_router(exporter), until(stopped.clone())).await;
+    };
+    tokio::join!(serve(api, api_routes, until(stopped.clone())), metrics);
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is a stop as well.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}

@@ -1,0 +1,445 @@
+//! Looking, without disturbing the engine: from the pinned maps and the kernel's routing table.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context;
+use dz_common::map::{Origin, SessionEntry};
+use dz_common::packet::State;
+use foldhash::{HashMap, HashSet};
+use tokio::sync::OnceCell;
+
+use super::reverse_path;
+use crate::datapath::{MapReader, now_ns};
+use crate::engine::show::shared::{FollowedRoute, Shared};
+use crate::engine::state::keys::{RouteKey, ifname, peer_key, route_key};
+use crate::engine::state::left;
+use crate::net::Netlink;
+use crate::net::routes::{Route, Routes};
+use crate::reason::{self, Parked, PassedOver};
+use crate::settings::{PeerPassive, RunOptions};
+use crate::view::{
+    AgentView, BlockView, Detour, Inspect, InterfaceView, ParkedView, RouteState, RouteTotals,
+    SessionView, Snapshot,
+};
+
+/// Reads everything there is to show.
+pub struct Inspector {
+    reader: Arc<MapReader>,
+    netlink: OnceCell<Netlink>,
+    protocol: u8,
+    shared: Arc<Shared>,
+    port: u16,
+    max_sessions: u32,
+    ignore_peer_passive: bool,
+}
+
+impl Inspector {
+    pub(crate) fn new(
+        reader: Arc<MapReader>,
+        options: &RunOptions,
+        shared: Arc<Shared>,
+        max_sessions: u32,
+    ) -> Self {
+        let (port, protocol) = (options.port, options.route_protocol);
+        Self {
+            reader,
+            netlink: OnceCell::new(),
+            protocol,
+            shared,
+            port,
+            max_sessions,
+            ignore_peer_passive: options.peer_passive == PeerPassive::Ignore,
+        }
+    }
+
+    /// A netlink socket of our own, opened where we run: the engine's is the engine's.
+    async fn routes(&self) -> anyhow::Result<Routes> {
+        let netlink = self
+            .netlink
+            .get_or_try_init(async || Netlink::open())
+            .await?;
+        Ok(Routes::new(netlink.clone(), self.protocol))
+    }
+
+    async fn sessions(
+        &self,
+        names: &HashMap<u32, Arc<str>>,
+        table: &Routes,
+        routes: &HashMap<RouteKey, Route>,
+        unread: Option<&Arc<str>>,
+    ) -> anyhow::Result<Vec<SessionView>> {
+        let peers: HashMap<_, _> = self.reader.peers()?.into_iter().collect();
+        let mut troubles = self.shared.troubles().clone();
+        let (now_ns, left_after_ns) = (now_ns(), left::after_ns());
+        let mut sessions = Vec::new();
+        for entry in self.reader.sessions()? {
+            let interface = name_of(names, entry.key.ifindex);
+            let peer = peers.get(&peer_key(&interface, entry.key.peer.into()));
+            let via = peer
+                .map(|peer| peer.via)
+                .filter(|via| *via != [0; 4])
+                .map(Ipv4Addr::from);
+            let trouble = troubles.remove(&route_key(&entry.key));
+            let conflict = trouble.as_ref().and_then(|trouble| trouble.conflict);
+            let origin = peer.map(|peer| peer.origin);
+            let route = match routes.get(&route_key(&entry.key)) {
+                _ if origin == Some(Origin::Follow) => {
+                    let key = peer_key(&interface, entry.key.peer.into());
+                    followed_route(self.shared.follow().get(&key))
+                }
+                Some(route) => RouteState::Present {
+                    via: route.via,
+                    src: route.src,
+                },
+                None => match (unread, conflict) {
+                    (Some(reason), _) => unknown(Arc::clone(reason)),
+                    (None, Some(protocol)) => RouteState::Foreign { protocol },
+                    (None, None) => absent(table, &entry).await,
+                },
+            };
+            sessions.push(SessionView {
+                interface,
+                left: left::has_left(|| origin, &entry, now_ns, left_after_ns),
+                entry,
+                origin,
+                via,
+                route,
+                detour: detour(entry.detour),
+                ignore_peer_passive: self.ignore_peer_passive,
+                route_error: trouble.map(|trouble| trouble.text),
+            });
+        }
+        Ok(sessions)
+    }
+
+    fn parked(
+        &self,
+        interfaces: &[InterfaceView],
+        sessions: &[SessionView],
+    ) -> anyhow::Result<Vec<ParkedView>> {
+        let live: HashSet<_> = sessions
+            .iter()
+            .map(|session| peer_key(&session.interface, session.peer()))
+            .collect();
+        let refused = self.shared.refused().clone();
+        let peers = self.reader.peers()?.into_iter();
+        let parked = peers.filter(|(key, _)| !live.contains(key));
+        let room = sessions.len() < self.max_sessions as usize;
+        Ok(parked
+            .map(|(key, peer)| {
+                let (name, local) = (ifname(&key), Ipv4Addr::from(peer.local));
+                let (why, reason) = match refused.get(&key) {
+                    Some(reason) => (Parked::NoPeer, reason.clone()),
+                    None => why_parked(interfaces, name, local, room),
+                };
+                ParkedView {
+                    interface: name.to_owned(),
+                    local,
+                    peer: key.peer.into(),
+                    origin: peer.origin,
+                    why,
+                    reason,
+                }
+            })
+            .collect())
+    }
+
+    fn passed_over(&self) -> Vec<(PassedOver, u64)> {
+        let mut counts = {
+            let follow = self.shared.follow();
+            reason::count(follow.values().filter_map(|route| route.passed_over))
+        };
+        let unfollowed = self.shared.unfollowed();
+        for (why, count) in &mut counts {
+            *count += unfollowed.get(why).copied().unwrap_or(0);
+        }
+        counts
+    }
+
+    fn blocks(&self, names: &HashMap<u32, Arc<str>>) -> anyhow::Result<Vec<BlockView>> {
+        let none = BlockView {
+            interface: None,
+            local: None,
+            counters: self.reader.counters(0)?,
+        };
+        let mut blocks = vec![none];
+        for (key, block) in self.reader.locals()? {
+            blocks.push(BlockView {
+                interface: Some(name_of(names, key.ifindex).to_string()),
+                local: Some(key.addr.into()),
+                counters: self.reader.counters(block)?,
+            });
+        }
+        Ok(blocks)
+    }
+
+    fn totals(
+        &self,
+        interfaces: &[InterfaceView],
+        names: &HashMap<u32, Arc<str>>,
+        routes: &HashMap<RouteKey, Route>,
+        sessions: &[SessionView],
+    ) -> Vec<RouteTotals> {
+        let mut totals: BTreeMap<(String, Ipv4Addr), RouteTotals> = BTreeMap::new();
+        let blank = |interface: &str, local| RouteTotals {
+            interface: interface.to_owned(),
+            local,
+            installs: 0,
+            withdraws: 0,
+            install_failures: 0,
+            uninstall_failures: 0,
+            repairs: 0,
+            conflicts: 0,
+            installed: 0,
+        };
+        for interface in interfaces {
+            for &local in interface.locals.iter().chain(&interface.borrowed) {
+                let key = (interface.name.clone(), local);
+                totals.insert(key, blank(&interface.name, local));
+            }
+        }
+        for ((interface, local), counts) in self.shared.counts().iter() {
+            let row = totals
+                .entry((interface.clone(), *local))
+                .or_insert_with(|| blank(interface, *local));
+            row.installs = counts.installs;
+            row.withdraws = counts.withdraws;
+            row.install_failures = counts.install_failures;
+            row.uninstall_failures = counts.uninstall_failures;
+            row.repairs = counts.repairs;
+        }
+        let foreign = |session: &&SessionView| matches!(session.route, RouteState::Foreign { .. });
+        for session in sessions.iter().filter(foreign) {
+            let (name, local) = (&session.interface, session.local());
+            let key = (name.to_string(), local);
+            totals
+                .entry(key)
+                .or_insert_with(|| blank(name, local))
+                .conflicts += 1;
+        }
+        for route in routes.values() {
+            let (Some(name), Some(src)) = (names.get(&route.ifindex), route.src) else {
+                continue;
+            };
+            let row = totals
+                .entry((name.to_string(), src))
+                .or_insert_with(|| blank(name, src));
+            row.installed += 1;
+        }
+        totals.into_values().collect()
+    }
+}
+
+impl Inspect for Inspector {
+    async fn snapshot(&self) -> anyhow::Result<Snapshot> {
+        let interfaces = self.shared.interfaces().clone();
+        let names: HashMap<u32, Arc<str>> = interfaces
+            .iter()
+            .filter_map(|interface| Some((interface.ifindex?, interface.name.as_str().into())))
+            .collect();
+        // Counters before sessions: a sum of the sessions is then never behind its counter by more
+        // than what came between the two.
+        let blocks = self.blocks(&names).context("reading the counters")?;
+        let table = self.routes().await.context("netlink")?;
+        let (listed, unread) = match table.list(None).await {
+            Ok(listed) => (listed, None),
+            Err(error) => (Vec::new(), Some(error.to_string().into())),
+        };
+        let routes: HashMap<_, _> = listed
+            .into_iter()
+            .filter(|route| names.contains_key(&route.ifindex))
+            .map(|route| {
+                (
+                    RouteKey {
+                        ifindex: route.ifindex,
+                        dst: route.dst,
+                    },
+                    route,
+                )
+            })
+            .collect();
+        let sessions = self
+            .sessions(&names, &table, &routes, unread.as_ref())
+            .await
+            .context("reading the sessions")?;
+        let parked = self
+            .parked(&interfaces, &sessions)
+            .context("reading the peers")?;
+        let around = sessions.iter().filter_map(|session| match &session.detour {
+            Detour::Interface(name) => Some(name.as_str()),
+            Detour::None => None,
+        });
+        let warnings = reverse_path::warnings(around, reverse_path::mode);
+        let taken_at_ns = now_ns();
+        let beat_ns = self.reader.heartbeat().context("reading the heartbeat")?;
+        Ok(Snapshot {
+            taken_at_ns,
+            routes: self.totals(&interfaces, &names, &routes, &sessions),
+            interfaces,
+            sessions,
+            parked,
+            passed_over: self.passed_over(),
+            blocks,
+            agent: AgentView {
+                heartbeat_age_ns: taken_at_ns.saturating_sub(beat_ns),
+                events_lost: self.shared.events_lost.load(Ordering::Relaxed),
+                notification_overruns: self.shared.overruns.load(Ordering::Relaxed),
+                checks_failed: self.shared.checks_failed.load(Ordering::Relaxed),
+                full_check_ns: self.shared.full_check_ns.load(Ordering::Relaxed),
+                follow_changes: *self.shared.follow_changes(),
+                check_error: self.shared.check_error().clone(),
+                warnings,
+                started_at: self.shared.started_at,
+                metrics: self.shared.metrics(),
+                pid: std::process::id(),
+                port: self.port,
+                max_sessions: self.max_sessions,
+            },
+        })
+    }
+}
+
+/// Why a peer has no session, as a reason and for people. `room`: there is room for one more.
+fn why_parked(
+    interfaces: &[InterfaceView],
+    name: &str,
+    local: Ipv4Addr,
+    room: bool,
+) -> (Parked, String) {
+    let Some(interface) = interfaces.iter().find(|i| i.name == name) else {
+        let text = format!("{name} is not served by this agent");
+        return (Parked::NotServed, text);
+    };
+    if let Some(why) = interface.parks {
+        let waiting = interface.waiting.as_deref().unwrap_or("is not served");
+        return (why, format!("{name} {waiting}"));
+    }
+    if local.is_unspecified() {
+        let text = format!(
+            "{name} has no address to speak from, or several: name one of this host's (`local ADDRESS`)"
+        );
+        return (Parked::AddressUnclear, text);
+    }
+    if !interface.locals.contains(&local) && !interface.borrowed.contains(&local) {
+        let text = format!("{local} is not an address of this host");
+        return (Parked::AddressMissing, text);
+    }
+    if room {
+        (Parked::Opening, "session is being opened".to_owned())
+    } else {
+        let text = "no room for its session: raise --max-sessions";
+        (Parked::NoRoom, text.to_owned())
+    }
+}
+
+/// No route of ours. Where there should be one, somebody else's may be in its place.
+async fn absent(table: &Routes, entry: &SessionEntry) -> RouteState {
+    if entry.session.state != State::Up {
+        return RouteState::Absent;
+    }
+    match table.foreign(entry.key.peer.into()).await {
+        Ok(None) => RouteState::Absent,
+        Ok(Some(foreign)) => RouteState::Foreign {
+            protocol: foreign.protocol,
+        },
+        Err(error) => unknown(error.to_string()),
+    }
+}
+
+/// The route of a followed peer. The engine writes the peer first, and then what it is by.
+fn followed_route(route: Option<&FollowedRoute>) -> RouteState {
+    let Some(route) = route else {
+        return unknown("the followed route is being looked at");
+    };
+    RouteState::Followed {
+        protocol: route.protocol,
+        table: route.table,
+        metric: route.metric,
+    }
+}
+
+fn unknown(reason: impl Into<Arc<str>>) -> RouteState {
+    let reason = reason.into();
+    RouteState::Unknown { reason }
+}
+
+fn name_of(names: &HashMap<u32, Arc<str>>, ifindex: u32) -> Arc<str> {
+    names
+        .get(&ifindex)
+        .cloned()
+        .unwrap_or_else(|| format!("#{ifindex}").into())
+}
+
+/// The way around by an interface.
+fn detour(ifindex: u32) -> Detour {
+    if ifindex == 0 {
+        return Detour::None;
+    }
+    match nix::net::if_::if_indextoname(ifindex) {
+        Ok(name) => Detour::Interface(name.to_string_lossy().into_owned()),
+        Err(_gone) => Detour::Interface(format!("#{ifindex}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{self, LOCAL};
+
+    #[test]
+    fn why_a_peer_is_parked() {
+        let interface = fixture::snapshot().interfaces.remove(0);
+        let unfit = |why: Parked, waiting: &str| InterfaceView {
+            parks: Some(why),
+            waiting: Some(waiting.to_owned()),
+            ..interface.clone()
+        };
+        let other = Ipv4Addr::new(10, 9, 9, 9);
+        for (interface, local, room, why, text) in [
+            (
+                unfit(Parked::InterfaceMissing, "is gone"),
+                LOCAL,
+                true,
+                Parked::InterfaceMissing,
+                "doublezero0 is gone",
+            ),
+            (
+                interface.clone(),
+                other,
+                true,
+                Parked::AddressMissing,
+                "10.9.9.9 is not an address of this host",
+            ),
+            (
+                interface.clone(),
+                Ipv4Addr::UNSPECIFIED,
+                true,
+                Parked::AddressUnclear,
+                "doublezero0 has no address to speak from, or several: name one of this host's (`local ADDRESS`)",
+            ),
+            (
+                interface.clone(),
+                LOCAL,
+                true,
+                Parked::Opening,
+                "session is being opened",
+            ),
+            (
+                interface.clone(),
+                LOCAL,
+                false,
+                Parked::NoRoom,
+                "no room for its session: raise --max-sessions",
+            ),
+        ] {
+            let found = why_parked(&[interface], "doublezero0", local, room);
+            assert_eq!(found, (why, text.to_owned()));
+        }
+        let (why, text) = why_parked(&[interface], "doublezero1", LOCAL, true);
+        assert_eq!(why, Parked::NotServed);
+        assert!(text.starts_with("doublezero1 is not served"), "{text}");
+    }
+}

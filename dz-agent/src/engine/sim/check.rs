@@ -1,0 +1,206 @@
+//! What must hold: on every node after every step, and everywhere once everything is well again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use dz_common::map::{PeerKey, SessionEntry, SessionKey};
+use dz_common::packet::State;
+use dz_common::session::DownReason;
+
+use super::machine::{Machine, TUNNEL, address_of, node_of};
+use crate::engine::state::keys::peer_key;
+use crate::net::routes::{DEFAULT_PROTOCOL, Route};
+
+const SECOND: u64 = 1_000_000_000;
+/// How long a route may stay without an Up session while its agent is well: the event is read at once, and
+/// what is lost is found by the check that comes every ten seconds.
+const STALE_NS: u64 = 12 * SECOND;
+/// Most packets from a node to another within a second. At an interval of one second each end answers
+/// what it gets and transmits what it has to say: its clock, a burst at a change of state, a farewell.
+const PACKETS: usize = 14;
+
+/// What is remembered of a node between steps.
+#[derive(Default)]
+pub(super) struct Watch {
+    /// Since when a route has been without an Up session, ns.
+    stale: BTreeMap<Ipv4Addr, u64>,
+    /// Peers whose disconnect has been answered, and who have not been connected since.
+    pub(super) gone: BTreeSet<usize>,
+    /// When packets have left, by destination.
+    sent: BTreeMap<usize, Vec<u64>>,
+}
+
+/// What is known of a node's agent when it is looked at.
+#[derive(Clone, Copy)]
+pub(super) struct Condition {
+    /// It runs, and is neither frozen nor refused anything.
+    pub(super) well: bool,
+}
+
+fn routes(machine: &Machine) -> Vec<Route> {
+    let routes = machine.net.borrow().routes(DEFAULT_PROTOCOL);
+    let tunnel = machine.tunnel();
+    let ours = routes.into_iter();
+    ours.filter(|route| Some(route.ifindex) == tunnel).collect()
+}
+
+fn sessions(machine: &Machine) -> Vec<SessionEntry> {
+    let kernel = machine.kernel.borrow();
+    let maps = kernel.maps();
+    maps.map(|maps| maps.sessions().iter().map(|(_, entry)| *entry).collect())
+        .unwrap_or_default()
+}
+
+pub(super) fn peers(machine: &Machine) -> BTreeSet<PeerKey> {
+    let kernel = machine.kernel.borrow();
+    let maps = kernel.maps();
+    let peers = maps.map(|maps| maps.peers().map(|(key, _)| *key).collect());
+    peers.unwrap_or_default()
+}
+
+impl Watch {
+    /// Notes that a packet has left.
+    pub(super) fn sent(&mut self, to: usize, now_ns: u64) -> Result<(), String> {
+        let sent = self.sent.entry(to).or_default();
+        sent.retain(|at_ns| at_ns + SECOND > now_ns);
+        sent.push(now_ns);
+        if sent.len() > PACKETS {
+            return Err(format!(
+                "{} packets to node {to} within a second",
+                sent.len()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Looks at a node after a step.
+    pub(super) fn look(
+        &mut self,
+        machine: &Machine,
+        condition: Condition,
+        now_ns: u64,
+    ) -> Result<(), String> {
+        let kernel = machine.kernel.borrow();
+        let maps = kernel.maps();
+        let has_peer = |peer: Ipv4Addr| {
+            let key = peer_key(TUNNEL, peer);
+            maps.is_some_and(|maps| maps.peer(&key).is_some())
+        };
+        let tunnel = machine.tunnel();
+        let session = |dst: Ipv4Addr| {
+            let key = SessionKey {
+                ifindex: tunnel?,
+                local: [0; 4],
+                peer: dst.octets(),
+            };
+            let sessions = maps?.sessions();
+            Some(sessions.at(sessions.find(&key)?))
+        };
+        // Peers → sessions → routes. A peer and its session go together (D1), so that a session without a peer
+        // is AdminDown; a route goes before its session (D3, D4).
+        for (_, entry) in maps.iter().flat_map(|maps| maps.sessions().iter()) {
+            let peer = Ipv4Addr::from(entry.key.peer);
+            let state = entry.session.state;
+            if state != State::AdminDown && !has_peer(peer) {
+                return Err(format!("a session with {peer} in {state:?} and no peer"));
+            }
+        }
+        let routes = routes(machine);
+        for route in &routes {
+            let session = session(route.dst);
+            if session.is_none() && maps.is_some() {
+                return Err(format!("a route to {} without a session", route.dst));
+            }
+            let up = session.is_some_and(|entry| entry.session.state == State::Up);
+            if up || !condition.well {
+                self.stale.remove(&route.dst);
+                continue;
+            }
+            let since_ns = *self.stale.entry(route.dst).or_insert(now_ns);
+            if now_ns - since_ns > STALE_NS {
+                let ms = (now_ns - since_ns) / 1_000_000;
+                return Err(format!("a route to {} for {ms} ms without Up", route.dst));
+            }
+        }
+        let has_route = |dst: &Ipv4Addr| routes.iter().any(|route| route.dst == *dst);
+        self.stale.retain(|dst, _| has_route(dst));
+        if kernel.overwritten() > 0 {
+            return Err("memory of a session was given away while a program held it".to_owned());
+        }
+        for &other in &self.gone {
+            let peer = address_of(other);
+            if has_peer(peer) {
+                return Err(format!(
+                    "the disconnect of {peer} is undone: there is a peer"
+                ));
+            }
+            if session(peer).is_some() {
+                return Err(format!(
+                    "the disconnect of {peer} is undone: there is a session"
+                ));
+            }
+            if has_route(&peer) {
+                return Err(format!(
+                    "the disconnect of {peer} is undone: there is a route"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Looks for sessions of a gentle story that went down because nothing was heard.
+pub(super) fn timeouts(machine: &Machine, since_ns: u64) -> Result<(), String> {
+    for entry in sessions(machine) {
+        let session = &entry.session;
+        let down = session.last_down_reason == DownReason::Timeout;
+        if down && session.state == State::Down && session.since_ns >= since_ns {
+            let peer = Ipv4Addr::from(entry.key.peer);
+            return Err(format!(
+                "the session with {peer} timed out, and nothing was lost"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Looks whether all have agreed: where two nodes want each other, both are Up and have a route; where
+/// one wants the other, it is not Up, and has none.
+pub(super) fn agreement(
+    machines: &[Machine],
+    wants: &[BTreeSet<usize>],
+) -> Result<(), (usize, String)> {
+    for (node, machine) in machines.iter().enumerate() {
+        let routes = routes(machine);
+        let sessions = sessions(machine);
+        for &other in &wants[node] {
+            let peer = address_of(other);
+            let mutual = wants[other].contains(&node);
+            let session = sessions
+                .iter()
+                .find(|entry| Ipv4Addr::from(entry.key.peer) == peer);
+            let state = session.map(|entry| entry.session.state);
+            let route = routes.iter().any(|route| route.dst == peer);
+            if mutual != (state == Some(State::Up)) || mutual != route {
+                let what = format!(
+                    "with {peer}, {}: {state:?}, route: {route}",
+                    if mutual {
+                        "who wants it, too"
+                    } else {
+                        "who does not want it"
+                    }
+                );
+                return Err((node, what));
+            }
+        }
+        let known = |entry: &SessionEntry| {
+            let other = node_of(entry.key.peer.into(), machines.len());
+            other.is_some_and(|other| wants[node].contains(&other))
+        };
+        if let Some(entry) = sessions.iter().find(|entry| !known(entry)) {
+            let peer = Ipv4Addr::from(entry.key.peer);
+            return Err((node, format!("a session with {peer}, whom nobody wants")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! The kernel of one node: interfaces and addresses as a DoubleZero client has them.
+
+use std::cell::RefCell;
+use std::net::Ipv4Addr;
+use std::rc::Rc;
+
+use crate::engine::hands::memory::MemoryHands;
+use crate::memory::net::{Author, Entry, Kind, MAIN, Mode, Net, Shape, Which};
+use crate::memory::{Device, Handle, Kernel};
+use crate::net::links::{Address, Tunnel};
+use crate::net::routes::DEFAULT_PROTOCOL;
+use crate::settings::RunOptions;
+
+/// The tunnel that is served.
+pub(super) const TUNNEL: &str = "doublezero0";
+const NIC: &str = "eth0";
+const SCOPE_LINK: u8 = 253;
+/// The `rtm_protocol` of another routing daemon.
+const BIRD: u8 = 12;
+/// Most notifications that wait to be read.
+const NOTICES: usize = 512;
+
+/// Where the DoubleZero address of a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On the tunnel: it was allocated.
+    Tunnel,
+    /// On the NIC, plain IBRL.
+    Nic,
+    /// Nowhere at present.
+    Nowhere,
+}
+
+/// One node's kernel.
+pub(super) struct Machine {
+    number: usize,
+    pub(super) kernel: Rc<RefCell<Kernel>>,
+    pub(super) net: Rc<RefCell<Net>>,
+    nic: u32,
+    pub(super) place: Place,
+}
+
+/// Returns the DoubleZero address of a node.
+pub(super) fn address_of(node: usize) -> Ipv4Addr {
+    Ipv4Addr::from(0x0a00_0001 + node as u32)
+}
+
+/// Returns which node has a DoubleZero address, if one has.
+pub(super) fn node_of(address: Ipv4Addr, nodes: usize) -> Option<usize> {
+    let number = u32::from(address).checked_sub(0x0a00_0001)? as usize;
+    (number < nodes).then_some(number)
+}
+
+impl Machine {
+    pub(super) fn new(number: usize, place: Place) -> Self {
+        let mut net = Net::new(true);
+        let nic = net.create_link(NIC, Shape::nic([2, 0, 0, 0, 0, number as u8]));
+        let nic = nic.expect("a new namespace has no such interface");
+        let machine = Self {
+            number,
+            kernel: Kernel::shared(),
+            net: Rc::new(RefCell::new(net)),
+            nic,
+            place: Place::Nowhere,
+        };
+        machine.change(|net| net.set_up(nic, true));
+        let outer = Address {
+            local: machine.outer(),
+            prefix_len: 24,
+            peer: None,
+            scope: 0,
+            secondary: false,
+        };
+        machine.change(|net| net.add_address(nic, outer));
+        let mut machine = machine;
+        machine.make_tunnel();
+        machine.put_address(place);
+        machine
+    }
+
+    /// Returns its DoubleZero address, wherever that is.
+    pub(super) fn address(&self) -> Ipv4Addr {
+        address_of(self.number)
+    }
+
+    fn outer(&self) -> Ipv4Addr {
+        Ipv4Addr::from(0xc000_0201 + self.number as u32)
+    }
+
+    /// Changes the namespace as somebody else on this machine does; what is refused is as it was.
+    fn change<T, E>(&self, change: impl FnOnce(&mut Net) -> Result<T, E>) {
+        change(&mut self.net.borrow_mut()).ok();
+        self.sync();
+    }
+
+    /// Has packets come and go as the interfaces are by now.
+    fn sync(&self) {
+        let net = self.net.borrow();
+        let mut kernel = self.kernel.borrow_mut();
+        for name in [TUNNEL, NIC] {
+            let Some(found) = net.interface(name) else {
+                continue;
+            };
+            let device = found.link.ok().map(|link| Device {
+                link,
+                mac: found.mac.unwrap_or_default(),
+                up: found.up,
+            });
+            kernel.set_device(found.ifindex, device);
+        }
+    }
+
+    pub(super) fn tunnel(&self) -> Option<u32> {
+        self.net.borrow().ifindex(TUNNEL)
+    }
+
+    /// Makes the tunnel, with its link-local address, unless it is there.
+    pub(super) fn make_tunnel(&mut self) {
+        if self.tunnel().is_some() {
+            return;
+        }
+        let tunnel = Tunnel {
+            local: Some(self.outer()),
+            remote: Some(Ipv4Addr::new(192, 0, 2, 254)),
+        };
+        self.change(|net| net.create_link(TUNNEL, Shape::gre(tunnel)));
+        let Some(ifindex) = self.tunnel() else {
+            return;
+        };
+        self.change(|net| net.set_up(ifindex, true));
+        let link_local = Address {
+            local: Ipv4Addr::from(0xa9fe_0000 + 2 * self.number as u32),
+            prefix_len: 31,
+            peer: None,
+            scope: SCOPE_LINK,
+            secondary: false,
+        };
+        self.change(|net| net.add_address(ifindex, link_local));
+    }
+
+    /// Deletes the tunnel; an address on it goes with it.
+    pub(super) fn delete_tunnel(&mut self) {
+        let Some(ifindex) = self.tunnel() else { return };
+        self.change(|net| net.delete_link(ifindex));
+        self.kernel.borrow_mut().set_device(ifindex, None);
+        if self.place == Place::Tunnel {
+            self.place = Place::Nowhere;
+        }
+    }
+
+    pub(super) fn set_tunnel_up(&self, up: bool) {
+        if let Some(ifindex) = self.tunnel() {
+            self.change(|net| net.set_up(ifindex, up));
+        }
+    }
+
+    /// A packet comes out of the tunnel. `slow`: the program has found the session and is not yet done with it
+    /// when the agent has its turn.
+    pub(super) fn receive(&self, frame: &[u8], now_ns: u64, slow: bool) {
+        let Some(tunnel) = self.tunnel() else { return };
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.set_now_ns(now_ns);
+        let begun = kernel.begin(tunnel, frame);
+        if let Ok(number) = begun
+            && !slow
+        {
+            kernel.finish(number);
+        }
+    }
+
+    /// Puts the DoubleZero address where it is to be, and takes it away from where it was.
+    pub(super) fn put_address(&mut self, place: Place) {
+        let own = Address {
+            local: address_of(self.number),
+            prefix_len: 32,
+            peer: None,
+            scope: 0,
+            secondary: false,
+        };
+        let index = |place| match place {
+            Place::Tunnel => self.tunnel(),
+            Place::Nic => Some(self.nic),
+            Place::Nowhere => None,
+        };
+        let (from, to) = (index(self.place), index(place));
+        if let Some(ifindex) = from {
+            self.change(|net| net.delete_address(ifindex, &own));
+        }
+        self.place = Place::Nowhere;
+        if let Some(ifindex) = to {
+            self.change(|net| net.add_address(ifindex, own));
+            self.place = place;
+        }
+    }
+
+    /// Somebody deletes our route to a destination.
+    pub(super) fn delete_route(&self, dst: Ipv4Addr) {
+        let which = Which::to(MAIN, dst, 32);
+        self.change(|net| net.delete_entry(Author::Other(7), &which));
+    }
+
+    /// Another daemon puts a route of its own in the place of ours, or takes it away.
+    pub(super) fn foreign_route(&self, dst: Ipv4Addr, there: bool) {
+        let mut which = Which::to(MAIN, dst, 32);
+        which.protocol = BIRD;
+        if !there {
+            self.change(|net| net.delete_entry(Author::Other(7), &which));
+            return;
+        }
+        let entry = Entry {
+            table: MAIN,
+            dst,
+            prefix_len: 32,
+            tos: 0,
+            metric: 0,
+            protocol: BIRD,
+            scope: 0,
+            kind: Kind::Unicast,
+            ifindex: Some(self.nic),
+            src: None,
+            via: None,
+        };
+        self.change(|net| net.add_entry(Author::Other(7), entry, Mode::Replace));
+    }
+
+    /// Removes the kernel part, and our routes (`dz-agent purge`). No agent runs.
+    pub(super) fn purge(&self) {
+        self.kernel.borrow_mut().unload();
+        let mut net = self.net.borrow_mut();
+        for route in net.routes(DEFAULT_PROTOCOL) {
+            net.delete_route(DEFAULT_PROTOCOL, route.dst, route.ifindex);
+        }
+    }
+
+    pub(super) fn lose_notices(&self) {
+        self.net.borrow_mut().lose_events();
+    }
+
+    /// Starts a process here, which has nothing loaded yet.
+    pub(super) fn hands(&self, options: &RunOptions) -> (Handle, MemoryHands) {
+        let handle = Handle::new(&self.kernel);
+        let net = Rc::clone(&self.net);
+        net.borrow_mut().subscribe(false, NOTICES);
+        let served = options.interfaces.clone();
+        let hands = MemoryHands::new(handle.clone(), net, options.route_protocol, served);
+        (handle, hands)
+    }
+}

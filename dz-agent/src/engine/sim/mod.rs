@@ -1,0 +1,27 @@
+//! The simulator: several machines in memory, each with the real engine, over links that do what links
+//! do, while things happen to them. A seed is a story; the same seed is the same story, step by step.
+//!
+//! | part | is |
+//! |---|---|
+//! | [`machine`] | the kernel of one node: its interfaces and addresses, and what comes and goes there |
+//! | [`agent`] | one agent process: the engine, given its turns as the loop gives them |
+//! | [`wire`] | what carries packets: delay, loss, doubling, disorder, partitions |
+//! | [`story`] | what happens, drawn from the seed, and how a story that fails is made shorter |
+//! | [`node`] | one node: its machine, its agent, its operator |
+//! | [`world`] | all of it, step by step |
+//! | [`tell`] | telling a story, and making one that fails shorter |
+//! | [`check`] | what must hold after every step, and once everything is well again |
+
+mod agent;
+mod check;
+mod finding;
+mod machine;
+mod node;
+mod story;
+mod tell;
+mod wire;
+mod world;
+
+pub use finding::{Finding, Report, told};
+pub use story::Story;
+pub use tell::{shrink, tell};

@@ -1,0 +1,120 @@
+//! One node: its machine, its agent, and the operator who wants peers.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use tokio::sync::oneshot;
+
+use super::agent::Agent;
+use super::check::{self, Watch};
+use super::machine::{Machine, address_of, node_of};
+use crate::command::{Command, Disconnected, Named, Refusal, Selector};
+use crate::settings::PeerSpec;
+
+type Gone = oneshot::Receiver<Result<Vec<Disconnected>, Refusal>>;
+
+/// A node, and what is to happen to it.
+pub(super) struct Node {
+    pub(super) machine: Machine,
+    pub(super) agent: Option<Agent>,
+    pub(super) watch: Watch,
+    pub(super) wants: BTreeSet<usize>,
+    /// Disconnects that have not been answered.
+    pub(super) asked: Vec<(Vec<usize>, Gone)>,
+    /// When it is to be looked at next, ns.
+    pub(super) next_ns: u64,
+    pub(super) frozen_until_ns: u64,
+    pub(super) refused_until_ns: u64,
+    pub(super) start_at_ns: Option<u64>,
+    /// When what was done to it is undone: the tunnel, the routes of another daemon.
+    pub(super) undo: Vec<(u64, Undo)>,
+    pub(super) purge: bool,
+    /// When an agent that was to die after some more effects dies without having had them, ns.
+    pub(super) kill_by_ns: Option<u64>,
+    /// How many effects its agent had had when it was looked at last, and when that was, ns.
+    pub(super) seen: (Option<u64>, u64),
+    /// After how many ms an agent that has ended is started again.
+    pub(super) restart_ms: u64,
+}
+
+/// Something that was done to a node ends.
+#[derive(Clone, Copy)]
+pub(super) enum Undo {
+    Up,
+    Make,
+    Unforeign(Ipv4Addr),
+    Way(usize),
+}
+
+impl Node {
+    /// A node whose agent is about to be started for the first time.
+    pub(super) fn new(machine: Machine, begun_ns: u64) -> Self {
+        Self {
+            machine,
+            agent: None,
+            watch: Watch::default(),
+            wants: BTreeSet::new(),
+            asked: Vec::new(),
+            next_ns: begun_ns,
+            frozen_until_ns: 0,
+            refused_until_ns: 0,
+            start_at_ns: Some(begun_ns),
+            undo: Vec::new(),
+            purge: false,
+            kill_by_ns: None,
+            seen: (None, 0),
+            restart_ms: 100,
+        }
+    }
+
+    pub(super) fn connect(&mut self, other: usize) {
+        let Some(agent) = self.agent.as_mut().filter(|agent| !agent.is_stopping()) else {
+            return;
+        };
+        let (reply, _) = oneshot::channel();
+        let peers = vec![PeerSpec::new(address_of(other), self.machine.address())];
+        agent.commands.push_back(Command::Connect { peers, reply });
+        self.wants.insert(other);
+        self.watch.gone.remove(&other);
+    }
+
+    pub(super) fn disconnect(&mut self, others: Vec<usize>) {
+        let Some(agent) = self.agent.as_mut().filter(|agent| !agent.is_stopping()) else {
+            return;
+        };
+        let (reply, answer) = oneshot::channel();
+        let named = others.iter().map(|other| Named {
+            interface: None,
+            peer: address_of(*other),
+        });
+        let selector = Selector::Peers(named.collect());
+        agent
+            .commands
+            .push_back(Command::Disconnect { selector, reply });
+        for other in &others {
+            self.wants.remove(other);
+        }
+        self.asked.push((others, answer));
+    }
+
+    /// The operator looks whether the agent has just those peers that he wants, and asks for what is missing.
+    pub(super) fn operate(&mut self, nodes: usize) {
+        let Some(agent) = self.agent.as_ref().filter(|agent| agent.is_idle()) else {
+            return;
+        };
+        if agent.is_stopping() || !agent.commands.is_empty() || !self.asked.is_empty() {
+            return;
+        }
+        let has = check::peers(&self.machine);
+        let has = has.iter().filter_map(|key| node_of(key.peer.into(), nodes));
+        let has: BTreeSet<_> = has.collect();
+        let missing: Vec<_> = self.wants.difference(&has).copied().collect();
+        let others: Vec<_> = has.difference(&self.wants).copied().collect();
+        for other in missing {
+            self.connect(other);
+        }
+        if !others.is_empty() {
+            self.disconnect(others);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! What happens in a story, drawn from its seed.
+
+use std::fmt;
+
+use fastrand::Rng;
+
+use super::machine::Place;
+
+const SECOND: u64 = 1_000_000_000;
+const MS: u64 = 1_000_000;
+/// For how long an agent may be away without any harm: the kernel part answers for 30 s after its last
+/// heartbeat, which comes once a second.
+const AWAY_MS: u64 = 7_500;
+
+/// Something that happens to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Somebody connects another node as a peer.
+    Connect(usize),
+    /// Somebody disconnects it.
+    Disconnect(usize),
+    /// Somebody disconnects everybody.
+    DisconnectAll,
+    /// The agent stands still, ms.
+    Freeze(u64),
+    /// The agent is killed after so many more effects, and started again after so many ms.
+    Kill(u64, u64),
+    /// The same, and the kernel part is removed meanwhile.
+    Purge(u64, u64),
+    /// The agent is told to take everything back, and started again after so many ms.
+    Withdraw(u64),
+    /// Packets to another node are lost, of a hundred so many, for so many ms.
+    Loss(usize, u8, u64),
+    /// Packets to another node are delayed by up to so many ms, and doubled, for so many ms.
+    Disorder(usize, u16, u64),
+    /// Nothing gets to another node for so many ms.
+    Cut(usize, u64),
+    /// The DoubleZero address goes somewhere else.
+    Move(Place),
+    /// The tunnel is set down for so many ms.
+    Down(u64),
+    /// The tunnel is deleted, and made anew after so many ms.
+    Delete(u64),
+    /// Somebody deletes our route to another node.
+    RouteDeleted(usize),
+    /// Another daemon's route takes the place of ours for so many ms.
+    Foreign(usize, u64),
+    /// Of a hundred calls so many fail, for so many ms.
+    Refuse(u8, u64),
+    /// Notifications are lost.
+    Deaf,
+}
+
+/// Something happens at a time of the story, to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Happening {
+    /// When, ns.
+    pub at_ns: u64,
+    /// To which node.
+    pub node: usize,
+    /// What.
+    pub what: What,
+}
+
+/// A story.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Story {
+    /// From which everything is drawn.
+    pub seed: u64,
+    /// How many nodes there are.
+    pub nodes: usize,
+    /// Where each has its address at first.
+    pub places: Vec<Place>,
+    /// Nothing in it may take a session down: the agents are frozen, killed, refused and deafened, but
+    /// packets get through and addresses stay.
+    pub gentle: bool,
+    /// What happens, in this order.
+    pub events: Vec<Happening>,
+    /// When everything is made well again, ns.
+    pub healed_ns: u64,
+}
+
+impl fmt::Display for Story {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            nodes,
+            places,
+            gentle,
+            ..
+        } = self;
+        writeln!(
+            f,
+            "{nodes} nodes, addresses on {places:?}, gentle: {gentle}"
+        )?;
+        for Happening { at_ns, node, what } in &self.events {
+            writeln!(f, "{:>8} ms  node {node}: {what:?}", at_ns / MS)?;
+        }
+        writeln!(f, "{:>8} ms  all is well", self.healed_ns / MS)
+    }
+}
+
+impl Story {
+    /// Draws a story of so many nodes.
+    #[must_use]
+    pub fn drawn(seed: u64, nodes: usize) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let gentle = rng.u8(..4) == 0;
+        let place = |rng: &mut Rng| {
+            if rng.bool() {
+                Place::Tunnel
+            } else {
+                Place::Nic
+            }
+        };
+        let places = (0..nodes).map(|_| place(&mut rng)).collect();
+        let mut story = Self {
+            seed,
+            nodes,
+            places,
+            gentle,
+            events: Vec::new(),
+            healed_ns: 30 * SECOND,
+        };
+        // Most want each other from the beginning.
+        for node in 0..nodes {
+            for other in (0..nodes).filter(|other| *other != node) {
+                if rng.u8(..10) < 9 {
+                    story.add(rng.u64(MS..2 * SECOND), node, What::Connect(other));
+                }
+            }
+        }
+        let happenings = if nodes > 6 { nodes } else { rng.usize(1..12) };
+        for _ in 0..happenings {
+            let node = rng.usize(..nodes);
+            if gentle {
+                let what = story.gentle_one(&mut rng);
+                story.add(rng.u64(8 * SECOND..25 * SECOND), node, what);
+            } else {
+                let what = story.any(&mut rng, node);
+                story.add(rng.u64(SECOND..25 * SECOND), node, what);
+            }
+        }
+        if gentle {
+            // One agent at a time, lest two who only answer wait for each other; and for less than the kernel
+            // part answers for an agent that is away.
+            for from_ns in [9 * SECOND, 18 * SECOND] {
+                let what = if rng.bool() {
+                    What::Freeze(rng.u64(1..AWAY_MS))
+                } else {
+                    What::Kill(rng.u64(..40), rng.u64(1..AWAY_MS))
+                };
+                story.add(from_ns + rng.u64(..SECOND), rng.usize(..nodes), what);
+            }
+        }
+        story.events.sort_by_key(|event| event.at_ns);
+        story
+    }
+
+    fn add(&mut self, at_ns: u64, node: usize, what: What) {
+        self.events.push(Happening { at_ns, node, what });
+    }
+
+    fn gentle_one(&self, rng: &mut Rng) -> What {
+        let other = rng.usize(..self.nodes);
+        match rng.u8(..4) {
+            0 => What::Refuse(rng.u8(1..60), rng.u64(1..2_000)),
+            1 => What::RouteDeleted(other),
+            2 => What::Foreign(other, rng.u64(1..8_000)),
+            _ => What::Deaf,
+        }
+    }
+
+    fn any(&self, rng: &mut Rng, node: usize) -> What {
+        let other = rng.usize(..self.nodes);
+        match rng.u8(..18) {
+            0 => What::Connect(if other == node {
+                (node + 1) % self.nodes
+            } else {
+                other
+            }),
+            1 | 2 => What::Disconnect(other),
+            3 => What::DisconnectAll,
+            4 => What::Purge(rng.u64(..60), rng.u64(1..5_000)),
+            5 => What::Withdraw(rng.u64(1..5_000)),
+            6 => What::Loss(other, rng.u8(10..100), rng.u64(500..8_000)),
+            7 => What::Disorder(other, rng.u16(1..800), rng.u64(500..8_000)),
+            8 => What::Cut(other, rng.u64(500..10_000)),
+            9 => What::Move(match rng.u8(..3) {
+                0 => Place::Tunnel,
+                1 => Place::Nic,
+                _ => Place::Nowhere,
+            }),
+            10 => What::Down(rng.u64(1..5_000)),
+            11 => What::Delete(rng.u64(1..5_000)),
+            12 => What::Freeze(rng.u64(1..10_000)),
+            13 => What::Kill(rng.u64(..40), rng.u64(1..8_000)),
+            _ => self.gentle_one(rng),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! From the options to an engine that runs, and from there to the end.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tracing::info;
+
+use super::configured;
+use crate::datapath::{check_kernel, readable};
+use crate::engine::hands::holding::Holding;
+use crate::engine::hands::kernel::KernelHands;
+use crate::engine::hands::pins::remove_pins;
+use crate::engine::parts::{Engine, Prepared};
+use crate::engine::run::Senses;
+use crate::engine::show::front::Front;
+use crate::engine::show::inspect::Inspector;
+use crate::engine::show::shared::Shared;
+use crate::engine::state::followed::Followed;
+use crate::engine::state::wants::Wants;
+use crate::engine::stop::{Signals, Stop};
+use crate::error::{ExitCode, FailWith, Failure};
+use crate::host::identity::Identity;
+use crate::host::lock::{LockError, PinDirLock};
+use crate::host::logging::FloodLimit;
+use crate::host::realtime;
+use crate::metrics::Recorded;
+use crate::net::monitor::Monitor;
+use crate::settings::RunOptions;
+
+/// Requests waiting for the engine. More wait in their connections.
+const COMMANDS: usize = 64;
+
+/// Runs the agent until a signal stops it.
+///
+/// # Errors
+/// What keeps it from starting, or what it could not take back when it stopped.
+pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Result<(), Failure> {
+    options.validate()?;
+    let conditions = options.conditions()?;
+    let (configured, policy) = configured::read(&options)?;
+    check_kernel(&options.pin_dir)?;
+    let holdings = options.interfaces.iter().map(|name| Holding::take(name));
+    let holdings = holdings.collect::<Result<Vec<_>, LockError>>()?;
+    let _lock = PinDirLock::create(&options.pin_dir).map_err(Failure::from)?;
+    let identity = Identity::load(&options.state_dir)?;
+    let front = Front::bind(socket, options.metrics_listen)?;
+    // After the thread of the API, which is to run as others do.
+    let realtime = realtime::apply(options.realtime)?;
+    let fresh = fs::read_dir(&options.pin_dir).is_ok_and(|mut files| files.next().is_none());
+    let mut signals = Signals::new()?;
+
+    let hands = KernelHands::load(&options, holdings, realtime)
+        .inspect_err(|_| remove_pins(&options.pin_dir, fresh))?;
+    let pin_dir = options.pin_dir.clone();
+    let prepared = Prepared {
+        wants: Wants::new(configured, policy, Followed::new(conditions)),
+        identity,
+    };
+    let result = serve(
+        options,
+        prepared,
+        hands,
+        front,
+        floods,
+        &mut signals,
+        realtime,
+    )
+    .await;
+    match &result {
+        Ok(Stop::Withdraw) => remove_pins(&pin_dir, true),
+        Ok(Stop::Leave) => info!("stopped; the kernel part goes on for the next start"),
+        Err(_) => remove_pins(&pin_dir, fresh),
+    }
+    result.map(|_| ())
+}
+
+async fn serve(
+    options: RunOptions,
+    prepared: Prepared,
+    hands: KernelHands,
+    front: Front,
+    floods: FloodLimit,
+    signals: &mut Signals,
+    realtime: bool,
+) -> Result<Stop, Failure> {
+    let mut monitor = Monitor::open().fail_with(ExitCode::Failure, || "netlink notifications")?;
+    if prepared.wants.followed().is_on() {
+        monitor.tell_of_hosts();
+    }
+    let reader = Arc::clone(hands.reader());
+    // From here on it asks for changes.
+    let left_out = monitor.leave_out(hands.ports());
+    left_out.fail_with(ExitCode::Failure, || "netlink notifications")?;
+    let ring = hands.events_descriptor().and_then(readable);
+    let ring = ring.fail_with(ExitCode::Failure, || "dz_events")?;
+    let recorded = Recorded::default();
+    let shared = Arc::new(Shared::new(recorded.clone(), front.metrics()));
+    let mut engine = Engine::new(hands, options, prepared, Arc::clone(&shared))?;
+    if let Err(failure) = engine.start().await {
+        engine.detach_all();
+        return Err(failure);
+    }
+    let (commands, requests) = mpsc::channel(COMMANDS);
+    let inspector = Inspector::new(reader, &engine.options, shared, engine.capacity());
+    let front = front.serve(
+        inspector,
+        commands,
+        recorded,
+        engine.options.metrics_per_peer,
+    );
+    info!(version = crate::view::VERSION, realtime, "ready");
+
+    let mut senses = Senses {
+        ring,
+        monitor,
+        requests,
+    };
+    let stop = engine.run(&mut senses, signals, &floods).await?;
+    // Nobody is to wait for what will not be done any more.
+    let Senses {
+        mut monitor,
+        requests,
+        ..
+    } = senses;
+    drop(requests);
+    let withdrawn = match stop {
+        Stop::Leave => Ok(()),
+        Stop::Withdraw => engine.withdraw(&mut monitor).await,
+    };
+    front.stop();
+    withdrawn.map(|()| stop)
+}

@@ -1,0 +1,331 @@
+//! Ways around gated interfaces: for each peer and local address the interface with the best route,
+//! kept current by notifications, and by a look at some of them every second that needs none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use tracing::warn;
+
+use super::ways::Ways;
+use crate::engine::hands::Answer;
+use crate::net::NetlinkError;
+use crate::net::detours::{Flow, Way};
+
+/// Destinations that are looked up at the same time.
+const AT_ONCE: usize = 8;
+/// Destinations looked at again every second, whatever was notified.
+const EVERY_SECOND: usize = 32;
+
+/// Before every other flow.
+const FIRST: Flow = Flow {
+    dst: Ipv4Addr::UNSPECIFIED,
+    src: Ipv4Addr::UNSPECIFIED,
+};
+
+/// What the kernel is to be asked.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Question {
+    pub(crate) flow: Flow,
+    /// Interfaces that may be used.
+    pub(crate) interfaces: Arc<[u32]>,
+    /// Those that hold its source.
+    pub(crate) holders: Vec<u32>,
+}
+
+/// What a look-up found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) flow: Flow,
+    way: Result<Way, NetlinkError>,
+}
+
+/// The interfaces that hold an address, in ascending order.
+pub(crate) type Holders = BTreeMap<Ipv4Addr, Vec<u32>>;
+
+/// The ways around, by destination and source.
+pub(crate) struct Detours {
+    /// Interfaces that may be used.
+    candidates: Arc<[u32]>,
+    /// Which interfaces hold the sources.
+    holders: Holders,
+    ways: Ways,
+    wanted: BTreeSet<Flow>,
+    underway: BTreeSet<Flow>,
+    running: FuturesUnordered<Answer<Found>>,
+    /// Where the look of the last second ended.
+    cursor: Flow,
+}
+
+impl Detours {
+    /// `warn`: packets are to be rerouted, so that a destination without a way around matters.
+    pub(crate) fn new(warn: bool) -> Self {
+        Self {
+            candidates: Arc::default(),
+            holders: Holders::new(),
+            ways: Ways::new(warn),
+            wanted: BTreeSet::new(),
+            underway: BTreeSet::new(),
+            running: FuturesUnordered::new(),
+            cursor: FIRST,
+        }
+    }
+
+    /// Everything that was looked up.
+    pub(crate) const fn known(&self) -> &BTreeMap<Flow, u32> {
+        self.ways.known()
+    }
+
+    /// The way around for a flow, 0 if there is none; none if it has not been looked up.
+    pub(crate) fn of(&self, flow: Flow) -> Option<u32> {
+        self.ways.of(flow)
+    }
+
+    /// Looks a flow up unless that has been done.
+    pub(crate) fn look(&mut self, flow: Flow) {
+        if self.ways.of(flow).is_none() && !self.underway.contains(&flow) {
+            self.wanted.insert(flow);
+        }
+    }
+
+    /// A flow that no session has any more.
+    pub(crate) fn forget(&mut self, flow: Flow) {
+        self.ways.forget(flow);
+        self.wanted.remove(&flow);
+    }
+
+    /// Uses these interfaces from now on.
+    pub(crate) fn use_candidates(&mut self, candidates: Vec<u32>) {
+        if *self.candidates != *candidates {
+            self.candidates = candidates.into();
+            self.look_at_all();
+        }
+    }
+
+    /// Takes note of which interfaces hold the sources, and looks up again what that changes.
+    pub(crate) fn use_holders(&mut self, holders: Holders) {
+        if self.holders == holders {
+            return;
+        }
+        let before = std::mem::replace(&mut self.holders, holders);
+        let changed = |flow: &&Flow| before.get(&flow.src) != self.holders.get(&flow.src);
+        self.wanted.extend(self.ways.known().keys().filter(changed));
+        self.wanted.extend(self.underway.iter().filter(changed));
+    }
+
+    /// Whether packets may leave by an interface.
+    pub(crate) fn is_candidate(&self, ifindex: u32) -> bool {
+        self.candidates.contains(&ifindex)
+    }
+
+    /// Whether routes that lead around may have gone with an address of an interface.
+    pub(crate) fn leans_on(&self, ifindex: u32, address: Ipv4Addr, has_others: bool) -> bool {
+        self.ways.are_named(address) || !has_others && self.is_candidate(ifindex)
+    }
+
+    /// Looks everything up again.
+    pub(crate) fn look_at_all(&mut self) {
+        self.ways.forget_names();
+        self.wanted.extend(self.ways.known().keys());
+        self.wanted.extend(&self.underway);
+    }
+
+    /// Looks those destinations up again that a prefix covers.
+    pub(crate) fn look_within(&mut self, prefix: Ipv4Addr, prefix_len: u8) {
+        let host_bits = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
+        let first = Flow {
+            dst: Ipv4Addr::from(u32::from(prefix) & !host_bits),
+            ..FIRST
+        };
+        let last = Flow {
+            dst: Ipv4Addr::from(u32::from(prefix) | host_bits),
+            src: Ipv4Addr::BROADCAST,
+        };
+        let known = self.ways.known().range(first..=last).map(|(flow, _)| *flow);
+        self.wanted.extend(known);
+        self.wanted.extend(self.underway.range(first..=last));
+    }
+
+    /// Looks the next few up again.
+    pub(crate) fn look_at_some(&mut self) {
+        let behind = (Bound::Excluded(self.cursor), Bound::Unbounded);
+        let next = self.ways.known().range(behind).take(EVERY_SECOND);
+        let next: Vec<Flow> = next.map(|(flow, _)| *flow).collect();
+        self.cursor = match next.last() {
+            Some(last) if next.len() == EVERY_SECOND => *last,
+            _ => FIRST,
+        };
+        self.wanted.extend(next);
+    }
+
+    /// Waits for the next look-up to end; none if there is none.
+    pub(crate) async fn answered(&mut self) -> Option<Found> {
+        self.running.next().await
+    }
+
+    /// Takes note of a look-up; returns whether it found something new.
+    pub(crate) fn done(&mut self, found: Found) -> bool {
+        let Found { flow, way } = found;
+        self.underway.remove(&flow);
+        let changed = match way {
+            Ok(way) => self.ways.note(flow, way),
+            // The look of the next seconds comes to it again; what is known stays.
+            Err(error) => {
+                warn!(dst = %flow.dst, %error, "way around not looked up; repeated");
+                if self.ways.of(flow).is_none() {
+                    self.ways.note(flow, Way::default());
+                }
+                false
+            }
+        };
+        if self.running.is_empty() && self.wanted.is_empty() {
+            self.ways.say();
+        }
+        changed
+    }
+
+    /// Takes the next flow that is to be looked up, if one may be by now; then [`Self::asked`].
+    pub(crate) fn next_to_ask(&mut self) -> Option<Question> {
+        if self.running.len() >= AT_ONCE {
+            return None;
+        }
+        let mut next = self.wanted.iter();
+        let flow = *next.find(|flow| !self.underway.contains(flow))?;
+        self.wanted.remove(&flow);
+        self.underway.insert(flow);
+        Some(Question {
+            flow,
+            interfaces: Arc::clone(&self.candidates),
+            holders: self.holders.get(&flow.src).cloned().unwrap_or_default(),
+        })
+    }
+
+    /// Notes that the kernel has been asked about a flow.
+    pub(crate) fn asked(&mut self, flow: Flow, way: Answer<Result<Way, NetlinkError>>) {
+        self.running
+            .push(way.map(move |way| Found { flow, way }).boxed_local());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+
+    fn flow(n: u32) -> Flow {
+        Flow {
+            dst: (0x0a00_0100 + n).into(),
+            src: SOURCE,
+        }
+    }
+
+    fn answer(way: Result<Way, NetlinkError>) -> Answer<Result<Way, NetlinkError>> {
+        std::future::ready(way).boxed_local()
+    }
+
+    /// Answers everything that is asked, each with this interface; returns which flows those were.
+    fn answer_all(detours: &mut Detours, ifindex: u32) -> Vec<Flow> {
+        let mut asked = Vec::new();
+        loop {
+            while let Some(question) = detours.next_to_ask() {
+                asked.push(question.flow);
+                let named = None;
+                detours.asked(question.flow, answer(Ok(Way { ifindex, named })));
+            }
+            let Some(found) = detours.answered().now_or_never().flatten() else {
+                return asked;
+            };
+            detours.done(found);
+        }
+    }
+
+    fn looked_up(flows: u32) -> Detours {
+        let mut detours = Detours::new(false);
+        detours.use_candidates(vec![7]);
+        (0..flows).for_each(|n| detours.look(flow(n)));
+        answer_all(&mut detours, 7);
+        detours
+    }
+
+    #[test]
+    fn a_few_are_asked_about_at_a_time() {
+        let mut detours = Detours::new(false);
+        (0..AT_ONCE as u32 + 1).for_each(|n| detours.look(flow(n)));
+        let mut asked = 0;
+        while let Some(question) = detours.next_to_ask() {
+            asked += 1;
+            let never = std::future::pending().boxed_local();
+            detours.asked(question.flow, never);
+        }
+        assert_eq!(asked, AT_ONCE);
+    }
+
+    #[test]
+    fn what_is_known_is_not_looked_up_again_unless_something_changed() {
+        let mut detours = looked_up(3);
+        detours.look(flow(1));
+        assert_eq!(detours.next_to_ask(), None);
+        detours.use_candidates(vec![7]);
+        assert_eq!(detours.next_to_ask(), None, "the same as before");
+        detours.use_candidates(vec![8]);
+        assert_eq!(answer_all(&mut detours, 8).len(), 3);
+        assert_eq!(detours.of(flow(1)), Some(8));
+        let holders = Holders::from([(SOURCE, vec![8])]);
+        detours.use_holders(holders.clone());
+        assert_eq!(answer_all(&mut detours, 8).len(), 3);
+        detours.use_holders(holders);
+        assert_eq!(detours.next_to_ask(), None);
+    }
+
+    #[test]
+    fn a_prefix_concerns_the_flows_in_it() {
+        let mut detours = looked_up(6);
+        detours.look_within(Ipv4Addr::new(10, 0, 1, 2), 31);
+        assert_eq!(answer_all(&mut detours, 7), [flow(2), flow(3)]);
+        detours.look_within(Ipv4Addr::UNSPECIFIED, 0);
+        assert_eq!(answer_all(&mut detours, 7).len(), 6);
+    }
+
+    #[test]
+    fn a_change_while_the_kernel_is_asked_is_asked_about_again() {
+        let mut detours = Detours::new(false);
+        detours.look(flow(1));
+        let question = detours.next_to_ask().unwrap();
+        detours.look_at_all();
+        assert_eq!(detours.next_to_ask(), None, "one at a time for a flow");
+        detours.asked(question.flow, answer(Ok(Way::default())));
+        let found = detours.answered().now_or_never().flatten().unwrap();
+        assert!(detours.done(found), "something new");
+        assert_eq!(answer_all(&mut detours, 9), [flow(1)]);
+        assert_eq!(detours.of(flow(1)), Some(9));
+    }
+
+    #[test]
+    fn every_flow_is_looked_at_again_in_turn() {
+        let flows = EVERY_SECOND as u32 + 5;
+        let mut detours = looked_up(flows);
+        detours.look_at_some();
+        let mut asked = answer_all(&mut detours, 7);
+        detours.look_at_some();
+        asked.extend(answer_all(&mut detours, 7));
+        asked.sort_unstable();
+        assert!(asked.into_iter().eq((0..flows).map(flow)));
+    }
+
+    #[test]
+    fn a_look_up_that_fails_keeps_what_is_known() {
+        let mut detours = looked_up(1);
+        detours.look_at_all();
+        let question = detours.next_to_ask().unwrap();
+        detours.asked(question.flow, answer(Err(NetlinkError::Timeout)));
+        let found = detours.answered().now_or_never().flatten().unwrap();
+        assert!(!detours.done(found));
+        assert_eq!(detours.of(flow(0)), Some(7));
+        detours.forget(flow(0));
+        assert_eq!(detours.of(flow(0)), None);
+    }
+}

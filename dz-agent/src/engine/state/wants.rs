@@ -1,0 +1,172 @@
+//! Who is wanted as a peer without a request: by the file, by followed routes; and which peers are to be
+//! settled because of it.
+
+use std::collections::BTreeSet;
+
+use dz_common::map::{Origin, Peer, PeerKey};
+use foldhash::{HashMap, HashSet};
+
+use super::followed::Followed;
+use crate::settings::Policy;
+
+/// What the file of peers asks for.
+pub(crate) type Configured = HashMap<PeerKey, Peer>;
+
+/// What the sources want, and what is still to be done about it.
+#[derive(Debug)]
+pub(crate) struct Wants {
+    configured: Configured,
+    /// Holds whoever wants a peer.
+    policy: Policy,
+    followed: Followed,
+    /// Peers to be settled.
+    dirty: HashSet<PeerKey>,
+    /// Wanted peers that there is no room for.
+    waiting: BTreeSet<PeerKey>,
+    /// Peers whose session may be opened by now.
+    to_open: HashSet<PeerKey>,
+}
+
+impl Wants {
+    pub(crate) fn new(configured: Configured, policy: Policy, followed: Followed) -> Self {
+        Self {
+            configured,
+            policy,
+            followed,
+            dirty: HashSet::default(),
+            waiting: BTreeSet::new(),
+            to_open: HashSet::default(),
+        }
+    }
+
+    /// Returns the peers of the file.
+    pub(crate) const fn configured(&self) -> &Configured {
+        &self.configured
+    }
+
+    pub(crate) const fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    pub(crate) const fn followed(&self) -> &Followed {
+        &self.followed
+    }
+
+    pub(crate) const fn followed_mut(&mut self) -> &mut Followed {
+        &mut self.followed
+    }
+
+    /// Replaces what the file says.
+    pub(crate) fn configure(&mut self, configured: Configured, policy: Policy) {
+        (self.configured, self.policy) = (configured, policy);
+    }
+
+    /// Forgets what the file says and who waits: the agent stops.
+    pub(crate) fn clear(&mut self) {
+        self.configure(Configured::default(), Policy::default());
+        self.dirty.clear();
+        self.waiting.clear();
+        self.to_open.clear();
+    }
+
+    /// Notes that peers are to be settled.
+    pub(crate) fn settle_later(&mut self, keys: impl IntoIterator<Item = PeerKey>) {
+        self.dirty.extend(keys);
+    }
+
+    /// Takes the peers that are to be settled.
+    pub(crate) fn take_dirty(&mut self) -> HashSet<PeerKey> {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// Notes that there is no room for a wanted peer. Returns whether it is the first one.
+    pub(crate) fn wait_for_room(&mut self, key: PeerKey) -> bool {
+        let is_first = self.waiting.is_empty();
+        self.waiting.insert(key);
+        is_first
+    }
+
+    /// Notes that a peer does not wait for room, or not any more.
+    pub(crate) fn wait_no_longer(&mut self, key: &PeerKey) {
+        self.waiting.remove(key);
+    }
+
+    /// Returns the peers that wait for room, in the order in which they get it.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &PeerKey> {
+        self.waiting.iter()
+    }
+
+    /// Notes that a peer's session may be opened.
+    pub(crate) fn open_later(&mut self, key: PeerKey) {
+        self.to_open.insert(key);
+    }
+
+    /// Takes the peers whose session may be opened.
+    pub(crate) fn take_to_open(&mut self) -> HashSet<PeerKey> {
+        std::mem::take(&mut self.to_open)
+    }
+
+    /// Says whether anybody waits for a session or for room.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !(self.to_open.is_empty() && self.waiting.is_empty())
+    }
+}
+
+/// Says whether two peers differ in nothing but who wants them.
+pub(crate) fn same(a: &Peer, b: &Peer) -> bool {
+    let origin = Origin::Api;
+    Peer { origin, ..*a } == Peer { origin, ..*b }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::state::keys::peer_key;
+    use crate::settings::Conditions;
+
+    fn wants() -> Wants {
+        let conditions = Conditions::new(&[], 144).unwrap();
+        Wants::new(
+            Configured::default(),
+            Policy::default(),
+            Followed::new(conditions),
+        )
+    }
+
+    fn key(last: u8) -> PeerKey {
+        peer_key("dz0", [10, 0, 0, last].into())
+    }
+
+    #[test]
+    fn room_is_given_in_order_and_the_first_to_lack_it_is_news() {
+        let mut wants = wants();
+        assert!(!wants.has_waiting());
+        assert!(wants.wait_for_room(key(7)));
+        assert!(!wants.wait_for_room(key(3)));
+        assert!(wants.waiting().eq([&key(3), &key(7)]) && wants.has_waiting());
+        wants.wait_no_longer(&key(3));
+        assert!(wants.waiting().eq([&key(7)]));
+    }
+
+    #[test]
+    fn what_is_noted_is_taken_once() {
+        let mut wants = wants();
+        wants.settle_later([key(1), key(2), key(1)]);
+        assert_eq!(wants.take_dirty().len(), 2);
+        assert!(wants.take_dirty().is_empty());
+        wants.open_later(key(1));
+        assert!(wants.has_waiting());
+        assert_eq!(wants.take_to_open().len(), 1);
+        assert!(!wants.has_waiting());
+    }
+
+    #[test]
+    fn a_stopping_agent_wants_nobody() {
+        let mut wants = wants();
+        wants.settle_later([key(1)]);
+        wants.wait_for_room(key(2));
+        wants.open_later(key(3));
+        wants.clear();
+        assert!(!wants.has_waiting() && wants.take_dirty().is_empty());
+    }
+}

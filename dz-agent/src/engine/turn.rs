@@ -1,0 +1,143 @@
+//! A turn of the engine: what it can be woken up by, and what it does then.
+//!
+//! Between two turns everything is consistent; within one the engine may wait for the kernel where
+//! ARCHITECTURE says so, and nothing else of it has its turn meanwhile.
+
+use tracing::{info, warn};
+
+use crate::command::Command;
+use crate::engine::hands::Hands;
+use crate::engine::parts::Engine;
+use crate::engine::state::checks::OurRoutes;
+use crate::engine::state::detours::Found;
+use crate::engine::state::next_hops::Neighbour;
+use crate::engine::state::routes::Finished;
+use crate::error::Failure;
+use crate::net::monitor::Event;
+
+/// What the engine can be woken up by, but for its kernel programs ([`Engine::reported`]) and its
+/// heartbeat ([`Engine::beat`]).
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// The file of peers is to be read again.
+    Reload,
+    /// The kernel has carried out a change of a route, or refused it.
+    Route(Finished),
+    /// The kernel has answered a question about a next hop.
+    NextHop(Neighbour),
+    /// A way around has been looked up.
+    Detour(Found),
+    /// Our routes have been read, as a full check begins with.
+    Routes(OurRoutes),
+    /// Something changed in the network namespace.
+    Changed(Event),
+    /// Somebody asks for something.
+    Command(Command),
+    /// It is time for what was put off until now.
+    Due,
+}
+
+impl<H: Hands> Engine<H> {
+    /// Attaches to the interfaces that are there and goes on from what was found.
+    ///
+    /// # Errors
+    /// An interface cannot be served, the kernel does not take our programs, or does not tell what there is.
+    pub(super) async fn start(&mut self) -> Result<(), Failure> {
+        let (found, addresses) = self.read_interfaces().await?;
+        for (index, found) in found.into_iter().enumerate() {
+            let followed = self.follow_interface(index, found, &addresses);
+            followed.map_err(|failure| {
+                let name = self.interfaces.at(index).name();
+                failure.context(format!("interface {name}"))
+            })?;
+            let interface = self.interfaces.at(index);
+            if let Some(reason) = interface.unavailable() {
+                warn!(
+                    interface = interface.name(),
+                    reason, "waiting for the interface"
+                );
+            }
+        }
+        if self.interfaces.iter().any(|i| i.ifindex().is_none()) {
+            self.hands.load_all()?;
+        }
+        if let Some(file) = &self.options.peers {
+            let peers = self.wants.configured().len();
+            info!(file = %file.display(), peers, "peers configured");
+        }
+        // Also what an earlier agent had from a file, or by following, and nobody wants any more.
+        self.full_check().await;
+        // By now it is known what is borrowed.
+        self.forget_stale_locals();
+        self.tick();
+        Ok(())
+    }
+
+    /// Waits for the next answer of the kernel's. For ever, if it has not been asked anything.
+    pub(super) async fn answered(&mut self) -> Turn {
+        tokio::select! {
+            biased;
+            Some(done) = self.jobs.answered(), if self.jobs.is_asking() => Turn::Route(done),
+            Some(found) = self.sessions.next_hops_mut().answered() => Turn::NextHop(found),
+            Some(found) = self.detours.answered() => Turn::Detour(found),
+            routes = self.checks.routes_read(), if self.checks.is_reading() => Turn::Routes(routes),
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Does what the engine was woken up for.
+    pub(super) async fn take_turn(&mut self, turn: Turn) {
+        match turn {
+            Turn::Reload => self.reload(),
+            Turn::Route(done) => self.route_done(done),
+            Turn::NextHop(found) => self.next_hop_looked_up(found),
+            Turn::Detour(found) => self.detour_found(found),
+            Turn::Routes(routes) => {
+                self.check_with(routes).await;
+                self.tick();
+            }
+            Turn::Changed(event) => self.changed(event),
+            Turn::Command(command) => self.command(command).await,
+            Turn::Due => self.due().await,
+        }
+    }
+
+    /// Says that we are alive, and looks at what nobody tells us about.
+    pub(super) fn beat(&mut self, now_ns: u64) {
+        self.hands.beat(now_ns);
+        self.detours.look_at_some();
+        self.look_up_ways();
+        if self.events_missing() {
+            self.begin_check();
+        }
+    }
+
+    async fn due(&mut self) {
+        self.tick();
+        self.say_farewells();
+        self.retry_routes();
+        if self.agenda.is_time_to_look_around(self.hands.now_ns())
+            && let Some(error) = self.look_around().await
+        {
+            self.check_failed(&error);
+        }
+        if self.agenda.take_check(self.hands.now_ns()) {
+            self.full_check().await;
+            self.tick();
+        }
+        if self.agenda.take_settling(self.hands.now_ns()) {
+            self.settle_some();
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        // A reply that nobody waits for any more need not be delivered.
+        match command {
+            Command::Connect { peers, reply } => {
+                let sources = self.prepare(&peers).await;
+                let _ = reply.send(self.connect(&peers, &sources));
+            }
+            Command::Disconnect { selector, reply } => self.disconnect(&selector, reply),
+        }
+    }
+}

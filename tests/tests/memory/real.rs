@@ -1,0 +1,164 @@
+//! The real kernel: a namespace, and the functions of the agent that read and change it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result, bail};
+use dz_agent::memory::net::{Entry, Kind, Mode, Net, Shape, Which};
+use dz_agent::net::Netlink;
+use dz_agent::net::links::{self, Tunnel};
+use dz_agent::net::monitor::{Event, Monitor};
+use dz_agent::net::routes::Routes;
+use dz_tests::harness::Requirement;
+use dz_tests::netns::Netns;
+use dz_tests::rtnl::Table;
+use nix::errno::Errno;
+
+use crate::operation::OURS;
+use crate::requests::{self, Request};
+
+/// The table in which a route comes and goes to mark the end of an operation's notifications.
+const MARKS: u32 = 77;
+const MARK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
+/// Since then the kernel tells of routes that go with their source.
+const TELLS_OF_SOURCES: Requirement = Requirement::Kernel(6, 7);
+/// So long the kernel waits for a neighbour before it asks again, ms: longer than a test.
+const PATIENCE_MS: &str = "1000000";
+
+/// A namespace with all that is open in it.
+pub(crate) struct Kernel<'a> {
+    here: &'a Netns,
+    far: &'a Netns,
+    pub(crate) netlink: Netlink,
+    pub(crate) routes: Routes,
+    monitor: Monitor,
+    table: Table,
+    made: u32,
+    /// What was said last of each link: the kernel repeats it, for instance when it notices the carrier.
+    said: BTreeMap<u32, Event>,
+}
+
+impl<'a> Kernel<'a> {
+    /// Opens what is needed, in a namespace that the thread is in, and makes a namespace in memory that is
+    /// like it.
+    pub(crate) async fn open(here: &'a Netns, far: &'a Netns) -> Result<(Self, Net)> {
+        fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")?;
+        for scope in ["all", "default"] {
+            let path = format!("/proc/sys/net/ipv4/conf/{scope}/promote_secondaries");
+            fs::write(path, "0")?;
+        }
+        let netlink = Netlink::open()?;
+        let monitor = Monitor::open()?;
+        monitor.leave_out([netlink.port(); 2])?;
+        let mut kernel = Self {
+            here,
+            far,
+            routes: Routes::new(netlink.clone(), OURS),
+            netlink,
+            monitor,
+            table: Table::open(here)?,
+            made: 0,
+            said: BTreeMap::new(),
+        };
+        let mut net = Net::new(TELLS_OF_SOURCES.missing().is_none());
+        // The kernel may have made links of its own (`gre0`), which have taken indices.
+        let (first, shape) = kernel.create("t0").await?;
+        while net.create_link("t0", shape.clone())? != first {
+            net.delete_link(net.ifindex("t0").context("just made")?)?;
+        }
+        kernel.request(&requests::delete_link(first))??;
+        net.delete_link(first)?;
+        kernel.monitor.tell_of_hosts();
+        kernel.events().await?;
+        net.subscribe(true, 1_000);
+        Ok((kernel, net))
+    }
+
+    /// Makes a link, and describes it for the kernel in memory.
+    pub(crate) async fn create(&mut self, name: &str) -> Result<(u32, Shape)> {
+        self.made += 1;
+        match name.starts_with('v') {
+            true => {
+                let (far, peer) = (self.far.name(), format!("p{}", self.made));
+                self.here.ip(&format!(
+                    "link add {name} type veth peer name {peer} netns {far}"
+                ))?;
+                self.far.ip(&format!("link set {peer} up"))?;
+                let path = format!("/proc/sys/net/ipv4/neigh/{name}/retrans_time_ms");
+                fs::write(path, PATIENCE_MS)?;
+            }
+            false if Requirement::LinkKind("gre").missing().is_none() => {
+                let [local, remote] =
+                    [0, 1].map(|last| Ipv4Addr::new(100, 64, self.made as u8, last));
+                self.here.ip(&format!(
+                    "link add {name} type gre local {local} remote {remote}"
+                ))?;
+            }
+            false => {
+                self.here.ip(&format!("tuntap add {name} mode tun"))?;
+            }
+        }
+        let made = links::by_name(&self.netlink, name).await?;
+        let made = made.with_context(|| format!("{name} was just made"))?;
+        let shape = match made.mac {
+            Some(mac) => Shape::nic(mac),
+            None => Shape::gre(Tunnel {
+                remote: Some(Ipv4Addr::LOCALHOST),
+                ..Tunnel::default()
+            }),
+        };
+        let shape = Shape {
+            kind: made.kind,
+            mtu: made.mtu,
+            tunnel: made.tunnel,
+            ..shape
+        };
+        Ok((made.ifindex, shape))
+    }
+
+    /// Asks the kernel for a change, as somebody else.
+    pub(crate) fn request(&mut self, request: &Request) -> Result<Result<(), Errno>> {
+        let (kind, flags, body) = request;
+        self.table.request(*kind, *flags, body)
+    }
+
+    /// Reads all notifications of what has been done so far. A mark follows them.
+    pub(crate) async fn events(&mut self) -> Result<Vec<Event>> {
+        let mark = Entry {
+            table: MARKS,
+            dst: MARK,
+            prefix_len: 32,
+            tos: 0,
+            metric: 0,
+            protocol: 99,
+            scope: 0,
+            kind: Kind::Blackhole,
+            ifindex: None,
+            src: None,
+            via: None,
+        };
+        let which = Which::to(MARKS, MARK, 32);
+        self.request(&requests::add(&mark, Mode::Exclusive))??;
+        self.request(&requests::delete(&which))??;
+        let mut events = Vec::new();
+        loop {
+            let event = self.monitor.next().await?;
+            match event {
+                Event::Host(change) if change.route.table == MARKS => {
+                    if change.gone {
+                        return Ok(events);
+                    }
+                }
+                Event::Overrun => bail!("notifications were lost"),
+                Event::Link { ref ifindex, .. } if self.said.get(ifindex) == Some(&event) => {}
+                event => {
+                    if let Event::Link { ifindex, .. } = &event {
+                        self.said.insert(*ifindex, event.clone());
+                    }
+                    events.push(event);
+                }
+            }
+        }
+    }
+}
