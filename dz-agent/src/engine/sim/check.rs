@@ -7,6 +7,7 @@ use dz_common::map::{PeerKey, SessionEntry, SessionKey};
 use dz_common::packet::State;
 use dz_common::session::DownReason;
 
+use super::client::Client;
 use super::machine::{Machine, TUNNEL, address_of, node_of};
 use crate::engine::state::keys::peer_key;
 use crate::net::routes::{DEFAULT_PROTOCOL, Route};
@@ -164,13 +165,44 @@ pub(super) fn timeouts(machine: &Machine, since_ns: u64) -> Result<(), String> {
     Ok(())
 }
 
+/// What has sessions on a node.
+pub(super) enum Ends {
+    Ours(Machine),
+    Deployed(Client),
+}
+
+impl Ends {
+    pub(super) fn of(machine: Machine, client: Option<Client>) -> Self {
+        client.map_or(Self::Ours(machine), Self::Deployed)
+    }
+}
+
 /// Looks whether all have agreed: where two nodes want each other, both are Up and have a route; where
 /// one wants the other, it is not Up, and has none.
-pub(super) fn agreement(
-    machines: &[Machine],
-    wants: &[BTreeSet<usize>],
-) -> Result<(), (usize, String)> {
-    for (node, machine) in machines.iter().enumerate() {
+pub(super) fn agreement(ends: &[Ends], wants: &[BTreeSet<usize>]) -> Result<(), (usize, String)> {
+    for (node, end) in ends.iter().enumerate() {
+        let machine = match end {
+            Ends::Ours(machine) => machine,
+            Ends::Deployed(client) => {
+                // Two deployed clients may cling to each other's earlier discriminators for a minute.
+                let ours = |other: usize| matches!(ends[other], Ends::Ours(_));
+                let sessions = client.sessions.iter().filter(|(other, _)| ours(**other));
+                for (other, deployed) in sessions {
+                    let (up, mutual) = (
+                        deployed.session.state == State::Up,
+                        wants[*other].contains(&node),
+                    );
+                    if up != mutual {
+                        let what = format!(
+                            "of a deployed client with node {other}: {:?}",
+                            deployed.session
+                        );
+                        return Err((node, what));
+                    }
+                }
+                continue;
+            }
+        };
         let routes = routes(machine);
         let sessions = sessions(machine);
         for &other in &wants[node] {
@@ -194,7 +226,7 @@ pub(super) fn agreement(
             }
         }
         let known = |entry: &SessionEntry| {
-            let other = node_of(entry.key.peer.into(), machines.len());
+            let other = node_of(entry.key.peer.into(), ends.len());
             other.is_some_and(|other| wants[node].contains(&other))
         };
         if let Some(entry) = sessions.iter().find(|entry| !known(entry)) {

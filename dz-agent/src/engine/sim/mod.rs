@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`machine`] | the kernel of one node: its interfaces and addresses, and what comes and goes there |
 //! | [`agent`] | one agent process: the engine, given its turns as the loop gives them |
+//! | [`client`] | a node with the deployed client, by whose rules half of all peers live |
 //! | [`wire`] | what carries packets: delay, loss, doubling, disorder, partitions |
 //! | [`story`] | what happens, drawn from the seed, and how a story that fails is made shorter |
 //! | [`node`] | one node: its machine, its agent, its operator |
@@ -14,6 +15,7 @@
 
 mod agent;
 mod check;
+mod client;
 mod finding;
 mod machine;
 mod node;

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::agent::Agent;
 use super::check::{self, Watch};
+use super::client::Client;
 use super::machine::{Machine, address_of, node_of};
 use crate::command::{Command, Disconnected, Named, Refusal, Selector};
 use crate::settings::PeerSpec;
@@ -17,6 +18,8 @@ type Gone = oneshot::Receiver<Result<Vec<Disconnected>, Refusal>>;
 pub(super) struct Node {
     pub(super) machine: Machine,
     pub(super) agent: Option<Agent>,
+    /// In place of an agent, the deployed client.
+    pub(super) client: Option<Client>,
     pub(super) watch: Watch,
     pub(super) wants: BTreeSet<usize>,
     /// Disconnects that have not been answered.
@@ -52,6 +55,7 @@ impl Node {
         Self {
             machine,
             agent: None,
+            client: None,
             watch: Watch::default(),
             wants: BTreeSet::new(),
             asked: Vec::new(),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use dz_common::deployed::Release;
 use fastrand::Rng;
 
 use super::machine::Place;
@@ -71,6 +72,8 @@ pub struct Story {
     pub nodes: usize,
     /// Where each has its address at first.
     pub places: Vec<Place>,
+    /// Which of them have the deployed client, and of which pacing; the others have the agent.
+    pub clients: Vec<Option<Release>>,
     /// Nothing in it may take a session down: the agents are frozen, killed, refused and deafened, but
     /// packets get through and addresses stay.
     pub gentle: bool,
@@ -85,6 +88,7 @@ impl fmt::Display for Story {
         let Self {
             nodes,
             places,
+            clients,
             gentle,
             ..
         } = self;
@@ -92,6 +96,7 @@ impl fmt::Display for Story {
             f,
             "{nodes} nodes, addresses on {places:?}, gentle: {gentle}"
         )?;
+        writeln!(f, "deployed clients: {clients:?}")?;
         for Happening { at_ns, node, what } in &self.events {
             writeln!(f, "{:>8} ms  node {node}: {what:?}", at_ns / MS)?;
         }
@@ -113,10 +118,20 @@ impl Story {
             }
         };
         let places = (0..nodes).map(|_| place(&mut rng)).collect();
+        let client = |rng: &mut Rng| match rng.u8(..6) {
+            0 => Some(Release::Before0_32),
+            1 => Some(Release::Since0_32),
+            _ => None,
+        };
+        // One agent at least.
+        let clients: Vec<_> = (0..nodes)
+            .map(|node| client(&mut rng).filter(|_| node > 0))
+            .collect();
         let mut story = Self {
             seed,
             nodes,
             places,
+            clients,
             gentle,
             events: Vec::new(),
             healed_ns: 30 * SECOND,
@@ -149,7 +164,10 @@ impl Story {
                 } else {
                     What::Kill(rng.u64(..40), rng.u64(1..AWAY_MS))
                 };
-                story.add(from_ns + rng.u64(..SECOND), rng.usize(..nodes), what);
+                let node = rng.usize(..nodes);
+                if story.clients[node].is_none() {
+                    story.add(from_ns + rng.u64(..SECOND), node, what);
+                }
             }
         }
         story.events.sort_by_key(|event| event.at_ns);

@@ -5,7 +5,8 @@ use fastrand::Rng;
 use nix::errno::Errno;
 
 use super::agent::{Agent, Life};
-use super::check::{self, Condition};
+use super::check::{self, Condition, Ends};
+use super::client::Client;
 use super::finding::{Finding, NOW, Report};
 use super::machine::{Machine, Place, address_of, node_of};
 use super::node::{Node, Undo};
@@ -47,9 +48,13 @@ fn options() -> RunOptions {
 impl World {
     pub(super) fn new(story: &Story) -> Self {
         let node = |number: usize| {
+            let client = story.clients[number].map(|release| Client::new(number, release));
             let machine = Machine::new(number, story.places[number]);
             machine.kernel.borrow_mut().set_now_ns(BEGUN_NS);
-            Node::new(machine, BEGUN_NS)
+            Node {
+                client,
+                ..Node::new(machine, BEGUN_NS)
+            }
         };
         Self {
             now_ns: BEGUN_NS,
@@ -92,7 +97,10 @@ impl World {
                 self.report.packets += 1;
                 let node = &mut self.nodes[packet.to];
                 let slow = self.rng.u8(..) < 30;
-                node.machine.receive(&packet.frame, self.now_ns, slow);
+                match &mut node.client {
+                    Some(client) => client.receive(&packet.frame, story.nodes, self.now_ns),
+                    None => node.machine.receive(&packet.frame, self.now_ns, slow),
+                }
                 node.next_ns = self.now_ns;
             }
             for number in 0..self.nodes.len() {
@@ -109,10 +117,10 @@ impl World {
         let machines: Vec<_> = self
             .nodes
             .drain(..)
-            .map(|node| (node.machine, node.wants))
+            .map(|node| (Ends::of(node.machine, node.client), node.wants))
             .collect();
-        let (machines, wants): (Vec<_>, Vec<_>) = machines.into_iter().unzip();
-        check::agreement(&machines, &wants).map_err(|(node, what)| Finding {
+        let (ends, wants): (Vec<_>, Vec<_>) = machines.into_iter().unzip();
+        check::agreement(&ends, &wants).map_err(|(node, what)| Finding {
             at_ns: end_ns - BEGUN_NS,
             node,
             what: format!("no agreement {what}"),
@@ -130,6 +138,10 @@ impl World {
         self.report.steps += 1;
         let now_ns = self.now_ns;
         NOW.set((now_ns - BEGUN_NS, number));
+        if self.nodes[number].client.is_some() {
+            self.step_client(number);
+            return Ok(());
+        }
         let node = &mut self.nodes[number];
         {
             let mut kernel = node.machine.kernel.borrow_mut();
@@ -250,10 +262,70 @@ impl World {
         looked.map_err(|what| self.finding(number, what))
     }
 
+    fn step_client(&mut self, number: usize) {
+        let now_ns = self.now_ns;
+        let node = &mut self.nodes[number];
+        for (at_ns, undo) in std::mem::take(&mut node.undo) {
+            match undo {
+                Undo::Way(to) if at_ns <= now_ns => *self.wire.way(number, to) = Default::default(),
+                _ => node.undo.push((at_ns, undo)),
+            }
+        }
+        let undo_ns = node.undo.iter().map(|(at_ns, _)| *at_ns).min();
+        let undo_ns = undo_ns.unwrap_or(u64::MAX).max(now_ns + 1);
+        if node.frozen_until_ns > now_ns {
+            node.next_ns = node.frozen_until_ns.min(undo_ns);
+            return;
+        }
+        let Some(client) = &mut node.client else {
+            return;
+        };
+        for (to, frame) in client.run(now_ns, &mut self.rng) {
+            self.wire.send(number, to, frame, now_ns, &mut self.rng);
+        }
+        let next_ns = client.next_ns().unwrap_or(u64::MAX);
+        node.next_ns = next_ns.max(now_ns + 1).min(undo_ns);
+    }
+
+    /// Something happens to a node with the deployed client. What would happen to an agent or its
+    /// machine happens to nobody there.
+    fn happen_to_client(&mut self, number: usize, what: What) {
+        let now_ns = self.now_ns;
+        let node = &mut self.nodes[number];
+        let Some(client) = &mut node.client else {
+            return;
+        };
+        let others = match what {
+            What::Connect(other) => {
+                client.connect(other, now_ns, &mut self.rng);
+                node.wants.insert(other);
+                return;
+            }
+            What::Kill(..) => return client.restart(now_ns, &mut self.rng),
+            What::Disconnect(other) => vec![other],
+            What::DisconnectAll => node.wants.iter().copied().collect(),
+            _ => return,
+        };
+        for other in others {
+            node.wants.remove(&other);
+            if let Some(frame) = client.disconnect(other) {
+                self.wire.send(number, other, frame, now_ns, &mut self.rng);
+            }
+        }
+    }
+
     fn happen(&mut self, number: usize, what: What) {
         let now_ns = self.now_ns;
         let node = &mut self.nodes[number];
         node.next_ns = now_ns;
+        if node.client.is_some()
+            && !matches!(
+                what,
+                What::Freeze(_) | What::Loss(..) | What::Disorder(..) | What::Cut(..)
+            )
+        {
+            return self.happen_to_client(number, what);
+        }
         match what {
             What::Connect(other) => node.connect(other),
             What::Disconnect(other) => node.disconnect(vec![other]),
