@@ -9,7 +9,7 @@
 //! | [`wire`] | what carries packets: delay, loss, doubling, disorder, partitions |
 //! | [`story`] | what happens, drawn from the seed, and how a story that fails is made shorter |
 //! | [`node`] | one node: its machine, its agent, its operator |
-//! | [`world`] | all of it, step by step |
+//! | [`world`], [`happen`], [`steps`] | all of it, what happens to it, step by step |
 //! | [`tell`] | telling a story, and making one that fails shorter |
 //! | [`check`] | what must hold after every step, and once everything is well again |
 
@@ -17,8 +17,10 @@ mod agent;
 mod check;
 mod client;
 mod finding;
+mod happen;
 mod machine;
 mod node;
+mod steps;
 mod story;
 mod tell;
 mod wire;

@@ -2,40 +2,32 @@
 
 use clap::{Args, Command as Clap, FromArgMatches};
 use fastrand::Rng;
-use nix::errno::Errno;
 
-use super::agent::{Agent, Life};
-use super::check::{self, Condition, Ends};
 use super::client::Client;
-use super::finding::{Finding, NOW, Report};
-use super::machine::{Machine, Place, address_of, node_of};
-use super::node::{Node, Undo};
-use super::story::{Story, What};
+use super::finding::{Finding, Report};
+use super::machine::Machine;
+use super::node::Node;
+use super::story::Story;
 use super::wire::Wire;
-use crate::memory::Call;
 use crate::settings::RunOptions;
 
-const SECOND: u64 = 1_000_000_000;
-const MS: u64 = 1_000_000;
+pub(super) const SECOND: u64 = 1_000_000_000;
+pub(super) const MS: u64 = 1_000_000;
 /// How long after everything is well again all have agreed.
-const AGREED_NS: u64 = 30 * SECOND;
-/// How often a node is looked at that does nothing, ns.
-const LOOK_NS: u64 = 100 * MS;
+pub(super) const AGREED_NS: u64 = 30 * SECOND;
 /// A story begins when a machine has been up for a while: 0 is no time.
-const BEGUN_NS: u64 = 100 * SECOND;
-/// Where the destination stands in an IPv4 header.
-const DESTINATION: usize = 16;
+pub(super) const BEGUN_NS: u64 = 100 * SECOND;
 
 pub(super) struct World {
-    now_ns: u64,
-    nodes: Vec<Node>,
-    wire: Wire,
-    rng: Rng,
-    options: RunOptions,
-    report: Report,
-    healed: bool,
+    pub(super) now_ns: u64,
+    pub(super) nodes: Vec<Node>,
+    pub(super) wire: Wire,
+    pub(super) rng: Rng,
+    pub(super) options: RunOptions,
+    pub(super) report: Report,
+    pub(super) healed: bool,
     /// Until then the operators see to it that what they want is so.
-    settled_ns: u64,
+    pub(super) settled_ns: u64,
 }
 
 fn options() -> RunOptions {
@@ -68,359 +60,8 @@ impl World {
         }
     }
 
-    pub(super) fn run(mut self, story: &Story) -> Result<Report, Finding> {
-        let mut events = story.events.iter().copied().peekable();
-        let healed_ns = BEGUN_NS + story.healed_ns;
-        let end_ns = healed_ns + AGREED_NS;
-        let warm_ns = BEGUN_NS + 8 * SECOND;
-        loop {
-            let next = [
-                events.peek().map(|event| BEGUN_NS + event.at_ns),
-                self.wire.next_ns(),
-                self.nodes.iter().map(|node| node.next_ns).min(),
-                (!self.healed).then_some(healed_ns),
-            ];
-            let next_ns = next.into_iter().flatten().min().unwrap_or(end_ns);
-            if next_ns >= end_ns {
-                break;
-            }
-            self.now_ns = self.now_ns.max(next_ns);
-            while let Some(event) = events.next_if(|event| BEGUN_NS + event.at_ns <= self.now_ns) {
-                if !self.healed {
-                    self.happen(event.node, event.what);
-                }
-            }
-            if !self.healed && self.now_ns >= healed_ns {
-                self.heal(story);
-            }
-            while let Some(packet) = self.wire.take(self.now_ns) {
-                self.report.packets += 1;
-                let node = &mut self.nodes[packet.to];
-                let slow = self.rng.u8(..) < 30;
-                match &mut node.client {
-                    Some(client) => client.receive(&packet.frame, story.nodes, self.now_ns),
-                    None => node.machine.receive(&packet.frame, self.now_ns, slow),
-                }
-                node.next_ns = self.now_ns;
-            }
-            for number in 0..self.nodes.len() {
-                if self.nodes[number].next_ns <= self.now_ns {
-                    self.step(number)?;
-                    if story.gentle {
-                        let machine = &self.nodes[number].machine;
-                        check::timeouts(machine, warm_ns)
-                            .map_err(|what| self.finding(number, what))?;
-                    }
-                }
-            }
-        }
-        let machines: Vec<_> = self
-            .nodes
-            .drain(..)
-            .map(|node| (Ends::of(node.machine, node.client), node.wants))
-            .collect();
-        let (ends, wants): (Vec<_>, Vec<_>) = machines.into_iter().unzip();
-        check::agreement(&ends, &wants).map_err(|(node, what)| Finding {
-            at_ns: end_ns - BEGUN_NS,
-            node,
-            what: format!("no agreement {what}"),
-        })?;
-        Ok(self.report)
-    }
-
-    fn finding(&self, node: usize, what: String) -> Finding {
+    pub(super) fn finding(&self, node: usize, what: String) -> Finding {
         let at_ns = self.now_ns - BEGUN_NS;
         Finding { at_ns, node, what }
-    }
-
-    /// A node has its turn.
-    fn step(&mut self, number: usize) -> Result<(), Finding> {
-        self.report.steps += 1;
-        let now_ns = self.now_ns;
-        NOW.set((now_ns - BEGUN_NS, number));
-        if self.nodes[number].client.is_some() {
-            self.step_client(number);
-            return Ok(());
-        }
-        let node = &mut self.nodes[number];
-        {
-            let mut kernel = node.machine.kernel.borrow_mut();
-            kernel.set_now_ns(now_ns);
-            kernel.run_timers();
-        }
-        let due: Vec<_> = node
-            .undo
-            .extract_if(.., |(at_ns, _)| *at_ns <= now_ns)
-            .collect();
-        for (_, undo) in due {
-            match undo {
-                Undo::Up => node.machine.set_tunnel_up(true),
-                Undo::Make => node.machine.make_tunnel(),
-                Undo::Unforeign(dst) => node.machine.foreign_route(dst, false),
-                Undo::Way(to) => *self.wire.way(number, to) = Default::default(),
-            }
-        }
-        if node.refused_until_ns != 0 && node.refused_until_ns <= now_ns {
-            node.refused_until_ns = 0;
-            node.machine.kernel.borrow_mut().set_refuse(None);
-        }
-        if node.start_at_ns.is_some_and(|at_ns| at_ns <= now_ns) {
-            node.start_at_ns = None;
-            if std::mem::take(&mut node.purge) {
-                node.machine.purge();
-            }
-            node.agent = Some(Agent::start(&node.machine, self.options.clone()));
-        }
-        if self.healed && now_ns < self.settled_ns {
-            node.operate(self.wire.nodes());
-        }
-        if let Some(agent) = &node.agent
-            && node.kill_by_ns.take_if(|by_ns| *by_ns <= now_ns).is_some()
-        {
-            agent.handle.die_after(0);
-        }
-        let mut next_ns = now_ns + SECOND;
-        let thawed = node.frozen_until_ns <= now_ns;
-        if let Some(agent) = node.agent.as_mut().filter(|_| thawed) {
-            let life = agent.run(&node.machine, &mut self.rng);
-            match life {
-                Life::Until(at_ns) => next_ns = at_ns.max(now_ns + 1),
-                Life::Endless => {
-                    return Err(self.finding(number, "turns without an end".to_owned()));
-                }
-                Life::Killed | Life::Failed | Life::Withdrawn => {
-                    node.agent = None;
-                    node.kill_by_ns = None;
-                    node.machine.net.borrow_mut().unsubscribe();
-                    // Who cannot start is started again soon, as systemd does.
-                    let ms = if life == Life::Failed {
-                        100
-                    } else {
-                        node.restart_ms.max(1)
-                    };
-                    node.start_at_ns = Some(now_ns + ms * MS);
-                    node.asked.clear();
-                    if life == Life::Withdrawn {
-                        // What requests have connected is gone with it.
-                        node.wants.clear();
-                    }
-                }
-            }
-        }
-        if !thawed {
-            next_ns = node.frozen_until_ns;
-        }
-        // Those that the agent has overtaken.
-        node.machine.kernel.borrow_mut().wait_for_programs();
-        let answered = node
-            .asked
-            .extract_if(.., |(_, reply)| !reply.is_empty() || reply.is_terminated());
-        for (others, mut reply) in answered.collect::<Vec<_>>() {
-            if let Ok(Ok(_)) = reply.try_recv() {
-                let unwanted = others
-                    .into_iter()
-                    .filter(|other| !node.wants.contains(other));
-                node.watch.gone.extend(unwanted);
-            }
-        }
-        let frames = node.machine.kernel.borrow_mut().take_frames();
-        for (_, frame) in frames {
-            let to = frame.get(DESTINATION..DESTINATION + 4).and_then(|bytes| {
-                let to: [u8; 4] = bytes.try_into().ok()?;
-                node_of(to.into(), self.wire.nodes())
-            });
-            let Some(to) = to else { continue };
-            let sent = self.nodes[number].watch.sent(to, now_ns);
-            self.wire.send(number, to, frame, now_ns, &mut self.rng);
-            if let Err(what) = sent {
-                return Err(self.finding(number, what));
-            }
-        }
-        let node = &mut self.nodes[number];
-        let timer_ns = node.machine.kernel.borrow().next_timer_ns();
-        let undo_ns = node.undo.iter().map(|(at_ns, _)| *at_ns).min();
-        let refused_ns = (node.refused_until_ns != 0).then_some(node.refused_until_ns);
-        let more = [
-            timer_ns,
-            undo_ns,
-            refused_ns,
-            node.start_at_ns,
-            node.kill_by_ns,
-        ];
-        let more_ns = more.into_iter().flatten().min().unwrap_or(next_ns);
-        node.next_ns = next_ns.min(more_ns).max(now_ns + 1);
-        let agent = node.agent.as_ref();
-        let well = agent.is_some_and(|agent| !agent.is_stopping() && agent.is_idle());
-        let well = well && thawed && node.refused_until_ns == 0;
-        // A step in which the agent has done nothing breaks no promise but those that have their time.
-        let effects = agent.map(|agent| agent.handle.effects());
-        if effects == node.seen.0 && now_ns < node.seen.1 + LOOK_NS {
-            return Ok(());
-        }
-        node.seen = (effects, now_ns);
-        let looked = node.watch.look(&node.machine, Condition { well }, now_ns);
-        looked.map_err(|what| self.finding(number, what))
-    }
-
-    fn step_client(&mut self, number: usize) {
-        let now_ns = self.now_ns;
-        let node = &mut self.nodes[number];
-        for (at_ns, undo) in std::mem::take(&mut node.undo) {
-            match undo {
-                Undo::Way(to) if at_ns <= now_ns => *self.wire.way(number, to) = Default::default(),
-                _ => node.undo.push((at_ns, undo)),
-            }
-        }
-        let undo_ns = node.undo.iter().map(|(at_ns, _)| *at_ns).min();
-        let undo_ns = undo_ns.unwrap_or(u64::MAX).max(now_ns + 1);
-        if node.frozen_until_ns > now_ns {
-            node.next_ns = node.frozen_until_ns.min(undo_ns);
-            return;
-        }
-        let Some(client) = &mut node.client else {
-            return;
-        };
-        for (to, frame) in client.run(now_ns, &mut self.rng) {
-            self.wire.send(number, to, frame, now_ns, &mut self.rng);
-        }
-        let next_ns = client.next_ns().unwrap_or(u64::MAX);
-        node.next_ns = next_ns.max(now_ns + 1).min(undo_ns);
-    }
-
-    /// Something happens to a node with the deployed client. What would happen to an agent or its
-    /// machine happens to nobody there.
-    fn happen_to_client(&mut self, number: usize, what: What) {
-        let now_ns = self.now_ns;
-        let node = &mut self.nodes[number];
-        let Some(client) = &mut node.client else {
-            return;
-        };
-        let others = match what {
-            What::Connect(other) => {
-                client.connect(other, now_ns, &mut self.rng);
-                node.wants.insert(other);
-                return;
-            }
-            What::Kill(..) => return client.restart(now_ns, &mut self.rng),
-            What::Disconnect(other) => vec![other],
-            What::DisconnectAll => node.wants.iter().copied().collect(),
-            _ => return,
-        };
-        for other in others {
-            node.wants.remove(&other);
-            if let Some(frame) = client.disconnect(other) {
-                self.wire.send(number, other, frame, now_ns, &mut self.rng);
-            }
-        }
-    }
-
-    fn happen(&mut self, number: usize, what: What) {
-        let now_ns = self.now_ns;
-        let node = &mut self.nodes[number];
-        node.next_ns = now_ns;
-        if node.client.is_some()
-            && !matches!(
-                what,
-                What::Freeze(_) | What::Loss(..) | What::Disorder(..) | What::Cut(..)
-            )
-        {
-            return self.happen_to_client(number, what);
-        }
-        match what {
-            What::Connect(other) => node.connect(other),
-            What::Disconnect(other) => node.disconnect(vec![other]),
-            What::DisconnectAll => {
-                let all = node.wants.iter().copied().collect();
-                node.disconnect(all);
-            }
-            What::Freeze(ms) => node.frozen_until_ns = now_ns + ms * MS,
-            What::Kill(effects, ms) | What::Purge(effects, ms) => {
-                if let Some(agent) = node.agent.as_mut().filter(|agent| !agent.is_stopping()) {
-                    agent.handle.die_after(agent.handle.effects() + effects);
-                    node.kill_by_ns = Some(now_ns + SECOND);
-                    node.restart_ms = ms;
-                    node.purge = matches!(what, What::Purge(..));
-                    if node.purge {
-                        node.wants.clear();
-                    }
-                }
-            }
-            What::Withdraw(ms) => {
-                if let Some(agent) = &mut node.agent {
-                    agent.stop();
-                    node.restart_ms = ms;
-                    node.wants.clear();
-                }
-            }
-            What::Loss(to, loss, ms) => {
-                self.wire.way(number, to).loss = loss;
-                self.undo_way(number, to, ms);
-            }
-            What::Disorder(to, jitter_ms, ms) => {
-                let way = self.wire.way(number, to);
-                (way.jitter_ms, way.doubled) = (jitter_ms, 20);
-                self.undo_way(number, to, ms);
-            }
-            What::Cut(to, ms) => {
-                self.wire.way(number, to).cut = true;
-                self.undo_way(number, to, ms);
-            }
-            What::Move(place) => node.machine.put_address(place),
-            What::Down(ms) => {
-                node.machine.set_tunnel_up(false);
-                node.undo.push((now_ns + ms * MS, Undo::Up));
-            }
-            What::Delete(ms) => {
-                node.machine.delete_tunnel();
-                node.undo.push((now_ns + ms * MS, Undo::Make));
-            }
-            What::RouteDeleted(other) => node.machine.delete_route(address_of(other)),
-            What::Foreign(other, ms) => {
-                let dst = address_of(other);
-                node.machine.foreign_route(dst, true);
-                node.undo.push((now_ns + ms * MS, Undo::Unforeign(dst)));
-            }
-            What::Refuse(percent, ms) => {
-                let mut rng = Rng::with_seed(self.rng.u64(..));
-                let refuse = move |call: &Call| -> Option<Errno> {
-                    let errno = rng.choice(call.may_fail_with()).copied()?;
-                    (rng.u8(..100) < percent).then_some(errno)
-                };
-                node.machine
-                    .kernel
-                    .borrow_mut()
-                    .set_refuse(Some(Box::new(refuse)));
-                node.refused_until_ns = now_ns + ms * MS;
-            }
-            What::Deaf => node.machine.lose_notices(),
-        }
-    }
-
-    fn undo_way(&mut self, number: usize, to: usize, ms: u64) {
-        let at_ns = self.now_ns + ms * MS;
-        self.nodes[number].undo.push((at_ns, Undo::Way(to)));
-    }
-
-    /// Makes everything well again, and has everybody want what they want.
-    fn heal(&mut self, story: &Story) {
-        self.healed = true;
-        self.settled_ns = self.now_ns + AGREED_NS / 2;
-        self.wire.heal();
-        let now_ns = self.now_ns;
-        for node in &mut self.nodes {
-            node.next_ns = now_ns;
-            node.frozen_until_ns = 0;
-            node.refused_until_ns = 0;
-            node.machine.kernel.borrow_mut().set_refuse(None);
-            node.machine.make_tunnel();
-            node.machine.set_tunnel_up(true);
-            if node.machine.place == Place::Nowhere {
-                node.machine.put_address(Place::Tunnel);
-            }
-            for other in 0..story.nodes {
-                node.machine.foreign_route(address_of(other), false);
-            }
-            node.undo.clear();
-        }
     }
 }

@@ -1,0 +1,150 @@
+//! Things happen to nodes, and at last everything is made well again.
+
+use fastrand::Rng;
+use nix::errno::Errno;
+
+use super::machine::{Place, address_of};
+use super::node::Undo;
+use super::story::{Story, What};
+use super::world::{AGREED_NS, MS, SECOND, World};
+use crate::memory::Call;
+
+impl World {
+    /// Something happens to a node.
+    pub(super) fn happen(&mut self, number: usize, what: What) {
+        let now_ns = self.now_ns;
+        let node = &mut self.nodes[number];
+        node.next_ns = now_ns;
+        if node.client.is_some()
+            && !matches!(
+                what,
+                What::Freeze(_) | What::Loss(..) | What::Disorder(..) | What::Cut(..)
+            )
+        {
+            return self.happen_to_client(number, what);
+        }
+        match what {
+            What::Connect(other) => node.connect(other),
+            What::Disconnect(other) => node.disconnect(vec![other]),
+            What::DisconnectAll => {
+                let all = node.wants.iter().copied().collect();
+                node.disconnect(all);
+            }
+            What::Freeze(ms) => node.frozen_until_ns = now_ns + ms * MS,
+            What::Kill(effects, ms) | What::Purge(effects, ms) => {
+                if let Some(agent) = node.agent.as_mut().filter(|agent| !agent.is_stopping()) {
+                    agent.handle.die_after(agent.handle.effects() + effects);
+                    node.kill_by_ns = Some(now_ns + SECOND);
+                    node.restart_ms = ms;
+                    node.purge = matches!(what, What::Purge(..));
+                    if node.purge {
+                        node.wants.clear();
+                    }
+                }
+            }
+            What::Withdraw(ms) => {
+                if let Some(agent) = &mut node.agent {
+                    agent.stop();
+                    node.restart_ms = ms;
+                    node.wants.clear();
+                }
+            }
+            What::Loss(to, loss, ms) => {
+                self.wire.way(number, to).loss = loss;
+                self.undo_way(number, to, ms);
+            }
+            What::Disorder(to, jitter_ms, ms) => {
+                let way = self.wire.way(number, to);
+                (way.jitter_ms, way.doubled) = (jitter_ms, 20);
+                self.undo_way(number, to, ms);
+            }
+            What::Cut(to, ms) => {
+                self.wire.way(number, to).cut = true;
+                self.undo_way(number, to, ms);
+            }
+            What::Move(place) => node.machine.put_address(place),
+            What::Down(ms) => {
+                node.machine.set_tunnel_up(false);
+                node.undo.push((now_ns + ms * MS, Undo::Up));
+            }
+            What::Delete(ms) => {
+                node.machine.delete_tunnel();
+                node.undo.push((now_ns + ms * MS, Undo::Make));
+            }
+            What::RouteDeleted(other) => node.machine.delete_route(address_of(other)),
+            What::Foreign(other, ms) => {
+                let dst = address_of(other);
+                node.machine.foreign_route(dst, true);
+                node.undo.push((now_ns + ms * MS, Undo::Unforeign(dst)));
+            }
+            What::Refuse(percent, ms) => {
+                let mut rng = Rng::with_seed(self.rng.u64(..));
+                let refuse = move |call: &Call| -> Option<Errno> {
+                    let errno = rng.choice(call.may_fail_with()).copied()?;
+                    (rng.u8(..100) < percent).then_some(errno)
+                };
+                node.machine
+                    .kernel
+                    .borrow_mut()
+                    .set_refuse(Some(Box::new(refuse)));
+                node.refused_until_ns = now_ns + ms * MS;
+            }
+            What::Deaf => node.machine.lose_notices(),
+        }
+    }
+
+    /// Something happens to a node with the deployed client. What would happen to an agent or its
+    /// machine happens to nobody there.
+    fn happen_to_client(&mut self, number: usize, what: What) {
+        let now_ns = self.now_ns;
+        let node = &mut self.nodes[number];
+        let Some(client) = &mut node.client else {
+            return;
+        };
+        let others = match what {
+            What::Connect(other) => {
+                client.connect(other, now_ns, &mut self.rng);
+                node.wants.insert(other);
+                return;
+            }
+            What::Kill(..) => return client.restart(now_ns, &mut self.rng),
+            What::Disconnect(other) => vec![other],
+            What::DisconnectAll => node.wants.iter().copied().collect(),
+            _ => return,
+        };
+        for other in others {
+            node.wants.remove(&other);
+            if let Some(frame) = client.disconnect(other) {
+                self.wire.send(number, other, frame, now_ns, &mut self.rng);
+            }
+        }
+    }
+
+    fn undo_way(&mut self, number: usize, to: usize, ms: u64) {
+        let at_ns = self.now_ns + ms * MS;
+        self.nodes[number].undo.push((at_ns, Undo::Way(to)));
+    }
+
+    /// Makes everything well again, and has everybody want what they want.
+    pub(super) fn heal(&mut self, story: &Story) {
+        self.healed = true;
+        self.settled_ns = self.now_ns + AGREED_NS / 2;
+        self.wire.heal();
+        let now_ns = self.now_ns;
+        for node in &mut self.nodes {
+            node.next_ns = now_ns;
+            node.frozen_until_ns = 0;
+            node.refused_until_ns = 0;
+            node.machine.kernel.borrow_mut().set_refuse(None);
+            node.machine.make_tunnel();
+            node.machine.set_tunnel_up(true);
+            if node.machine.place == Place::Nowhere {
+                node.machine.put_address(Place::Tunnel);
+            }
+            for other in 0..story.nodes {
+                node.machine.foreign_route(address_of(other), false);
+            }
+            node.undo.clear();
+        }
+    }
+}
