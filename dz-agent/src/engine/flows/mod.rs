@@ -27,3 +27,6 @@ pub(super) mod settle;
 pub(super) mod surroundings;
 pub(super) mod transmit;
 pub(super) mod withdraw;
+
+#[cfg(test)]
+mod tests;

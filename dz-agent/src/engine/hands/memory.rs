@@ -69,6 +69,7 @@ impl Requests {
 pub(crate) struct Pauses(Rc<Cell<u32>>);
 
 impl Pauses {
+    #[cfg(feature = "sim")]
     /// Has the engine stand still after so many more questions; 0: not at all.
     pub(crate) fn after(&self, questions: u32) {
         self.0.set(questions);
@@ -131,6 +132,7 @@ impl MemoryHands {
         &self.requests
     }
 
+    #[cfg(feature = "sim")]
     pub(crate) const fn pauses(&self) -> &Pauses {
         &self.pauses
     }

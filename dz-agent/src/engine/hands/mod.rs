@@ -12,7 +12,7 @@ mod connections;
 mod guard;
 pub(crate) mod holding;
 pub(crate) mod kernel;
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 pub(crate) mod memory;
 pub(crate) mod pins;
 

@@ -1,6 +1,5 @@
 //! Telling a story, step by step.
 
-
 use super::agent::{Agent, Life};
 use super::check::{self, Condition, Ends};
 use super::finding::{Finding, NOW, Report};
