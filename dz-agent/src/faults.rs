@@ -26,8 +26,6 @@ use aya::sys::SyscallError;
 use nix::errno::Errno;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
-use crate::net::error::NetlinkError;
-
 /// The environment variable that names the folder.
 const VARIABLE: &str = "DZ_AGENT_FAULTS";
 
@@ -35,7 +33,7 @@ const VARIABLE: &str = "DZ_AGENT_FAULTS";
 ///
 /// # Errors
 /// The test wants it refused.
-pub(crate) async fn before(message: &RouteNetlinkMessage) -> Result<(), NetlinkError> {
+pub(crate) async fn before(message: &RouteNetlinkMessage) -> Result<(), Errno> {
     let refused = match message {
         RouteNetlinkMessage::NewRoute(_) => number("add-refused"),
         RouteNetlinkMessage::DelRoute(_) => {
@@ -48,10 +46,7 @@ pub(crate) async fn before(message: &RouteNetlinkMessage) -> Result<(), NetlinkE
     };
     match refused {
         None => Ok(()),
-        Some(errno) => Err(NetlinkError::Refused {
-            errno: Errno::from_raw(errno),
-            said: Some("refused by a test".to_owned()),
-        }),
+        Some(errno) => Err(Errno::from_raw(errno)),
     }
 }
 

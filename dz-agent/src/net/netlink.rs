@@ -99,7 +99,12 @@ impl Netlink {
         flags: u16,
     ) -> Result<(), NetlinkError> {
         #[cfg(feature = "faults")]
-        crate::faults::before(&message).await?;
+        crate::faults::before(&message)
+            .await
+            .map_err(|errno| NetlinkError::Refused {
+                errno,
+                said: Some("refused by a test".to_owned()),
+            })?;
         let mut answers = self.send(message, flags | NLM_F_ACK)?;
         within_timeout(async {
             let answer = answers.next().await.ok_or(NetlinkError::Closed)?;

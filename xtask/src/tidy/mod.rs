@@ -15,6 +15,7 @@ mod length;
 mod methods;
 mod paths;
 mod references;
+mod rooms;
 mod scope;
 mod steps;
 mod tree;
