@@ -67,9 +67,14 @@ impl<H: Hands> Engine<H> {
     pub(crate) fn disconnect_all(&mut self) {
         let (reply, _) = oneshot::channel();
         let keys: Vec<_> = self.peers.keys().copied().collect();
-        self.disconnect_keys(keys, reply);
-        let left: Vec<_> = self.sessions.keys().collect();
-        for key in left {
+        if !keys.is_empty() {
+            self.disconnect_keys(keys, reply);
+        }
+        let left = self
+            .sessions
+            .keys()
+            .filter(|key| !self.closings.contains(key));
+        for key in left.collect::<Vec<_>>() {
             self.close(key, true);
         }
     }

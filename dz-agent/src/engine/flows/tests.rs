@@ -11,6 +11,7 @@ use dz_common::map::{SessionEntry, SessionKey};
 use dz_common::packet::State;
 use dz_common::session::DownReason;
 use futures_util::FutureExt;
+use nix::errno::Errno;
 use tokio::sync::{oneshot, watch};
 
 use crate::command::{Command, Named, Refusal, Selector};
@@ -24,7 +25,7 @@ use crate::engine::state::wants::{Configured, Wants};
 use crate::engine::turn::Turn;
 use crate::host::identity::Identity;
 use crate::memory::net::{Net, Shape};
-use crate::memory::{Device, Handle, Kernel};
+use crate::memory::{Call, Device, Handle, Kernel};
 use crate::metrics::Recorded;
 use crate::net::links::{Address, Tunnel};
 use crate::net::routes::DEFAULT_PROTOCOL;
@@ -323,6 +324,33 @@ fn whatever_effect_a_disconnect_dies_after_the_next_start_ends_it_or_it_never_be
         ended += u32::from(lived && answered);
     }
     assert!(ended > 0, "{MANY} effects are not enough");
+}
+
+#[test]
+fn a_withdrawal_goes_on_when_the_kernel_refuses_for_a_while() {
+    for refused in [1, 2, 5] {
+        let (machine, mut process) = connected();
+        let mut left = refused;
+        let refuse = move |call: &Call| {
+            let is_refused = matches!(call, Call::Control(..)) && left > 0;
+            left -= u32::from(is_refused);
+            is_refused.then_some(Errno::ENOMEM)
+        };
+        machine
+            .kernel
+            .borrow_mut()
+            .set_refuse(Some(Box::new(refuse)));
+        process.engine.begin_withdrawal();
+        for _ in 0..100 {
+            assert!(process.engine.is_withdrawing() || !machine.has_peer());
+            process.settle();
+            machine.pass(SECOND / 10);
+            process.engine.advance_withdrawal();
+        }
+        assert!(!process.engine.is_withdrawing());
+        finish(&process.requests, process.engine.end_withdrawal()).unwrap();
+        assert!(!machine.has_route() && machine.session().is_none());
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dz_common::map::SessionKey;
 use tracing::{error, info, warn};
 
 use crate::engine::flows::due::LATEST_NS;
@@ -13,6 +14,8 @@ use crate::net::routes::{Route, RouteError};
 
 /// How long a withdrawal may take before we give up and say so, ns.
 const WITHDRAWAL_NS: u64 = 10_000_000_000;
+/// After what time the kernel is asked again to disconnect whom it refused to, ns.
+const AGAIN_NS: u64 = 250_000_000;
 
 impl<H: Hands> Engine<H> {
     /// Handles a change in the network namespace while everything is taken back.
@@ -26,10 +29,37 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Does what has been put off: tells peers again, and retries routes.
-    pub(crate) fn advance_closings(&mut self) {
+    /// Does what has been put off: tells peers again, retries routes, and disconnects whom the kernel refused
+    /// to disconnect.
+    pub(crate) fn advance_withdrawal(&mut self) {
         self.say_farewells();
         self.retry_routes();
+        if self.agenda.take_check(self.hands.now_ns()) {
+            self.disconnect_rest();
+        }
+    }
+
+    /// Returns when that is due, ns.
+    pub(crate) fn withdrawal_due_ns(&self) -> Option<u64> {
+        let due_ns = [self.closings_due_ns(), self.agenda.next_check_ns()];
+        due_ns.into_iter().flatten().min()
+    }
+
+    /// Disconnects every peer, and closes every session, that is not on its way out; what the kernel refuses is tried
+    /// again soon, for there are no full checks any more.
+    fn disconnect_rest(&mut self) {
+        self.disconnect_all();
+        // What notifications have put there is nobody's business now.
+        self.agenda.clear();
+        if self.has_rest() {
+            let again_ns = self.hands.now_ns().saturating_add(AGAIN_NS);
+            self.agenda.check_by(again_ns);
+        }
+    }
+
+    fn has_rest(&self) -> bool {
+        let is_left = |key: SessionKey| !self.closings.contains(&key);
+        !self.peers.is_empty() || self.sessions.keys().any(is_left)
     }
 
     /// Has every peer disconnected.
@@ -37,8 +67,7 @@ impl<H: Hands> Engine<H> {
         info!(peers = self.peers.len(), "withdrawing everything");
         // Nobody wants anything any more, and nothing is looked at.
         self.wants.clear();
-        self.agenda.clear();
-        self.disconnect_all();
+        self.disconnect_rest();
     }
 
     /// Takes everything back: sessions, routes, programs. The pins go last, by the caller.
@@ -51,7 +80,7 @@ impl<H: Hands> Engine<H> {
             if now_ns >= deadline_ns {
                 break;
             }
-            let due_ns = self.closings_due_ns();
+            let due_ns = self.withdrawal_due_ns();
             let wake_ns = due_ns.map_or(deadline_ns, |due_ns| due_ns.min(deadline_ns));
             let pause = Duration::from_nanos(wake_ns.saturating_sub(now_ns));
             tokio::select! {
@@ -69,7 +98,7 @@ impl<H: Hands> Engine<H> {
                         // With more of them than can be read, what is due does not wait for ever.
                         let late_ns = due_ns.map(|due_ns| self.hands.now_ns().saturating_sub(due_ns));
                         if late_ns > Some(LATEST_NS) {
-                            self.advance_closings();
+                            self.advance_withdrawal();
                         }
                     }
                     Err(error) => {
@@ -77,7 +106,7 @@ impl<H: Hands> Engine<H> {
                         listening = false;
                     }
                 },
-                () = self.hands.sleep(pause) => self.advance_closings(),
+                () = self.hands.sleep(pause) => self.advance_withdrawal(),
             }
         }
         self.end_withdrawal().await
@@ -102,9 +131,12 @@ impl<H: Hands> Engine<H> {
         Err(Failure::new(ExitCode::Failure, left))
     }
 
-    /// Says whether a session is still being closed, or a route changed: one of no session, perhaps.
+    /// Says whether a session is still there, or a route being changed: one of no session, perhaps.
     pub(crate) fn is_withdrawing(&self) -> bool {
-        !self.closings.is_empty() || self.jobs.is_asking() || self.jobs.next_retry_ns().is_some()
+        self.has_rest()
+            || !self.closings.is_empty()
+            || self.jobs.is_asking()
+            || self.jobs.next_retry_ns().is_some()
     }
 
     /// Counts our routes over the interfaces that are served, as the kernel has them.

@@ -292,9 +292,9 @@ impl Agent {
                 engine.changed_at_the_end(event).await;
             }));
         }
-        let due_ns = engine.closings_due_ns();
+        let due_ns = engine.withdrawal_due_ns();
         if due_ns.is_some_and(|due_ns| due_ns <= now_ns) {
-            engine.advance_closings();
+            engine.advance_withdrawal();
             return Ok(Task::Idle(engine));
         }
         Err((engine, due_ns.unwrap_or(now_ns + SECOND)))

@@ -47,6 +47,11 @@ impl Agenda {
         take_due(&mut self.check_at_ns, now_ns)
     }
 
+    /// Returns when the scheduled full check is, ns.
+    pub(crate) const fn next_check_ns(&self) -> Option<u64> {
+        self.check_at_ns
+    }
+
     /// Says whether it is time to look around. The look itself takes it off ([`Self::looked_around`]).
     pub(crate) fn is_time_to_look_around(&self, now_ns: u64) -> bool {
         self.look_around_at_ns.is_some_and(|at_ns| at_ns <= now_ns)
