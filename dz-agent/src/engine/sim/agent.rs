@@ -58,8 +58,10 @@ pub(super) enum Life {
     Killed,
     /// It could not start, and is to be started again.
     Failed,
-    /// It has taken everything back, as it was told; or could not, and has said so.
+    /// It has taken everything back, as it was told.
     Withdrawn,
+    /// The same, but something is left, and it has said so.
+    Left,
     /// It takes turn after turn and comes to no end.
     Endless,
 }
@@ -161,13 +163,15 @@ impl Agent {
                 Some(Task::Ending(mut turn)) => match turn.poll_unpin(&mut context) {
                     Poll::Ready(Ok(engine)) => {
                         if self.stopping == Stopping::Last {
-                            return self.ended(machine);
+                            machine.kernel.borrow_mut().unload();
+                            return Life::Withdrawn;
                         }
                         Task::Idle(engine)
                     }
                     Poll::Ready(Err(_)) => {
                         if self.stopping == Stopping::Last {
-                            return self.ended(machine);
+                            machine.kernel.borrow_mut().unload();
+                            return Life::Left;
                         }
                         if self.fresh {
                             machine.kernel.borrow_mut().unload();
@@ -206,11 +210,6 @@ impl Agent {
         let soon_ns = self.handle.now_ns() + rng.u64(MS / 10..3 * MS);
         let wake_ns = machine.kernel.borrow().next_wake_ns();
         Life::Until(wake_ns.map_or(soon_ns, |wake_ns| wake_ns.max(soon_ns)))
-    }
-
-    fn ended(&mut self, machine: &Machine) -> Life {
-        machine.kernel.borrow_mut().unload();
-        Life::Withdrawn
     }
 
     /// Returns what the engine does next, or when there will be something.

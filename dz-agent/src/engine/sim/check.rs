@@ -7,15 +7,18 @@ use dz_common::map::{PeerKey, SessionEntry, SessionKey};
 use dz_common::packet::State;
 use dz_common::session::DownReason;
 
+use super::agent::Life;
 use super::client::Client;
-use super::machine::{Machine, TUNNEL, address_of, node_of};
+use super::machine::{Machine, Place, TUNNEL, address_of, node_of};
 use crate::engine::state::keys::peer_key;
 use crate::net::routes::{DEFAULT_PROTOCOL, Route};
 
 const SECOND: u64 = 1_000_000_000;
-/// How long a route may stay without an Up session while its agent is well: the event is read at once, and
-/// what is lost is found by the check that comes every ten seconds.
-const STALE_NS: u64 = 12 * SECOND;
+/// How long something may be other than it should be while its agent is well: what happens is read at once, lost
+/// notifications are heard of at once, and lost events are missed at the next heartbeat.
+const MENDED_NS: u64 = 2 * SECOND;
+/// How long packets may leave with an address after it has gone, while the agent is well.
+const SPOKEN_NS: u64 = SECOND / 5;
 /// Most packets from a node to another within a second. At an interval of one second each end answers
 /// what it gets and transmits what it has to say: its clock, a burst at a change of state, a farewell.
 const PACKETS: usize = 14;
@@ -23,8 +26,10 @@ const PACKETS: usize = 14;
 /// What is remembered of a node between steps.
 #[derive(Default)]
 pub(super) struct Watch {
-    /// Since when a route has been without an Up session, ns.
-    stale: BTreeMap<Ipv4Addr, u64>,
+    /// Since when something has been other than it should be, ns.
+    wrong: BTreeMap<(Ipv4Addr, &'static str), u64>,
+    /// Since when its address has been nowhere, ns.
+    away_ns: Option<u64>,
     /// Peers whose disconnect has been answered, and who have not been connected since.
     pub(super) gone: BTreeSet<usize>,
     /// When packets have left, by destination.
@@ -34,7 +39,7 @@ pub(super) struct Watch {
 /// What is known of a node's agent when it is looked at.
 #[derive(Clone, Copy)]
 pub(super) struct Condition {
-    /// It runs, and is neither frozen nor refused anything.
+    /// It runs, is not frozen, and has not been refused anything for longer than anything is put off.
     pub(super) well: bool,
 }
 
@@ -60,8 +65,14 @@ pub(super) fn peers(machine: &Machine) -> BTreeSet<PeerKey> {
 }
 
 impl Watch {
-    /// Notes that a packet has left.
-    pub(super) fn sent(&mut self, to: usize, now_ns: u64) -> Result<(), String> {
+    /// Notes that a packet has left. `away`: its address is nowhere at present.
+    pub(super) fn sent(&mut self, to: usize, away: bool, now_ns: u64) -> Result<(), String> {
+        let is_gone = |away_ns| away && away_ns + SPOKEN_NS < now_ns;
+        if self.away_ns.is_some_and(is_gone) {
+            return Err(format!(
+                "a packet to node {to} from an address that is gone"
+            ));
+        }
         let sent = self.sent.entry(to).or_default();
         sent.retain(|at_ns| at_ns + SECOND > now_ns);
         sent.push(now_ns);
@@ -112,19 +123,9 @@ impl Watch {
             if session.is_none() && maps.is_some() {
                 return Err(format!("a route to {} without a session", route.dst));
             }
-            let up = session.is_some_and(|entry| entry.session.state == State::Up);
-            if up || !condition.well {
-                self.stale.remove(&route.dst);
-                continue;
-            }
-            let since_ns = *self.stale.entry(route.dst).or_insert(now_ns);
-            if now_ns - since_ns > STALE_NS {
-                let ms = (now_ns - since_ns) / 1_000_000;
-                return Err(format!("a route to {} for {ms} ms without Up", route.dst));
-            }
         }
         let has_route = |dst: &Ipv4Addr| routes.iter().any(|route| route.dst == *dst);
-        self.stale.retain(|dst, _| has_route(dst));
+        self.wrong_for_long(machine, condition, now_ns)?;
         if kernel.overwritten() > 0 {
             return Err("memory of a session was given away while a program held it".to_owned());
         }
@@ -147,6 +148,75 @@ impl Watch {
             }
         }
         Ok(())
+    }
+
+    /// Looks whether what is other than it should be is mended in time.
+    fn wrong_for_long(
+        &mut self,
+        machine: &Machine,
+        condition: Condition,
+        now_ns: u64,
+    ) -> Result<(), String> {
+        if !condition.well {
+            self.wrong.clear();
+            self.away_ns = None;
+            return Ok(());
+        }
+        let is_away = machine.place == Place::Nowhere;
+        self.away_ns = self.away_ns.or(Some(now_ns)).filter(|_| is_away);
+        let wrong = wrong(machine);
+        self.wrong.retain(|what, _| wrong.contains(what));
+        for what in wrong {
+            let since_ns = *self.wrong.entry(what).or_insert(now_ns);
+            if now_ns - since_ns > MENDED_NS {
+                let ((peer, what), ms) = (what, (now_ns - since_ns) / 1_000_000);
+                return Err(format!("with {peer} for {ms} ms {what}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns what is other than it should be at present, by peer.
+fn wrong(machine: &Machine) -> BTreeSet<(Ipv4Addr, &'static str)> {
+    let mut wrong = BTreeSet::new();
+    let (routes, sessions) = (routes(machine), sessions(machine));
+    let peer_of = |entry: &SessionEntry| Ipv4Addr::from(entry.key.peer);
+    let is_home = machine.can_speak();
+    for entry in &sessions {
+        let (peer, state) = (peer_of(entry), entry.session.state);
+        let has_route = routes.iter().any(|route| route.dst == peer);
+        if has_route && state != State::Up {
+            wrong.insert((peer, "a route without Up"));
+        }
+        if !has_route && state == State::Up && is_home && !machine.has_foreign(peer) {
+            wrong.insert((peer, "Up without a route"));
+        }
+        if state == State::AdminDown {
+            wrong.insert((peer, "a session that does not end"));
+        }
+        if !is_home {
+            wrong.insert((peer, "a session that cannot speak"));
+        }
+    }
+    for key in peers(machine).into_iter().filter(|_| is_home) {
+        let peer = Ipv4Addr::from(key.peer);
+        if !sessions.iter().any(|entry| peer_of(entry) == peer) {
+            wrong.insert((peer, "a peer without a session"));
+        }
+    }
+    wrong
+}
+
+/// Looks at a machine whose agent has ended, perhaps. `calm`: it had not been refused anything.
+pub(super) fn end(life: Life, machine: &Machine, calm: bool) -> Result<(), String> {
+    match life {
+        Life::Withdrawn => routes(machine).first().map_or(Ok(()), |route| {
+            let dst = route.dst;
+            Err(format!("everything withdrawn but a route to {dst}"))
+        }),
+        Life::Left if calm => Err("not everything withdrawn, and nothing was refused".to_owned()),
+        _ => Ok(()),
     }
 }
 

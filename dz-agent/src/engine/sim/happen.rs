@@ -9,6 +9,9 @@ use super::story::{Story, What};
 use super::world::{AGREED_NS, MS, SECOND, World};
 use crate::memory::Call;
 
+/// For longer than this nothing is put off that was refused: the next full check sees to it.
+const PUT_OFF_NS: u64 = 12 * SECOND;
+
 impl World {
     /// Something happens to a node.
     pub(super) fn happen(&mut self, number: usize, what: What) {
@@ -88,6 +91,12 @@ impl World {
                     .borrow_mut()
                     .set_refuse(Some(Box::new(refuse)));
                 node.refused_until_ns = now_ns + ms * MS;
+                node.calm_ns = node.refused_until_ns + PUT_OFF_NS;
+            }
+            What::Cramped(room) => {
+                if let Some(maps) = node.machine.kernel.borrow_mut().maps_mut() {
+                    maps.set_event_room(room);
+                }
             }
             What::Deaf => node.machine.lose_notices(),
         }

@@ -114,6 +114,18 @@ impl Machine {
         self.net.borrow().ifindex(TUNNEL)
     }
 
+    /// Says whether sessions can run: the tunnel is up, and the DoubleZero address is somewhere.
+    pub(super) fn can_speak(&self) -> bool {
+        let tunnel = self.net.borrow().interface(TUNNEL);
+        tunnel.is_some_and(|tunnel| tunnel.up) && self.place != Place::Nowhere
+    }
+
+    /// Says whether another daemon has a route to a destination.
+    pub(super) fn has_foreign(&self, dst: Ipv4Addr) -> bool {
+        let routes = self.net.borrow().routes(BIRD);
+        routes.iter().any(|route| route.dst == dst)
+    }
+
     /// Makes the tunnel, with its link-local address, unless it is there.
     pub(super) fn make_tunnel(&mut self) {
         if self.tunnel().is_some() {

@@ -28,6 +28,8 @@ pub(super) struct Node {
     pub(super) next_ns: u64,
     pub(super) frozen_until_ns: u64,
     pub(super) refused_until_ns: u64,
+    /// When what was refused last has been tried again, ns.
+    pub(super) calm_ns: u64,
     pub(super) start_at_ns: Option<u64>,
     /// When what was done to it is undone: the tunnel, the routes of another daemon.
     pub(super) undo: Vec<(u64, Undo)>,
@@ -62,6 +64,7 @@ impl Node {
             next_ns: begun_ns,
             frozen_until_ns: 0,
             refused_until_ns: 0,
+            calm_ns: 0,
             start_at_ns: Some(begun_ns),
             undo: Vec::new(),
             purge: false,

@@ -3,7 +3,7 @@
 use super::agent::{Agent, Life};
 use super::check::{self, Condition, Ends};
 use super::finding::{Finding, NOW, Report};
-use super::machine::node_of;
+use super::machine::{Place, node_of};
 use super::node::Undo;
 use super::story::Story;
 use super::world::{AGREED_NS, BEGUN_NS, MS, SECOND, World};
@@ -124,12 +124,14 @@ impl World {
         let thawed = node.frozen_until_ns <= now_ns;
         if let Some(agent) = node.agent.as_mut().filter(|_| thawed) {
             let life = agent.run(&node.machine, &mut self.rng);
+            let calm = node.refused_until_ns == 0 && node.calm_ns <= now_ns;
+            let ended = check::end(life, &node.machine, calm);
             match life {
                 Life::Until(at_ns) => next_ns = at_ns.max(now_ns + 1),
                 Life::Endless => {
                     return Err(self.finding(number, "turns without an end".to_owned()));
                 }
-                Life::Killed | Life::Failed | Life::Withdrawn => {
+                Life::Killed | Life::Failed | Life::Withdrawn | Life::Left => {
                     node.agent = None;
                     node.kill_by_ns = None;
                     node.machine.net.borrow_mut().unsubscribe();
@@ -141,11 +143,14 @@ impl World {
                     };
                     node.start_at_ns = Some(now_ns + ms * MS);
                     node.asked.clear();
-                    if life == Life::Withdrawn {
+                    if matches!(life, Life::Withdrawn | Life::Left) {
                         // What requests have connected is gone with it.
                         node.wants.clear();
                     }
                 }
+            }
+            if let Err(what) = ended {
+                return Err(self.finding(number, what));
             }
         }
         if !thawed {
@@ -171,7 +176,9 @@ impl World {
                 node_of(to.into(), self.wire.nodes())
             });
             let Some(to) = to else { continue };
-            let sent = self.nodes[number].watch.sent(to, now_ns);
+            let node = &mut self.nodes[number];
+            let away = node.machine.place == Place::Nowhere;
+            let sent = node.watch.sent(to, away, now_ns);
             self.wire.send(number, to, frame, now_ns, &mut self.rng);
             if let Err(what) = sent {
                 return Err(self.finding(number, what));
@@ -191,8 +198,9 @@ impl World {
         let more_ns = more.into_iter().flatten().min().unwrap_or(next_ns);
         node.next_ns = next_ns.min(more_ns).max(now_ns + 1);
         let agent = node.agent.as_ref();
-        let well = agent.is_some_and(|agent| !agent.is_stopping() && agent.is_idle());
-        let well = well && thawed && node.refused_until_ns == 0;
+        let well = agent.is_some_and(|agent| !agent.is_stopping());
+        let calm = node.refused_until_ns == 0 && node.calm_ns <= now_ns;
+        let well = well && thawed && calm;
         // A step in which the agent has done nothing breaks no promise but those that have their time.
         let effects = agent.map(|agent| agent.handle.effects());
         if effects == node.seen.0 && now_ns < node.seen.1 + LOOK_NS {

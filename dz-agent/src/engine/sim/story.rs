@@ -50,6 +50,8 @@ pub enum What {
     Refuse(u8, u64),
     /// Notifications are lost.
     Deaf,
+    /// From now on the ring has room for so many events.
+    Cramped(usize),
 }
 
 /// Something happens at a time of the story, to a node.
@@ -180,10 +182,11 @@ impl Story {
 
     fn gentle_one(&self, rng: &mut Rng) -> What {
         let other = rng.usize(..self.nodes);
-        match rng.u8(..4) {
+        match rng.u8(..5) {
             0 => What::Refuse(rng.u8(1..60), rng.u64(1..2_000)),
             1 => What::RouteDeleted(other),
             2 => What::Foreign(other, rng.u64(1..8_000)),
+            3 => What::Cramped(rng.usize(..3)),
             _ => What::Deaf,
         }
     }
