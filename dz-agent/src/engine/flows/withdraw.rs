@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use dz_common::map::SessionKey;
 use tracing::{error, info, warn};
 
 use crate::engine::flows::due::LATEST_NS;
@@ -58,8 +57,9 @@ impl<H: Hands> Engine<H> {
     }
 
     fn has_rest(&self) -> bool {
-        let is_left = |key: SessionKey| !self.closings.contains(&key);
-        !self.peers.is_empty() || self.sessions.keys().any(is_left)
+        // Each closing session is a live one until it is deleted, so that the numbers tell: there may be a hundred
+        // thousand, and this is asked after every answer of the kernel's.
+        !self.peers.is_empty() || self.sessions.len() > self.closings.len()
     }
 
     /// Has every peer disconnected.
@@ -119,7 +119,7 @@ impl<H: Hands> Engine<H> {
     pub(crate) async fn end_withdrawal(&mut self) -> Result<(), Failure> {
         let left = Left {
             routes: self.count_routes().await,
-            sessions: self.sessions.keys().count(),
+            sessions: self.sessions.len(),
             protocol: self.options.route_protocol,
         };
         self.detach_all();

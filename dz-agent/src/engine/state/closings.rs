@@ -62,6 +62,11 @@ impl Closings {
         self.closing.is_empty()
     }
 
+    /// Returns how many sessions are being closed.
+    pub(crate) fn len(&self) -> usize {
+        self.closing.len()
+    }
+
     /// Returns the sessions that are being closed.
     pub(crate) fn keys(&self) -> impl Iterator<Item = SessionKey> {
         self.closing.keys().copied()

@@ -96,6 +96,11 @@ impl Sessions {
         self.live.iter()
     }
 
+    /// Returns how many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.live.len()
+    }
+
     /// Returns the key of every session, in no order.
     pub(crate) fn keys(&self) -> impl Iterator<Item = SessionKey> {
         self.live.keys().copied()
