@@ -249,11 +249,8 @@ impl Agent {
                 engine.reported().await;
             }));
         }
-        if let Some(turn) = engine.answered().now_or_never() {
+        if let Some(turn) = heard(&mut engine, machine, rng) {
             return Ok(take(engine, turn));
-        }
-        if let Some(event) = next_event(machine, rng) {
-            return Ok(take(engine, Turn::Changed(event)));
         }
         if let Some(command) = self.commands.pop_front() {
             return Ok(take(engine, Turn::Command(command)));
@@ -283,13 +280,14 @@ impl Agent {
             };
             return Ok(Task::Ending(last.boxed_local()));
         }
-        if let Some(turn) = engine.answered().now_or_never() {
-            return Ok(take(engine, turn));
-        }
-        if let Some(event) = next_event(machine, rng) {
-            return Ok(busy(engine, async |engine| {
-                engine.changed_at_the_end(event).await;
-            }));
+        match heard(&mut engine, machine, rng) {
+            Some(Turn::Changed(event)) => {
+                return Ok(busy(engine, async |engine| {
+                    engine.changed_at_the_end(event).await;
+                }));
+            }
+            Some(turn) => return Ok(take(engine, turn)),
+            None => {}
         }
         let due_ns = engine.withdrawal_due_ns();
         if due_ns.is_some_and(|due_ns| due_ns <= now_ns) {
@@ -298,6 +296,12 @@ impl Agent {
         }
         Err((engine, due_ns.unwrap_or(now_ns + SECOND)))
     }
+}
+
+/// Returns what the kernel has to say by now: an answer, else a notification.
+fn heard(engine: &mut Sim, machine: &Machine, rng: &mut Rng) -> Option<Turn> {
+    let answer = engine.answered().now_or_never();
+    answer.or_else(|| next_event(machine, rng).map(Turn::Changed))
 }
 
 /// Reads a notification: of any family, for the kernel may tell of them in any order.
