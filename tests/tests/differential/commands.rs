@@ -15,7 +15,8 @@ use dz_tests::rng::Rng;
 use dz_tests::wait::monotonic_ns;
 
 use crate::model::{self, BLOCKS, Counted, moved};
-use crate::scenario::{CLOCK_SLACK_NS, number};
+use crate::scenario::CLOCK_SLACK_NS;
+use crate::setup;
 use crate::states::scramble;
 
 /// Commands of a run. So many must have come to every end.
@@ -49,9 +50,7 @@ struct Scene {
 
 /// There is no peer to delete: the two ends of a disconnect that differ by it are for unit tests.
 pub(crate) fn commands_agree() -> anyhow::Result<()> {
-    let seed = number("DZ_SEED")?.unwrap_or_else(monotonic_ns);
-    let count = number("DZ_COUNT")?.unwrap_or(COMMANDS);
-    println!("commands: DZ_SEED={seed} DZ_COUNT={count}");
+    let (seed, count) = setup::seed_and_count("commands", COMMANDS)?;
     let mut kernel = Kernel::without_timer("commands", 1)?;
     let mut maps = BpfMaps::new(SLOTS);
     let mut seen = BTreeMap::new();

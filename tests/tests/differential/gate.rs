@@ -14,15 +14,12 @@ use dz_common::map::{Config, SessionEntry, SessionKey};
 use dz_common::session::{Session, Timers};
 use dz_tests::bpf::test_run;
 use dz_tests::kernel::{Kernel, SLOTS};
-use dz_tests::netns::Netns;
 use dz_tests::rng::Rng;
-use dz_tests::veth;
 use dz_tests::wait::monotonic_ns;
 
 use crate::frames::frame;
 use crate::model::{self, BLOCKS, moved};
 use crate::programs::{SKB_IFINDEX, SKB_WORDS, TC_SHORTEST};
-use crate::scenario::number;
 use crate::setup;
 use crate::states::scramble;
 
@@ -46,18 +43,8 @@ const ENDS: [Counter; 9] = [
 ];
 
 pub(crate) fn gates_agree() -> anyhow::Result<()> {
-    let seed = number("DZ_SEED")?.unwrap_or_else(monotonic_ns);
-    let count = number("DZ_COUNT")?.unwrap_or(PACKETS);
-    println!("gate: DZ_SEED={seed} DZ_COUNT={count}");
-    let netns = Netns::new("gate")?;
-    let [a, b] = ["dz0", "dz1"].map(|name| veth::End {
-        netns: &netns,
-        name,
-        address: None,
-        mac: None,
-        queues: 1,
-    });
-    veth::pair(&a, &b)?;
+    let (seed, count) = setup::seed_and_count("gate", PACKETS)?;
+    let netns = setup::pair("gate")?;
     let ifindex = netns.ifindex("dz0")?;
     let mut kernel = Kernel::without_timer("gate", 1)?;
     let mut maps = BpfMaps::new(SLOTS);

@@ -17,7 +17,7 @@ use dz_tests::rng::Rng;
 use dz_tests::wait::monotonic_ns;
 
 use crate::model;
-use crate::scenario::number;
+use crate::setup;
 
 /// Operations of a run.
 const OPERATIONS: u64 = 20_000;
@@ -27,9 +27,7 @@ const ROOM: u32 = 8;
 const CHANGES: u32 = 22_000;
 
 pub(crate) fn maps_agree() -> anyhow::Result<()> {
-    let seed = number("DZ_SEED")?.unwrap_or_else(monotonic_ns);
-    let count = number("DZ_COUNT")?.unwrap_or(OPERATIONS);
-    println!("maps: DZ_SEED={seed} DZ_COUNT={count}");
+    let (seed, count) = setup::seed_and_count("maps", OPERATIONS)?;
     let mut kernel = Kernel::without_timer("maps", ROOM)?;
     let mut maps = BpfMaps::new(ROOM);
     let mut refused = [0_u32; 2];

@@ -8,7 +8,6 @@ use dz_agent::memory::BpfMaps;
 use dz_common::LIVENESS_PORT;
 use dz_common::counters::{Counter, Counters, Kind};
 use dz_common::map::SessionKey;
-use dz_tests::netns::Netns;
 use dz_tests::veth;
 use dz_tests::wait::monotonic_ns;
 
@@ -48,18 +47,8 @@ struct Run {
 }
 
 pub(crate) fn kernel_and_host_agree() -> anyhow::Result<()> {
-    let seed = number("DZ_SEED")?.unwrap_or_else(monotonic_ns);
-    let count = number("DZ_COUNT")?.unwrap_or(FRAMES);
-    println!("differential: DZ_SEED={seed} DZ_COUNT={count}");
-    let netns = Netns::new("differential")?;
-    let [a, b] = ["dz0", "dz1"].map(|name| veth::End {
-        netns: &netns,
-        name,
-        address: None,
-        mac: None,
-        queues: 1,
-    });
-    veth::pair(&a, &b)?;
+    let (seed, count) = setup::seed_and_count("differential", FRAMES)?;
+    let netns = setup::pair("differential")?;
     let device = |name, locals| -> anyhow::Result<Device> {
         Ok(Device {
             ifindex: netns.ifindex(name)?,
@@ -90,15 +79,6 @@ pub(crate) fn kernel_and_host_agree() -> anyhow::Result<()> {
         ensure!(missing.is_empty(), "nothing was counted as: {missing}");
     }
     Ok(())
-}
-
-pub(crate) fn number(name: &str) -> anyhow::Result<Option<u64>> {
-    let Ok(text) = std::env::var(name) else {
-        return Ok(None);
-    };
-    text.parse()
-        .map(Some)
-        .with_context(|| format!("{name}={text}"))
 }
 
 /// Shown when the host's build of the handler panics.

@@ -1,5 +1,6 @@
 //! What the maps hold at the start.
 
+use anyhow::Context;
 use dz_agent::memory::BpfMaps;
 use dz_agent::memory::programs::control::control;
 use dz_common::LIVENESS_PORT;
@@ -8,6 +9,8 @@ use dz_common::entry::Identity;
 use dz_common::map::{ABI_VERSION, Config, Deadline, LocalKey, NEVER_NS, SessionEntry, SessionKey};
 use dz_common::packet::Version;
 use dz_common::session::{Session, Timers};
+use dz_tests::netns::Netns;
+use dz_tests::veth;
 use dz_tests::wait::monotonic_ns;
 
 use dz_tests::kernel::SLOTS;
@@ -17,6 +20,37 @@ pub(crate) const PEERS: u8 = 110;
 pub(crate) const FIRSTS_PEERS: u8 = 60;
 /// Restart grace, most of the time.
 pub(crate) const USUAL_GRACE_NS: u64 = 30_000_000_000;
+
+/// Returns the seed and the count of a random comparison, from the environment or as usual, and prints them.
+pub(crate) fn seed_and_count(name: &str, usual: u64) -> anyhow::Result<(u64, u64)> {
+    let seed = number("DZ_SEED")?.unwrap_or_else(monotonic_ns);
+    let count = number("DZ_COUNT")?.unwrap_or(usual);
+    println!("{name}: DZ_SEED={seed} DZ_COUNT={count}");
+    Ok((seed, count))
+}
+
+fn number(name: &str) -> anyhow::Result<Option<u64>> {
+    let Ok(text) = std::env::var(name) else {
+        return Ok(None);
+    };
+    text.parse()
+        .map(Some)
+        .with_context(|| format!("{name}={text}"))
+}
+
+/// Makes a namespace with both ends of a veth pair in it, `dz0` and `dz1`.
+pub(crate) fn pair(name: &str) -> anyhow::Result<Netns> {
+    let netns = Netns::new(name)?;
+    let [a, b] = ["dz0", "dz1"].map(|name| veth::End {
+        netns: &netns,
+        name,
+        address: None,
+        mac: None,
+        queues: 1,
+    });
+    veth::pair(&a, &b)?;
+    Ok(netns)
+}
 
 /// An interface and its addresses.
 pub(crate) struct Device {

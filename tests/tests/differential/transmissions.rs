@@ -10,13 +10,11 @@ use dz_common::entry::Identity;
 use dz_common::map::{DUE_ETHERNET, DUE_FORCE, Due, SessionEntry, SessionKey};
 use dz_common::session::{NS_PER_US, Session, Timers};
 use dz_tests::kernel::{Kernel, SLOTS};
-use dz_tests::netns::Netns;
 use dz_tests::rng::Rng;
-use dz_tests::veth;
 use dz_tests::wait::monotonic_ns;
 
 use crate::model::{self, BLOCKS, moved};
-use crate::scenario::{CLOCK_SLACK_NS, number};
+use crate::scenario::CLOCK_SLACK_NS;
 use crate::setup;
 use crate::states::scramble;
 
@@ -38,18 +36,8 @@ const ENDS: [Counter; 5] = [
 ];
 
 pub(crate) fn transmissions_agree() -> anyhow::Result<()> {
-    let seed = number("DZ_SEED")?.unwrap_or_else(monotonic_ns);
-    let count = number("DZ_COUNT")?.unwrap_or(TURNS);
-    println!("transmissions: DZ_SEED={seed} DZ_COUNT={count}");
-    let netns = Netns::new("transmissions")?;
-    let [a, b] = ["dz0", "dz1"].map(|name| veth::End {
-        netns: &netns,
-        name,
-        address: None,
-        mac: None,
-        queues: 1,
-    });
-    veth::pair(&a, &b)?;
+    let (seed, count) = setup::seed_and_count("transmissions", TURNS)?;
+    let netns = setup::pair("transmissions")?;
     let ifindex = netns.ifindex("dz0")?;
     let mut kernel = Kernel::without_timer("transmissions", 2)?;
     let config = setup::config();
