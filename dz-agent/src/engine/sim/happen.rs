@@ -98,7 +98,12 @@ impl World {
                     maps.set_event_room(room);
                 }
             }
-            What::Deaf => node.machine.lose_notices(),
+            What::Deaf => {
+                if let Some(other) = self.rng.choice(&node.wants) {
+                    node.machine.delete_route(address_of(*other));
+                }
+                node.machine.lose_notices();
+            }
         }
     }
 

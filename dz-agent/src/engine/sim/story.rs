@@ -48,7 +48,7 @@ pub enum What {
     Foreign(usize, u64),
     /// Of a hundred calls so many fail, for so many ms.
     Refuse(u8, u64),
-    /// Notifications are lost.
+    /// Somebody deletes a route of ours, and the notification of it is lost, with all others that wait.
     Deaf,
     /// From now on the ring has room for so many events.
     Cramped(usize),

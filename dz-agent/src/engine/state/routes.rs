@@ -377,6 +377,8 @@ mod tests {
             (false, Some(Change::Withdraw), true),
             // A passive session: its route was there, and stays.
             (false, Some(Change::Install), false),
+            // Up again before the kernel had withdrawn it: the addition is still to come.
+            (true, Some(Change::Withdraw), false),
             (false, None, false),
             (true, None, false),
         ] {

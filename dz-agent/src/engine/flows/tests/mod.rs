@@ -1,0 +1,309 @@
+//! The engine's flows over a kernel in memory: a machine, a process on it, and what is seen of both.
+
+mod changes;
+mod refused;
+mod transaction;
+
+use std::cell::RefCell;
+use std::net::Ipv4Addr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use clap::{Args, FromArgMatches};
+use dz_common::map::{Deadline, SessionEntry, SessionKey};
+use dz_common::packet::State;
+use futures_util::FutureExt;
+use nix::errno::Errno;
+use tokio::sync::{oneshot, watch};
+
+use crate::command::{Command, Named, Refusal, Selector};
+use crate::engine::hands::kernel::settings;
+use crate::engine::hands::memory::{MemoryHands, Requests};
+use crate::engine::parts::{Engine, Prepared};
+use crate::engine::show::shared::Shared;
+use crate::engine::state::followed::Followed;
+use crate::engine::state::keys::peer_key;
+use crate::engine::state::wants::{Configured, Wants};
+use crate::engine::turn::Turn;
+use crate::host::identity::Identity;
+use crate::memory::net::{Net, Shape};
+use crate::memory::{Call, Device, Handle, Kernel};
+use crate::metrics::Recorded;
+use crate::net::links::{Address, Tunnel};
+use crate::net::routes::DEFAULT_PROTOCOL;
+use crate::settings::{PeerSpec, RunOptions};
+use crate::view::MetricsView;
+
+const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const NAME: &str = "doublezero0";
+const SECOND: u64 = 1_000_000_000;
+
+type Reply<T> = oneshot::Receiver<Result<Vec<T>, Refusal>>;
+
+/// A machine with the tunnel and its address.
+struct Machine {
+    kernel: Rc<RefCell<Kernel>>,
+    net: Rc<RefCell<Net>>,
+    ifindex: u32,
+}
+
+/// A process on it, at rest.
+struct Process {
+    engine: Engine<MemoryHands>,
+    handle: Handle,
+    requests: Requests,
+}
+
+fn options() -> RunOptions {
+    let command = RunOptions::augment_args(clap::Command::new("test").no_binary_name(true));
+    let matches = command.get_matches_from(["--max-sessions", "8"]);
+    RunOptions::from_arg_matches(&matches).unwrap()
+}
+
+/// An address as `ip address add` makes it.
+fn address(local: Ipv4Addr, prefix_len: u8) -> Address {
+    Address {
+        local,
+        prefix_len,
+        peer: None,
+        scope: 0,
+        secondary: false,
+    }
+}
+
+impl Machine {
+    /// One with a tunnel, which has an allocated address.
+    fn new() -> Self {
+        let tunnel = Tunnel {
+            local: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            remote: Some(Ipv4Addr::new(192, 0, 2, 2)),
+        };
+        Self::with(Shape::gre(tunnel), address(LOCAL, 32))
+    }
+
+    /// One whose served interface has Ethernet frames, and its peers beside it.
+    fn ethernet() -> Self {
+        Self::with(Shape::nic(MAC), address(LOCAL, 24))
+    }
+
+    fn with(shape: Shape, address: Address) -> Self {
+        let mut net = Net::new(true);
+        let (link, mac) = (shape.link.clone().unwrap(), shape.mac.unwrap_or_default());
+        let ifindex = net.create_link(NAME, shape).unwrap();
+        net.set_up(ifindex, true).unwrap();
+        net.add_address(ifindex, address).unwrap();
+        let kernel = Kernel::shared();
+        let up = true;
+        let device = Device { link, mac, up };
+        kernel.borrow_mut().set_device(ifindex, Some(device));
+        let machine = Self {
+            kernel,
+            net: Rc::new(RefCell::new(net)),
+            ifindex,
+        };
+        machine.pass(SECOND);
+        machine
+    }
+
+    /// Lets time pass.
+    fn pass(&self, ns: u64) {
+        let mut kernel = self.kernel.borrow_mut();
+        let now_ns = kernel.now_ns() + ns;
+        kernel.set_now_ns(now_ns);
+        kernel.run_timers();
+    }
+
+    fn start(&self) -> Process {
+        let options = options();
+        let handle = Handle::new(&self.kernel);
+        handle.load(&settings(&options)).unwrap();
+        self.net.borrow_mut().subscribe(false, 64);
+        let names = options.interfaces.clone();
+        let hands = MemoryHands::new(
+            handle.clone(),
+            Rc::clone(&self.net),
+            DEFAULT_PROTOCOL,
+            names,
+        );
+        let requests = hands.requests().clone();
+        let (_, metrics) = watch::channel(MetricsView::Off);
+        let shared = Arc::new(Shared::new(Recorded::default(), metrics));
+        let followed = Followed::new(options.conditions().unwrap());
+        let prepared = Prepared {
+            wants: Wants::new(Configured::default(), options.policy(), followed),
+            identity: Identity::known([7; 16]),
+        };
+        let mut engine = Engine::new(hands, options, prepared, shared).unwrap();
+        finish(&handle, &requests, engine.start()).unwrap();
+        let mut process = Process {
+            engine,
+            handle,
+            requests,
+        };
+        process.settle();
+        process
+    }
+
+    fn key(&self) -> SessionKey {
+        SessionKey {
+            ifindex: self.ifindex,
+            local: LOCAL.octets(),
+            peer: PEER.octets(),
+        }
+    }
+
+    fn session(&self) -> Option<SessionEntry> {
+        let kernel = self.kernel.borrow();
+        kernel.maps().unwrap().session(&self.key())
+    }
+
+    fn has_peer(&self) -> bool {
+        let kernel = self.kernel.borrow();
+        kernel.maps().unwrap().peer(&peer_key(NAME, PEER)).is_some()
+    }
+
+    fn has_route(&self) -> bool {
+        !self.net.borrow().routes(DEFAULT_PROTOCOL).is_empty()
+    }
+
+    fn frames(&self) -> Vec<(u32, Vec<u8>)> {
+        self.kernel.borrow_mut().take_frames()
+    }
+
+    /// Has the kernel refuse the first so many calls of a kind.
+    fn refuse(&self, mut times: u32, kind: fn(&Call) -> bool) {
+        let refuse = move |call: &Call| {
+            let is_refused = times > 0 && kind(call);
+            times -= u32::from(is_refused);
+            is_refused.then_some(Errno::ENOMEM)
+        };
+        self.kernel.borrow_mut().set_refuse(Some(Box::new(refuse)));
+    }
+
+    /// The peer answers: the session is Up, until it has been silent for so long.
+    fn come_up(&self, silent_ns: u64) {
+        let mut entry = self.session().unwrap();
+        let mut kernel = self.kernel.borrow_mut();
+        let now_ns = kernel.now_ns();
+        entry.session.state = State::Up;
+        entry.session.ups = 1;
+        entry.session.since_ns = now_ns;
+        entry.session.last_rx_ns = now_ns;
+        entry.session.detect_deadline_ns = now_ns + silent_ns;
+        let maps = kernel.maps_mut().unwrap();
+        maps.put_session(&entry.key, &entry).unwrap();
+        let deadline = Deadline {
+            deadline_ns: entry.scan_deadline_ns(),
+            ..*maps.deadline(entry.slot).unwrap()
+        };
+        maps.set_deadline(entry.slot, deadline);
+    }
+}
+
+/// Polls something to its end; what it asks of the kernel is carried out, and what it waits for passes.
+fn finish<T>(handle: &Handle, requests: &Requests, work: impl Future<Output = T>) -> T {
+    let mut work = Box::pin(work);
+    let mut context = Context::from_waker(Waker::noop());
+    for _ in 0..1_000 {
+        if let std::task::Poll::Ready(done) = work.poll_unpin(&mut context) {
+            return done;
+        }
+        if !requests.carry_out() {
+            let mut kernel = handle.kernel().borrow_mut();
+            if let Some(wake_ns) = kernel.next_wake_ns() {
+                kernel.set_now_ns(wake_ns);
+            }
+        }
+    }
+    panic!("it never ends");
+}
+
+impl Process {
+    fn take(&mut self, turn: Turn) {
+        finish(&self.handle, &self.requests, self.engine.take_turn(turn));
+    }
+
+    /// Takes every turn that there is by now, and carries out every request.
+    fn settle(&mut self) {
+        finish(&self.handle, &self.requests, self.engine.reported());
+        self.settle_unreported();
+        finish(&self.handle, &self.requests, self.engine.reported());
+        self.settle_unreported();
+    }
+
+    /// The same, but for what kernel programs have reported.
+    fn settle_unreported(&mut self) {
+        for _ in 0..100 {
+            if let Some(turn) = self.engine.answered().now_or_never() {
+                self.take(turn);
+            } else if !self.requests.carry_out() {
+                return;
+            }
+        }
+        panic!("it never comes to rest");
+    }
+
+    /// Reads every notification, and does what is due because of them.
+    fn hear(&mut self, machine: &Machine) {
+        loop {
+            let family = machine.net.borrow().waiting().next();
+            let Some(family) = family else { break };
+            let event = machine.net.borrow_mut().next_event(family);
+            self.take(Turn::Changed(event.unwrap()));
+        }
+    }
+
+    /// Lets time pass until nothing is due any more.
+    fn let_pass(&mut self, machine: &Machine) {
+        for _ in 0..20 {
+            machine.pass(SECOND / 10);
+            self.take(Turn::Due);
+            self.settle();
+        }
+    }
+
+    fn connect(&mut self) -> Reply<crate::command::Connected> {
+        self.connect_as(PeerSpec::new(PEER, LOCAL))
+    }
+
+    fn connect_as(&mut self, peer: PeerSpec) -> Reply<crate::command::Connected> {
+        let (reply, answer) = oneshot::channel();
+        let peers = vec![peer];
+        self.take(Turn::Command(Command::Connect { peers, reply }));
+        answer
+    }
+
+    fn disconnect(&mut self) -> Reply<crate::command::Disconnected> {
+        let (reply, answer) = oneshot::channel();
+        let interface = None;
+        let peer = PEER;
+        let selector = Selector::Peers(vec![Named { interface, peer }]);
+        self.take(Turn::Command(Command::Disconnect { selector, reply }));
+        answer
+    }
+
+    /// A full check, as every ten seconds.
+    fn check(&mut self) {
+        self.engine.begin_check();
+        self.settle();
+    }
+}
+
+/// A machine whose session with the peer is Up for ten minutes, and its agent.
+fn connected() -> (Machine, Process) {
+    connected_for(600 * SECOND)
+}
+
+/// The same, but that the peer is silent from now on, and that so long is too long.
+fn connected_for(silent_ns: u64) -> (Machine, Process) {
+    let machine = Machine::new();
+    let mut process = machine.start();
+    process.connect().try_recv().unwrap().unwrap();
+    machine.come_up(silent_ns);
+    process.check();
+    assert!(machine.has_route());
+    (machine, process)
+}
