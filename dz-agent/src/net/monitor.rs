@@ -60,7 +60,7 @@ pub enum Event {
         gone: bool,
     },
     /// An IPv4 address came, changed or went. The kernel flushes the routes that have it as their source
-    /// when it goes, before Linux 6.7 without a notification.
+    /// when it goes, before Linux 6.7 (and without a backport of its change) without a notification.
     Address {
         /// Index of its interface.
         ifindex: u32,

@@ -7,9 +7,9 @@
 //! The order of operations on one destination is the caller's business; operations on different
 //! destinations may be in flight together.
 //!
-//! IPv4 routes also vanish without a notification: when their interface goes down, or before Linux 6.7
-//! their source address is removed, the kernel flushes them and notifies nobody. Read the table again
-//! after such an event.
+//! IPv4 routes also vanish without a notification: when their interface goes down, or, in kernels before
+//! Linux 6.7 without a backport of its change, when their source address is removed, the kernel flushes
+//! them and notifies nobody. Read the table again after such an event.
 
 use std::net::Ipv4Addr;
 

@@ -7,9 +7,9 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result, bail};
 use dz_agent::memory::net::{Entry, Kind, Mode, Net, Shape, Which};
 use dz_agent::net::Netlink;
-use dz_agent::net::links::{self, Tunnel};
+use dz_agent::net::links::{self, Address, Tunnel};
 use dz_agent::net::monitor::{Event, Monitor};
-use dz_agent::net::routes::Routes;
+use dz_agent::net::routes::{Route, Routes};
 use dz_tests::harness::Requirement;
 use dz_tests::netns::Netns;
 use dz_tests::rtnl::Table;
@@ -21,10 +21,18 @@ use crate::requests::{self, Request};
 /// The table in which a route comes and goes to mark the end of an operation's notifications.
 const MARKS: u32 = 77;
 const MARK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
-/// Since then the kernel tells of routes that go with their source.
-const TELLS_OF_SOURCES: Requirement = Requirement::Kernel(6, 7);
 /// So long the kernel waits for a neighbour before it asks again, ms: longer than a test.
 const PATIENCE_MS: &str = "1000000";
+
+fn host(local: Ipv4Addr) -> Address {
+    Address {
+        local,
+        prefix_len: 32,
+        peer: None,
+        scope: 0,
+        secondary: false,
+    }
+}
 
 /// A namespace with all that is open in it.
 pub(crate) struct Kernel<'a> {
@@ -61,18 +69,40 @@ impl<'a> Kernel<'a> {
             made: 0,
             said: BTreeMap::new(),
         };
-        let mut net = Net::new(TELLS_OF_SOURCES.missing().is_none());
+        kernel.monitor.tell_of_hosts();
         // The kernel may have made links of its own (`gre0`), which have taken indices.
         let (first, shape) = kernel.create("t0").await?;
+        let mut net = Net::new(kernel.tells_of_sources(first).await?);
         while net.create_link("t0", shape.clone())? != first {
             net.delete_link(net.ifindex("t0").context("just made")?)?;
         }
         kernel.request(&requests::delete_link(first))??;
         net.delete_link(first)?;
-        kernel.monitor.tell_of_hosts();
         kernel.events().await?;
         net.subscribe(true, 1_000);
         Ok((kernel, net))
+    }
+
+    /// Tries whether the kernel tells of a route that it flushes because its source address goes: it does since
+    /// Linux 6.7, and in stable versions before that have the change, too.
+    async fn tells_of_sources(&mut self, ifindex: u32) -> Result<bool> {
+        let [source, other, dst] = [1, 2, 9].map(|last| Ipv4Addr::new(10, 9, 9, last));
+        self.request(&requests::set_up(ifindex, true))??;
+        for local in [source, other] {
+            self.request(&requests::address(ifindex, &host(local), true))??;
+        }
+        let route = Route {
+            dst,
+            ifindex,
+            src: Some(source),
+            via: None,
+        };
+        self.routes.add(&route).await?;
+        self.events().await?;
+        self.request(&requests::address(ifindex, &host(source), false))??;
+        let events = self.events().await?;
+        let tells = |event: &Event| matches!(event, Event::Route { dst: gone, .. } if *gone == dst);
+        Ok(events.iter().any(tells))
     }
 
     /// Makes a link, and describes it for the kernel in memory.

@@ -47,13 +47,14 @@ pub struct Net {
     pub(super) fib: Fib,
     pub(super) neighbours: Neighbours,
     pub(super) notices: Notices,
-    /// Whether the kernel tells of routes that went with their source: since Linux 6.7.
+    /// Whether the kernel tells of routes that went with their source: since Linux 6.7, and in some stable versions
+    /// before that.
     pub(super) tells_of_sources: bool,
 }
 
 impl Net {
     /// A namespace as it is made, with its loopback interface up. `tells_of_sources`: as kernels since Linux
-    /// 6.7 it tells of routes that it flushes because this host has lost their source; earlier ones flush
+    /// 6.7, and Debian's 6.1, it tells of routes that it flushes because this host has lost their source; earlier ones flush
     /// them silently.
     pub fn new(tells_of_sources: bool) -> Self {
         let mut net = Self {
