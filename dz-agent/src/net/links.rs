@@ -92,6 +92,18 @@ pub struct Address {
 }
 
 impl Address {
+    /// A primary address of global scope, without another end.
+    #[cfg(any(test, feature = "sim"))]
+    pub const fn plain(local: Ipv4Addr, prefix_len: u8) -> Self {
+        Self {
+            local,
+            prefix_len,
+            peer: None,
+            scope: 0,
+            secondary: false,
+        }
+    }
+
     /// Returns the subnet that its interface reaches without a gateway, if the subnet has room for more
     /// than the two ends of a link (RFC 3021).
     pub fn subnet(&self) -> Option<Ipv4Net> {

@@ -24,16 +24,6 @@ const MARK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
 /// So long the kernel waits for a neighbour before it asks again, ms: longer than a test.
 const PATIENCE_MS: &str = "1000000";
 
-fn host(local: Ipv4Addr) -> Address {
-    Address {
-        local,
-        prefix_len: 32,
-        peer: None,
-        scope: 0,
-        secondary: false,
-    }
-}
-
 /// A namespace with all that is open in it.
 pub(crate) struct Kernel<'a> {
     here: &'a Netns,
@@ -89,7 +79,11 @@ impl<'a> Kernel<'a> {
         let [source, other, dst] = [1, 2, 9].map(|last| Ipv4Addr::new(10, 9, 9, last));
         self.request(&requests::set_up(ifindex, true))??;
         for local in [source, other] {
-            self.request(&requests::address(ifindex, &host(local), true))??;
+            self.request(&requests::address(
+                ifindex,
+                &Address::plain(local, 32),
+                true,
+            ))??;
         }
         let route = Route {
             dst,
@@ -99,7 +93,11 @@ impl<'a> Kernel<'a> {
         };
         self.routes.add(&route).await?;
         self.events().await?;
-        self.request(&requests::address(ifindex, &host(source), false))??;
+        self.request(&requests::address(
+            ifindex,
+            &Address::plain(source, 32),
+            false,
+        ))??;
         let events = self.events().await?;
         let tells = |event: &Event| matches!(event, Event::Route { dst: gone, .. } if *gone == dst);
         Ok(events.iter().any(tells))

@@ -231,13 +231,7 @@ mod tests {
     const LINK: u8 = 253;
 
     fn address(local: [u8; 4], prefix_len: u8) -> Address {
-        Address {
-            local: local.into(),
-            prefix_len,
-            peer: None,
-            scope: UNIVERSE,
-            secondary: false,
-        }
+        Address::plain(local.into(), prefix_len)
     }
 
     fn path(via: Option<[u8; 4]>) -> Path {

@@ -66,13 +66,7 @@ impl Machine {
             place: Place::Nowhere,
         };
         machine.change(|net| net.set_up(nic, true));
-        let outer = Address {
-            local: machine.outer(),
-            prefix_len: 24,
-            peer: None,
-            scope: 0,
-            secondary: false,
-        };
+        let outer = Address::plain(machine.outer(), 24);
         machine.change(|net| net.add_address(nic, outer));
         let mut machine = machine;
         machine.make_tunnel();
@@ -143,11 +137,8 @@ impl Machine {
         };
         self.change(|net| net.set_up(ifindex, true));
         let link_local = Address {
-            local: Ipv4Addr::from(0xa9fe_0000 + 2 * self.number as u32),
-            prefix_len: 31,
-            peer: None,
             scope: SCOPE_LINK,
-            secondary: false,
+            ..Address::plain(Ipv4Addr::from(0xa9fe_0000 + 2 * self.number as u32), 31)
         };
         self.change(|net| net.add_address(ifindex, link_local));
     }
@@ -184,13 +175,7 @@ impl Machine {
 
     /// Puts the DoubleZero address where it is to be, and takes it away from where it was.
     pub(super) fn put_address(&mut self, place: Place) {
-        let own = Address {
-            local: address_of(self.number),
-            prefix_len: 32,
-            peer: None,
-            scope: 0,
-            secondary: false,
-        };
+        let own = Address::plain(address_of(self.number), 32);
         let index = |place| match place {
             Place::Tunnel => self.tunnel(),
             Place::Nic => Some(self.nic),

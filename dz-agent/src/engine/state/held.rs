@@ -185,11 +185,8 @@ mod tests {
     fn an_address_moves_between_interfaces() {
         let public = Ipv4Addr::new(192, 0, 2, 1);
         let address = |scope| Address {
-            local: public,
-            prefix_len: 24,
-            peer: None,
             scope,
-            secondary: false,
+            ..Address::plain(public, 24)
         };
         let holders = |held: &Held| held.holders(public).collect::<Vec<_>>();
         let mut held = Held::default();
@@ -229,13 +226,7 @@ mod tests {
         assert!(held.is_used_within(Ipv4Addr::new(192, 0, 2, 0), 24));
         assert!(held.is_used_within(Ipv4Addr::UNSPECIFIED, 0));
         assert!(!held.is_used_within(Ipv4Addr::new(192, 0, 2, 0), 32));
-        let address = |local| Address {
-            local,
-            prefix_len: 24,
-            peer: None,
-            scope: 0,
-            secondary: false,
-        };
+        let address = |local| Address::plain(local, 24);
         held.read(&[
             (2, address(public)),
             (2, address(other)),
@@ -263,13 +254,7 @@ mod tests {
 
     #[test]
     fn broadcast_addresses_are_counted() {
-        let address = |last, prefix_len| Address {
-            local: Ipv4Addr::new(192, 0, 2, last),
-            prefix_len,
-            peer: None,
-            scope: 0,
-            secondary: false,
-        };
+        let address = |last, prefix_len| Address::plain(Ipv4Addr::new(192, 0, 2, last), prefix_len);
         let all = Ipv4Addr::new(192, 0, 2, 255);
         let mut held = Held::default();
         held.read(&[(2, address(1, 24)), (3, address(130, 25))]);

@@ -296,13 +296,7 @@ mod tests {
     }
 
     fn address(local: Ipv4Addr) -> Address {
-        Address {
-            local,
-            prefix_len: 31,
-            peer: None,
-            scope: 0,
-            secondary: false,
-        }
+        Address::plain(local, 31)
     }
 
     fn served() -> Interface {

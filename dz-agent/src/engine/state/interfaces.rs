@@ -182,16 +182,6 @@ mod tests {
     const PUBLIC: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
     const PEER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 
-    fn address(local: Ipv4Addr, prefix_len: u8) -> Address {
-        Address {
-            local,
-            prefix_len,
-            peer: None,
-            scope: 0,
-            secondary: false,
-        }
-    }
-
     /// `dz0`, index 7, is served with a /31; `dz1` is waited for; the NIC, index 2, is public.
     fn interfaces() -> Interfaces {
         let list = vec![Interface::new("dz0"), Interface::new("dz1")];
@@ -209,11 +199,11 @@ mod tests {
             tunnel: Tunnel::default(),
             vrf: None,
         };
-        let ours = address(OURS, 31);
+        let ours = Address::plain(OURS, 31);
         let interface = interfaces.at_mut(0);
         interface.serve(&found, Link::Layer3);
         interface.become_as(&found, vec![ours]);
-        let all = [(7, ours), (2, address(PUBLIC, 24))];
+        let all = [(7, ours), (2, Address::plain(PUBLIC, 24))];
         interfaces.held_mut().read(&all);
         interfaces
     }
@@ -248,7 +238,9 @@ mod tests {
             "not borrowed"
         );
         interfaces.held_mut().use_address(OURS);
-        interfaces.held_mut().apply(7, &address(OURS, 31), true);
+        interfaces
+            .held_mut()
+            .apply(7, &Address::plain(OURS, 31), true);
         assert!(
             !interfaces.may_use(interfaces.at(0), OURS),
             "until the next look"

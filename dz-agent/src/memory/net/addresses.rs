@@ -147,11 +147,8 @@ mod tests {
 
     fn address(local: [u8; 4], prefix_len: u8, scope: u8) -> Address {
         Address {
-            local: local.into(),
-            prefix_len,
-            peer: None,
             scope,
-            secondary: false,
+            ..Address::plain(local.into(), prefix_len)
         }
     }
 

@@ -373,13 +373,7 @@ mod tests {
             net.set_up(ifindex, true).expect("up");
             ifindex
         });
-        let address = Address {
-            local: SRC,
-            prefix_len: 32,
-            peer: None,
-            scope: 0,
-            secondary: false,
-        };
+        let address = Address::plain(SRC, 32);
         net.add_address(links[0], address).expect("added");
         let route = Route {
             dst: Ipv4Addr::new(198, 51, 100, 7),

@@ -66,11 +66,8 @@ impl Net {
             tells_of_sources,
         };
         let loopback = Address {
-            local: Ipv4Addr::LOCALHOST,
-            prefix_len: 8,
-            peer: None,
             scope: SCOPE_HOST,
-            secondary: false,
+            ..Address::plain(Ipv4Addr::LOCALHOST, 8)
         };
         net.addresses.add(LOOPBACK, loopback).ok();
         for (prefix_len, kind) in [(8, Kind::Local), (32, Kind::Local), (32, Kind::Broadcast)] {

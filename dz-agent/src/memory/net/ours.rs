@@ -135,13 +135,7 @@ mod tests {
         let tunnel = Shape::gre(Tunnel::default());
         let ifindex = net.create_link("gre1", tunnel).expect("created");
         net.set_up(ifindex, true).expect("up");
-        let address = Address {
-            local: SRC,
-            prefix_len: 31,
-            peer: None,
-            scope: 0,
-            secondary: false,
-        };
+        let address = Address::plain(SRC, 31);
         net.add_address(ifindex, address).expect("added");
         let route = Route {
             dst: DST,

@@ -186,13 +186,7 @@ mod tests {
             net.set_up(ifindex, true).expect("up");
             ifindex
         });
-        let address = Address {
-            local: SRC,
-            prefix_len: 24,
-            peer: None,
-            scope: 0,
-            secondary: false,
-        };
+        let address = Address::plain(SRC, 24);
         net.add_address(links[0], address).expect("added");
         (net, links)
     }

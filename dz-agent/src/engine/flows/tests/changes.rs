@@ -6,12 +6,13 @@ use dz_common::map::{Origin, Peer};
 use dz_common::packet::State;
 use dz_common::session::Timers;
 
-use super::{LOCAL, MAC, Machine, NAME, PEER, SECOND, address, connected, connected_for, finish};
+use super::{LOCAL, MAC, Machine, NAME, PEER, SECOND, connected, connected_for, finish};
 use crate::engine::state::keys::peer_key;
 use crate::engine::state::wants::Configured;
 use crate::engine::turn::Turn;
 use crate::memory::Call;
 use crate::memory::net::{Author, MAIN, Shape, Which};
+use crate::net::links::Address;
 use crate::settings::{PeerSpec, Policy};
 
 const THEIRS: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -20,7 +21,7 @@ impl Machine {
     /// Deletes an address of the served interface.
     pub(super) fn take_address(&self, local: Ipv4Addr, prefix_len: u8) {
         let mut net = self.net.borrow_mut();
-        let address = address(local, prefix_len);
+        let address = Address::plain(local, prefix_len);
         net.delete_address(self.ifindex, &address).unwrap();
     }
 
@@ -70,7 +71,7 @@ fn a_borrowed_address_is_given_back() {
     machine
         .net
         .borrow_mut()
-        .add_address(nic, address(public, 24))
+        .add_address(nic, Address::plain(public, 24))
         .unwrap();
     let mut process = machine.start();
     process
@@ -82,7 +83,7 @@ fn a_borrowed_address_is_given_back() {
     machine
         .net
         .borrow_mut()
-        .delete_address(nic, &address(public, 24))
+        .delete_address(nic, &Address::plain(public, 24))
         .unwrap();
     process.hear(&machine);
     process.let_pass(&machine);
@@ -199,7 +200,7 @@ fn a_route_does_not_follow_a_session_from_another_address_than_the_peer_is_to_ha
     machine
         .net
         .borrow_mut()
-        .add_address(machine.ifindex, address(other, 32))
+        .add_address(machine.ifindex, Address::plain(other, 32))
         .unwrap();
     {
         let mut kernel = machine.kernel.borrow_mut();

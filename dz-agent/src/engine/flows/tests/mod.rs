@@ -63,17 +63,6 @@ fn options() -> RunOptions {
     RunOptions::from_arg_matches(&matches).unwrap()
 }
 
-/// An address as `ip address add` makes it.
-fn address(local: Ipv4Addr, prefix_len: u8) -> Address {
-    Address {
-        local,
-        prefix_len,
-        peer: None,
-        scope: 0,
-        secondary: false,
-    }
-}
-
 impl Machine {
     /// One with a tunnel, which has an allocated address.
     fn new() -> Self {
@@ -81,12 +70,12 @@ impl Machine {
             local: Some(Ipv4Addr::new(192, 0, 2, 1)),
             remote: Some(Ipv4Addr::new(192, 0, 2, 2)),
         };
-        Self::with(Shape::gre(tunnel), address(LOCAL, 32))
+        Self::with(Shape::gre(tunnel), Address::plain(LOCAL, 32))
     }
 
     /// One whose served interface has Ethernet frames, and its peers beside it.
     fn ethernet() -> Self {
-        Self::with(Shape::nic(MAC), address(LOCAL, 24))
+        Self::with(Shape::nic(MAC), Address::plain(LOCAL, 24))
     }
 
     fn with(shape: Shape, address: Address) -> Self {
