@@ -9,6 +9,7 @@ use dz_common::map::{Origin, SessionEntry, SessionKey};
 use dz_common::packet::{State, Version};
 use dz_common::session::{DownReason, Mode, Session, Timers};
 
+use crate::settings::MetricsListen;
 use crate::view::{
     AgentView, BlockView, Detour, FollowChanges, Inspect, InterfaceView, MetricsView, Parked,
     ParkedView, PassedOver, PortGuardView, RouteState, RouteTotals, SessionView, Snapshot,
@@ -185,7 +186,7 @@ pub(crate) fn snapshot() -> Snapshot {
             check_error: None,
             warnings: Vec::new(),
             started_at: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
-            metrics: MetricsView::At(([127, 0, 0, 1], 44881).into()),
+            metrics: MetricsView::At(MetricsListen::At(([127, 0, 0, 1], 44881).into())),
             pid: 42,
             port: 44880,
             max_sessions: 16_384,

@@ -1,11 +1,13 @@
 //! A snapshot of the kernel's and the agent's state at one moment, which API and metrics show.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use dz_common::counters::Counters;
 use dz_common::map::{Origin, SessionEntry};
+
+use crate::settings::MetricsListen;
 
 pub use crate::reason::{Parked, PassedOver, Untouched};
 
@@ -75,13 +77,13 @@ pub enum PortGuardView {
     Missing(String),
 }
 
-/// Whether metrics are served over TCP, and at which address.
+/// Whether metrics are served beside the API, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MetricsView {
     /// They are not (`--metrics-listen off`).
     Off,
-    /// They are served at this address.
-    At(SocketAddr),
+    /// They are served at this address or socket.
+    At(MetricsListen),
     /// They are not at present, and that is tried again; why, for people.
     Missing(String),
 }

@@ -8,11 +8,13 @@
 //! | `GET /v1/sessions`, `/v1/counters`, `/v1/status` | shows, read from the kernel |
 //! | `GET /metrics` | Prometheus text format 0.0.4, or OpenMetrics where asked for |
 //!
+//! `--metrics-listen` offers `/metrics` alone, to anybody.
+//!
 //! A refusal is `{"error": {"kind": ..., "faults": [...]}}` with a status code to match.
 
 mod client;
+mod connections;
 mod inert;
-mod listen;
 mod metrics_listener;
 mod server;
 mod shown;
@@ -20,10 +22,11 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod types;
+mod unix_socket;
 
 pub use client::Client;
+pub use connections::{Clients, serve};
 pub use inert::InertJson;
-pub use listen::{ApiListener, serve};
 pub use metrics_listener::MetricsListener;
 pub use server::{api_router, metrics_router};
 pub use shown::{
@@ -35,3 +38,4 @@ pub use types::{
     ConnectedJson, ConnectedPeer, DisconnectRequest, DisconnectedJson, DisconnectedPeer, ErrorJson,
     RefusalJson,
 };
+pub use unix_socket::{API, UnixSocket};

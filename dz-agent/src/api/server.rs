@@ -56,15 +56,15 @@ pub fn api_router<I: Inspect>(
         .route("/v1/counters", get(show::<I, CountersJson>))
         .route("/v1/status", get(show::<I, StatusJson>))
         .with_state(Api { inspect, commands })
-        .merge(metrics_router(exporter))
+        .route("/metrics", get(metrics::<I>).with_state(exporter))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
 }
 
-/// Makes the router of the TCP socket: `/metrics` only.
+/// Makes the router for anybody: `/metrics` only, and for all who ask within a second the same.
 pub fn metrics_router<I: Inspect>(exporter: Arc<Exporter<I>>) -> Router {
     Router::new()
-        .route("/metrics", get(metrics::<I>))
+        .route("/metrics", get(recent_metrics::<I>))
         .with_state(exporter)
 }
 
@@ -110,18 +110,34 @@ async fn metrics<I: Inspect>(
     State(exporter): State<Arc<Exporter<I>>>,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
+    let format = wanted_format(&headers);
+    let text = exporter.scrape(format).await.map_err(unreadable)?;
+    Ok(in_format(format, text))
+}
+
+async fn recent_metrics<I: Inspect>(
+    State(exporter): State<Arc<Exporter<I>>>,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
+    let format = wanted_format(&headers);
+    let text = exporter.recent(format).await.map_err(unreadable)?;
+    Ok(in_format(format, text))
+}
+
+fn wanted_format(headers: &HeaderMap) -> Format {
     let accepts = headers
         .get_all(header::ACCEPT)
         .iter()
         .filter_map(|value| value.to_str().ok());
-    let accept = accepts.collect::<Vec<_>>().join(",");
-    let format = Format::negotiate(&accept);
-    let text = exporter.scrape(format).await.map_err(unreadable)?;
+    Format::negotiate(&accepts.collect::<Vec<_>>().join(","))
+}
+
+fn in_format(format: Format, text: Bytes) -> Response {
     let headers = [
         (header::CONTENT_TYPE, format.content_type()),
         (header::VARY, "Accept"),
     ];
-    Ok((headers, text).into_response())
+    (headers, text).into_response()
 }
 
 async fn no_such_path(uri: Uri) -> Refused {

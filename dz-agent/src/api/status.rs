@@ -1,7 +1,7 @@
 //! `GET /v1/status`, as JSON. Names are stable; units are in the names.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::time::SystemTime;
 
 use dz_common::packet::State;
@@ -35,10 +35,10 @@ pub struct StatusJson {
     /// The error of the agent's last full check, if it could not read everything; it tries again.
     #[serde(default)]
     pub check_error: Option<String>,
-    /// The address at which metrics are served over TCP, if they are at present.
+    /// Where metrics are served beside the API, if they are at present: `127.0.0.1:44881`, or `unix:` and a path.
     #[serde(default)]
-    pub metrics: Option<SocketAddr>,
-    /// Why metrics are not served over TCP although they are wanted; that is tried again.
+    pub metrics: Option<String>,
+    /// Why metrics are not served there although they are wanted; that is tried again.
     #[serde(default)]
     pub metrics_error: Option<String>,
     /// Settings of this host that will make something go wrong, one sentence each.
@@ -134,7 +134,7 @@ impl From<&Snapshot> for StatusJson {
             .unwrap_or_default();
         let (metrics, metrics_error) = match &agent.metrics {
             MetricsView::Off => (None, None),
-            MetricsView::At(address) => (Some(*address), None),
+            MetricsView::At(listen) => (Some(listen.to_string()), None),
             MetricsView::Missing(why) => (None, Some(why.clone())),
         };
         Self {

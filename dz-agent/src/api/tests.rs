@@ -1,4 +1,4 @@
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::command::{Command, Connected, Disconnected, Refusal, RefusalKind, Sel
 use crate::error::ExitCode;
 use crate::fixture::{self, Fixed, LOCAL};
 use crate::metrics::{Exporter, Recorded};
-use crate::settings::{PeerRequest, PeerSpec};
+use crate::settings::{MetricsListen, PeerRequest, PeerSpec};
 
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 
@@ -29,7 +29,7 @@ struct Served {
 impl Served {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let listener = ApiListener::bind(&socket(dir.path())).unwrap();
+        let listener = UnixSocket::bind(&socket(dir.path()), API).unwrap();
         let (commands, engine) = mpsc::channel(8);
         let inspect = Arc::new(Fixed(fixture::snapshot()));
         let exporter = Arc::new(Exporter::new(inspect.clone(), Recorded::default(), false));
@@ -38,6 +38,7 @@ impl Served {
         tokio::spawn(serve(
             listener,
             api_router(inspect, commands, exporter),
+            Clients::Ours,
             async {
                 let _ = stopped.await;
             },
@@ -313,20 +314,17 @@ async fn metrics_in_the_format_asked_for() {
     assert!(body.contains("# TYPE doublezero_liveness_answered_total counter"));
 
     // All addresses, which IPv4 is served on, too.
-    let everywhere = [
-        (Ipv6Addr::UNSPECIFIED, 0).into(),
-        (Ipv4Addr::UNSPECIFIED, 0).into(),
-    ];
-    let listener = MetricsListener::bind(&everywhere).unwrap();
-    let port = listener.address().unwrap().port();
+    let listener = MetricsListener::bind(&MetricsListen::Everywhere(0)).unwrap();
+    let port = listener.place().unwrap().port();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let taken = MetricsListener::bind(&[address]).unwrap_err();
+    let taken = MetricsListener::bind(&MetricsListen::At(address)).unwrap_err();
     assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse, "{taken}");
     let inspect = Arc::new(Fixed(fixture::snapshot()));
     let exporter = Arc::new(Exporter::new(inspect, Recorded::default(), false));
     let server = tokio::spawn(serve(
         listener,
         metrics_router(exporter),
+        Clients::Anybodys,
         std::future::pending(),
     ));
     let head = "GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text\r\nX: ";
@@ -347,6 +345,66 @@ async fn metrics_in_the_format_asked_for() {
     server.abort();
 }
 
+/// Serves metrics to anybody on a Unix socket in a directory.
+async fn metrics_for_anybody(directory: &Path) -> PathBuf {
+    let path = directory.join("metrics.sock");
+    let wanted = MetricsListen::Unix(path.clone());
+    let listener = MetricsListener::bind(&wanted).unwrap();
+    assert_eq!(listener.place().unwrap(), wanted);
+    let inspect = Arc::new(Fixed(fixture::snapshot()));
+    let exporter = Arc::new(Exporter::new(inspect, Recorded::default(), false));
+    let routes = metrics_router(exporter);
+    let serving = serve(listener, routes, Clients::Anybodys, std::future::pending());
+    tokio::spawn(serving);
+    path
+}
+
+#[tokio::test]
+async fn metrics_can_have_a_socket_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = metrics_for_anybody(dir.path()).await;
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let stream = UnixStream::connect(&path).await.unwrap();
+    let (status, _, body) = exchange(stream, "GET /metrics", "").await;
+    assert!(status == 200 && body.contains("doublezero_liveness_"));
+    let second = MetricsListener::bind(&MetricsListen::Unix(path)).unwrap_err();
+    assert!(
+        second.to_string().contains("its own --metrics-listen"),
+        "{second}"
+    );
+}
+
+#[tokio::test]
+async fn those_who_say_nothing_keep_nobody_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = metrics_for_anybody(dir.path()).await;
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(UnixStream::connect(&path).await.unwrap());
+    }
+    let stream = UnixStream::connect(&path).await.unwrap();
+    let (status, ..) = exchange(stream, "GET /metrics", "").await;
+    assert_eq!(status, 200);
+    // The first of them has been closed.
+    assert_eq!(silent[0].read(&mut [0; 1]).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn who_has_said_everything_may_close_that_half() {
+    let served = Served::start();
+    let path = socket(served.dir.path());
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    stream
+        .write_all(b"GET /v1/status HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
+    stream.shutdown().await.unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+}
+
 #[tokio::test]
 async fn the_socket_is_the_owners_alone() {
     let served = Served::start();
@@ -360,8 +418,8 @@ async fn the_socket_is_the_owners_alone() {
 async fn a_living_agents_socket_is_refused_and_a_dead_ones_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let path = socket(dir.path());
-    let living = ApiListener::bind(&path).unwrap();
-    let refused = ApiListener::bind(&path).unwrap_err();
+    let living = UnixSocket::bind(&path, API).unwrap();
+    let refused = UnixSocket::bind(&path, API).unwrap_err();
     assert_eq!(refused.code, ExitCode::Busy, "{refused}");
     assert!(
         UnixStream::connect(&path).await.is_ok(),
@@ -372,12 +430,12 @@ async fn a_living_agents_socket_is_refused_and_a_dead_ones_replaced() {
 
     // A killed agent leaves its file.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let replaced = ApiListener::bind(&path).unwrap();
+    let replaced = UnixSocket::bind(&path, API).unwrap();
     assert!(UnixStream::connect(&path).await.is_ok());
     drop(replaced);
 
     std::fs::write(&path, "precious").unwrap();
-    let refused = ApiListener::bind(&path).unwrap_err();
+    let refused = UnixSocket::bind(&path, API).unwrap_err();
     assert_eq!(refused.code, ExitCode::Failure, "{refused}");
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
 }
@@ -411,7 +469,7 @@ async fn the_engines_word_reaches_the_client() {
 #[tokio::test]
 async fn an_engine_that_stops_is_said() {
     let dir = tempfile::tempdir().unwrap();
-    let listener = ApiListener::bind(&socket(dir.path())).unwrap();
+    let listener = UnixSocket::bind(&socket(dir.path()), API).unwrap();
     let (commands, engine) = mpsc::channel(1);
     let inspect = Arc::new(Fixed(fixture::snapshot()));
     let exporter = Arc::new(Exporter::new(inspect.clone(), Recorded::default(), false));
@@ -420,6 +478,7 @@ async fn an_engine_that_stops_is_said() {
     let server = tokio::spawn(serve(
         listener,
         api_router(inspect, commands, exporter),
+        Clients::Ours,
         async {
             let _ = stopped.await;
         },

@@ -45,7 +45,7 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
     let holdings = holdings.collect::<Result<Vec<_>, LockError>>()?;
     let _lock = PinDirLock::create(&options.pin_dir).map_err(Failure::from)?;
     let identity = Identity::load(&options.state_dir)?;
-    let front = Front::bind(socket, options.metrics_listen)?;
+    let front = Front::bind(socket, options.metrics_listen.clone())?;
     // After the thread of the API, which is to run as others do.
     let realtime = realtime::apply(options.realtime)?;
     let fresh = fs::read_dir(&options.pin_dir).is_ok_and(|mut files| files.next().is_none());

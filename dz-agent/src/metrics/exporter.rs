@@ -1,12 +1,15 @@
 //! Answers a scrape: takes a snapshot, and writes it in the format that was asked for.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
+use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use tokio::sync::Mutex;
 
 use super::families::Families;
+use super::recent::Recent;
 use super::recorded::Recorded;
 use super::text::{self, Format};
 use crate::view::Inspect;
@@ -19,7 +22,7 @@ pub struct Exporter<I> {
     per_peer: bool,
     // One at a time: `RxVersions::look` wants its snapshots in order, and a crowd of scrapers must
     // not multiply the reading of the maps.
-    scrape: Mutex<()>,
+    recent: Mutex<Recent>,
 }
 
 impl<I: Inspect> Exporter<I> {
@@ -29,7 +32,7 @@ impl<I: Inspect> Exporter<I> {
             inspect,
             recorded,
             per_peer,
-            scrape: Mutex::new(()),
+            recent: Mutex::new(Recent::default()),
         }
     }
 
@@ -37,8 +40,27 @@ impl<I: Inspect> Exporter<I> {
     ///
     /// # Errors
     /// The kernel refuses to tell.
-    pub async fn scrape(&self, format: Format) -> anyhow::Result<String> {
-        let _one_at_a_time = self.scrape.lock().await;
+    pub async fn scrape(&self, format: Format) -> anyhow::Result<Bytes> {
+        let _one_at_a_time = self.recent.lock().await;
+        Ok(self.write(format).await?.into())
+    }
+
+    /// Returns metrics that are at most a second old, or as old as slow readers make them ([`Recent`]): whoever asks, and however
+    /// often, they are written once.
+    ///
+    /// # Errors
+    /// The kernel refuses to tell.
+    pub async fn recent(&self, format: Format) -> anyhow::Result<Bytes> {
+        let mut recent = self.recent.lock().await;
+        if let Some(text) = recent.get(format, Instant::now()) {
+            return Ok(text);
+        }
+        let asked_at = Instant::now();
+        let text = self.write(format).await?;
+        Ok(recent.set(format, asked_at, text))
+    }
+
+    async fn write(&self, format: Format) -> anyhow::Result<String> {
         let removals_before = self.recorded.rx_versions.removals();
         let snapshot = self.inspect.snapshot().await?;
         let mut registry = Registry::default();

@@ -24,7 +24,8 @@ fn scrape(exporter: &Exporter<Fixed>, format: Format) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    runtime.block_on(exporter.scrape(format)).unwrap()
+    let text = runtime.block_on(exporter.scrape(format)).unwrap();
+    String::from_utf8(text.into()).unwrap()
 }
 
 /// The value of a series, which must be there exactly once.

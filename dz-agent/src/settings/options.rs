@@ -149,8 +149,9 @@ pub struct RunOptions {
     #[arg(long, env = "DZ_AGENT_ROUTE_PROTOCOL", value_name = "N", default_value = "144",
         value_parser = route_protocol)]
     pub route_protocol: u8,
-    /// Where /metrics is served over TCP: an address of this host, "localhost", or nothing before
-    /// the colon for all of them; or "off".
+    /// Where /metrics is served: an address of this host and a port, "localhost" and a port, or nothing before
+    /// the colon for all addresses, where every user of this host may read; "unix:" and the path of a socket, for the
+    /// agent's group; or "off".
     #[arg(
         long,
         env = "DZ_AGENT_METRICS_LISTEN",

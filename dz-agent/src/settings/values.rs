@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -89,7 +90,7 @@ impl FromStr for Tos {
 }
 
 /// The addresses at which `/metrics` is served over TCP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MetricsListen {
     /// At none; the Unix socket has it all the same.
     Off,
@@ -97,27 +98,29 @@ pub enum MetricsListen {
     Everywhere(u16),
     /// At this address.
     At(SocketAddr),
+    /// On a Unix socket of this absolute path, for users of the agent's group.
+    Unix(PathBuf),
 }
 
 impl MetricsListen {
     /// Returns the addresses to try, of which the first of a family that the host has is listened on; none
     /// for nowhere.
-    pub fn addresses(self) -> Vec<SocketAddr> {
+    pub fn addresses(&self) -> Vec<SocketAddr> {
         match self {
-            Self::Off => Vec::new(),
+            Self::Off | Self::Unix(_) => Vec::new(),
             Self::Everywhere(port) => vec![
-                (Ipv6Addr::UNSPECIFIED, port).into(),
-                (Ipv4Addr::UNSPECIFIED, port).into(),
+                (Ipv6Addr::UNSPECIFIED, *port).into(),
+                (Ipv4Addr::UNSPECIFIED, *port).into(),
             ],
-            Self::At(address) => vec![address],
+            Self::At(address) => vec![*address],
         }
     }
 
-    /// Returns the TCP port; 0 for nowhere.
-    pub const fn port(self) -> u16 {
+    /// Returns the TCP port; 0 for none.
+    pub const fn port(&self) -> u16 {
         match self {
-            Self::Off => 0,
-            Self::Everywhere(port) => port,
+            Self::Off | Self::Unix(_) => 0,
+            Self::Everywhere(port) => *port,
             Self::At(address) => address.port(),
         }
     }
@@ -129,6 +132,14 @@ impl FromStr for MetricsListen {
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "off" {
             return Ok(Self::Off);
+        }
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match path.starts_with('/') {
+                true => Ok(Self::Unix(path.into())),
+                false => Err(
+                    "write the socket's absolute path: unix:/run/dz-agent/metrics.sock".to_owned(),
+                ),
+            };
         }
         if let Ok(address) = text.parse() {
             return Ok(Self::At(address));
@@ -146,7 +157,8 @@ impl FromStr for MetricsListen {
 
 /// Advises on an address that cannot be listened at.
 fn instead(text: &str) -> String {
-    const FORMS: &str = "write 127.0.0.1:44881, localhost:44881, :44881 for all addresses, or off";
+    const FORMS: &str =
+        "write 127.0.0.1:44881, localhost:44881, :44881 for all addresses, unix:/a/path, or off";
     if let Ok(port) = text.parse::<u16>() {
         return format!("write localhost:{port}, or :{port} for all addresses");
     }
@@ -169,6 +181,7 @@ impl fmt::Display for MetricsListen {
             Self::Off => f.write_str("off"),
             Self::Everywhere(port) => write!(f, ":{port}"),
             Self::At(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }

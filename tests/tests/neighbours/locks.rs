@@ -11,15 +11,12 @@ use anyhow::{Context, Result, ensure};
 use dz_agent::host::lock;
 use dz_tests::agent::{Agent, Home};
 use dz_tests::bed::{Bed, INTERFACE, connect};
-use dz_tests::harness::{Requirement, Test};
+use dz_tests::harness::Test;
 use dz_tests::nobody::become_nobody;
 use dz_tests::veth::{self, End};
 
-const NEEDS: [Requirement; 3] = [
-    Requirement::Root,
-    Requirement::Tun,
-    Requirement::LinkKind("veth"),
-];
+use crate::NEEDS;
+
 /// Another interface, by which there may be a way around.
 const UNDER: &str = "under0";
 

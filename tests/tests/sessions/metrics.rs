@@ -21,7 +21,7 @@ const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Tries are ten seconds apart at most, on a machine that may be busy.
 const NEXT_TRIES: Duration = Duration::from_secs(60);
 /// What the log says once for each reason.
-const WITHOUT: &str = "metrics not served over TCP";
+const WITHOUT: &str = "metrics not served;";
 
 pub(super) fn tests() -> Vec<Test> {
     vec![
@@ -72,7 +72,7 @@ fn missing(agent: &mut Agent, words: &[&str]) -> Result<()> {
         ensure!(reason.contains(word), "no {word:?} in {reason}");
     }
     let shown = agent.cli(&["status"])?;
-    let line = format!("metrics: not served over TCP: {reason}");
+    let line = format!("metrics: not served: {reason}");
     ensure!(shown.contains(&line), "{shown}");
     eventually(PATIENCE, "a line in the log", || {
         let log = agent.process().log();

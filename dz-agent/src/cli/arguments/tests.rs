@@ -88,7 +88,14 @@ fn metrics_are_listened_for_where_exporters_do() {
     assert_eq!(addresses("localhost:44881"), ["127.0.0.1:44881"]);
     assert_eq!(addresses(":44881"), ["[::]:44881", "0.0.0.0:44881"]);
     assert!(addresses("off").is_empty());
-    for text in ["off", ":44881", "10.0.0.1:9100", "[::1]:9100"] {
+    assert!(addresses("unix:/run/m.sock").is_empty());
+    for text in [
+        "off",
+        ":44881",
+        "10.0.0.1:9100",
+        "[::1]:9100",
+        "unix:/run/m.sock",
+    ] {
         assert_eq!(listen(text).to_string(), text);
     }
 }
@@ -106,7 +113,8 @@ fn what_is_no_place_to_listen_at_is_told_what_to_write() {
         ("10.0.0.1:70000", "write 127.0.0.1:44881"),
         ("host.example:44881", "write 127.0.0.1:44881"),
         ("http://127.0.0.1:44881", "write 127.0.0.1:44881"),
-        (":", ":44881 for all addresses, or off"),
+        (":", ":44881 for all addresses, unix:/a/path, or off"),
+        ("unix:m.sock", "write the socket's absolute path"),
     ] {
         let error = parse(&format!("dz-agent run --metrics-listen {text}")).unwrap_err();
         let text = error.to_string();

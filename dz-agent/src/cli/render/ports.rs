@@ -23,8 +23,9 @@ pub(super) fn notes(status: &StatusJson) -> String {
         }
     }
     let _ = match (&status.metrics, &status.metrics_error) {
+        (Some(socket), _) if socket.starts_with("unix:") => writeln!(text, "metrics: {socket}"),
         (Some(address), _) => writeln!(text, "metrics: http://{address}/metrics"),
-        (None, Some(why)) => writeln!(text, "metrics: not served over TCP: {why}"),
+        (None, Some(why)) => writeln!(text, "metrics: not served: {why}"),
         (None, None) => writeln!(text, "metrics: off (the agent's Unix socket has them)"),
     };
     text
@@ -46,7 +47,7 @@ mod tests {
         status.interfaces[0].port_guard = Some("off".to_owned());
         (status.metrics, status.metrics_error) = (None, Some("taken".to_owned()));
         let off = "doublezero0: UDP port 44880 is left to others\n";
-        let metrics = "metrics: not served over TCP: taken\n";
+        let metrics = "metrics: not served: taken\n";
         assert_eq!(notes(&status), format!("{usual}{off}{metrics}"));
     }
 }

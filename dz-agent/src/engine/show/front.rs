@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::api::{ApiListener, api_router, metrics_router, serve};
+use crate::api::{API, Clients, UnixSocket, api_router, metrics_router, serve};
 use crate::command::Command;
 use crate::engine::show::inspect::Inspector;
 use crate::engine::show::scrapes::Scrapes;
@@ -129,7 +129,7 @@ async fn work(
     kitchen: oneshot::Receiver<Kitchen>,
     stopped: watch::Receiver<bool>,
 ) {
-    let api = match ApiListener::bind(&socket) {
+    let api = match UnixSocket::bind(&socket, API) {
         Ok(api) => api,
         Err(failure) => {
             drop(bound.send(Err(failure)));
@@ -152,9 +152,11 @@ async fn work(
             listener = scrapes.listener() => listener,
             () = until(stopped.clone()) => return,
         };
-        serve(listener, metrics_router(exporter), until(stopped.clone())).await;
+        let routes = metrics_router(exporter);
+        serve(listener, routes, Clients::Anybodys, until(stopped.clone())).await;
     };
-    tokio::join!(serve(api, api_routes, until(stopped.clone())), metrics);
+    let api = serve(api, api_routes, Clients::Ours, until(stopped.clone()));
+    tokio::join!(api, metrics);
 }
 
 async fn until(mut stopped: watch::Receiver<bool>) {

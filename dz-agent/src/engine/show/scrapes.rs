@@ -1,4 +1,4 @@
-//! The TCP socket of the metrics: listened on if it can be, and tried again while it cannot.
+//! The socket of the metrics: listened on if it can be, and tried again while it cannot.
 //!
 //! Whatever stands in the way (the port is taken, the address is not there yet) stops nothing else.
 
@@ -45,7 +45,7 @@ impl Scrapes {
 
     /// Tries for the first time, and says nothing of it: the agent may not start after all.
     pub(crate) fn bind(&mut self) {
-        self.tried = Some(MetricsListener::bind(&self.wanted.addresses()));
+        self.tried = Some(MetricsListener::bind(&self.wanted));
     }
 
     /// Waits until there is a socket; for ever if none is wanted. Says once what stands in the way.
@@ -56,8 +56,8 @@ impl Scrapes {
         let mut pause = FIRST_PAUSE;
         loop {
             let tried = self.tried.take();
-            let tried = tried.unwrap_or_else(|| MetricsListener::bind(&self.wanted.addresses()));
-            match tried.and_then(|listener| Ok((listener.address()?, listener))) {
+            let tried = tried.unwrap_or_else(|| MetricsListener::bind(&self.wanted));
+            match tried.and_then(|listener| Ok((listener.place()?, listener))) {
                 Ok((address, listener)) => {
                     info!(%address, "metrics");
                     self.view.send_replace(MetricsView::At(address));
@@ -90,7 +90,7 @@ impl Scrapes {
         };
         let reason = format!("{}: {cause}", self.wanted);
         if reason != self.reason {
-            warn!(reason, "metrics not served over TCP; trying again");
+            warn!(reason, "metrics not served; trying again");
             self.view.send_replace(MetricsView::Missing(reason.clone()));
             self.reason = reason;
         }

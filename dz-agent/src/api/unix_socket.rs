@@ -1,72 +1,75 @@
-//! Serves the API on its Unix socket, and bounds what clients of API and metrics may cost.
+//! Listens on a Unix socket, of which a living agent's is left alone and a dead one's replaced.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
-use tracing::{debug, warn};
+use tracing::warn;
 
+use super::connections::{Accept, BACKLOG};
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::host::lock_file::{LockFile, NotTaken};
 
-/// Connections served at a time; more wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 64;
-/// Connections in the kernel's queue.
-pub(super) const BACKLOG: i32 = 128;
-/// How long a connection may take to send a request's header, or stay idle between two.
-const HEADER_TIME: Duration = Duration::from_secs(10);
 /// How long another agent may take to start with the same socket.
 const LOCK_TIME: Duration = Duration::from_secs(5);
-/// How long requests under way may take to end when the agent stops.
-const STOP_TIME: Duration = Duration::from_secs(2);
 
-/// Accepts connections.
-pub trait Accept {
-    /// A connection.
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-
-    /// Waits for the next one. Cancel safe.
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+/// What a socket is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Purpose {
+    /// Its name, for people.
+    what: &'static str,
+    /// The option that names its path.
+    option: &'static str,
+    /// What a second agent on this host has to be given.
+    options: &'static str,
+    /// Who may connect.
+    mode: u32,
 }
 
-/// The API's Unix socket, mode 0600. Dropped, its file goes too.
+/// The API: for the agent's user alone.
+pub const API: Purpose = Purpose {
+    what: "API socket",
+    option: "--socket",
+    options: "--socket, --pin-dir and --state-dir",
+    mode: 0o600,
+};
+/// Metrics for those who need not see the rest: for the agent's group, too.
+pub(super) const METRICS: Purpose = Purpose {
+    what: "metrics socket",
+    option: "--metrics-listen",
+    options: "--metrics-listen",
+    mode: 0o660,
+};
+
+/// A Unix socket. Dropped, its file goes too.
 #[derive(Debug)]
-pub struct ApiListener {
+pub struct UnixSocket {
     listener: UnixListener,
     path: PathBuf,
     inode: (u64, u64),
 }
 
-impl ApiListener {
+impl UnixSocket {
     /// Makes the socket and, where missing, its directory (mode 0755). A dead agent's socket is
     /// replaced. To be called inside a Tokio runtime.
     ///
     /// # Errors
     /// [`ExitCode::Busy`] if a living agent has it, [`ExitCode::Privilege`] if we may not.
-    pub fn bind(path: &Path) -> Result<Self, Failure> {
-        Self::try_bind(path).map_err(|failure| {
+    pub fn bind(path: &Path, purpose: Purpose) -> Result<Self, Failure> {
+        Self::try_bind(path, purpose).map_err(|failure| {
             let denied = failure.error.chain().any(|cause| {
                 let io = cause.downcast_ref::<io::Error>();
                 io.is_some_and(|error| error.kind() == ErrorKind::PermissionDenied)
             });
-            let hint = if denied {
-                " (run as root, or give --socket)"
-            } else {
-                ""
+            let hint = match denied {
+                true => format!(" (run as root, or give {})", purpose.option),
+                false => String::new(),
             };
             let code = if denied {
                 ExitCode::Privilege
@@ -75,12 +78,12 @@ impl ApiListener {
             };
             let error = failure
                 .error
-                .context(format!("API socket {}{hint}", path.display()));
+                .context(format!("{} {}{hint}", purpose.what, path.display()));
             Failure { code, error }
         })
     }
 
-    fn try_bind(path: &Path) -> Result<Self, Failure> {
+    fn try_bind(path: &Path, purpose: Purpose) -> Result<Self, Failure> {
         let directory = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -93,9 +96,9 @@ impl ApiListener {
             format!("making {}", directory.display())
         })?;
         let _lock = lock(path)?;
-        remove_dead(path)?;
-        let (listener, inode) =
-            listen(path).fail_with(ExitCode::Failure, || "making the socket".to_owned())?;
+        remove_dead(path, purpose)?;
+        let (listener, inode) = listen(path, purpose.mode)
+            .fail_with(ExitCode::Failure, || "making the socket".to_owned())?;
         Ok(Self {
             listener,
             path: path.to_owned(),
@@ -104,7 +107,14 @@ impl ApiListener {
     }
 }
 
-impl Drop for ApiListener {
+impl UnixSocket {
+    /// Returns where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for UnixSocket {
     fn drop(&mut self) {
         // Whoever replaced the file keeps it.
         let ours = fs::symlink_metadata(&self.path).is_ok_and(|m| (m.dev(), m.ino()) == self.inode);
@@ -114,7 +124,7 @@ impl Drop for ApiListener {
     }
 }
 
-impl Accept for ApiListener {
+impl Accept for UnixSocket {
     type Stream = tokio::net::UnixStream;
 
     async fn accept(&self) -> io::Result<Self::Stream> {
@@ -147,21 +157,21 @@ fn lock(path: &Path) -> Result<LockFile, Failure> {
     }
 }
 
-fn in_use() -> Failure {
-    Failure::new(
-        ExitCode::Busy,
-        "another agent serves it: stop that one, or give this one its own --socket, --pin-dir and \
-         --state-dir",
-    )
+fn in_use(purpose: Purpose) -> Failure {
+    let options = purpose.options;
+    let what =
+        format!("another agent serves it: stop that one, or give this one its own {options}");
+    Failure::new(ExitCode::Busy, what)
 }
 
 /// Removes a socket that nobody listens on.
-fn remove_dead(path: &Path) -> Result<(), Failure> {
+fn remove_dead(path: &Path, purpose: Purpose) -> Result<(), Failure> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error).fail_with(ExitCode::Failure, || "looking".to_owned()),
         Ok(metadata) if !metadata.file_type().is_socket() => {
-            let what = "there is something else than a socket: move it, or give --socket";
+            let option = purpose.option;
+            let what = format!("there is something else than a socket: move it, or give {option}");
             return Err(Failure::new(ExitCode::Failure, what));
         }
         Ok(_) => {}
@@ -175,7 +185,7 @@ fn remove_dead(path: &Path) -> Result<(), Failure> {
             Err(error).fail_with(ExitCode::Privilege, || "looking".to_owned())
         }
         // On any other outcome an agent may be there.
-        _ => Err(in_use()),
+        _ => Err(in_use(purpose)),
     }
 }
 
@@ -186,67 +196,21 @@ fn probe(path: &Path) -> io::Result<()> {
     socket.connect(&SockAddr::unix(path)?)
 }
 
-fn listen(path: &Path) -> anyhow::Result<(UnixListener, (u64, u64))> {
+fn listen(path: &Path, mode: u32) -> anyhow::Result<(UnixListener, (u64, u64))> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     // The kernel gives the file the mode of the socket's own inode (`unix_bind_bsd`): set before
     // there is a file, nobody can slip in between.
     let file = File::from(OwnedFd::from(socket));
-    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.set_permissions(Permissions::from_mode(mode))?;
     let socket = Socket::from(OwnedFd::from(file));
     socket.bind(&SockAddr::unix(path)?).context("bind")?;
+    // Less what the umask takes, which is given back.
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
     socket.listen(BACKLOG).context("listen")?;
     let metadata = fs::symlink_metadata(path)?;
     Ok((
         UnixListener::from_std(socket.into())?,
         (metadata.dev(), metadata.ino()),
     ))
-}
-
-/// Serves until `stop` is ready; requests under way then have two seconds to end.
-pub async fn serve<L: Accept>(listener: L, router: Router, stop: impl Future<Output = ()>) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let graceful = GracefulShutdown::new();
-    let mut stop = std::pin::pin!(stop);
-    loop {
-        let next = async {
-            // Never closed: an error cannot be.
-            let slot = slots.clone().acquire_owned().await.ok();
-            (slot, listener.accept().await)
-        };
-        let (slot, accepted) = tokio::select! {
-            () = &mut stop => break,
-            next = next => next,
-        };
-        let stream = match accepted {
-            Ok(stream) => stream,
-            Err(error) => {
-                // Out of file descriptors, most likely: give them time to come back.
-                warn!("accepting a connection: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIME)
-            .serve_connection(
-                TokioIo::new(stream),
-                TowerToHyperService::new(router.clone()),
-            );
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                debug!("connection: {error}");
-            }
-            drop(slot);
-        });
-    }
-    drop(listener);
-    if tokio::time::timeout(STOP_TIME, graceful.shutdown())
-        .await
-        .is_err()
-    {
-        debug!("requests under way were cut off");
-    }
 }
