@@ -5,15 +5,16 @@ mod machines;
 mod row;
 mod table;
 
-use std::ffi::OsStr;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
+use xshell::cmd;
 
+use crate::apt;
+use crate::shell::{self, sh};
 use crate::test_suite::{machine, programs};
 use crate::vm::kernel::Version;
-use crate::{apt, shell};
 use row::{Row, rows};
 
 /// What the benches need.
@@ -114,7 +115,7 @@ fn figures(
 
 /// Names and one line about each.
 fn list(bench: &Path) -> anyhow::Result<Vec<(String, String)>> {
-    let text = shell::read(Command::new(bench).arg("--list"))?;
+    let text = shell::answer(cmd!(sh(), "{bench} --list"))?;
     let lines = text.lines().filter_map(|line| line.split_once('\t'));
     Ok(lines
         .map(|(name, about)| (name.to_owned(), about.to_owned()))
@@ -128,17 +129,11 @@ fn parts(name: &str) -> (&str, Option<&str>) {
 }
 
 fn measure(built: &programs::Bench, name: &str, part: Option<&str>) -> anyhow::Result<Vec<Row>> {
-    let agent: &OsStr = built.agent.as_ref();
-    let output = Command::new(&built.bench)
-        .arg(name)
-        .args(part)
+    let programs::Bench { agent, bench } = built;
+    // Its standard error is for people, while it measures.
+    let text = cmd!(sh(), "{bench} {name} {part...}")
         .env("DZ_AGENT", agent)
         .env("PATH", machine::path()?)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("cannot start {}", built.bench.display()))?;
-    ensure!(output.status.success(), "bench {name}: {}", output.status);
-    let text = String::from_utf8(output.stdout).context("figures that are no text")?;
+        .read()?;
     rows(&text)
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 
 use crate::record::{self, OBJECT, RECORD, STALE};
-use crate::shell;
+use crate::shell::{self, sh};
 use toolchain::{TARGET, Toolchain};
 
 /// The benches' object, which is no part of the agent, relative to the workspace.
@@ -135,25 +135,19 @@ fn read(name: &str) -> anyhow::Result<Vec<u8>> {
 /// Compiles and strips; returns where the results lie, in the order of [`OBJECTS`].
 fn compile(toolchain: &Toolchain) -> anyhow::Result<[PathBuf; 2]> {
     let folder = shell::root().join("dz-ebpf");
-    // First, so that each registry has its folder (named after its host) when paths are remapped.
-    shell::run(
-        toolchain
-            .cargo("fetch")
-            .arg("--locked")
-            .current_dir(&folder),
-    )?;
-    shell::run(
-        toolchain
-            .cargo("build")
-            .args(["--release", "--locked", "--target", TARGET])
-            .arg("--target-dir")
-            .arg(folder.join("target"))
-            .env("CARGO_ENCODED_RUSTFLAGS", flags(toolchain)?.join("\x1f"))
-            .env("RUSTC_WRAPPER", std::env::current_exe()?)
-            .env(rustc_wrapper::MARKER, "1")
-            .current_dir(&folder),
-    )?;
     let target = folder.join("target");
+    let _folder = sh().push_dir(folder);
+    // First, so that each registry has its folder (named after its host) when paths are remapped.
+    toolchain.cargo("fetch").arg("--locked").run()?;
+    toolchain
+        .cargo("build")
+        .args(["--release", "--locked", "--target", TARGET])
+        .arg("--target-dir")
+        .arg(&target)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(toolchain)?.join("\x1f"))
+        .env("RUSTC_WRAPPER", std::env::current_exe()?)
+        .env(rustc_wrapper::MARKER, "1")
+        .run()?;
     let stripped = OBJECTS.map(|object| target.join(object.binary).with_extension("o"));
     for (object, stripped) in OBJECTS.iter().zip(&stripped) {
         let built = target.join(TARGET).join("release").join(object.binary);

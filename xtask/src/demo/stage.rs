@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
+use xshell::cmd;
 
 use super::console::Console;
-use crate::shell;
+use crate::shell::{self, sh};
 
 const NAMESPACES: &str = "/run/netns";
 const BPF_FS: &str = "/sys/fs/bpf";
@@ -134,14 +135,13 @@ fn processes(prefix: &str) -> Vec<String> {
 impl Drop for Stage {
     fn drop(&mut self) {
         for name in &self.namespaces {
-            // It may not have been made; what remains is looked for afterwards.
-            let mut command = Command::new("ip");
-            // Of its own group: a second Ctrl-C must not stop it half way.
-            command
-                .args(["netns", "del", name])
-                .stderr(Stdio::null())
-                .process_group(0);
-            if shell::read(&mut command).is_err() {
+            // It may not have been made; what remains is looked for afterwards. Of its own group:
+            // a second Ctrl-C must not stop it half way.
+            let deleted = Command::from(cmd!(sh(), "ip netns del {name}").ignore_stderr())
+                .stdin(Stdio::null())
+                .process_group(0)
+                .status();
+            if !deleted.is_ok_and(|status| status.success()) {
                 let _ = fs::remove_file(Path::new(NAMESPACES).join(name));
             }
         }
@@ -151,7 +151,7 @@ impl Drop for Stage {
         }
         let _ = fs::remove_dir_all(Self::folder(&self.prefix));
         if self.mounted {
-            let _ = shell::read(Command::new("umount").arg(BPF_FS));
+            let _ = shell::answer(cmd!(sh(), "umount {BPF_FS}"));
         }
     }
 }

@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::thread;
 
 use anyhow::Context;
+use xshell::cmd;
 
-use crate::{apt, shell};
+use crate::apt;
+use crate::shell::{self, sh};
 
 /// Programs, and the Debian package that each is in.
 const PROGRAMS: [(&str, &str); 8] = [
@@ -152,12 +153,7 @@ impl Unpacked {
         if self.libraries {
             apt::satisfy(&package)?;
         }
-        shell::run(
-            Command::new("dpkg-deb")
-                .arg("-x")
-                .arg(&package)
-                .arg(&folder),
-        )?;
+        cmd!(sh(), "dpkg-deb -x {package} {folder}").run()?;
         for path in self.programs {
             let name = path.rsplit('/').next().unwrap_or(path);
             fs::rename(folder.join(path), tools().join(name))?;

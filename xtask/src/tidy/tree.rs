@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
 
 use cargo_metadata::MetadataCommand;
 
@@ -54,9 +53,7 @@ pub(super) fn roots() -> Vec<String> {
     for manifest in ["Cargo.toml", "dz-ebpf/Cargo.toml"] {
         let mut command = MetadataCommand::new();
         command.manifest_path(root.join(manifest)).no_deps();
-        let mut command: Command = command.cargo_command();
-        let text = shell::read(&mut command).unwrap();
-        let metadata = MetadataCommand::parse(text).unwrap();
+        let metadata = command.exec().unwrap();
         for target in metadata
             .packages
             .iter()

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, ensure};
+use xshell::cmd;
 
-use crate::shell;
+use crate::shell::{self, sh};
 
 /// An uncompressed cpio archive (`newc`, the kernel's `buffer-format.rst`): to decompress costs more
 /// than to copy, above all in an emulated machine.
@@ -160,18 +160,16 @@ fn stripped(file: &Path) -> anyhow::Result<Vec<u8>> {
         return Ok(fs::read(file)?);
     }
     let copy = tempfile::NamedTempFile::new()?;
-    let status = Command::new("strip")
-        .args(["--strip-debug", "-o"])
-        .arg(copy.path())
-        .arg(file)
-        .status()?;
-    ensure!(status.success(), "strip: {status}");
-    Ok(fs::read(copy.path())?)
+    let stripped = copy.path();
+    cmd!(sh(), "strip --strip-debug -o {stripped} {file}")
+        .quiet()
+        .run()?;
+    Ok(fs::read(stripped)?)
 }
 
 /// The dynamic linker and the libraries of a program; none if it is linked statically or a script.
 fn libraries(file: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let output = Command::new("ldd").arg(file).output().context("ldd")?;
+    let output = cmd!(sh(), "ldd {file}").ignore_status().output()?;
     if !output.status.success() {
         return Ok(Vec::new());
     }

@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, ensure};
+use xshell::cmd;
 
-use crate::{apt, shell};
+use crate::apt;
+use crate::shell::{self, sh};
 
 /// Which kernel, by the name it has on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -100,14 +101,14 @@ fn no_kernel(version: Version) -> String {
 /// Name of the newest package that apt offers, and the name of its folder in the cache.
 fn offered(version: Version) -> Option<(String, String)> {
     for meta in version.meta_packages() {
-        let depends = apt_cache(&["depends", meta]).unwrap_or_default();
+        let depends = apt_cache("depends", meta).unwrap_or_default();
         let mut packages = depends
             .lines()
             .filter_map(|line| line.split(' ').next_back());
         let Some(package) = packages.find(|package| version.is_build(package)) else {
             continue;
         };
-        let policy = apt_cache(&["policy", package]).unwrap_or_default();
+        let policy = apt_cache("policy", package).unwrap_or_default();
         let candidate = policy
             .lines()
             .find_map(|line| line.trim().strip_prefix("Candidate: "));
@@ -118,8 +119,8 @@ fn offered(version: Version) -> Option<(String, String)> {
     None
 }
 
-fn apt_cache(args: &[&str]) -> anyhow::Result<String> {
-    shell::read(Command::new("apt-cache").env("LC_ALL", "C").args(args))
+fn apt_cache(subcommand: &str, package: &str) -> anyhow::Result<String> {
+    shell::answer(cmd!(sh(), "apt-cache {subcommand} {package}").env("LC_ALL", "C"))
 }
 
 /// The folder of the cache that was unpacked last.
@@ -143,7 +144,7 @@ fn fetch(package: &str, folder: &Path) -> anyhow::Result<()> {
     let file = files
         .find(|path| path.extension().is_some_and(|name| name == "deb"))
         .context("apt-get download left no package")?;
-    shell::run(Command::new("dpkg-deb").arg("-x").arg(&file).arg(&part))?;
+    cmd!(sh(), "dpkg-deb -x {file} {part}").run()?;
     fs::remove_file(file)?;
     let _ = fs::remove_dir_all(folder);
     fs::rename(&part, folder).with_context(|| format!("naming {}", folder.display()))

@@ -1,10 +1,9 @@
 //! What does not run in a machine.
 
-use std::process::Command;
-
 use anyhow::ensure;
+use xshell::cmd;
 
-use crate::shell;
+use crate::shell::{self, sh};
 use crate::test_suite::programs::Program;
 
 /// Tests that do not run in machines.
@@ -71,7 +70,8 @@ pub(super) fn of(group: &str, test: &Program) -> anyhow::Result<Vec<LeftOut>> {
     if of_group.is_empty() {
         return Ok(of_group);
     }
-    let list = shell::read(Command::new(&test.executable).arg("--list"))?;
+    let executable = &test.executable;
+    let list = shell::answer(cmd!(sh(), "{executable} --list"))?;
     for LeftOut { tests, why, .. } in &of_group {
         let any = list.lines().any(|name| name.starts_with(tests));
         ensure!(any, "{group} has no test {tests} that could be left out");

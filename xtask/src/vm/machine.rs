@@ -8,6 +8,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use xshell::cmd;
 
 use super::guest::{self, Job, Stream};
 use super::initramfs::Archive;
@@ -15,7 +16,7 @@ use super::kernel::Kernel;
 use super::modules;
 pub(crate) use super::ports::{Ended, Event};
 use super::ports::{Port, State, listen};
-use crate::shell;
+use crate::shell::sh;
 
 const COMMAND_LINE: &str = "console=ttyS0 panic=-1 oops=panic quiet";
 /// What is loaded into every guest: the ports for results, and the kinds of links that tests make.
@@ -36,7 +37,7 @@ const MODULES: [&str; 15] = [
     "sch_tbf",
     "vrf",
 ];
-const MEMORY_MB: u32 = 2048;
+const MEMORY_MB: &str = "2048";
 /// For boot and power-off.
 const BOOT: Duration = Duration::from_secs(60);
 
@@ -145,30 +146,24 @@ impl Drop for Machine {
 }
 
 fn start(kernel: &Kernel, time: Time, folder: &Path) -> anyhow::Result<Child> {
-    let mut command = Command::new("qemu-system-x86_64");
-    command
-        .args(processor(time))
-        .args(["-m", &MEMORY_MB.to_string()])
-        .args(["-nodefaults", "-no-reboot", "-display", "none"])
-        .arg("-kernel")
-        .arg(&kernel.image)
-        .args(["-initrd", "initramfs"])
-        // Nobody attacks it, and an emulated processor has nothing to protect.
-        .args(["-append", &format!("{COMMAND_LINE} mitigations=off")])
-        .args(["-device", "virtio-serial-pci"]);
-    for port in Port::ALL {
-        let name = port.name();
-        command.args(["-chardev", &format!("socket,id={name},path={name}")]);
-    }
-    // By these numbers, from 1, the guest knows them.
-    command
-        .args(["-serial", "chardev:console"])
-        .args(["-device", "virtserialport,chardev=output,nr=1"])
-        .args(["-device", "virtserialport,chardev=error,nr=2"])
+    let processor = processor(time);
+    let image = &kernel.image;
+    // Nobody attacks it, and an emulated processor has nothing to protect.
+    let append = format!("{COMMAND_LINE} mitigations=off");
+    let sockets = Port::ALL.map(|port| format!("socket,id={0},path={0}", port.name()));
+    let sockets = sockets.iter().flat_map(|socket| ["-chardev", socket]);
+    // By the numbers of its ports, from 1, the guest knows them.
+    let command = cmd!(
+        sh(),
+        "qemu-system-x86_64 {processor...} -m {MEMORY_MB} -nodefaults -no-reboot -display none
+         -kernel {image} -initrd initramfs -append {append}
+         -device virtio-serial-pci {sockets...} -serial chardev:console
+         -device virtserialport,chardev=output,nr=1 -device virtserialport,chardev=error,nr=2"
+    );
+    let line = command.to_string();
+    Command::from(command)
         .current_dir(folder)
-        .stdin(Stdio::null());
-    let line = shell::command_line(&command);
-    command
+        .stdin(Stdio::null())
         .spawn()
         .with_context(|| format!("cannot start `{line}`"))
 }

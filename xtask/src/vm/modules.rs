@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
+use xshell::cmd;
 
 use super::kernel::Kernel;
+use crate::shell::sh;
 
 /// A module's name and content, decompressed.
 pub(crate) type Module = (String, Vec<u8>);
@@ -84,9 +85,7 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     if file.extension().is_none_or(|extension| extension != "xz") {
         return Ok(fs::read(file)?);
     }
-    let output = Command::new("xz").arg("-dc").arg(file).output()?;
-    ensure!(output.status.success(), "xz: {}", output.status);
-    Ok(output.stdout)
+    Ok(cmd!(sh(), "xz -dc {file}").output()?.stdout)
 }
 
 /// From the section `.modinfo`: strings that end with a zero, one of them `depends=a,b`.
