@@ -1,4 +1,4 @@
-//! Packages of Debian and Ubuntu: installed when we are root there, named elsewhere.
+//! Installs packages of Debian and Ubuntu when we are root there, and names them elsewhere.
 
 use std::io;
 use std::path::Path;
@@ -10,12 +10,12 @@ use xshell::cmd;
 
 use crate::shell::{self, sh};
 
-/// Whether packages can be installed here without asking anybody.
+/// Returns whether packages can be installed here without asking anybody.
 pub(crate) fn can_install() -> bool {
     is_root() && shell::find_program("apt-get").is_some()
 }
 
-/// Whether the effective user is root.
+/// Returns whether the effective user is root.
 pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }

@@ -1,5 +1,5 @@
-//! Benches: builds the agent as it is shipped, measures it, and holds the figures against their
-//! goals. What measures is the program `dz-bench` of the test harness; every bench is listed there.
+//! Builds the agent as it is shipped, measures it, and holds the figures against their goals. The program `dz-bench` of the test
+//! harness measures, and lists every bench.
 
 mod machines;
 mod row;
@@ -17,7 +17,7 @@ use crate::test_suite::{machine, programs};
 use crate::vm::kernel::Version;
 use row::{Row, rows};
 
-/// What the benches need.
+/// Programs that the benches need.
 const PROGRAMS: [&str; 4] = ["ip", "ethtool", "iperf3", "bird"];
 
 /// What to measure, and what to do with the figures.
@@ -39,7 +39,7 @@ pub(crate) struct Options {
     kernel: Option<Version>,
 }
 
-/// Runs them.
+/// Runs benches and prints their figures.
 ///
 /// # Errors
 /// No privilege, something is missing, does not build or cannot be measured. A goal that is not met
@@ -99,7 +99,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Measures one, here and, if it has a part for them, in virtual machines.
+/// Measures one bench, here and, if it has a part for them, in virtual machines.
 fn figures(
     built: &programs::Bench,
     (name, part): (&str, Option<&str>),
@@ -113,7 +113,7 @@ fn figures(
     Ok(())
 }
 
-/// Names and one line about each.
+/// Lists the benches: their names, and one line about each.
 fn list(bench: &Path) -> anyhow::Result<Vec<(String, String)>> {
     let text = shell::answer(cmd!(sh(), "{bench} --list"))?;
     let lines = text.lines().filter_map(|line| line.split_once('\t'));
@@ -122,7 +122,7 @@ fn list(bench: &Path) -> anyhow::Result<Vec<(String, String)>> {
         .collect())
 }
 
-/// A bench, and the part of it if one is named.
+/// Splits the name of a bench from that of its part, if one is named.
 fn parts(name: &str) -> (&str, Option<&str>) {
     name.split_once('/')
         .map_or((name, None), |(name, part)| (name, Some(part)))

@@ -1,5 +1,5 @@
-//! The committed BPF objects, the agent's and that of the benches: building them, recording what they
-//! were built from, comparing them.
+//! Builds the committed BPF objects, the agent's and that of the benches, records their sources and tools, and compares them with
+//! what these make.
 //!
 //! Users build the agent with plain stable cargo, so the objects lie in the tree. They are the same
 //! byte for byte wherever they are built with the recorded toolchain.
@@ -127,7 +127,7 @@ pub(crate) fn check() -> anyhow::Result<Comparison> {
     Ok(Comparison::Identical)
 }
 
-/// A file of the tree.
+/// Reads a file of the tree.
 fn read(name: &str) -> anyhow::Result<Vec<u8>> {
     fs::read(shell::root().join(name)).with_context(|| name.to_owned())
 }
@@ -158,10 +158,10 @@ fn compile(toolchain: &Toolchain) -> anyhow::Result<[PathBuf; 2]> {
     Ok(stripped)
 }
 
-/// What code is made: with 32-bit arithmetic and jumps, which every kernel has that we run on; and BTF.
+/// Flags that say what code is made: with 32-bit arithmetic and jumps, which every kernel has that we run on; and BTF.
 const CODE: [&str; 3] = ["-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"];
 
-/// The compiler's flags: [`CODE`], and names that are the same on every machine in place of paths.
+/// Returns the compiler's flags: [`CODE`], and names that are the same on every machine in place of paths.
 fn flags(toolchain: &Toolchain) -> anyhow::Result<Vec<String>> {
     let mut flags = CODE.map(str::to_owned).to_vec();
     let mut remap = |from: &Path, to: &str| -> anyhow::Result<()> {
@@ -180,7 +180,7 @@ fn flags(toolchain: &Toolchain) -> anyhow::Result<Vec<String>> {
     Ok(flags)
 }
 
-/// The object goes to everybody: no folder of this machine, no registry's name.
+/// Ensures that an object names no folder of this machine and no registry: it goes to everybody.
 fn ensure_nothing_of_this_machine(object: &Path) -> anyhow::Result<()> {
     let bytes = fs::read(object)?;
     let mut names = vec!["registry/src".to_owned(), "crates.io".to_owned()];
@@ -207,7 +207,7 @@ fn ensure_nothing_of_this_machine(object: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The record of what lies in the tree now.
+/// Returns the record of the objects in the tree.
 fn describe(toolchain: &Toolchain) -> anyhow::Result<String> {
     let mut text =
         "# Written by `cargo xtask build-ebpf`, checked by dz-agent/build.rs.\n".to_owned();
@@ -221,7 +221,7 @@ fn describe(toolchain: &Toolchain) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// An untouched file keeps its time, and cargo does not rebuild the agent for it.
+/// Writes a file, unless it has these bytes: then it keeps its time, and cargo does not rebuild the agent for it.
 fn write_if_changed(name: &str, bytes: &[u8]) -> anyhow::Result<()> {
     let path = shell::root().join(name);
     if fs::read(&path).is_ok_and(|old| old == bytes) {

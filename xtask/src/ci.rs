@@ -1,4 +1,4 @@
-//! What continuous integration runs: format, lints, the committed object, stories of the simulator, all tests, some of
+//! Runs the steps of continuous integration: format, lints, the committed object, stories of the simulator, all tests, some of
 //! them on other kernels.
 
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::sim;
 /// Runs every step; the first that fails ends it.
 ///
 /// # Errors
-/// Of the step that failed.
+/// A step has failed.
 pub(crate) fn run() -> anyhow::Result<()> {
     let cargo = shell::cargo();
     step("format", || {

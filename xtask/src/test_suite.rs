@@ -1,7 +1,6 @@
-//! All tests: builds what they need, runs every test program, and says what ran, failed and was
-//! skipped.
+//! Builds all tests and what they need, runs every test program, and sums up which ran, failed and were skipped.
 //!
-//! What a test program prints is read: the `test result:` line that libtest and libtest-mimic
+//! It reads two kinds of lines that a test program prints: `test result:`, which libtest and libtest-mimic
 //! share, and `SKIPPED <test>: <reason>` for each test that could not run.
 
 pub(crate) mod machine;

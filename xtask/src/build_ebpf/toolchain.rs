@@ -1,4 +1,4 @@
-//! What compiles for BPF: a compiler with the target, bpf-linker, and the LLVM that both use.
+//! Finds the tools that compile for BPF: a compiler with the target, bpf-linker, and the LLVM that both use.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use xshell::{Cmd, cmd};
 use crate::apt;
 use crate::shell::{self, sh};
 
-/// What the compiler calls the machine that kernel programs run on.
+/// The compiler's name for the machine that kernel programs run on.
 pub(super) const TARGET: &str = "bpfel-unknown-none";
 /// Debian's compiler with a prebuilt `core` for BPF, and what bpf-linker links.
 const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
@@ -34,7 +34,7 @@ enum Compiler {
     Nightly,
 }
 
-/// Everything needed, found.
+/// The tools, all of them found.
 #[derive(Debug)]
 pub(crate) struct Toolchain {
     compiler: Compiler,
@@ -106,7 +106,7 @@ impl Toolchain {
         Ok(())
     }
 
-    /// The folder of the standard library's sources, if the compiler names it in what it builds.
+    /// Returns the folder of the standard library's sources, which the compiler may name in what it builds.
     pub(crate) fn std_sources(&self) -> PathBuf {
         self.sysroot.join("lib/rustlib/src/rust")
     }
@@ -120,7 +120,7 @@ impl Compiler {
         }
     }
 
-    /// The sysroot, if this compiler is here and can compile for BPF.
+    /// Returns the sysroot, if this compiler is here and can compile for BPF.
     fn sysroot(&self) -> Option<PathBuf> {
         let sysroot = PathBuf::from(shell::answer(self.rustc().args(["--print", "sysroot"])).ok()?);
         let needed = match self {
@@ -163,7 +163,7 @@ fn find_compiler() -> anyhow::Result<(Compiler, PathBuf)> {
     )
 }
 
-/// `llvm-strip` of the LLVM that bpf-linker uses.
+/// Finds `llvm-strip` of the LLVM that bpf-linker uses.
 fn find_strip() -> anyhow::Result<PathBuf> {
     let strip = llvm_prefix().join("bin/llvm-strip");
     if !strip.is_file() && apt::can_install() && llvm_prefix() == Path::new(LLVM_PREFIX) {
@@ -221,7 +221,7 @@ fn linker_version(linker: &Path) -> anyhow::Result<String> {
     Ok(version.replace("bpf-linker ", ""))
 }
 
-/// The number in `Debian LLVM version 22.1.8`.
+/// Finds the number in `Debian LLVM version 22.1.8`.
 fn llvm_version(text: &str) -> anyhow::Result<String> {
     text.split_once("LLVM version ")
         .and_then(|(_, rest)| rest.split_whitespace().next())
@@ -229,7 +229,7 @@ fn llvm_version(text: &str) -> anyhow::Result<String> {
         .with_context(|| format!("llvm-strip does not say its version: {text}"))
 }
 
-/// Major and minor number of the version that follows `label` at the start of a line.
+/// Finds the major and minor number of the version that follows `label` at the start of a line.
 fn version_after(text: &str, label: &str) -> Option<(u32, u32)> {
     let version = text.lines().find_map(|line| line.strip_prefix(label))?;
     let mut numbers = version.split('.');

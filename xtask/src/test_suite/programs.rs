@@ -1,4 +1,4 @@
-//! The test programs that cargo builds, and the agent that they start.
+//! Builds the test programs, and the agent that they start.
 
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ const TRANSACTION: [&str; 8] = [
     "bystanders",
 ];
 
-/// What was built.
+/// The programs that were built.
 pub(crate) struct Programs {
     /// The agent's binary.
     pub(crate) agent: PathBuf,
@@ -49,7 +49,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Stands for `cargo test --doc`.
+    /// Makes up a program that stands for `cargo test --doc`.
     pub(crate) fn documentation() -> Self {
         Self {
             name: DOCUMENTATION.to_owned(),
@@ -128,15 +128,15 @@ fn build_binary(arguments: &[&str]) -> anyhow::Result<PathBuf> {
     Ok(agent.into())
 }
 
-/// What a bench needs, both without debug checks.
+/// The programs that a bench needs, both without debug checks.
 pub(crate) struct Bench {
     /// The agent's binary.
     pub(crate) agent: PathBuf,
-    /// What measures it.
+    /// The program that measures it.
     pub(crate) bench: PathBuf,
 }
 
-/// Builds the agent as it is shipped, and what measures it.
+/// Builds the agent as it is shipped, and the program that measures it.
 ///
 /// # Errors
 /// They do not compile.
@@ -159,14 +159,14 @@ pub(crate) fn build_bench() -> anyhow::Result<Bench> {
     })
 }
 
-/// The place of a program in a run of everything.
+/// Returns the place of a program in a run of everything.
 fn rank(name: &str) -> usize {
     let group = name.rsplit(' ').next().unwrap_or(name);
     let place = TRANSACTION.iter().position(|known| *known == group);
     place.map_or(0, |place| place + 1)
 }
 
-/// The test program that an artifact is, if it is one of the groups'.
+/// Returns the test program that an artifact is, if it is one of the groups'.
 fn program(artifact: Artifact, package: &Package, groups: &[String]) -> Option<Program> {
     let executable = artifact.executable.filter(|_| artifact.profile.test)?;
     let is_file = artifact.target.is_test();

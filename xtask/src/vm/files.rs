@@ -1,4 +1,4 @@
-//! The files of every machine: a shell, what a system has in `/etc`, and programs of this one.
+//! Collects the files of every machine: a shell, what a system has in `/etc`, and programs of this one.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use xshell::cmd;
 use super::initramfs::Archive;
 use crate::shell::{self, sh};
 
-/// An archive with a shell, what a system has in `/etc`, and these programs of this machine on the
+/// Begins an archive with a shell, what a system has in `/etc`, and these programs of this machine on the
 /// guest's path.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! The guest's files: an archive that the kernel unpacks into memory.
+//! Packs the guest's files into an archive that the kernel unpacks into memory.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,7 +24,7 @@ const FILE: u32 = 0o100_644;
 const PROGRAM: u32 = 0o100_755;
 
 impl Archive {
-    /// An empty one.
+    /// Begins an empty archive.
     pub(crate) fn new() -> Self {
         Self {
             bytes: Vec::new(),
@@ -154,7 +154,7 @@ impl Archive {
     }
 }
 
-/// The test programs have ten times their size in debugging information.
+/// Reads a program without its debugging information: a test program has ten times its size in it.
 fn stripped(file: &Path) -> anyhow::Result<Vec<u8>> {
     if shell::find_program("strip").is_none() {
         return Ok(fs::read(file)?);
@@ -167,7 +167,7 @@ fn stripped(file: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(fs::read(stripped)?)
 }
 
-/// The dynamic linker and the libraries of a program; none if it is linked statically or a script.
+/// Lists the dynamic linker and the libraries of a program; none if it is linked statically or a script.
 fn libraries(file: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let output = cmd!(sh(), "ldd {file}").ignore_status().output()?;
     if !output.status.success() {
@@ -182,7 +182,7 @@ fn libraries(file: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(text.lines().filter_map(library).collect())
 }
 
-/// From `libc.so.6 => /lib/libc.so.6 (0x…)` or `/lib64/ld-linux-x86-64.so.2 (0x…)`.
+/// Finds the path in `libc.so.6 => /lib/libc.so.6 (0x…)` or `/lib64/ld-linux-x86-64.so.2 (0x…)`.
 fn library(line: &str) -> Option<PathBuf> {
     let line = line.trim();
     let path = line.split_once(" => ").map_or(line, |(_, path)| path);

@@ -1,4 +1,4 @@
-//! Kernels to boot: Debian's cloud kernels, downloaded with apt, unpacked, never installed, and kept
+//! Gets kernels to boot: Debian's cloud kernels, downloaded with apt, unpacked, never installed, and kept
 //! under `target/vm`.
 
 use std::fs;
@@ -25,7 +25,7 @@ impl Version {
     /// All of them, oldest first.
     pub(crate) const ALL: [Self; 2] = [Self::V6_1, Self::V6_12];
 
-    /// As people write it.
+    /// Returns its name as people write it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::V6_1 => "6.1",
@@ -33,8 +33,8 @@ impl Version {
         }
     }
 
-    /// Packages that depend on the newest build of it, best first. What `linux-image-cloud-amd64`
-    /// is depends on the release of Debian: only a dependency of this version is taken.
+    /// Returns packages that depend on the newest build of it, best first. The version of `linux-image-cloud-amd64` depends
+    /// on the release of Debian: only a dependency of this version is taken.
     fn meta_packages(self) -> &'static [&'static str] {
         match self {
             Self::V6_1 => &["linux-image-6.1-cloud-amd64", "linux-image-cloud-amd64"],
@@ -42,7 +42,7 @@ impl Version {
         }
     }
 
-    /// Whether a package is a build of it.
+    /// Returns whether a package is a build of it.
     fn is_build(self, package: &str) -> bool {
         let rest = package.strip_prefix("linux-image-");
         let rest = rest.and_then(|rest| rest.strip_prefix(self.name()));
@@ -55,13 +55,13 @@ pub(crate) struct Kernel {
     pub(crate) version: Version,
     /// As in `uname -r`.
     pub(crate) release: String,
-    /// What a machine boots.
+    /// The file that a machine boots.
     pub(crate) image: PathBuf,
     /// `modules.builtin` and the folder `kernel` with the modules.
     pub(crate) modules: PathBuf,
 }
 
-/// The newest kernel of that version: the cached one if it is that, or if apt cannot say or fetch a
+/// Gets the newest kernel of that version: the cached one if it is that, or if apt cannot say or fetch a
 /// newer one.
 ///
 /// # Errors
@@ -98,7 +98,7 @@ fn no_kernel(version: Version) -> String {
     )
 }
 
-/// Name of the newest package that apt offers, and the name of its folder in the cache.
+/// Finds the newest package that apt offers: its name, and the name of its folder in the cache.
 fn offered(version: Version) -> Option<(String, String)> {
     for meta in version.meta_packages() {
         let depends = apt_cache("depends", meta).unwrap_or_default();
@@ -123,7 +123,7 @@ fn apt_cache(subcommand: &str, package: &str) -> anyhow::Result<String> {
     shell::answer(cmd!(sh(), "apt-cache {subcommand} {package}").env("LC_ALL", "C"))
 }
 
-/// The folder of the cache that was unpacked last.
+/// Finds the folder of the cache that was unpacked last.
 fn newest(cache: &Path) -> Option<PathBuf> {
     let folders = fs::read_dir(cache).ok()?.flatten();
     folders

@@ -1,4 +1,4 @@
-//! What does not run in a machine.
+//! Lists the tests that do not run in machines.
 
 use anyhow::ensure;
 use xshell::cmd;
@@ -19,7 +19,7 @@ const fn left_out(group: &'static str, tests: &'static str, why: &'static str) -
     LeftOut { group, tests, why }
 }
 
-/// All of them: an emulated processor would take minutes, or is too slow to tell, and nothing about them
+/// The tests that are left out: an emulated processor would take minutes, or is too slow to tell, and nothing about them
 /// depends on the version of the kernel or on the kind of interface.
 const LEFT_OUT: [LeftOut; 13] = [
     left_out("sessions", "readings::", "promtool has 100 megabytes"),
@@ -53,14 +53,14 @@ const LEFT_OUT: [LeftOut; 13] = [
     ),
 ];
 
-/// Whether none of its tests runs.
+/// Returns whether none of a group's tests runs.
 pub(super) fn is_whole(group: &str) -> bool {
     LEFT_OUT
         .iter()
         .any(|left_out| left_out.group == group && left_out.tests.is_empty())
 }
 
-/// What of a program does not run, printed with the reason.
+/// Returns the tests of a program that do not run, after printing each with the reason.
 ///
 /// # Errors
 /// It has no such tests: the list is out of date.

@@ -1,4 +1,4 @@
-//! A machine in QEMU: boots a kernel with an archive of files, runs programs in it one after the
+//! Runs a machine in QEMU: boots a kernel with an archive of files, runs programs in it one after the
 //! other, and hands out what they print while they run.
 
 use std::fs;
@@ -19,7 +19,7 @@ use super::ports::{Port, State, listen};
 use crate::shell::sh;
 
 const COMMAND_LINE: &str = "console=ttyS0 panic=-1 oops=panic quiet";
-/// What is loaded into every guest: the ports for results, and the kinds of links that tests make.
+/// Modules that are loaded into every guest: for the ports for results, and the kinds of links that tests make.
 const MODULES: [&str; 15] = [
     "virtio_pci",
     "virtio_console",
@@ -38,10 +38,10 @@ const MODULES: [&str; 15] = [
     "vrf",
 ];
 const MEMORY_MB: &str = "2048";
-/// For boot and power-off.
+/// Time for boot and power-off.
 const BOOT: Duration = Duration::from_secs(60);
 
-/// What a machine's time is, where the processor cannot run it itself and is emulated.
+/// The clock that a machine goes by, where its processor has to be emulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Time {
     /// This machine's: with two processors, as fast as can be, some thirty times slower than real ones.
@@ -129,13 +129,13 @@ pub(crate) fn outputs(
     Ok(outputs)
 }
 
-/// The last lines of a text.
+/// Returns the last lines of a text.
 pub(crate) fn tail(text: &str, lines: usize) -> String {
     let all: Vec<_> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// Killed and reaped in any case.
+/// A running machine, killed and reaped on drop.
 struct Machine(Child);
 
 impl Drop for Machine {
@@ -168,7 +168,7 @@ fn start(kernel: &Kernel, time: Time, folder: &Path) -> anyhow::Result<Child> {
         .with_context(|| format!("cannot start `{line}`"))
 }
 
-/// The processor's own virtualisation where there is one.
+/// Returns QEMU's options for a processor: this one's own virtualisation where there is one.
 fn processor(time: Time) -> &'static [&'static str] {
     match time {
         _ if has_kvm() => &[
@@ -198,7 +198,7 @@ fn processor(time: Time) -> &'static [&'static str] {
     }
 }
 
-/// A device alone says nothing.
+/// Returns whether the processor runs machines itself: the device alone does not tell.
 fn has_kvm() -> bool {
     let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let virtual_machines = processor
@@ -208,7 +208,7 @@ fn has_kvm() -> bool {
     virtual_machines && device.is_ok()
 }
 
-/// A number that no program prints by chance.
+/// Makes up a number that no program prints by chance.
 fn mark() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one("mark")
