@@ -1,20 +1,21 @@
-//! Packages of Debian and Ubuntu: installed when we are root there, named elsewhere.
+//! Installs packages of Debian and Ubuntu when we are root there, and names them elsewhere.
 
 use std::io;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Once;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use xshell::cmd;
 
-use crate::shell;
+use crate::shell::{self, sh};
 
-/// Whether packages can be installed here without asking anybody.
+/// Returns whether packages can be installed here without asking anybody.
 pub(crate) fn can_install() -> bool {
     is_root() && shell::find_program("apt-get").is_some()
 }
 
-/// Whether the effective user is root.
+/// Returns whether the effective user is root.
 pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
@@ -39,12 +40,8 @@ pub(crate) fn install(packages: &[&str]) -> anyhow::Result<()> {
         );
     }
     update();
-    shell::run(
-        apt_get()
-            .args(["install", "-y", "--no-install-recommends"])
-            .args(&missing),
-    )
-    .with_context(|| format!("cannot install the packages {}", missing.join(" ")))
+    apt_get(&["install", "-y", "--no-install-recommends"], &missing)
+        .with_context(|| format!("cannot install the packages {}", missing.join(" ")))
 }
 
 /// Installs what a package file depends on, but not the package.
@@ -52,23 +49,13 @@ pub(crate) fn install(packages: &[&str]) -> anyhow::Result<()> {
 /// # Errors
 /// We are not root on Debian or Ubuntu, or the installation fails.
 pub(crate) fn satisfy(package: &Path) -> anyhow::Result<()> {
-    let depends = shell::read(
-        Command::new("dpkg-deb")
-            .arg("-f")
-            .arg(package)
-            .arg("Depends"),
-    )?;
-    let depends = depends.trim();
+    let depends = shell::answer(cmd!(sh(), "dpkg-deb -f {package} Depends"))?;
     if !can_install() {
         bail!("to be installed as root: {depends}");
     }
     update();
-    shell::run(
-        apt_get()
-            .args(["satisfy", "-y", "--no-install-recommends"])
-            .arg(depends),
-    )
-    .with_context(|| format!("cannot install {depends}"))
+    apt_get(&["satisfy", "-y", "--no-install-recommends"], &[&depends])
+        .with_context(|| format!("cannot install {depends}"))
 }
 
 /// Fetches the package lists, once. Only warns when it fails: one dead source among several is no
@@ -76,7 +63,7 @@ pub(crate) fn satisfy(package: &Path) -> anyhow::Result<()> {
 pub(crate) fn update() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        if let Err(error) = shell::run(apt_get().arg("update")) {
+        if let Err(error) = apt_get(&["update"], &[]) {
             eprintln!("warning: {error:#}");
         }
     });
@@ -87,20 +74,28 @@ pub(crate) fn update() {
 /// # Errors
 /// There is no apt-get, or no such package.
 pub(crate) fn download(package: &str, folder: &Path) -> anyhow::Result<()> {
-    shell::run(apt_get().args(["download", package]).current_dir(folder))
+    let _folder = sh().push_dir(folder);
+    apt_get(&["download"], &[package])
 }
 
-/// What it says goes to standard error: the output of `bench --json` is JSON alone.
-fn apt_get() -> Command {
-    let mut command = Command::new("apt-get");
-    command
-        .stdout(io::stderr())
-        .args(["-q", "-o", "DPkg::Lock::Timeout=300"])
+/// Runs apt-get. What it says goes to standard error: the output of `bench --json` is JSON alone.
+fn apt_get(subcommand: &[&str], packages: &[&str]) -> anyhow::Result<()> {
+    let options = ["-q", "-o", "DPkg::Lock::Timeout=300"];
+    let command = cmd!(sh(), "apt-get {options...} {subcommand...} {packages...}")
         .env("DEBIAN_FRONTEND", "noninteractive");
-    command
+    let line = command.to_string();
+    eprintln!("$ {line}");
+    let status = Command::from(command)
+        .stdin(Stdio::null())
+        .stdout(io::stderr())
+        .status()
+        .with_context(|| format!("cannot start `{line}`"))?;
+    ensure!(status.success(), "`{line}` failed: {status}");
+    Ok(())
 }
 
 fn is_installed(package: &str) -> bool {
-    shell::read(Command::new("dpkg-query").args(["-W", "-f=${db:Status-Status}", package]))
+    let format = "-f=${db:Status-Status}";
+    shell::answer(cmd!(sh(), "dpkg-query -W {format} {package}"))
         .is_ok_and(|status| status == "installed")
 }

@@ -1,22 +1,23 @@
-//! Benches: builds the agent as it is shipped, measures it, and holds the figures against their
-//! goals. What measures is the program `dz-bench` of the test harness; every bench is listed there.
+//! Builds the agent as it is shipped, measures it, and holds the figures against their goals. The program `dz-bench` of the test
+//! harness measures, and lists every bench.
 
 mod machines;
 mod row;
 mod table;
 
-use std::ffi::OsStr;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
+use xshell::cmd;
 
+use crate::apt;
+use crate::shell::{self, sh};
 use crate::test_suite::{machine, programs};
 use crate::vm::kernel::Version;
-use crate::{apt, shell};
 use row::{Row, rows};
 
-/// What the benches need.
+/// Programs that the benches need.
 const PROGRAMS: [&str; 4] = ["ip", "ethtool", "iperf3", "bird"];
 
 /// What to measure, and what to do with the figures.
@@ -38,7 +39,7 @@ pub(crate) struct Options {
     kernel: Option<Version>,
 }
 
-/// Runs them.
+/// Runs benches and prints their figures.
 ///
 /// # Errors
 /// No privilege, something is missing, does not build or cannot be measured. A goal that is not met
@@ -98,7 +99,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Measures one, here and, if it has a part for them, in virtual machines.
+/// Measures one bench, here and, if it has a part for them, in virtual machines.
 fn figures(
     built: &programs::Bench,
     (name, part): (&str, Option<&str>),
@@ -112,33 +113,27 @@ fn figures(
     Ok(())
 }
 
-/// Names and one line about each.
+/// Lists the benches: their names, and one line about each.
 fn list(bench: &Path) -> anyhow::Result<Vec<(String, String)>> {
-    let text = shell::read(Command::new(bench).arg("--list"))?;
+    let text = shell::answer(cmd!(sh(), "{bench} --list"))?;
     let lines = text.lines().filter_map(|line| line.split_once('\t'));
     Ok(lines
         .map(|(name, about)| (name.to_owned(), about.to_owned()))
         .collect())
 }
 
-/// A bench, and the part of it if one is named.
+/// Splits the name of a bench from that of its part, if one is named.
 fn parts(name: &str) -> (&str, Option<&str>) {
     name.split_once('/')
         .map_or((name, None), |(name, part)| (name, Some(part)))
 }
 
 fn measure(built: &programs::Bench, name: &str, part: Option<&str>) -> anyhow::Result<Vec<Row>> {
-    let agent: &OsStr = built.agent.as_ref();
-    let output = Command::new(&built.bench)
-        .arg(name)
-        .args(part)
+    let programs::Bench { agent, bench } = built;
+    // Its standard error is for people, while it measures.
+    let text = cmd!(sh(), "{bench} {name} {part...}")
         .env("DZ_AGENT", agent)
         .env("PATH", machine::path()?)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("cannot start {}", built.bench.display()))?;
-    ensure!(output.status.success(), "bench {name}: {}", output.status);
-    let text = String::from_utf8(output.stdout).context("figures that are no text")?;
+        .read()?;
     rows(&text)
 }

@@ -1,5 +1,5 @@
-//! The committed BPF objects, the agent's and that of the benches: building them, recording what they
-//! were built from, comparing them.
+//! Builds the committed BPF objects, the agent's and that of the benches, records their sources and tools, and compares them with
+//! what these make.
 //!
 //! Users build the agent with plain stable cargo, so the objects lie in the tree. They are the same
 //! byte for byte wherever they are built with the recorded toolchain.
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 
 use crate::record::{self, OBJECT, RECORD, STALE};
-use crate::shell;
+use crate::shell::{self, sh};
 use toolchain::{TARGET, Toolchain};
 
 /// The benches' object, which is no part of the agent, relative to the workspace.
@@ -127,7 +127,7 @@ pub(crate) fn check() -> anyhow::Result<Comparison> {
     Ok(Comparison::Identical)
 }
 
-/// A file of the tree.
+/// Reads a file of the tree.
 fn read(name: &str) -> anyhow::Result<Vec<u8>> {
     fs::read(shell::root().join(name)).with_context(|| name.to_owned())
 }
@@ -135,25 +135,19 @@ fn read(name: &str) -> anyhow::Result<Vec<u8>> {
 /// Compiles and strips; returns where the results lie, in the order of [`OBJECTS`].
 fn compile(toolchain: &Toolchain) -> anyhow::Result<[PathBuf; 2]> {
     let folder = shell::root().join("dz-ebpf");
-    // First, so that each registry has its folder (named after its host) when paths are remapped.
-    shell::run(
-        toolchain
-            .cargo("fetch")
-            .arg("--locked")
-            .current_dir(&folder),
-    )?;
-    shell::run(
-        toolchain
-            .cargo("build")
-            .args(["--release", "--locked", "--target", TARGET])
-            .arg("--target-dir")
-            .arg(folder.join("target"))
-            .env("CARGO_ENCODED_RUSTFLAGS", flags(toolchain)?.join("\x1f"))
-            .env("RUSTC_WRAPPER", std::env::current_exe()?)
-            .env(rustc_wrapper::MARKER, "1")
-            .current_dir(&folder),
-    )?;
     let target = folder.join("target");
+    let _folder = sh().push_dir(folder);
+    // First, so that each registry has its folder (named after its host) when paths are remapped.
+    toolchain.cargo("fetch").arg("--locked").run()?;
+    toolchain
+        .cargo("build")
+        .args(["--release", "--locked", "--target", TARGET])
+        .arg("--target-dir")
+        .arg(&target)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(toolchain)?.join("\x1f"))
+        .env("RUSTC_WRAPPER", std::env::current_exe()?)
+        .env(rustc_wrapper::MARKER, "1")
+        .run()?;
     let stripped = OBJECTS.map(|object| target.join(object.binary).with_extension("o"));
     for (object, stripped) in OBJECTS.iter().zip(&stripped) {
         let built = target.join(TARGET).join("release").join(object.binary);
@@ -164,10 +158,10 @@ fn compile(toolchain: &Toolchain) -> anyhow::Result<[PathBuf; 2]> {
     Ok(stripped)
 }
 
-/// What code is made: with 32-bit arithmetic and jumps, which every kernel has that we run on; and BTF.
+/// Flags that say what code is made: with 32-bit arithmetic and jumps, which every kernel has that we run on; and BTF.
 const CODE: [&str; 3] = ["-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"];
 
-/// The compiler's flags: [`CODE`], and names that are the same on every machine in place of paths.
+/// Returns the compiler's flags: [`CODE`], and names that are the same on every machine in place of paths.
 fn flags(toolchain: &Toolchain) -> anyhow::Result<Vec<String>> {
     let mut flags = CODE.map(str::to_owned).to_vec();
     let mut remap = |from: &Path, to: &str| -> anyhow::Result<()> {
@@ -186,7 +180,7 @@ fn flags(toolchain: &Toolchain) -> anyhow::Result<Vec<String>> {
     Ok(flags)
 }
 
-/// The object goes to everybody: no folder of this machine, no registry's name.
+/// Ensures that an object names no folder of this machine and no registry: it goes to everybody.
 fn ensure_nothing_of_this_machine(object: &Path) -> anyhow::Result<()> {
     let bytes = fs::read(object)?;
     let mut names = vec!["registry/src".to_owned(), "crates.io".to_owned()];
@@ -213,7 +207,7 @@ fn ensure_nothing_of_this_machine(object: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The record of what lies in the tree now.
+/// Returns the record of the objects in the tree.
 fn describe(toolchain: &Toolchain) -> anyhow::Result<String> {
     let mut text =
         "# Written by `cargo xtask build-ebpf`, checked by dz-agent/build.rs.\n".to_owned();
@@ -227,7 +221,7 @@ fn describe(toolchain: &Toolchain) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// An untouched file keeps its time, and cargo does not rebuild the agent for it.
+/// Writes a file, unless it has these bytes: then it keeps its time, and cargo does not rebuild the agent for it.
 fn write_if_changed(name: &str, bytes: &[u8]) -> anyhow::Result<()> {
     let path = shell::root().join(name);
     if fs::read(&path).is_ok_and(|old| old == bytes) {

@@ -1,21 +1,26 @@
-//! What continuous integration runs: format, lints, the committed object, stories of the simulator, all tests, some of
+//! Runs the steps of continuous integration: format, lints, the committed object, stories of the simulator, all tests, some of
 //! them on other kernels.
 
 use std::path::Path;
 use std::time::Instant;
 
+use xshell::cmd;
+
 use crate::build_ebpf::{self, Comparison};
-use crate::{shell, sim};
+use crate::shell::{self, sh};
+use crate::sim;
 
 /// Runs every step; the first that fails ends it.
 ///
 /// # Errors
-/// Of the step that failed.
+/// A step has failed.
 pub(crate) fn run() -> anyhow::Result<()> {
+    let cargo = shell::cargo();
     step("format", || {
-        shell::run(shell::cargo().args(["fmt", "--all", "--check"]))?;
+        cmd!(sh(), "{cargo} fmt --all --check").run()?;
         let manifest = ["--manifest-path", "dz-ebpf/Cargo.toml"];
-        shell::run(shell::cargo().args(["fmt", "--check"]).args(manifest))
+        cmd!(sh(), "{cargo} fmt --check {manifest...}").run()?;
+        Ok(())
     })?;
     let comparison = step("the committed object", build_ebpf::check)?;
     let object = match &comparison {
@@ -23,11 +28,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Comparison::OtherToolchain(object) => Some(object.as_path()),
     };
     step("lints", || {
-        shell::run(
-            shell::cargo()
-                .args(["clippy", "--workspace", "--all-targets", "--all-features"])
-                .args(["--", "-D", "warnings"]),
-        )
+        let all = ["--workspace", "--all-targets", "--all-features"];
+        cmd!(sh(), "{cargo} clippy {all...} -- -D warnings").run()?;
+        Ok(())
     })?;
     step("stories", || {
         sim::run(&["--seeds", "10000"])?;
@@ -36,14 +39,14 @@ pub(crate) fn run() -> anyhow::Result<()> {
     step("tests", || test(object))
 }
 
-/// The README's commands, in one: on this kernel and in machines, on the object that was built here if it could not be compared.
+/// Runs the README's commands in one: on this kernel and in machines, on the object that was built here if it could not be
+/// compared.
 fn test(object: Option<&Path>) -> anyhow::Result<()> {
-    let mut command = shell::cargo();
-    command.args(["xtask", "test", "--deny-skips", "--vm"]);
-    if let Some(object) = object {
-        command.env("DZ_EBPF_OBJECT", object);
-    }
-    shell::run(&mut command)
+    let cargo = shell::cargo();
+    cmd!(sh(), "{cargo} xtask test --deny-skips --vm")
+        .envs(object.map(|object| ("DZ_EBPF_OBJECT", object)))
+        .run()?;
+    Ok(())
 }
 
 fn step<T>(name: &str, run: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {

@@ -1,57 +1,48 @@
-//! Running programs, with errors that say which one failed.
+//! Runs programs. A command line is written with [`xshell::cmd!`] for the shell that [`sh`] returns: `.run()` shows the line and
+//! all that the program prints, [`answer`] keeps what it prints to itself and returns it, `.read()` only lets standard error
+//! through. A program that lives on, or has other streams or another process group, becomes a [`std::process::Command`] of its
+//! command line (`From`). Only `demo/console.rs`, which runs what a reader could type, and `build_ebpf/rustc_wrapper.rs`, which
+//! stands in rustc's place, have no use for this shell.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
+use xshell::{Cmd, Shell};
 
-/// Runs it with our standard output and error, after printing the command line.
-///
-/// # Errors
-/// It cannot be started, or ends unsuccessfully.
-pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
-    let line = command_line(command);
-    eprintln!("$ {line}");
-    let status = command
-        .stdin(Stdio::null())
-        .status()
-        .with_context(|| format!("cannot start `{line}`"))?;
-    ensure!(status.success(), "`{line}` failed: {status}");
-    Ok(())
+/// Returns the shell of all command lines, which runs programs in the folder of the workspace. Each thread has its own, which is
+/// leaked, so that a command line can be handed on without it.
+pub(crate) fn sh() -> &'static Shell {
+    thread_local! {
+        static SHELL: &'static Shell = {
+            let shell = Shell::new().expect("cargo runs us in a folder that exists");
+            shell.change_dir(root());
+            Box::leak(Box::new(shell))
+        };
+    }
+    SHELL.with(|shell| *shell)
 }
 
-/// What it writes to standard output, trimmed.
+/// Runs a program and returns its standard output, trimmed. Its standard error is shown as part of the error, or not at all: some
+/// programs are only run to see whether they are there.
 ///
 /// # Errors
-/// It cannot be started, ends unsuccessfully, or writes something that is not UTF-8.
-pub(crate) fn read(command: &mut Command) -> anyhow::Result<String> {
-    let line = command_line(command);
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start `{line}`"))?;
+/// The program cannot be started, ends unsuccessfully, or writes something that is not UTF-8.
+pub(crate) fn answer(command: Cmd<'_>) -> anyhow::Result<String> {
+    let command = command.ignore_status();
+    let output = command.output()?;
     ensure!(
         output.status.success(),
-        "`{line}` failed: {}\n{}",
+        "`{command}` failed: {}\n{}",
         output.status,
         String::from_utf8_lossy(&output.stderr).trim()
     );
     let text = String::from_utf8(output.stdout)
-        .with_context(|| format!("`{line}` writes something else than UTF-8"))?;
+        .with_context(|| format!("`{command}` writes something else than UTF-8"))?;
     Ok(text.trim().to_owned())
 }
 
-/// Program and arguments, as a person would type them (without quoting).
-pub(crate) fn command_line(command: &Command) -> String {
-    let mut line = command.get_program().to_string_lossy().into_owned();
-    for arg in command.get_args() {
-        line.push(' ');
-        line.push_str(&arg.to_string_lossy());
-    }
-    line
-}
-
-/// Where a program lies: on the path, in the system's own folders, or where cargo installs.
+/// Finds a program on the path, in the system's own folders, or where cargo installs.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
@@ -62,22 +53,19 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Cargo's own folder, `$CARGO_HOME` or `~/.cargo`.
+/// Returns cargo's own folder, `$CARGO_HOME` or `~/.cargo`.
 pub(crate) fn cargo_home() -> Option<PathBuf> {
     std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(std::env::home_dir()?.join(".cargo")))
 }
 
-/// The cargo that runs us, or the one on the path.
-pub(crate) fn cargo() -> Command {
-    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(program);
-    command.current_dir(root());
-    command
+/// Returns the cargo that runs us, or the one on the path.
+pub(crate) fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
-/// The folder of the workspace.
+/// Returns the folder of the workspace.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()

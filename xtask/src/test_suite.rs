@@ -1,7 +1,6 @@
-//! All tests: builds what they need, runs every test program, and says what ran, failed and was
-//! skipped.
+//! Builds all tests and what they need, runs every test program, and sums up which ran, failed and were skipped.
 //!
-//! What a test program prints is read: the `test result:` line that libtest and libtest-mimic
+//! It reads two kinds of lines that a test program prints: `test result:`, which libtest and libtest-mimic
 //! share, and `SKIPPED <test>: <reason>` for each test that could not run.
 
 pub(crate) mod machine;
@@ -14,8 +13,10 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 
 use anyhow::Context;
+use xshell::{Cmd, cmd};
 
-use crate::{apt, shell, vm};
+use crate::shell::{self, sh};
+use crate::{apt, vm};
 use programs::{Program, Programs};
 use report::{Report, Results};
 
@@ -52,29 +53,28 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let programs = Programs::build(&options.groups)?;
     let mut report = Report::default();
     for program in &programs.tests {
-        let mut command = Command::new(&program.executable);
-        command
+        let threads = format!("--test-threads={}", machine::test_threads());
+        let command = sh()
+            .cmd(&program.executable)
             .args(&options.args)
-            .current_dir(&program.folder)
+            .args(program.end_to_end.then_some(threads))
             .env("CARGO_MANIFEST_DIR", &program.folder)
             .env("DZ_AGENT", &programs.agent)
             .env("DZ_AGENT_WITH_FAULTS", &programs.agent_with_faults)
             .env("PATH", machine::path()?);
-        if program.end_to_end {
-            command.arg(format!("--test-threads={}", machine::test_threads()));
-        }
         println!("\n==== {}", program.name);
-        follow(program, &mut command, &mut report)?;
+        let _folder = sh().push_dir(&program.folder);
+        follow(program, command, &mut report)?;
     }
     if programs.documentation {
         let program = Program::documentation();
         println!("\n==== {}", program.name);
-        let mut command = shell::cargo();
-        command.args(["test", "--doc", "--workspace", "--all-features"]);
+        let cargo = shell::cargo();
+        let mut command = cmd!(sh(), "{cargo} test --doc --workspace --all-features");
         if !options.args.is_empty() {
-            command.arg("--").args(&options.args);
+            command = command.arg("--").args(&options.args);
         }
-        follow(&program, &mut command, &mut report)?;
+        follow(&program, command, &mut report)?;
     }
     vm::run_on(&kernels, &programs, &mut report)?;
     if !apt::is_root() {
@@ -85,8 +85,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 /// Runs one test program, shows what it prints, and takes the results from it.
-fn follow(program: &Program, command: &mut Command, report: &mut Report) -> anyhow::Result<()> {
-    let mut child = command
+fn follow(program: &Program, command: Cmd<'_>, report: &mut Report) -> anyhow::Result<()> {
+    let mut child = Command::from(command)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

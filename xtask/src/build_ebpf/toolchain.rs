@@ -1,13 +1,15 @@
-//! What compiles for BPF: a compiler with the target, bpf-linker, and the LLVM that both use.
+//! Finds the tools that compile for BPF: a compiler with the target, bpf-linker, and the LLVM that both use.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
+use xshell::{Cmd, cmd};
 
-use crate::{apt, shell};
+use crate::apt;
+use crate::shell::{self, sh};
 
-/// What the compiler calls the machine that kernel programs run on.
+/// The compiler's name for the machine that kernel programs run on.
 pub(super) const TARGET: &str = "bpfel-unknown-none";
 /// Debian's compiler with a prebuilt `core` for BPF, and what bpf-linker links.
 const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
@@ -32,7 +34,7 @@ enum Compiler {
     Nightly,
 }
 
-/// Everything needed, found.
+/// The tools, all of them found.
 #[derive(Debug)]
 pub(crate) struct Toolchain {
     compiler: Compiler,
@@ -59,8 +61,8 @@ impl Toolchain {
         };
         let strip = find_strip()?;
         let linker = find_linker()?;
-        let rustc = shell::read(compiler.rustc().arg("-V"))?.replace("rustc ", "");
-        let llvm = llvm_version(&shell::read(Command::new(&strip).arg("--version"))?)?;
+        let rustc = shell::answer(compiler.rustc().arg("-V"))?.replace("rustc ", "");
+        let llvm = llvm_version(&shell::answer(cmd!(sh(), "{strip} --version"))?)?;
         let versions = [
             ("rustc", rustc),
             ("bpf_linker", linker_version(&linker)?),
@@ -75,33 +77,23 @@ impl Toolchain {
         })
     }
 
-    /// The cargo that belongs to the compiler.
-    pub(crate) fn cargo(&self, subcommand: &str) -> Command {
-        let mut command = match self.compiler {
-            Compiler::Debian => {
-                let mut command = Command::new("/usr/bin/cargo");
-                command
-                    .arg(subcommand)
-                    .env("RUSTC", "/usr/bin/rustc")
-                    // aya-ebpf needs asm_experimental_arch.
-                    .env("RUSTC_BOOTSTRAP", "1");
-                command
-            }
-            Compiler::Nightly => {
-                let mut command = Command::new("rustup");
-                command
-                    .args(["run", "nightly", "cargo", subcommand])
-                    .env("CARGO_UNSTABLE_BUILD_STD", "core");
-                command.env_remove("RUSTC");
-                command
-            }
+    /// Begins a command line of the cargo that belongs to the compiler.
+    pub(crate) fn cargo(&self, subcommand: &str) -> Cmd<'static> {
+        let command = match self.compiler {
+            Compiler::Debian => cmd!(sh(), "/usr/bin/cargo {subcommand}")
+                .env("RUSTC", "/usr/bin/rustc")
+                // aya-ebpf needs asm_experimental_arch.
+                .env("RUSTC_BOOTSTRAP", "1"),
+            Compiler::Nightly => cmd!(sh(), "rustup run nightly cargo {subcommand}")
+                .env("CARGO_UNSTABLE_BUILD_STD", "core")
+                .env_remove("RUSTC"),
         };
-        command.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &self.linker);
-        // Of the cargo that runs us, which may be another one.
-        for variable in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTFLAGS"] {
-            command.env_remove(variable);
-        }
         command
+            .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &self.linker)
+            // Of the cargo that runs us, which may be another one.
+            .env_remove("CARGO")
+            .env_remove("RUSTUP_TOOLCHAIN")
+            .env_remove("RUSTFLAGS")
     }
 
     /// Writes a copy without DWARF, which the kernel does not read; BTF stays.
@@ -109,36 +101,28 @@ impl Toolchain {
     /// # Errors
     /// `llvm-strip` fails.
     pub(crate) fn strip(&self, from: &Path, to: &Path) -> anyhow::Result<()> {
-        shell::run(
-            Command::new(&self.strip)
-                .arg("-g")
-                .arg("-o")
-                .arg(to)
-                .arg(from),
-        )
+        let strip = &self.strip;
+        cmd!(sh(), "{strip} -g -o {to} {from}").run()?;
+        Ok(())
     }
 
-    /// The folder of the standard library's sources, if the compiler names it in what it builds.
+    /// Returns the folder of the standard library's sources, which the compiler may name in what it builds.
     pub(crate) fn std_sources(&self) -> PathBuf {
         self.sysroot.join("lib/rustlib/src/rust")
     }
 }
 
 impl Compiler {
-    fn rustc(&self) -> Command {
+    fn rustc(&self) -> Cmd<'static> {
         match self {
-            Self::Debian => Command::new("/usr/bin/rustc"),
-            Self::Nightly => {
-                let mut command = Command::new("rustup");
-                command.args(["run", "nightly", "rustc"]);
-                command
-            }
+            Self::Debian => cmd!(sh(), "/usr/bin/rustc"),
+            Self::Nightly => cmd!(sh(), "rustup run nightly rustc"),
         }
     }
 
-    /// The sysroot, if this compiler is here and can compile for BPF.
+    /// Returns the sysroot, if this compiler is here and can compile for BPF.
     fn sysroot(&self) -> Option<PathBuf> {
-        let sysroot = PathBuf::from(shell::read(self.rustc().args(["--print", "sysroot"])).ok()?);
+        let sysroot = PathBuf::from(shell::answer(self.rustc().args(["--print", "sysroot"])).ok()?);
         let needed = match self {
             Self::Debian => "lib/rustlib/bpfel-unknown-none/lib",
             Self::Nightly => "lib/rustlib/src/rust/library/core",
@@ -148,7 +132,7 @@ impl Compiler {
     }
 
     fn check_version(&self) -> anyhow::Result<()> {
-        let version = shell::read(self.rustc().arg("-vV"))?;
+        let version = shell::answer(self.rustc().arg("-vV"))?;
         let rustc = version_after(&version, "release: ");
         ensure!(
             rustc.is_some_and(|found| found >= OLDEST_RUSTC),
@@ -179,7 +163,7 @@ fn find_compiler() -> anyhow::Result<(Compiler, PathBuf)> {
     )
 }
 
-/// `llvm-strip` of the LLVM that bpf-linker uses.
+/// Finds `llvm-strip` of the LLVM that bpf-linker uses.
 fn find_strip() -> anyhow::Result<PathBuf> {
     let strip = llvm_prefix().join("bin/llvm-strip");
     if !strip.is_file() && apt::can_install() && llvm_prefix() == Path::new(LLVM_PREFIX) {
@@ -208,38 +192,36 @@ fn find_linker() -> anyhow::Result<PathBuf> {
     if let Some(linker) = usable() {
         return Ok(linker);
     }
-    let mut install = shell::cargo();
     // Without LLVM_PREFIX another LLVM of the machine may be picked; the default feature wants a
     // newer one.
-    install.env("LLVM_PREFIX", llvm_prefix()).args([
-        "install",
-        "bpf-linker",
-        "--version",
-        &format!("^{LINKER_VERSION}"),
-        "--locked",
-        "--no-default-features",
-        "--features",
-        &format!("llvm-{LLVM_MAJOR}"),
-    ]);
+    let prefix = llvm_prefix();
+    let llvm = format!("llvm-{LLVM_MAJOR}");
+    let install = |cargo: OsString| {
+        cmd!(
+            sh(),
+            "{cargo} install bpf-linker --version ^{LINKER_VERSION} --locked --no-default-features
+             --features {llvm}"
+        )
+        .env("LLVM_PREFIX", &prefix)
+    };
     if !apt::can_install() {
         bail!(
             "no bpf-linker {LINKER_VERSION}: run `LLVM_PREFIX={} {}`",
-            llvm_prefix().display(),
-            shell::command_line(&install)
-                .replace(&*install.get_program().to_string_lossy(), "cargo"),
+            prefix.display(),
+            install("cargo".into())
         );
     }
     apt::install(&LLVM_PACKAGES)?;
-    shell::run(&mut install)?;
+    install(shell::cargo()).run()?;
     usable().context("bpf-linker was installed, but is not found on the path")
 }
 
 fn linker_version(linker: &Path) -> anyhow::Result<String> {
-    let version = shell::read(Command::new(linker).arg("--version"))?;
+    let version = shell::answer(cmd!(sh(), "{linker} --version"))?;
     Ok(version.replace("bpf-linker ", ""))
 }
 
-/// The number in `Debian LLVM version 22.1.8`.
+/// Finds the number in `Debian LLVM version 22.1.8`.
 fn llvm_version(text: &str) -> anyhow::Result<String> {
     text.split_once("LLVM version ")
         .and_then(|(_, rest)| rest.split_whitespace().next())
@@ -247,7 +229,7 @@ fn llvm_version(text: &str) -> anyhow::Result<String> {
         .with_context(|| format!("llvm-strip does not say its version: {text}"))
 }
 
-/// Major and minor number of the version that follows `label` at the start of a line.
+/// Finds the major and minor number of the version that follows `label` at the start of a line.
 fn version_after(text: &str, label: &str) -> Option<(u32, u32)> {
     let version = text.lines().find_map(|line| line.strip_prefix(label))?;
     let mut numbers = version.split('.');

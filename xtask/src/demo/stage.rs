@@ -1,4 +1,4 @@
-//! What the demo puts into the system, and takes away again: namespaces, pins, files.
+//! Puts namespaces, pins and files of the demo into the system, and takes them away again.
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
+use xshell::cmd;
 
 use super::console::Console;
-use crate::shell;
+use crate::shell::{self, sh};
 
 const NAMESPACES: &str = "/run/netns";
 const BPF_FS: &str = "/sys/fs/bpf";
 const FILES: &str = "/run";
 
-/// Everything of ours in the system has a name that starts with the prefix; all of it is removed
-/// on drop.
+/// Our things in the system. Each has a name that starts with the prefix, and is removed on drop.
 #[derive(Debug)]
 pub(super) struct Stage {
     prefix: String,
@@ -26,7 +26,7 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// Nothing yet. The prefix has our process id in it.
+    /// Begins with nothing. The prefix has our process id in it.
     pub(super) fn new(prefix: &str) -> Self {
         Self {
             prefix: prefix.to_owned(),
@@ -35,12 +35,12 @@ impl Stage {
         }
     }
 
-    /// The folder for sockets, state and logs.
+    /// Returns the folder for sockets, state and logs.
     pub(super) fn folder(prefix: &str) -> PathBuf {
         Path::new(FILES).join(prefix)
     }
 
-    /// An agent's folder for pins.
+    /// Returns an agent's folder for pins.
     pub(super) fn pin_dir(prefix: &str, name: &str) -> PathBuf {
         Path::new(BPF_FS).join(format!("{prefix}-{name}"))
     }
@@ -70,7 +70,7 @@ impl Stage {
         Ok(())
     }
 
-    /// The namespace with the wire between the hosts.
+    /// Names the namespace with the wire between the hosts.
     pub(super) fn wire(&self) -> String {
         format!("{}-wire", self.prefix)
     }
@@ -108,7 +108,7 @@ impl Stage {
     }
 }
 
-/// `dz-demo-12` is not ours if we are `dz-demo-1`.
+/// Returns whether a name is one of ours: `dz-demo-12` is not if we are `dz-demo-1`.
 fn is_ours(path: &Path, prefix: &str) -> bool {
     path.file_name()
         .and_then(|name| name.to_str())
@@ -116,7 +116,7 @@ fn is_ours(path: &Path, prefix: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
-/// Processes that have one of our names in their command lines.
+/// Finds processes that have one of our names in their command lines.
 fn processes(prefix: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -134,14 +134,13 @@ fn processes(prefix: &str) -> Vec<String> {
 impl Drop for Stage {
     fn drop(&mut self) {
         for name in &self.namespaces {
-            // It may not have been made; what remains is looked for afterwards.
-            let mut command = Command::new("ip");
-            // Of its own group: a second Ctrl-C must not stop it half way.
-            command
-                .args(["netns", "del", name])
-                .stderr(Stdio::null())
-                .process_group(0);
-            if shell::read(&mut command).is_err() {
+            // It may not have been made; what remains is looked for afterwards. Of its own group:
+            // a second Ctrl-C must not stop it half way.
+            let deleted = Command::from(cmd!(sh(), "ip netns del {name}").ignore_stderr())
+                .stdin(Stdio::null())
+                .process_group(0)
+                .status();
+            if !deleted.is_ok_and(|status| status.success()) {
                 let _ = fs::remove_file(Path::new(NAMESPACES).join(name));
             }
         }
@@ -151,7 +150,7 @@ impl Drop for Stage {
         }
         let _ = fs::remove_dir_all(Self::folder(&self.prefix));
         if self.mounted {
-            let _ = shell::read(Command::new("umount").arg(BPF_FS));
+            let _ = shell::answer(cmd!(sh(), "umount {BPF_FS}"));
         }
     }
 }

@@ -1,14 +1,15 @@
-//! What the tests use of this machine: programs, installed when we are root on Debian or Ubuntu.
+//! Finds the programs of this machine that tests start, and installs them when we are root on Debian or Ubuntu.
 
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::thread;
 
 use anyhow::Context;
+use xshell::cmd;
 
-use crate::{apt, shell};
+use crate::apt;
+use crate::shell::{self, sh};
 
 /// Programs, and the Debian package that each is in.
 const PROGRAMS: [(&str, &str); 8] = [
@@ -43,8 +44,8 @@ const BIRD: Unpacked = Unpacked {
     libraries: true,
 };
 
-/// What tests start in a virtual machine, as far as it is here: promtool, which has a hundred
-/// megabytes and nothing to do with the kernel, is not among it.
+/// Finds the programs that tests start in a virtual machine, as far as they are here, but for promtool, which has a hundred
+/// megabytes and nothing to do with the kernel.
 pub(crate) fn guest_programs() -> Vec<PathBuf> {
     let names = PROGRAMS.iter().map(|(program, _)| *program);
     names
@@ -53,13 +54,13 @@ pub(crate) fn guest_programs() -> Vec<PathBuf> {
         .collect()
 }
 
-/// A program on the path, or one that [`prepare`] has unpacked.
+/// Finds a program on the path, or one that [`prepare`] has unpacked.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let unpacked = || Some(tools().join(name)).filter(|file| file.is_file());
     shell::find_program(name).or_else(unpacked)
 }
 
-/// Gets what is missing. What it cannot get it names; the tests that need it then say so.
+/// Gets the programs that are missing. It names those that it cannot get; the tests that need them then say so.
 pub(crate) fn prepare() {
     if !apt::is_root() {
         println!("NOT ROOT: tests that need namespaces, netlink or BPF will be skipped.");
@@ -100,7 +101,7 @@ pub(crate) fn require_promtool() -> anyhow::Result<()> {
     PROMTOOL.require()
 }
 
-/// The path for test programs: ours, the system's, and what [`prepare`] has unpacked.
+/// Returns the path for test programs: ours, the system's, and what [`prepare`] has unpacked.
 ///
 /// # Errors
 /// A folder in it cannot be part of a path.
@@ -112,7 +113,7 @@ pub(crate) fn path() -> anyhow::Result<OsString> {
     Ok(std::env::join_paths(folders)?)
 }
 
-/// How many end-to-end tests run side by side: they watch intervals of milliseconds.
+/// Returns how many end-to-end tests run side by side: few, for they watch intervals of milliseconds.
 pub(crate) fn test_threads() -> usize {
     thread::available_parallelism().map_or(1, |cores| cores.get().min(2))
 }
@@ -152,12 +153,7 @@ impl Unpacked {
         if self.libraries {
             apt::satisfy(&package)?;
         }
-        shell::run(
-            Command::new("dpkg-deb")
-                .arg("-x")
-                .arg(&package)
-                .arg(&folder),
-        )?;
+        cmd!(sh(), "dpkg-deb -x {package} {folder}").run()?;
         for path in self.programs {
             let name = path.rsplit('/').next().unwrap_or(path);
             fs::rename(folder.join(path), tools().join(name))?;

@@ -1,13 +1,12 @@
-//! The test programs that cargo builds, and the agent that they start.
+//! Builds the test programs, and the agent that they start.
 
-use std::io::BufReader;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use cargo_metadata::{Artifact, Message, Metadata, MetadataCommand, Package, TargetKind};
+use xshell::{Cmd, cmd};
 
-use crate::shell;
+use crate::shell::{self, sh};
 
 /// The package of the privileged end-to-end tests.
 const END_TO_END: &str = "dz-tests";
@@ -25,7 +24,7 @@ const TRANSACTION: [&str; 8] = [
     "bystanders",
 ];
 
-/// What was built.
+/// The programs that were built.
 pub(crate) struct Programs {
     /// The agent's binary.
     pub(crate) agent: PathBuf,
@@ -50,7 +49,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Stands for `cargo test --doc`.
+    /// Makes up a program that stands for `cargo test --doc`.
     pub(crate) fn documentation() -> Self {
         Self {
             name: DOCUMENTATION.to_owned(),
@@ -78,8 +77,8 @@ impl Programs {
         let mut tests = Vec::new();
         // Always with the features of the whole workspace, lest every group compiles everything
         // anew.
-        let mut command = shell::cargo();
-        command.args(["test", "--no-run", "--workspace", "--all-features"]);
+        let cargo = shell::cargo();
+        let mut command = cmd!(sh(), "{cargo} test --no-run --workspace --all-features");
         let only_files = groups.iter().all(|group| {
             metadata
                 .workspace_packages()
@@ -88,7 +87,7 @@ impl Programs {
         });
         if only_files {
             for group in groups.iter().filter(|group| *group != DOCUMENTATION) {
-                command.args(["--test", group]);
+                command = command.args(["--test", group]);
             }
         }
         for artifact in artifacts(command)? {
@@ -119,10 +118,8 @@ pub(crate) fn build_agent() -> anyhow::Result<PathBuf> {
 }
 
 fn build_binary(arguments: &[&str]) -> anyhow::Result<PathBuf> {
-    let mut command = shell::cargo();
-    command
-        .args(["build", "--package", "dz-agent"])
-        .args(arguments);
+    let cargo = shell::cargo();
+    let command = cmd!(sh(), "{cargo} build --package dz-agent {arguments...}");
     let agent = artifacts(command)?
         .into_iter()
         .filter(|artifact| artifact.target.is_bin())
@@ -131,23 +128,23 @@ fn build_binary(arguments: &[&str]) -> anyhow::Result<PathBuf> {
     Ok(agent.into())
 }
 
-/// What a bench needs, both without debug checks.
+/// The programs that a bench needs, both without debug checks.
 pub(crate) struct Bench {
     /// The agent's binary.
     pub(crate) agent: PathBuf,
-    /// What measures it.
+    /// The program that measures it.
     pub(crate) bench: PathBuf,
 }
 
-/// Builds the agent as it is shipped, and what measures it.
+/// Builds the agent as it is shipped, and the program that measures it.
 ///
 /// # Errors
 /// They do not compile.
 pub(crate) fn build_bench() -> anyhow::Result<Bench> {
-    let mut command = shell::cargo();
-    command.args(["build", "--release", "--package", "dz-agent"]);
-    command.args(["--package", END_TO_END, "--bin", "dz-agent"]);
-    command.args(["--bin", "dz-bench"]);
+    let cargo = shell::cargo();
+    let packages = ["--package", "dz-agent", "--package", END_TO_END];
+    let binaries = ["--bin", "dz-agent", "--bin", "dz-bench"];
+    let command = cmd!(sh(), "{cargo} build --release {packages...} {binaries...}");
     let built = artifacts(command)?;
     let binary = |name: &str| {
         let mut built = built.iter().filter(|artifact| artifact.target.is_bin());
@@ -162,14 +159,14 @@ pub(crate) fn build_bench() -> anyhow::Result<Bench> {
     })
 }
 
-/// The place of a program in a run of everything.
+/// Returns the place of a program in a run of everything.
 fn rank(name: &str) -> usize {
     let group = name.rsplit(' ').next().unwrap_or(name);
     let place = TRANSACTION.iter().position(|known| *known == group);
     place.map_or(0, |place| place + 1)
 }
 
-/// The test program that an artifact is, if it is one of the groups'.
+/// Returns the test program that an artifact is, if it is one of the groups'.
 fn program(artifact: Artifact, package: &Package, groups: &[String]) -> Option<Program> {
     let executable = artifact.executable.filter(|_| artifact.profile.test)?;
     let is_file = artifact.target.is_test();
@@ -209,24 +206,15 @@ fn check_groups(groups: &[String], metadata: &Metadata) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs cargo and collects what it built.
-fn artifacts(mut command: Command) -> anyhow::Result<Vec<Artifact>> {
-    let line = shell::command_line(&command);
-    eprintln!("$ {line}");
-    let mut child = command
-        .arg("--message-format=json-render-diagnostics")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start `{line}`"))?;
-    let output = child.stdout.take().context("cargo without output")?;
+/// Runs cargo, which shows its progress and diagnostics meanwhile, and collects what it built.
+fn artifacts(command: Cmd<'_>) -> anyhow::Result<Vec<Artifact>> {
+    eprintln!("$ {command}");
+    let command = command.arg("--message-format=json-render-diagnostics");
     let mut artifacts = Vec::new();
-    for message in Message::parse_stream(BufReader::new(output)) {
+    for message in Message::parse_stream(command.read()?.as_bytes()) {
         if let Message::CompilerArtifact(artifact) = message? {
             artifacts.push(artifact);
         }
     }
-    let status = child.wait()?;
-    ensure!(status.success(), "`{line}` failed: {status}");
     Ok(artifacts)
 }

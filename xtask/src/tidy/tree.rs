@@ -1,8 +1,7 @@
-//! The Rust files of the repository, or of a made-up one, by their path from the root.
+//! Reads the Rust files of the repository, or makes some up, by their path from the root.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
 
 use cargo_metadata::MetadataCommand;
 
@@ -36,7 +35,7 @@ impl Tree {
         Self(files)
     }
 
-    /// Makes one up.
+    /// Makes up a tree of these files.
     pub(super) fn of(files: &[(&str, &str)]) -> Self {
         let owned = |&(name, text): &(&str, &str)| (name.to_owned(), text.to_owned());
         Self(files.iter().map(owned).collect())
@@ -47,16 +46,14 @@ impl Tree {
     }
 }
 
-/// The first file of every crate of both workspaces: libraries, programs, tests, build scripts.
+/// Finds the first file of every crate of both workspaces: libraries, programs, tests, build scripts.
 pub(super) fn roots() -> Vec<String> {
     let root = shell::root();
     let mut roots = Vec::new();
     for manifest in ["Cargo.toml", "dz-ebpf/Cargo.toml"] {
         let mut command = MetadataCommand::new();
         command.manifest_path(root.join(manifest)).no_deps();
-        let mut command: Command = command.cargo_command();
-        let text = shell::read(&mut command).unwrap();
-        let metadata = MetadataCommand::parse(text).unwrap();
+        let metadata = command.exec().unwrap();
         for target in metadata
             .packages
             .iter()

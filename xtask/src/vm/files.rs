@@ -1,14 +1,14 @@
-//! The files of every machine: a shell, what a system has in `/etc`, and programs of this one.
+//! Collects the files of every machine: a shell, what a system has in `/etc`, and programs of this one.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::Context;
+use xshell::cmd;
 
 use super::initramfs::Archive;
-use crate::shell;
+use crate::shell::{self, sh};
 
-/// An archive with a shell, what a system has in `/etc`, and these programs of this machine on the
+/// Begins an archive with a shell, what a system has in `/etc`, and these programs of this machine on the
 /// guest's path.
 ///
 /// # Errors
@@ -29,7 +29,7 @@ pub(crate) fn guest_files(programs: &[PathBuf]) -> anyhow::Result<Archive> {
     }
     let busybox = shell::find_program("busybox").context("no busybox")?;
     files.program("/bin/busybox", &busybox)?;
-    for name in shell::read(Command::new(&busybox).arg("--list"))?.lines() {
+    for name in shell::answer(cmd!(sh(), "{busybox} --list"))?.lines() {
         files.link(format!("/bin/{name}"), "busybox");
     }
     files.file("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n");

@@ -1,14 +1,14 @@
-//! The guest's files: an archive that the kernel unpacks into memory.
+//! Packs the guest's files into an archive that the kernel unpacks into memory.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, ensure};
+use xshell::cmd;
 
-use crate::shell;
+use crate::shell::{self, sh};
 
 /// An uncompressed cpio archive (`newc`, the kernel's `buffer-format.rst`): to decompress costs more
 /// than to copy, above all in an emulated machine.
@@ -24,7 +24,7 @@ const FILE: u32 = 0o100_644;
 const PROGRAM: u32 = 0o100_755;
 
 impl Archive {
-    /// An empty one.
+    /// Begins an empty archive.
     pub(crate) fn new() -> Self {
         Self {
             bytes: Vec::new(),
@@ -154,24 +154,22 @@ impl Archive {
     }
 }
 
-/// The test programs have ten times their size in debugging information.
+/// Reads a program without its debugging information: a test program has ten times its size in it.
 fn stripped(file: &Path) -> anyhow::Result<Vec<u8>> {
     if shell::find_program("strip").is_none() {
         return Ok(fs::read(file)?);
     }
     let copy = tempfile::NamedTempFile::new()?;
-    let status = Command::new("strip")
-        .args(["--strip-debug", "-o"])
-        .arg(copy.path())
-        .arg(file)
-        .status()?;
-    ensure!(status.success(), "strip: {status}");
-    Ok(fs::read(copy.path())?)
+    let stripped = copy.path();
+    cmd!(sh(), "strip --strip-debug -o {stripped} {file}")
+        .quiet()
+        .run()?;
+    Ok(fs::read(stripped)?)
 }
 
-/// The dynamic linker and the libraries of a program; none if it is linked statically or a script.
+/// Lists the dynamic linker and the libraries of a program; none if it is linked statically or a script.
 fn libraries(file: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let output = Command::new("ldd").arg(file).output().context("ldd")?;
+    let output = cmd!(sh(), "ldd {file}").ignore_status().output()?;
     if !output.status.success() {
         return Ok(Vec::new());
     }
@@ -184,7 +182,7 @@ fn libraries(file: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(text.lines().filter_map(library).collect())
 }
 
-/// From `libc.so.6 => /lib/libc.so.6 (0x…)` or `/lib64/ld-linux-x86-64.so.2 (0x…)`.
+/// Finds the path in `libc.so.6 => /lib/libc.so.6 (0x…)` or `/lib64/ld-linux-x86-64.so.2 (0x…)`.
 fn library(line: &str) -> Option<PathBuf> {
     let line = line.trim();
     let path = line.split_once(" => ").map_or(line, |(_, path)| path);

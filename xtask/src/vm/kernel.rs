@@ -1,13 +1,14 @@
-//! Kernels to boot: Debian's cloud kernels, downloaded with apt, unpacked, never installed, and kept
+//! Gets kernels to boot: Debian's cloud kernels, downloaded with apt, unpacked, never installed, and kept
 //! under `target/vm`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, ensure};
+use xshell::cmd;
 
-use crate::{apt, shell};
+use crate::apt;
+use crate::shell::{self, sh};
 
 /// Which kernel, by the name it has on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -24,7 +25,7 @@ impl Version {
     /// All of them, oldest first.
     pub(crate) const ALL: [Self; 2] = [Self::V6_1, Self::V6_12];
 
-    /// As people write it.
+    /// Returns its name as people write it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::V6_1 => "6.1",
@@ -32,8 +33,8 @@ impl Version {
         }
     }
 
-    /// Packages that depend on the newest build of it, best first. What `linux-image-cloud-amd64`
-    /// is depends on the release of Debian: only a dependency of this version is taken.
+    /// Returns packages that depend on the newest build of it, best first. The version of `linux-image-cloud-amd64` depends
+    /// on the release of Debian: only a dependency of this version is taken.
     fn meta_packages(self) -> &'static [&'static str] {
         match self {
             Self::V6_1 => &["linux-image-6.1-cloud-amd64", "linux-image-cloud-amd64"],
@@ -41,7 +42,7 @@ impl Version {
         }
     }
 
-    /// Whether a package is a build of it.
+    /// Returns whether a package is a build of it.
     fn is_build(self, package: &str) -> bool {
         let rest = package.strip_prefix("linux-image-");
         let rest = rest.and_then(|rest| rest.strip_prefix(self.name()));
@@ -54,13 +55,13 @@ pub(crate) struct Kernel {
     pub(crate) version: Version,
     /// As in `uname -r`.
     pub(crate) release: String,
-    /// What a machine boots.
+    /// The file that a machine boots.
     pub(crate) image: PathBuf,
     /// `modules.builtin` and the folder `kernel` with the modules.
     pub(crate) modules: PathBuf,
 }
 
-/// The newest kernel of that version: the cached one if it is that, or if apt cannot say or fetch a
+/// Gets the newest kernel of that version: the cached one if it is that, or if apt cannot say or fetch a
 /// newer one.
 ///
 /// # Errors
@@ -97,17 +98,17 @@ fn no_kernel(version: Version) -> String {
     )
 }
 
-/// Name of the newest package that apt offers, and the name of its folder in the cache.
+/// Finds the newest package that apt offers: its name, and the name of its folder in the cache.
 fn offered(version: Version) -> Option<(String, String)> {
     for meta in version.meta_packages() {
-        let depends = apt_cache(&["depends", meta]).unwrap_or_default();
+        let depends = apt_cache("depends", meta).unwrap_or_default();
         let mut packages = depends
             .lines()
             .filter_map(|line| line.split(' ').next_back());
         let Some(package) = packages.find(|package| version.is_build(package)) else {
             continue;
         };
-        let policy = apt_cache(&["policy", package]).unwrap_or_default();
+        let policy = apt_cache("policy", package).unwrap_or_default();
         let candidate = policy
             .lines()
             .find_map(|line| line.trim().strip_prefix("Candidate: "));
@@ -118,11 +119,11 @@ fn offered(version: Version) -> Option<(String, String)> {
     None
 }
 
-fn apt_cache(args: &[&str]) -> anyhow::Result<String> {
-    shell::read(Command::new("apt-cache").env("LC_ALL", "C").args(args))
+fn apt_cache(subcommand: &str, package: &str) -> anyhow::Result<String> {
+    shell::answer(cmd!(sh(), "apt-cache {subcommand} {package}").env("LC_ALL", "C"))
 }
 
-/// The folder of the cache that was unpacked last.
+/// Finds the folder of the cache that was unpacked last.
 fn newest(cache: &Path) -> Option<PathBuf> {
     let folders = fs::read_dir(cache).ok()?.flatten();
     folders
@@ -143,7 +144,7 @@ fn fetch(package: &str, folder: &Path) -> anyhow::Result<()> {
     let file = files
         .find(|path| path.extension().is_some_and(|name| name == "deb"))
         .context("apt-get download left no package")?;
-    shell::run(Command::new("dpkg-deb").arg("-x").arg(&file).arg(&part))?;
+    cmd!(sh(), "dpkg-deb -x {file} {part}").run()?;
     fs::remove_file(file)?;
     let _ = fs::remove_dir_all(folder);
     fs::rename(&part, folder).with_context(|| format!("naming {}", folder.display()))

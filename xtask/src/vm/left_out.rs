@@ -1,10 +1,9 @@
-//! What does not run in a machine.
-
-use std::process::Command;
+//! Lists the tests that do not run in machines.
 
 use anyhow::ensure;
+use xshell::cmd;
 
-use crate::shell;
+use crate::shell::{self, sh};
 use crate::test_suite::programs::Program;
 
 /// Tests that do not run in machines.
@@ -20,7 +19,7 @@ const fn left_out(group: &'static str, tests: &'static str, why: &'static str) -
     LeftOut { group, tests, why }
 }
 
-/// All of them: an emulated processor would take minutes, or is too slow to tell, and nothing about them
+/// The tests that are left out: an emulated processor would take minutes, or is too slow to tell, and nothing about them
 /// depends on the version of the kernel or on the kind of interface.
 const LEFT_OUT: [LeftOut; 13] = [
     left_out("sessions", "readings::", "promtool has 100 megabytes"),
@@ -54,14 +53,14 @@ const LEFT_OUT: [LeftOut; 13] = [
     ),
 ];
 
-/// Whether none of its tests runs.
+/// Returns whether none of a group's tests runs.
 pub(super) fn is_whole(group: &str) -> bool {
     LEFT_OUT
         .iter()
         .any(|left_out| left_out.group == group && left_out.tests.is_empty())
 }
 
-/// What of a program does not run, printed with the reason.
+/// Returns the tests of a program that do not run, after printing each with the reason.
 ///
 /// # Errors
 /// It has no such tests: the list is out of date.
@@ -71,7 +70,8 @@ pub(super) fn of(group: &str, test: &Program) -> anyhow::Result<Vec<LeftOut>> {
     if of_group.is_empty() {
         return Ok(of_group);
     }
-    let list = shell::read(Command::new(&test.executable).arg("--list"))?;
+    let executable = &test.executable;
+    let list = shell::answer(cmd!(sh(), "{executable} --list"))?;
     for LeftOut { tests, why, .. } in &of_group {
         let any = list.lines().any(|name| name.starts_with(tests));
         ensure!(any, "{group} has no test {tests} that could be left out");

@@ -1,4 +1,4 @@
-//! A machine in QEMU: boots a kernel with an archive of files, runs programs in it one after the
+//! Runs a machine in QEMU: boots a kernel with an archive of files, runs programs in it one after the
 //! other, and hands out what they print while they run.
 
 use std::fs;
@@ -8,6 +8,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use xshell::cmd;
 
 use super::guest::{self, Job, Stream};
 use super::initramfs::Archive;
@@ -15,10 +16,10 @@ use super::kernel::Kernel;
 use super::modules;
 pub(crate) use super::ports::{Ended, Event};
 use super::ports::{Port, State, listen};
-use crate::shell;
+use crate::shell::sh;
 
 const COMMAND_LINE: &str = "console=ttyS0 panic=-1 oops=panic quiet";
-/// What is loaded into every guest: the ports for results, and the kinds of links that tests make.
+/// Modules that are loaded into every guest: for the ports for results, and the kinds of links that tests make.
 const MODULES: [&str; 15] = [
     "virtio_pci",
     "virtio_console",
@@ -36,11 +37,11 @@ const MODULES: [&str; 15] = [
     "sch_tbf",
     "vrf",
 ];
-const MEMORY_MB: u32 = 2048;
-/// For boot and power-off.
+const MEMORY_MB: &str = "2048";
+/// Time for boot and power-off.
 const BOOT: Duration = Duration::from_secs(60);
 
-/// What a machine's time is, where the processor cannot run it itself and is emulated.
+/// The clock that a machine goes by, where its processor has to be emulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Time {
     /// This machine's: with two processors, as fast as can be, some thirty times slower than real ones.
@@ -128,13 +129,13 @@ pub(crate) fn outputs(
     Ok(outputs)
 }
 
-/// The last lines of a text.
+/// Returns the last lines of a text.
 pub(crate) fn tail(text: &str, lines: usize) -> String {
     let all: Vec<_> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// Killed and reaped in any case.
+/// A running machine, killed and reaped on drop.
 struct Machine(Child);
 
 impl Drop for Machine {
@@ -145,35 +146,29 @@ impl Drop for Machine {
 }
 
 fn start(kernel: &Kernel, time: Time, folder: &Path) -> anyhow::Result<Child> {
-    let mut command = Command::new("qemu-system-x86_64");
-    command
-        .args(processor(time))
-        .args(["-m", &MEMORY_MB.to_string()])
-        .args(["-nodefaults", "-no-reboot", "-display", "none"])
-        .arg("-kernel")
-        .arg(&kernel.image)
-        .args(["-initrd", "initramfs"])
-        // Nobody attacks it, and an emulated processor has nothing to protect.
-        .args(["-append", &format!("{COMMAND_LINE} mitigations=off")])
-        .args(["-device", "virtio-serial-pci"]);
-    for port in Port::ALL {
-        let name = port.name();
-        command.args(["-chardev", &format!("socket,id={name},path={name}")]);
-    }
-    // By these numbers, from 1, the guest knows them.
-    command
-        .args(["-serial", "chardev:console"])
-        .args(["-device", "virtserialport,chardev=output,nr=1"])
-        .args(["-device", "virtserialport,chardev=error,nr=2"])
+    let processor = processor(time);
+    let image = &kernel.image;
+    // Nobody attacks it, and an emulated processor has nothing to protect.
+    let append = format!("{COMMAND_LINE} mitigations=off");
+    let sockets = Port::ALL.map(|port| format!("socket,id={0},path={0}", port.name()));
+    let sockets = sockets.iter().flat_map(|socket| ["-chardev", socket]);
+    // By the numbers of its ports, from 1, the guest knows them.
+    let command = cmd!(
+        sh(),
+        "qemu-system-x86_64 {processor...} -m {MEMORY_MB} -nodefaults -no-reboot -display none
+         -kernel {image} -initrd initramfs -append {append}
+         -device virtio-serial-pci {sockets...} -serial chardev:console
+         -device virtserialport,chardev=output,nr=1 -device virtserialport,chardev=error,nr=2"
+    );
+    let line = command.to_string();
+    Command::from(command)
         .current_dir(folder)
-        .stdin(Stdio::null());
-    let line = shell::command_line(&command);
-    command
+        .stdin(Stdio::null())
         .spawn()
         .with_context(|| format!("cannot start `{line}`"))
 }
 
-/// The processor's own virtualisation where there is one.
+/// Returns QEMU's options for a processor: this one's own virtualisation where there is one.
 fn processor(time: Time) -> &'static [&'static str] {
     match time {
         _ if has_kvm() => &[
@@ -203,7 +198,7 @@ fn processor(time: Time) -> &'static [&'static str] {
     }
 }
 
-/// A device alone says nothing.
+/// Returns whether the processor runs machines itself: the device alone does not tell.
 fn has_kvm() -> bool {
     let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let virtual_machines = processor
@@ -213,7 +208,7 @@ fn has_kvm() -> bool {
     virtual_machines && device.is_ok()
 }
 
-/// A number that no program prints by chance.
+/// Makes up a number that no program prints by chance.
 fn mark() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one("mark")

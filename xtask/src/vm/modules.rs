@@ -1,20 +1,21 @@
-//! Kernel modules in the order in which they can be loaded. An unpacked package has no `modules.dep`:
-//! what a module depends on stands in the module.
+//! Puts kernel modules in the order in which they can be loaded. An unpacked package has no `modules.dep`: each module says
+//! itself which others it depends on.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
+use xshell::cmd;
 
 use super::kernel::Kernel;
+use crate::shell::sh;
 
 /// A module's name and content, decompressed.
 pub(crate) type Module = (String, Vec<u8>);
 
-/// The modules and what they depend on, each once, none before what it depends on. What is built
-/// into the kernel is left out.
+/// Reads the modules and those that they depend on, each once, none before one that it depends on. Those that are built
+/// into the kernel are left out.
 ///
 /// # Errors
 /// The kernel has no such module, or it cannot be read.
@@ -61,7 +62,7 @@ impl Search {
     }
 }
 
-/// `ip_gre` of `kernel/net/ipv4/ip_gre.ko.xz`. Dashes and underscores are the same in these names.
+/// Returns the name `ip_gre` of `kernel/net/ipv4/ip_gre.ko.xz`. Dashes and underscores are the same in these names.
 fn module_name(path: &str) -> Option<String> {
     let file = path.rsplit('/').next()?;
     let (name, _) = file.split_once(".ko")?;
@@ -84,12 +85,10 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     if file.extension().is_none_or(|extension| extension != "xz") {
         return Ok(fs::read(file)?);
     }
-    let output = Command::new("xz").arg("-dc").arg(file).output()?;
-    ensure!(output.status.success(), "xz: {}", output.status);
-    Ok(output.stdout)
+    Ok(cmd!(sh(), "xz -dc {file}").output()?.stdout)
 }
 
-/// From the section `.modinfo`: strings that end with a zero, one of them `depends=a,b`.
+/// Reads the names of needed modules from the section `.modinfo`: strings that end with a zero, one of them `depends=a,b`.
 fn depends(module: &[u8]) -> anyhow::Result<Vec<String>> {
     const KEY: &[u8] = b"\0depends=";
     let start = module
