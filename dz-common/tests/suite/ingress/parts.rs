@@ -1,15 +1,16 @@
-//! Frames built by hand, in parts that a test may spoil.
+//! Frames in parts, each of which a test may spoil.
 
-use crate::headers::{ones_sum, with_pseudo_header};
+use crate::headers::{ones_sum, pseudo_header_sum};
 use crate::support::{OURS, packet};
 use dz_common::LIVENESS_PORT;
 use dz_common::ingress::Link;
 use dz_common::packet::State;
+use etherparse::{IpNumber, Ipv4Header, UdpHeader};
 
 pub(super) const SRC: [u8; 4] = [10, 0, 0, 2];
 pub(super) const DST: [u8; 4] = [10, 0, 0, 1];
 
-/// A frame in its parts, so that a test can spoil one of them.
+/// A frame before its lengths and checksums are filled in.
 #[derive(Clone)]
 pub(super) struct Parts {
     pub(super) ethernet: [u8; 14],
@@ -36,14 +37,13 @@ pub(super) enum UdpSum {
 }
 
 pub(super) fn sound() -> Parts {
-    let [port_high, port_low] = LIVENESS_PORT.to_be_bytes();
-    let mut ip = vec![0x45, 0, 0, 0, 0x12, 0x34, 0x40, 0, 64, 17, 0, 0];
-    ip.extend(SRC);
-    ip.extend(DST);
+    let mut ip = Ipv4Header::new(0, 64, IpNumber::UDP, SRC, DST).unwrap();
+    ip.identification = 0x1234;
+    let udp = UdpHeader::without_ipv4_checksum(LIVENESS_PORT, LIVENESS_PORT, 0).unwrap();
     Parts {
         ethernet: [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0],
-        ip,
-        udp: [port_high, port_low, port_high, port_low, 0, 0, 0, 0],
+        ip: ip.to_bytes().to_vec(),
+        udp: udp.to_bytes(),
         payload: packet(State::Up, OURS).encode().to_vec(),
         padding: 0,
         udp_len_off: 0,
@@ -55,19 +55,18 @@ pub(super) fn sound() -> Parts {
 
 impl Parts {
     pub(super) fn frame(&self, link: Link) -> Vec<u8> {
-        let mut udp = [&self.udp[..], &self.payload].concat();
-        let udp_len = (udp.len() as i16 + self.udp_len_off) as u16;
-        udp[4..6].copy_from_slice(&udp_len.to_be_bytes());
-        let summed = with_pseudo_header(&SRC, &DST, &udp);
-        let sum = match self.udp_sum {
-            UdpSum::Right => !ones_sum(&summed),
-            UdpSum::Wrong => !ones_sum(&summed) ^ 0x0100,
+        let len = UdpHeader::LEN + self.payload.len();
+        let mut udp = UdpHeader::from_bytes(self.udp);
+        udp.length = (len as i16 + self.udp_len_off) as u16;
+        let right = udp.calc_checksum_ipv4_raw(SRC, DST, &self.payload);
+        udp.checksum = match self.udp_sum {
+            UdpSum::Right => right.unwrap(),
+            UdpSum::Wrong => right.unwrap() ^ 0x0100,
             UdpSum::None => 0,
-            UdpSum::Partial => ones_sum(&summed[..12]),
+            UdpSum::Partial => pseudo_header_sum(SRC, DST, udp.length),
         };
-        udp[6..8].copy_from_slice(&sum.to_be_bytes());
         let mut ip = self.ip.clone();
-        let total_len = ((ip.len() + udp.len()) as i16 + self.total_len_off) as u16;
+        let total_len = ((ip.len() + len) as i16 + self.total_len_off) as u16;
         ip[2..4].copy_from_slice(&total_len.to_be_bytes());
         let sum = !ones_sum(&ip) ^ u16::from(self.bad_ip_sum);
         ip[10..12].copy_from_slice(&sum.to_be_bytes());
@@ -75,6 +74,7 @@ impl Parts {
             Link::Layer3 => &[][..],
             Link::Ethernet => &self.ethernet,
         };
-        [ethernet, &ip, &udp, &vec![0xee; self.padding]].concat()
+        let padding = vec![0xee; self.padding];
+        [ethernet, &ip, &udp.to_bytes(), &self.payload, &padding].concat()
     }
 }
