@@ -74,6 +74,7 @@ fn folding_takes_any_sum() {
         0xffff_ffff,
         0x1_0000_0000,
         0x1_fffe_ffff,
+        0x1_0000_ffff_ffff,
         0xffff_ffff_0000_0001,
         u64::MAX,
     ] {
