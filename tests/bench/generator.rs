@@ -15,11 +15,12 @@ use aya::{Ebpf, EbpfLoader};
 use dz_common::ingress::Link;
 use dz_tests::bare::OBJECT;
 use dz_tests::bpf::{run_live_frames, test_run};
-use dz_tests::frame::{ETHERTYPE_IPV4, ethernet};
+use dz_tests::frame::ethernet;
 use dz_tests::load;
 use dz_tests::netns::Netns;
 use dz_tests::priority;
 use dz_tests::wait::join;
+use etherparse::EtherType;
 
 /// Most packets of one run: fewer than a CPU's backlog takes (`net.core.netdev_max_backlog`).
 const RUN: u32 = 256;
@@ -151,7 +152,7 @@ impl Generator {
 
 /// What the packets are written over: the kernel takes their protocol from it.
 fn dummy() -> Vec<u8> {
-    ethernet([0; 6], [0; 6], ETHERTYPE_IPV4, &[0; FRAME - 14], true)
+    ethernet([0; 6], [0; 6], EtherType::IPV4, &[0; FRAME - 14], true)
 }
 
 fn template(frame: &[u8]) -> anyhow::Result<[u8; TEMPLATE]> {

@@ -18,10 +18,11 @@ use dz_common::packet::{State, Version};
 use dz_common::session::{Session, Timers};
 use dz_tests::bare;
 use dz_tests::bpf::test_run_time;
-use dz_tests::frame::{Datagram, ETHERTYPE_IPV4, ethernet};
+use dz_tests::frame::{Datagram, ethernet};
 use dz_tests::kernel::Kernel;
 use dz_tests::load;
 use dz_tests::rng::Rng;
+use etherparse::EtherType;
 
 use crate::row::{Goal, Row};
 use crate::times::Times;
@@ -259,7 +260,7 @@ fn said(of: Ipv4Addr, change: impl FnOnce(&mut [u8; 40])) -> Datagram {
 }
 
 fn framed(datagram: &Datagram) -> Vec<u8> {
-    ethernet(MAC, MAC, ETHERTYPE_IPV4, &datagram.build(), true)
+    ethernet(MAC, MAC, EtherType::IPV4, &datagram.build(), true)
 }
 
 /// Up, with itself.

@@ -8,9 +8,10 @@ use dz_common::ingress::Link;
 use dz_common::map::SessionEntry;
 use dz_common::packet::{PACKET_LEN, Packet, State, Version};
 use dz_tests::bed::{HERE, INTERFACE};
-use dz_tests::frame::{Datagram, ETHERTYPE_IPV4, ethernet};
+use dz_tests::frame::{Datagram, ethernet};
 use dz_tests::netns::Netns;
 use dz_tests::veth;
+use etherparse::EtherType;
 
 use crate::crowd::{FIRST, Hosts, QUICK};
 
@@ -65,7 +66,7 @@ pub(crate) fn frames(
         };
         let [src, dst] = [src, dst].map(|end| SocketAddrV4::new(end, LIVENESS_PORT));
         let datagram = Datagram::new(src, dst, packet.encode()).build();
-        ethernet(dst_mac, src_mac, ETHERTYPE_IPV4, &datagram, true)
+        ethernet(dst_mac, src_mac, EtherType::IPV4, &datagram, true)
     })
 }
 

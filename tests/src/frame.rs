@@ -1,16 +1,16 @@
-//! Building and reading test packets, good and bad, without the help of the code under test.
+//! Building and reading test packets, good and bad, by etherparse: without the help of the code under
+//! test.
 
 use std::net::{Ipv6Addr, SocketAddrV4};
 
-/// EtherType of IPv4.
-pub const ETHERTYPE_IPV4: u16 = 0x0800;
-/// EtherType of IPv6.
-pub const ETHERTYPE_IPV6: u16 = 0x86dd;
-/// EtherType of an 802.1Q tag.
-pub const ETHERTYPE_VLAN: u16 = 0x8100;
+use etherparse::checksum::Sum16BitWords;
+use etherparse::{
+    EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv4Options, Ipv4Slice, PacketBuilder,
+    SingleVlanHeader, UdpHeader, UdpSlice, VlanId,
+};
+
 /// The fragment flag "more fragments" of the IPv4 header.
 pub const MORE_FRAGMENTS: u16 = 0x2000;
-const UDP: u8 = 17;
 
 /// What a UDP datagram carries in its checksum field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl Datagram {
             fragment: 0,
             options: Vec::new(),
             version_ihl: None,
-            protocol: UDP,
+            protocol: IpNumber::UDP.0,
             total_len: None,
             header_checksum_good: true,
             udp_len: None,
@@ -85,20 +85,25 @@ impl Datagram {
         let udp = self.build_udp();
         let mut options = self.options.clone();
         options.resize(options.len().next_multiple_of(4), 0);
-        let header_len = 20 + options.len();
-        let words = u8::try_from(header_len / 4).expect("options of at most 40 bytes");
-        let total = u16::try_from(header_len + udp.len()).expect("a packet that IPv4 can carry");
-        let mut packet = Vec::with_capacity(header_len + udp.len());
-        packet.push(self.version_ihl.unwrap_or(0x40 | words));
-        packet.push(self.tos);
-        packet.extend(self.total_len.unwrap_or(total).to_be_bytes());
-        packet.extend(self.id.to_be_bytes());
-        packet.extend(self.fragment.to_be_bytes());
-        packet.extend([self.ttl, self.protocol, 0, 0]);
-        packet.extend(self.src.ip().octets());
-        packet.extend(self.dst.ip().octets());
-        packet.extend(options);
-        let mut checksum = internet_checksum(&[&packet]);
+        let options = Ipv4Options::try_from(options.as_slice());
+        let mut header = Ipv4Header {
+            identification: self.id,
+            time_to_live: self.ttl,
+            protocol: IpNumber(self.protocol),
+            source: self.src.ip().octets(),
+            destination: self.dst.ip().octets(),
+            options: options.expect("options of at most 40 bytes"),
+            ..Ipv4Header::default()
+        };
+        let fits = header.set_payload_len(udp.len());
+        fits.expect("a packet that IPv4 can carry");
+        header.total_len = self.total_len.unwrap_or(header.total_len);
+        let mut packet = header.to_bytes().to_vec();
+        // `Ipv4Header` does not hold every value that a test may want here.
+        packet[0] = self.version_ihl.unwrap_or(packet[0]);
+        packet[1] = self.tos;
+        packet[6..8].copy_from_slice(&self.fragment.to_be_bytes());
+        let mut checksum = internet_checksum(&packet);
         if !self.header_checksum_good {
             checksum = spoil(checksum);
         }
@@ -108,27 +113,19 @@ impl Datagram {
     }
 
     fn build_udp(&self) -> Vec<u8> {
-        let len = u16::try_from(8 + self.payload.len()).expect("a datagram that UDP can carry");
-        let len = self.udp_len.unwrap_or(len);
-        let mut udp = Vec::with_capacity(8 + self.payload.len());
-        udp.extend(self.src.port().to_be_bytes());
-        udp.extend(self.dst.port().to_be_bytes());
-        udp.extend(len.to_be_bytes());
-        udp.extend([0, 0]);
-        udp.extend(&self.payload);
-        let pseudo = pseudo_header(self.src, self.dst, len);
-        let good = match internet_checksum(&[&pseudo, &udp]) {
-            // Zero means none; the sum has another way to say zero.
-            0 => 0xffff,
-            sum => sum,
-        };
-        let checksum = match self.udp_checksum {
+        let (from, to) = (self.src, self.dst);
+        let header = UdpHeader::without_ipv4_checksum(from.port(), to.port(), self.payload.len());
+        let mut header = header.expect("a datagram that UDP can carry");
+        header.length = self.udp_len.unwrap_or(header.length);
+        let (from, to) = (from.ip().octets(), to.ip().octets());
+        let good = header.calc_checksum_ipv4_raw(from, to, &self.payload);
+        let good = good.expect("a datagram that UDP can carry");
+        header.checksum = match self.udp_checksum {
             UdpChecksum::Good => good,
             UdpChecksum::Bad => spoil(good),
             UdpChecksum::Absent => 0,
         };
-        udp[6..8].copy_from_slice(&checksum.to_be_bytes());
-        udp
+        [&header.to_bytes()[..], &self.payload].concat()
     }
 }
 
@@ -154,49 +151,51 @@ pub struct Parsed {
 /// Reads a packet from its IPv4 header on; none if it is not a whole UDP datagram. Whatever follows
 /// the total length (the padding of a short Ethernet frame) is left out.
 pub fn parse_udp(packet: &[u8]) -> Option<Parsed> {
-    let header_len = usize::from(*packet.first()? & 0xf) * 4;
-    if packet[0] >> 4 != 4 || header_len < 20 || packet.len() < header_len + 8 {
+    let ip = Ipv4Slice::from_slice(packet).ok()?;
+    let header = ip.header();
+    if header.protocol() != IpNumber::UDP || ip.is_payload_fragmented() {
         return None;
     }
-    let fragment = be16(packet, 6) & 0x3fff;
-    if packet[9] != UDP || fragment != 0 {
+    let udp = UdpSlice::from_slice(ip.payload().payload).ok()?;
+    // To etherparse a length of 0 is all that there is.
+    if usize::from(udp.length()) != udp.slice().len() {
         return None;
     }
-    let packet = packet.get(..usize::from(be16(packet, 2)))?;
-    let udp = packet.get(header_len..)?;
-    let len = be16(udp, 4);
-    let udp = udp.get(..usize::from(len))?;
-    let address = |at: usize| {
-        <[u8; 4]>::try_from(&packet[at..at + 4])
-            .ok()
-            .map(Into::into)
-    };
-    let src = SocketAddrV4::new(address(12)?, be16(udp, 0));
-    let dst = SocketAddrV4::new(address(16)?, be16(udp, 2));
-    let udp_checksum = match be16(udp, 6) {
+    let (from, to) = (header.source(), header.destination());
+    let right = udp
+        .to_header()
+        .calc_checksum_ipv4_raw(from, to, udp.payload());
+    let udp_checksum = match udp.checksum() {
         0 => UdpChecksum::Absent,
-        _ if internet_checksum(&[&pseudo_header(src, dst, len), udp]) == 0 => UdpChecksum::Good,
+        found if Ok(found) == right => UdpChecksum::Good,
         _ => UdpChecksum::Bad,
     };
     Some(Parsed {
-        src,
-        dst,
-        payload: udp.get(8..)?.to_vec(),
-        ttl: packet[8],
+        src: SocketAddrV4::new(header.source_addr(), udp.source_port()),
+        dst: SocketAddrV4::new(header.destination_addr(), udp.destination_port()),
+        payload: udp.payload().to_vec(),
+        ttl: header.ttl(),
         tos: packet[1],
-        header_checksum_good: internet_checksum(&[&packet[..header_len]]) == 0,
+        header_checksum_good: internet_checksum(header.slice()) == 0,
         udp_checksum,
     })
 }
 
 /// Puts an Ethernet header before a packet, and pads the frame to the 60 bytes that a wire needs if
 /// `pad`.
-pub fn ethernet(dst: [u8; 6], src: [u8; 6], ethertype: u16, packet: &[u8], pad: bool) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(60.max(14 + packet.len()));
-    frame.extend(dst);
-    frame.extend(src);
-    frame.extend(ethertype.to_be_bytes());
-    frame.extend(packet);
+pub fn ethernet(
+    destination: [u8; 6],
+    source: [u8; 6],
+    ether_type: EtherType,
+    packet: &[u8],
+    pad: bool,
+) -> Vec<u8> {
+    let header = Ethernet2Header {
+        source,
+        destination,
+        ether_type,
+    };
+    let mut frame = [&header.to_bytes()[..], packet].concat();
     if pad && frame.len() < 60 {
         frame.resize(60, 0);
     }
@@ -204,13 +203,17 @@ pub fn ethernet(dst: [u8; 6], src: [u8; 6], ethertype: u16, packet: &[u8], pad: 
 }
 
 /// Puts an 802.1Q tag (its id and the type of what follows) before a packet: the payload of a frame
-/// of type [`ETHERTYPE_VLAN`].
-pub fn vlan_tag(id: u16, ethertype: u16, packet: &[u8]) -> Vec<u8> {
-    let mut tagged = Vec::with_capacity(4 + packet.len());
-    tagged.extend((id & 0x0fff).to_be_bytes());
-    tagged.extend(ethertype.to_be_bytes());
-    tagged.extend(packet);
-    tagged
+/// of type [`EtherType::VLAN_TAGGED_FRAME`].
+///
+/// # Panics
+/// The id has more than 12 bits.
+pub fn vlan_tag(id: u16, ether_type: EtherType, packet: &[u8]) -> Vec<u8> {
+    let tag = SingleVlanHeader {
+        vlan_id: VlanId::try_new(id).expect("an id of a VLAN"),
+        ether_type,
+        ..SingleVlanHeader::default()
+    };
+    [&tag.to_bytes()[..], packet].concat()
 }
 
 /// A sound UDP datagram over IPv6, from its IPv6 header on.
@@ -218,71 +221,26 @@ pub fn vlan_tag(id: u16, ethertype: u16, packet: &[u8]) -> Vec<u8> {
 /// # Panics
 /// It would be longer than IPv6 allows.
 pub fn udp_over_ipv6(src: (Ipv6Addr, u16), dst: (Ipv6Addr, u16), payload: &[u8]) -> Vec<u8> {
-    let len = u16::try_from(8 + payload.len()).expect("a datagram that UDP can carry");
-    let mut udp = Vec::with_capacity(usize::from(len));
-    udp.extend(src.1.to_be_bytes());
-    udp.extend(dst.1.to_be_bytes());
-    udp.extend(len.to_be_bytes());
-    udp.extend([0, 0]);
-    udp.extend(payload);
-    let (from, to) = (src.0.octets(), dst.0.octets());
-    let trailer = [
-        0,
-        0,
-        len.to_be_bytes()[0],
-        len.to_be_bytes()[1],
-        0,
-        0,
-        0,
-        UDP,
-    ];
-    let checksum = match internet_checksum(&[&from, &to, &trailer, &udp]) {
-        0 => 0xffff,
-        sum => sum,
-    };
-    udp[6..8].copy_from_slice(&checksum.to_be_bytes());
-    let mut packet = vec![0x60, 0, 0, 0];
-    packet.extend(len.to_be_bytes());
-    packet.extend([UDP, 64]);
-    packet.extend(from);
-    packet.extend(to);
-    packet.extend(udp);
+    let mut packet = Vec::new();
+    PacketBuilder::ipv6(src.0.octets(), dst.0.octets(), 64)
+        .udp(src.1, dst.1)
+        .write_to_vec(&mut packet, payload)
+        .expect("a datagram that UDP can carry");
     packet
 }
 
-fn pseudo_header(src: SocketAddrV4, dst: SocketAddrV4, len: u16) -> [u8; 12] {
-    let mut pseudo = [0; 12];
-    pseudo[..4].copy_from_slice(&src.ip().octets());
-    pseudo[4..8].copy_from_slice(&dst.ip().octets());
-    pseudo[9] = UDP;
-    pseudo[10..].copy_from_slice(&len.to_be_bytes());
-    pseudo
-}
-
-/// RFC 1071, over pieces of which all but the last have an even length. Over data that contains its
-/// own right checksum the result is 0.
-pub(crate) fn internet_checksum(pieces: &[&[u8]]) -> u16 {
-    let mut sum = 0u64;
-    for piece in pieces {
-        for pair in piece.chunks(2) {
-            let low = pair.get(1).copied().unwrap_or(0);
-            sum += u64::from(u16::from_be_bytes([pair[0], low]));
-        }
-    }
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
+/// RFC 1071. Over data that contains its own right checksum the result is 0.
+pub fn internet_checksum(bytes: &[u8]) -> u16 {
+    Sum16BitWords::new()
+        .add_slice(bytes)
+        .ones_complement()
+        .to_be()
 }
 
 /// Another checksum, neither 0 nor equivalent to the given one.
 const fn spoil(checksum: u16) -> u16 {
     let spoiled = checksum ^ 0x5555;
     if spoiled == 0 { 0x1111 } else { spoiled }
-}
-
-fn be16(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
 #[cfg(test)]
@@ -329,12 +287,5 @@ mod tests {
             ..datagram()
         };
         assert_eq!(parse_udp(&fragment.build()), None);
-    }
-
-    /// The example of RFC 1071, section 3.
-    #[test]
-    fn checksum_of_the_rfc() {
-        let data = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
-        assert_eq!(internet_checksum(&[&data]), !0xddf2);
     }
 }

@@ -5,21 +5,17 @@ use std::io::{self, ErrorKind};
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, ensure};
+use etherparse::icmpv4::DestUnreachableHeader;
+use etherparse::{EtherType, Icmpv4Header, Icmpv4Type, IpNumber, Ipv4Header, Ipv4HeaderSlice};
 
-use crate::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, internet_checksum};
+use crate::frame::internet_checksum;
 
 /// The tunnel's `ttl`.
 pub const TTL: u8 = 64;
-/// Protocol number of GRE.
-const PROTOCOL: u8 = 47;
-/// An IPv4 header without options.
-const IP_HEADER: usize = 20;
-/// A GRE header without checksum, key or sequence number.
+/// A GRE header without checksum, key or sequence number; etherparse has none.
 const GRE_HEADER: usize = 4;
 /// What the tunnel adds to a packet, bytes.
-pub const OVERHEAD: usize = IP_HEADER + GRE_HEADER;
-/// Fragment flag and offset: a tunnel of MTU 1476 over one of 1500 never fragments.
-const FRAGMENT: u16 = 0x3fff;
+pub const OVERHEAD: usize = Ipv4Header::MIN_LEN + GRE_HEADER;
 
 /// The outer addresses, as the tunnel's own host has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,34 +43,33 @@ impl Ends {
     /// the right length and checksum, and a GRE header without any flag whose protocol is that of the
     /// packet inside.
     pub fn unwrap<'p>(&self, packet: &'p [u8]) -> anyhow::Result<&'p [u8]> {
-        let (header, rest) = packet
-            .split_first_chunk::<IP_HEADER>()
-            .context("shorter than an IPv4 header")?;
-        ensure!(header[0] == 0x45, "not IPv4 without options: {header:02x?}");
-        let total = usize::from(be16(header, 2));
+        let header = Ipv4HeaderSlice::from_slice(packet).context("not IPv4")?;
+        ensure!(header.options().is_empty(), "IPv4 options");
+        let total = usize::from(header.total_len());
         ensure!(total == packet.len(), "total length {total}");
-        ensure!(be16(header, 6) & FRAGMENT == 0, "a fragment");
-        ensure!(header[8] == TTL, "TTL {}", header[8]);
-        ensure!(header[9] == PROTOCOL, "protocol {}", header[9]);
-        ensure!(internet_checksum(&[header]) == 0, "header checksum wrong");
-        let (from, to) = (address(header, 12), address(header, 16));
+        // A tunnel of MTU 1476 over one of 1500 never fragments.
+        ensure!(!header.is_fragmenting_payload(), "a fragment");
+        ensure!(header.ttl() == TTL, "TTL {}", header.ttl());
+        let protocol = header.protocol();
+        ensure!(protocol == IpNumber::GRE, "protocol {}", protocol.0);
+        ensure!(
+            internet_checksum(header.slice()) == 0,
+            "header checksum wrong"
+        );
+        let (from, to) = (header.source_addr(), header.destination_addr());
         ensure!(
             (from, to) == (self.local, self.remote),
             "from {from} to {to} instead of from {} to {}",
             self.local,
             self.remote
         );
-        let (gre, inner) = rest
+        let (gre, inner) = packet[Ipv4Header::MIN_LEN..]
             .split_first_chunk::<GRE_HEADER>()
             .context("shorter than a GRE header")?;
+        let [flags, protocol] = [[gre[0], gre[1]], [gre[2], gre[3]]].map(u16::from_be_bytes);
+        ensure!(flags == 0, "GRE flags and version {flags:#06x}");
         ensure!(
-            be16(gre, 0) == 0,
-            "GRE flags and version {:#06x}",
-            be16(gre, 0)
-        );
-        let protocol = be16(gre, 2);
-        ensure!(
-            ethertype(inner) == Some(protocol),
+            ethertype(inner) == Some(EtherType(protocol)),
             "GRE protocol {protocol:#06x} before {inner:02x?}"
         );
         Ok(inner)
@@ -86,53 +81,48 @@ impl Ends {
     /// The packet is no IP packet, or longer than IPv4 allows.
     pub fn wrap_back(&self, inner: &[u8]) -> io::Result<Vec<u8>> {
         let ethertype = ethertype(inner).ok_or(ErrorKind::InvalidInput)?;
-        let total = u16::try_from(OVERHEAD + inner.len()).map_err(|_| ErrorKind::InvalidInput)?;
-        let mut packet = Vec::with_capacity(usize::from(total));
-        packet.extend([0x45, 0]);
-        packet.extend(total.to_be_bytes());
-        packet.extend([0, 0, 0x40, 0, TTL, PROTOCOL, 0, 0]);
-        packet.extend(self.remote.octets());
-        packet.extend(self.local.octets());
-        let checksum = internet_checksum(&[&packet]);
-        packet[10..12].copy_from_slice(&checksum.to_be_bytes());
-        packet.extend([0, 0]);
-        packet.extend(ethertype.to_be_bytes());
-        packet.extend(inner);
-        Ok(packet)
+        let mut header = Ipv4Header {
+            dont_fragment: true,
+            time_to_live: TTL,
+            protocol: IpNumber::GRE,
+            source: self.remote.octets(),
+            destination: self.local.octets(),
+            ..Ipv4Header::default()
+        };
+        let fits = header.set_payload_len(GRE_HEADER + inner.len());
+        fits.map_err(|_| ErrorKind::InvalidInput)?;
+        header.header_checksum = header.calc_header_checksum();
+        let [high, low] = ethertype.0.to_be_bytes();
+        Ok([&header.to_bytes()[..], &[0, 0, high, low], inner].concat())
     }
 
     /// Whether a packet is the host's complaint (ICMP, port unreachable) about one of ours: its tunnel
     /// is down or gone. A TUN device in that state takes nothing at all.
     #[must_use]
     pub fn refuses(&self, packet: &[u8]) -> bool {
-        const ICMP: u8 = 1;
-        const PORT_UNREACHABLE: [u8; 2] = [3, 3];
-        let quoted = IP_HEADER + 8;
-        packet.len() >= quoted + IP_HEADER
-            && packet[0] == 0x45
-            && packet[9] == ICMP
-            && packet[IP_HEADER..].starts_with(&PORT_UNREACHABLE)
-            && packet[quoted + 9] == PROTOCOL
-            && (address(packet, quoted + 12), address(packet, quoted + 16))
-                == (self.remote, self.local)
+        const PORT_UNREACHABLE: Icmpv4Type =
+            Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port);
+        if let Ok((ip, rest)) = Ipv4Header::from_slice(packet)
+            && ip.protocol == IpNumber::ICMP
+            && let Ok((icmp, quoted)) = Icmpv4Header::from_slice(rest)
+            && icmp.icmp_type == PORT_UNREACHABLE
+            && let Ok(ours) = Ipv4HeaderSlice::from_slice(quoted)
+        {
+            ours.protocol() == IpNumber::GRE
+                && (ours.source_addr(), ours.destination_addr()) == (self.remote, self.local)
+        } else {
+            false
+        }
     }
 }
 
 /// By the version in its first byte.
-fn ethertype(packet: &[u8]) -> Option<u16> {
+fn ethertype(packet: &[u8]) -> Option<EtherType> {
     match packet.first()? >> 4 {
-        4 => Some(ETHERTYPE_IPV4),
-        6 => Some(ETHERTYPE_IPV6),
+        4 => Some(EtherType::IPV4),
+        6 => Some(EtherType::IPV6),
         _ => None,
     }
-}
-
-fn address(bytes: &[u8], at: usize) -> Ipv4Addr {
-    Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3])
-}
-
-fn be16(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
 #[cfg(test)]
@@ -162,7 +152,7 @@ mod tests {
         let mut packet = ENDS.swapped().wrap_back(&inner()).expect("a packet");
         packet[at] = byte;
         packet[10..12].fill(0);
-        let checksum = internet_checksum(&[&packet[..IP_HEADER]]);
+        let checksum = internet_checksum(&packet[..Ipv4Header::MIN_LEN]);
         packet[10..12].copy_from_slice(&checksum.to_be_bytes());
         packet
     }
@@ -219,7 +209,7 @@ mod tests {
     #[test]
     fn a_complaint_is_told_apart() {
         let ours = ENDS.wrap_back(&inner()).expect("a packet");
-        let mut complaint = BY_HAND[..IP_HEADER].to_vec();
+        let mut complaint = BY_HAND[..Ipv4Header::MIN_LEN].to_vec();
         complaint[9] = 1;
         complaint.extend([3, 3, 0, 0, 0, 0, 0, 0]);
         complaint.extend(&ours);

@@ -11,16 +11,17 @@ use aya::{Ebpf, EbpfLoader};
 use dz_agent::datapath::{MAPS, MapReader, OBJECT};
 use dz_common::control::{OP_START_GROUP, REQUEST_OFFSET, Request};
 use dz_common::counters::{Counter, Counters};
-use dz_common::headers::{ETHERNET_LEN, ETHERTYPE_IPV4};
-use dz_common::ingress::Link;
+use dz_common::headers::DATAGRAM_LEN;
 use dz_common::map::{
     Config, Deadline, Destination, Due, Event, Group, LocalKey, SLOTS_PER_GROUP, SessionEntry,
     SessionKey, name,
 };
+use etherparse::EtherType;
 use zerocopy::{IntoBytes, TryFromBytes};
 
 use crate::bpf::test_run;
 use crate::bpffs;
+use crate::frame::ethernet;
 use crate::load;
 
 /// Deadline slots: one timer's.
@@ -231,8 +232,7 @@ impl Kernel {
     pub fn transmit(&mut self, due: &Due) -> anyhow::Result<(Due, Vec<u8>)> {
         let value: [u8; size_of::<Due>()] = zerocopy::transmute!(*due);
         self.due.set(0, value, 0)?;
-        let mut frame = [0; Link::Ethernet.frame_len()];
-        frame[ETHERNET_LEN - 2..ETHERNET_LEN].copy_from_slice(&ETHERTYPE_IPV4.to_be_bytes());
+        let frame = ethernet([0; 6], [0; 6], EtherType::IPV4, &[0; DATAGRAM_LEN], false);
         let mut context = [0; SKB_WORDS];
         context[SKB_CB] = 1;
         let mut after = [0; 256];

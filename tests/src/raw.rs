@@ -4,6 +4,7 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use anyhow::Context;
+use etherparse::EtherType;
 use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimestampns};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, recv, recvmsg,
@@ -41,16 +42,16 @@ impl RawSocket {
     /// # Errors
     /// No such device, or no privilege.
     pub fn open(netns: &Netns, name: &str) -> anyhow::Result<Self> {
-        Self::open_for(netns, name, libc::ETH_P_ALL as u16)
+        Self::open_for(netns, name, EtherType(libc::ETH_P_ALL as u16))
     }
 
-    /// Opens it for one EtherType (host order) only. Unlike the socket for all of them, it lies
-    /// behind TC ingress: it sees what the programs at XDP and at TC have let pass, as the host's
-    /// protocols get it.
+    /// Opens it for one EtherType only. Unlike the socket for all of them, it lies behind TC
+    /// ingress: it sees what the programs at XDP and at TC have let pass, as the host's protocols
+    /// get it.
     ///
     /// # Errors
     /// No such device, or no privilege.
-    pub fn open_for(netns: &Netns, name: &str, ethertype: u16) -> anyhow::Result<Self> {
+    pub fn open_for(netns: &Netns, name: &str, ethertype: EtherType) -> anyhow::Result<Self> {
         let ifindex = netns.ifindex(name)?;
         let socket = netns.run(|| open(ifindex, ethertype));
         let socket = socket.with_context(|| format!("packet socket on {name}"))?;
@@ -161,7 +162,7 @@ impl Receive for RawSocket {
     }
 }
 
-fn open(ifindex: u32, ethertype: u16) -> io::Result<OwnedFd> {
+fn open(ifindex: u32, ethertype: EtherType) -> io::Result<OwnedFd> {
     // Without a protocol it receives nothing before it is bound to the device.
     let socket = socket(
         AddressFamily::Packet,
@@ -198,11 +199,11 @@ fn set(fd: RawFd, option: libc::c_int) -> io::Result<()> {
     }
 }
 
-fn bind(fd: RawFd, ifindex: u32, ethertype: u16) -> io::Result<()> {
+fn bind(fd: RawFd, ifindex: u32, ethertype: EtherType) -> io::Result<()> {
     // SAFETY: all zeros is a valid `sockaddr_ll`: numbers and a byte array only.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = ethertype.to_be();
+    address.sll_protocol = ethertype.0.to_be();
     address.sll_ifindex = ifindex.cast_signed();
     // SAFETY: the address is a `sockaddr_ll` of the size given.
     let result = unsafe {

@@ -1,23 +1,37 @@
-//! Checksums and headers, against a plain implementation of RFC 1071.
+//! Checksums and headers, against etherparse's.
 
 use crate::support::{OURS, Rng, for_seeds, packet};
 use dz_common::checksum;
 use dz_common::headers::{DATAGRAM_LEN, Marks, UdpChecksum, write};
 use dz_common::packet::{PACKET_LEN, Packet, State};
+use etherparse::checksum::Sum16BitWords;
+use etherparse::{IpHeaders, IpNumber, Ipv4Header, PacketBuilder};
 
-/// RFC 1071 §1: the one's complement sum of big-endian 16-bit words, end-around carry after each.
+/// RFC 1071: the sum of which a checksum is the complement.
 pub(crate) fn ones_sum(bytes: &[u8]) -> u16 {
-    bytes.chunks(2).fold(0, |sum: u16, pair| {
-        let word = u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]);
-        let (sum, carry) = sum.overflowing_add(word);
-        sum + u16::from(carry)
-    })
+    !Sum16BitWords::new()
+        .add_slice(bytes)
+        .ones_complement()
+        .to_be()
 }
 
-/// RFC 768: what the checksum of a UDP datagram is computed over.
-pub(crate) fn with_pseudo_header(src: &[u8], dst: &[u8], udp: &[u8]) -> Vec<u8> {
-    let length = [udp[4], udp[5]];
-    [src, dst, &[0, 17], &length, udp].concat()
+/// RFC 768: the sum of what a UDP checksum covers in front of the datagram.
+pub(crate) fn pseudo_header_sum(src: [u8; 4], dst: [u8; 4], udp_len: u16) -> u16 {
+    let [high, low] = udp_len.to_be_bytes();
+    ones_sum(&[&src[..], &dst, &[0, IpNumber::UDP.0, high, low]].concat())
+}
+
+/// The datagram that [`write`] should have written.
+fn datagram(src: [u8; 4], dst: [u8; 4], marks: Marks, packet: &Packet) -> Vec<u8> {
+    let mut ip = Ipv4Header::new(0, marks.ttl, IpNumber::UDP, src, dst).unwrap();
+    ip.dscp = (marks.tos >> 2).try_into().unwrap();
+    ip.ecn = (marks.tos & 3).try_into().unwrap();
+    let mut datagram = Vec::new();
+    PacketBuilder::ip(IpHeaders::Ipv4(ip, Default::default()))
+        .udp(marks.port, marks.port)
+        .write_to_vec(&mut datagram, &packet.encode())
+        .unwrap();
+    datagram
 }
 
 fn any_packet(rng: &mut Rng) -> Packet {
@@ -36,7 +50,7 @@ fn any_address(rng: &mut Rng) -> [u8; 4] {
 }
 
 #[test]
-fn sums_agree_with_a_plain_implementation() {
+fn sums_agree() {
     for_seeds(20_000, |rng| {
         let bytes: [u8; 40] = std::array::from_fn(|_| {
             let any = rng.byte();
@@ -60,6 +74,7 @@ fn folding_takes_any_sum() {
         0xffff_ffff,
         0x1_0000_0000,
         0x1_fffe_ffff,
+        0x1_0000_ffff_ffff,
         0xffff_ffff_0000_0001,
         u64::MAX,
     ] {
@@ -69,51 +84,33 @@ fn folding_takes_any_sum() {
 }
 
 #[test]
-fn a_datagram_verifies_and_holds_what_it_should() {
+fn a_datagram_holds_what_it_should() {
     for_seeds(20_000, |rng| {
         let (src, dst) = (any_address(rng), any_address(rng));
         let (port, tos, ttl) = (rng.u32() as u16, rng.byte(), rng.byte());
         let marks = Marks { port, tos, ttl };
         let packet = any_packet(rng);
         // What was in the buffer must not matter.
-        let mut d = [rng.byte(); DATAGRAM_LEN];
-        write(&mut d, &src, &dst, marks, &packet, UdpChecksum::Full);
-
-        assert_eq!(ones_sum(&d[..20]), 0xffff, "IPv4 header");
-        assert_eq!(
-            ones_sum(&with_pseudo_header(&src, &dst, &d[20..])),
-            0xffff,
-            "UDP"
-        );
-        assert_ne!(d[26..28], [0, 0], "0 means no checksum");
-        assert_eq!(d[0..10], [0x45, tos, 0, 68, 0, 0, 0x40, 0, ttl, 17]);
-        assert_eq!((&d[12..16], &d[16..20]), (&src[..], &dst[..]));
-        assert_eq!(
-            (&d[20..22], &d[22..24]),
-            (&port.to_be_bytes()[..], &port.to_be_bytes()[..])
-        );
-        assert_eq!(d[24..26], [0, 48]);
-        assert_eq!(d[28..], packet.encode());
-
-        let mut partial = [rng.byte(); DATAGRAM_LEN];
-        write(
-            &mut partial,
-            &src,
-            &dst,
-            marks,
-            &packet,
-            UdpChecksum::Partial,
-        );
-        let pseudo = with_pseudo_header(&src, &dst, &d[20..]);
-        assert_eq!(partial[26..28], ones_sum(&pseudo[..12]).to_be_bytes());
-        partial[26..28].copy_from_slice(&d[26..28]);
-        assert_eq!(partial, d, "only the checksum differs");
+        let before = [rng.byte(); DATAGRAM_LEN];
+        let written = |checksum| {
+            let mut d = before;
+            write(&mut d, &src, &dst, marks, &packet, checksum);
+            d
+        };
+        let mut expected = datagram(src, dst, marks, &packet);
+        assert_eq!(written(UdpChecksum::Full)[..], expected);
+        let partial = pseudo_header_sum(src, dst, 48);
+        expected[26..28].copy_from_slice(&partial.to_be_bytes());
+        assert_eq!(written(UdpChecksum::Partial)[..], expected);
     });
 }
 
 /// RFC 768: a checksum that comes out as 0 is sent as all ones.
 #[test]
 fn a_udp_checksum_of_zero_is_sent_as_all_ones() {
+    let (src, dst) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+    let (port, tos, ttl) = (44880, 0xc0, 64);
+    let marks = Marks { port, tos, ttl };
     let mut seen = 0;
     for low in 0..=u16::MAX {
         let packet = Packet {
@@ -121,24 +118,9 @@ fn a_udp_checksum_of_zero_is_sent_as_all_ones() {
             ..packet(State::Up, OURS)
         };
         let mut d = [0; DATAGRAM_LEN];
-        write(
-            &mut d,
-            &[10, 0, 0, 1],
-            &[10, 0, 0, 2],
-            Marks {
-                port: 44880,
-                tos: 0xc0,
-                ttl: 64,
-            },
-            &packet,
-            UdpChecksum::Full,
-        );
-        let mut udp = d[20..].to_vec();
-        udp[6..8].fill(0);
-        let sum = ones_sum(&with_pseudo_header(&d[12..16], &d[16..20], &udp));
-        let expected = if sum == 0xffff { 0xffff } else { !sum };
-        seen += usize::from(sum == 0xffff);
-        assert_eq!(d[26..28], expected.to_be_bytes());
+        write(&mut d, &src, &dst, marks, &packet, UdpChecksum::Full);
+        assert_eq!(d[..], datagram(src, dst, marks, &packet));
+        seen += usize::from(d[26..28] == [0xff, 0xff]);
     }
     assert!(seen > 0, "no such packet among these");
 }

@@ -6,6 +6,7 @@
 
 mod attack;
 mod codec;
+mod entry;
 mod gate;
 mod headers;
 mod ingress;

@@ -9,6 +9,8 @@ pub(crate) const MS: u64 = 1_000 * NS_PER_US;
 /// Our discriminator and the peer's in every test that does not say otherwise.
 pub(crate) const OURS: u32 = 0x1111_1111;
 pub(crate) const PEERS: u32 = 0x2222_2222;
+/// A discriminator that is nobody's.
+pub(crate) const OTHER: u32 = 0x7777_7777;
 /// An instant long after boot, so that subtractions have room.
 pub(crate) const START_NS: u64 = 1_000_000_000_000;
 

@@ -10,10 +10,11 @@ use dz_common::map::{ABI_VERSION, Config, Deadline, NEVER_NS, SessionEntry, Sess
 use dz_common::packet::{Packet, State, Version};
 use dz_common::session::{Session, Timers};
 use dz_tests::bpf::test_run;
-use dz_tests::frame::{Datagram, ETHERTYPE_IPV4, ethernet};
+use dz_tests::frame::{Datagram, ethernet};
 use dz_tests::kernel::{Kernel, SLOTS};
 use dz_tests::rng::Rng;
 use dz_tests::wait::monotonic_ns;
+use etherparse::EtherType;
 
 /// The shortest interval that these sessions accept: detection within a millisecond makes many
 /// rounds possible.
@@ -132,7 +133,8 @@ pub(crate) fn frame(key: &SessionKey, your_discr: u32, desired_min_tx_us: u32) -
     let from = SocketAddrV4::new(key.peer.into(), LIVENESS_PORT);
     let to = SocketAddrV4::new(key.local.into(), LIVENESS_PORT);
     let datagram = Datagram::new(from, to, packet.encode()).build();
-    ethernet([0; 6], [2, 0, 0, 0, 0, 9], ETHERTYPE_IPV4, &datagram, false)
+    let source = [2, 0, 0, 0, 0, 9];
+    ethernet([0; 6], source, EtherType::IPV4, &datagram, false)
 }
 
 /// Runs frames, on any thread.

@@ -5,18 +5,18 @@ use std::net::SocketAddrV4;
 use dz_common::ingress::Link;
 use dz_common::map::{SessionEntry, SessionKey};
 use dz_tests::frame::{
-    Datagram, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, MORE_FRAGMENTS, UdpChecksum,
-    ethernet, vlan_tag,
+    Datagram, MORE_FRAGMENTS, UdpChecksum, ethernet, internet_checksum, vlan_tag,
 };
+use dz_tests::rng::Rng;
+use etherparse::checksum::Sum16BitWords;
+use etherparse::{EtherType, IpNumber};
 
 use crate::states::{discriminator, interval_us, version};
-use dz_tests::rng::Rng;
 
 /// `BPF_PROG_TEST_RUN` takes no frame that is shorter than an Ethernet header, and some kernels
 /// none with nothing behind it.
 const SHORTEST: usize = 15;
-const ETHERTYPE_ARP: u16 = 0x0806;
-const ETHERTYPE_QINQ: u16 = 0x88a8;
+const MPLS: EtherType = EtherType(0x8847);
 const IPV4_LEN: usize = 20;
 const UDP_LEN: usize = 8;
 const PEERS_MAC: [u8; 6] = [2, 0xdb, 0, 0, 9, 9];
@@ -76,16 +76,16 @@ fn mutate(rng: &Rng, frame: &mut [u8]) {
 }
 
 fn framed(rng: &Rng, mac: [u8; 6], packet: &[u8]) -> Vec<u8> {
-    let (mut destination, mut ethertype) = (mac, ETHERTYPE_IPV4);
+    let (mut destination, mut ethertype) = (mac, EtherType::IPV4);
     let mut tagged = None;
     match rng.below(60) {
         0 => destination = [0xff; 6],
         1 => destination = [1, 0, 0x5e, 0, 0, 5],
         2 => destination[5] ^= 1,
-        3 => ethertype = rng.pick(&[ETHERTYPE_ARP, ETHERTYPE_IPV6, 0, 0x8847]),
+        3 => ethertype = rng.pick(&[EtherType::ARP, EtherType::IPV6, EtherType(0), MPLS]),
         4 => {
-            ethertype = rng.pick(&[ETHERTYPE_VLAN, ETHERTYPE_QINQ]);
-            tagged = Some(vlan_tag(5, ETHERTYPE_IPV4, packet));
+            ethertype = rng.pick(&[EtherType::VLAN_TAGGED_FRAME, EtherType::PROVIDER_BRIDGING]);
+            tagged = Some(vlan_tag(5, EtherType::IPV4, packet));
         }
         _ => {}
     }
@@ -200,7 +200,7 @@ fn mend_ip_checksum(packet: &mut [u8]) {
         return;
     };
     header[10..12].fill(0);
-    let sum = !fold(sum(header));
+    let sum = internet_checksum(header);
     header[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
@@ -210,30 +210,20 @@ fn mend_udp_checksum(packet: &mut [u8], pseudo: bool) {
     if packet.len() < IPV4_LEN + UDP_LEN {
         return;
     }
-    let len = usize::from(u16::from_be_bytes([packet[24], packet[25]]));
-    let header = sum(&packet[12..20]) + 17 + len as u32;
+    let len = [packet[24], packet[25]];
+    let header = Sum16BitWords::new()
+        .add_slice(&packet[12..20])
+        .add_2bytes([0, IpNumber::UDP.0])
+        .add_2bytes(len);
     let udp = &mut packet[IPV4_LEN..];
     udp[6..8].fill(0);
-    let covered = len.min(udp.len());
+    let covered = usize::from(u16::from_be_bytes(len)).min(udp.len());
     let field = if pseudo {
-        fold(header)
+        !header.ones_complement()
     } else {
-        !fold(header + sum(&udp[..covered]))
+        header
+            .add_slice(&udp[..covered])
+            .to_ones_complement_with_no_zero()
     };
-    let field = if field == 0 { 0xffff } else { field };
-    udp[6..8].copy_from_slice(&field.to_be_bytes());
-}
-
-fn sum(bytes: &[u8]) -> u32 {
-    let words = bytes.chunks(2).map(|pair| match *pair {
-        [high, low] => u32::from(u16::from_be_bytes([high, low])),
-        [high] => u32::from(high) << 8,
-        _ => 0,
-    });
-    words.sum()
-}
-
-fn fold(sum: u32) -> u16 {
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
+    udp[6..8].copy_from_slice(&field.to_ne_bytes());
 }

@@ -9,11 +9,12 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use etherparse::EtherType;
+
 const TAIL_CALL: u64 = 12;
 const SKB_VLAN_PUSH: u64 = 18;
 const SKB_CHANGE_TYPE: u64 = 32;
 const PACKET_HOST: u64 = 0;
-const ETHERTYPE_VLAN: u16 = 0x8100;
 const VLAN_ID: u64 = 5;
 /// Returned if the tail call fails: no verdict of any program.
 pub(crate) const FAILED: u32 = 77;
@@ -33,7 +34,7 @@ impl Trampoline {
 
     /// Puts a VLAN tag beside the packet, as a driver does that strips it.
     pub(crate) fn tagged(target: BorrowedFd<'_>) -> io::Result<Self> {
-        let ethertype = load(2, ETHERTYPE_VLAN.to_be().into());
+        let ethertype = load(2, EtherType::VLAN_TAGGED_FRAME.0.to_be().into());
         Self::new(target, &[ethertype, load(3, VLAN_ID), call(SKB_VLAN_PUSH)])
     }
 

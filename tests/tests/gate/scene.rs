@@ -14,7 +14,7 @@ use dz_common::session::Timers;
 use dz_tests::agent::{Agent, Home};
 use dz_tests::bare::{Bare, Program};
 use dz_tests::bed::{HERE, INTERFACE, PATIENCE, THERE};
-use dz_tests::frame::{ETHERTYPE_IPV4, parse_udp};
+use dz_tests::frame::parse_udp;
 use dz_tests::harness::Requirement;
 use dz_tests::netns::Netns;
 use dz_tests::raw::RawSocket;
@@ -24,6 +24,7 @@ use dz_tests::udp_peer::{Rules, UdpPeer, UdpPeerConfig};
 use dz_tests::veth::{self, End};
 use dz_tests::wait::eventually;
 use dz_tests::wire::{Direction, TunWire};
+use etherparse::EtherType;
 
 /// The other interface, at both ends.
 pub(crate) const UNDER: &str = "under0";
@@ -273,7 +274,7 @@ fn tunnel(here: &Netns, there: &Netns, kind: Kind) -> Result<Tunnel> {
     };
     neighbours(here, there, INTERFACE, HERE, THERE)?;
     Ok(Tunnel::Ethernet {
-        far: RawSocket::open_for(there, INTERFACE, ETHERTYPE_IPV4)?,
+        far: RawSocket::open_for(there, INTERFACE, EtherType::IPV4)?,
         _pass: pass,
     })
 }
@@ -282,7 +283,7 @@ fn under(here: &Netns, there: &Netns) -> Result<RawSocket> {
     let (a, b) = (format!("{UNDER_HERE}/30"), format!("{UNDER_THERE}/30"));
     veth::pair(&End::new(here, UNDER, &a), &End::new(there, UNDER, &b))?;
     neighbours(here, there, UNDER, UNDER_HERE, UNDER_THERE)?;
-    RawSocket::open_for(there, UNDER, ETHERTYPE_IPV4)
+    RawSocket::open_for(there, UNDER, EtherType::IPV4)
 }
 
 /// No ARP: what is counted and captured is only what the test sends.

@@ -9,11 +9,12 @@ use std::thread::{self, JoinHandle};
 use anyhow::{Context, Result, ensure};
 use dz_common::LIVENESS_PORT;
 use dz_common::packet::Packet;
-use dz_tests::frame::{ETHERTYPE_IPV4, UdpChecksum, parse_udp};
+use dz_tests::frame::{UdpChecksum, parse_udp};
 use dz_tests::gre::Ends;
 use dz_tests::netns::Netns;
 use dz_tests::raw::RawSocket;
 use dz_tests::receive::Receive;
+use etherparse::{EtherType, IpNumber, Ipv4HeaderSlice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Most packets that are kept; more are a failure.
@@ -39,7 +40,7 @@ pub(crate) struct Seen {
 impl Capture {
     /// Of what arrives at a device of this namespace from a tunnel whose own host has these ends.
     pub(crate) fn start(netns: &Netns, device: &str, ends: Ends) -> Result<Self> {
-        let socket = RawSocket::open_for(netns, device, ETHERTYPE_IPV4)?;
+        let socket = RawSocket::open_for(netns, device, EtherType::IPV4)?;
         let packets = Arc::default();
         let shared = Arc::clone(&packets);
         let (stopped, stop) = pipe()?;
@@ -118,18 +119,14 @@ impl Drop for Capture {
     }
 }
 
-/// Protocol 47.
 pub(crate) fn is_gre(packet: &[u8]) -> bool {
-    packet.get(9) == Some(&47)
+    Ipv4HeaderSlice::from_slice(packet).is_ok_and(|header| header.protocol() == IpNumber::GRE)
 }
 
 /// Source and destination of an IPv4 packet.
 pub(crate) fn addresses(packet: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr)> {
-    let at = |offset| {
-        let bytes = packet.get(offset..offset + 4)?;
-        Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?))
-    };
-    Some((at(12)?, at(16)?))
+    let header = Ipv4HeaderSlice::from_slice(packet).ok()?;
+    Some((header.source_addr(), header.destination_addr()))
 }
 
 fn lock(packets: &Mutex<Vec<Vec<u8>>>) -> MutexGuard<'_, Vec<Vec<u8>>> {

@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 use dz_tests::agent::Agent;
 use dz_tests::bare::{Bare, Program};
 use dz_tests::bpftool;
-use dz_tests::frame::{self, Datagram, ETHERTYPE_IPV4, UdpChecksum, parse_udp};
+use dz_tests::frame::{self, Datagram, UdpChecksum, parse_udp};
 use dz_tests::harness::Requirement::{Root, Tool, Tun as TunDevice};
 use dz_tests::harness::Test;
 use dz_tests::netns::Netns;
@@ -22,6 +22,7 @@ use dz_tests::tun::Tun;
 use dz_tests::veth::{self, End};
 use dz_tests::wait::{eventually, holds};
 use dz_tests::wire::{Direction, TunWire};
+use etherparse::EtherType;
 use nix::sys::signal::Signal;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -171,7 +172,7 @@ fn frames_in_and_out_of_a_veth() -> Result<()> {
     raw.send(&frame::ethernet(
         [2, 0, 0, 0, 0, 1],
         far_mac,
-        ETHERTYPE_IPV4,
+        EtherType::IPV4,
         &packet,
         true,
     ))?;

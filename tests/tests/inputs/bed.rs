@@ -4,16 +4,17 @@ use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use dz_tests::agent::Agent;
 use dz_tests::bare::{Bare, Program};
-use dz_tests::frame::{self, Datagram, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use dz_tests::frame::{self, Datagram};
 use dz_tests::harness::Requirement;
 use dz_tests::netns::Netns;
 use dz_tests::raw::RawSocket;
 use dz_tests::receive::Receive;
 use dz_tests::tun::Tun;
 use dz_tests::veth::{self, End};
+use etherparse::{EtherType, Ethernet2Header};
 
 use crate::liveness::{self, Liveness};
 use crate::peer::{LOCAL, PORT, Peer};
@@ -37,7 +38,6 @@ const OPTIONS: [&str; 6] = [
     "--backoff-cap=10min",
 ];
 const SENTINEL_PORT: u16 = 40001;
-const ETHERTYPE_ARP: u16 = 0x0806;
 
 /// Where the program under test is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +129,7 @@ impl Bed {
         };
         netns.ip(&format!("address add {SECOND}/24 dev {DEVICE}"))?;
         netns.ip(&format!("address add fd77::1/64 dev {DEVICE} nodad"))?;
-        let above = [ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_ARP]
+        let above = [EtherType::IPV4, EtherType::IPV6, EtherType::ARP]
             .iter()
             .map(|ethertype| RawSocket::open_for(&netns, DEVICE, *ethertype))
             .collect::<Result<_>>()?;
@@ -187,11 +187,11 @@ impl Bed {
 
     /// A frame from the far end to the near one with this IPv4 packet in it, not padded.
     pub(crate) fn frame(&self, packet: &[u8]) -> Vec<u8> {
-        self.frame_of(ETHERTYPE_IPV4, packet)
+        self.frame_of(EtherType::IPV4, packet)
     }
 
     /// The same for another EtherType, which a layer-3 wire does not carry.
-    pub(crate) fn frame_of(&self, ethertype: u16, packet: &[u8]) -> Vec<u8> {
+    pub(crate) fn frame_of(&self, ethertype: EtherType, packet: &[u8]) -> Vec<u8> {
         match &self.wire {
             Wire::Layer3(_) => packet.to_vec(),
             Wire::Ethernet { near, far, .. } => {
@@ -205,7 +205,7 @@ impl Bed {
         match &self.wire {
             Wire::Layer3(_) => packet.to_vec(),
             Wire::Ethernet { near, .. } => {
-                frame::ethernet(*near, source, ETHERTYPE_IPV4, packet, false)
+                frame::ethernet(*near, source, EtherType::IPV4, packet, false)
             }
         }
     }
@@ -278,14 +278,14 @@ impl Bed {
 
 /// The IPv4 packet (or whatever else) in a frame; an error if an IPv4 frame's header is wrong.
 fn unwrap(frame: &[u8], dst: [u8; 6], src: [u8; 6]) -> Result<Vec<u8>> {
-    let (header, packet) = frame
-        .split_at_checked(14)
-        .ok_or_else(|| anyhow::anyhow!("a frame without a header: {frame:02x?}"))?;
-    if header[12..] != ETHERTYPE_IPV4.to_be_bytes() {
+    let parted = Ethernet2Header::from_slice(frame);
+    let (header, packet) =
+        parted.with_context(|| format!("a frame without a header: {frame:02x?}"))?;
+    if header.ether_type != EtherType::IPV4 {
         return Ok(Vec::new());
     }
     ensure!(
-        header[..6] == dst && header[6..12] == src,
+        header.destination == dst && header.source == src,
         "Ethernet addresses {header:02x?} are not those of an answer"
     );
     Ok(packet.to_vec())

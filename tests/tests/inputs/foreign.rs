@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use dz_common::counters::Counter;
-use dz_common::headers::IPV4_LEN;
-use dz_tests::frame::{Datagram, ETHERTYPE_IPV6, MORE_FRAGMENTS, udp_over_ipv6};
+use dz_tests::frame::{Datagram, MORE_FRAGMENTS, udp_over_ipv6};
 use dz_tests::tun;
+use etherparse::{EtherType, Ipv4Header};
 
 use crate::bed::{Attach, Bed};
 use crate::case::{self, Case};
@@ -117,7 +117,7 @@ fn ipv6(bed: &Bed) -> Result<Vec<Case>> {
     for port in [OTHER_PORT, PORT] {
         let socket = bed.netns.run(|| UdpSocket::bind((near, port)))?;
         let packet = udp_over_ipv6((far, PORT), (near, port), b"six");
-        let frame = bed.frame_of(ETHERTYPE_IPV6, &packet);
+        let frame = bed.frame_of(EtherType::IPV6, &packet);
         let case = Case::passed(format!("IPv6 to port {port}"), frame, Counter::PassNotIpv4);
         cases.push(case.delivered(&Arc::new(socket), b"six"));
     }
@@ -218,7 +218,7 @@ fn truncated(bed: &Bed, peer: &Peer) -> Result<Vec<Case>> {
     let packet = bed.liveness(peer).from(PEER).build();
     let shortest = match bed.attach {
         // GRE itself drops what is no whole IPv4 header (`ip_tunnel_rcv`), TUN what is nothing.
-        Attach::TcLayer3 if tun::Kind::wanted()? == tun::Kind::Gre => IPV4_LEN,
+        Attach::TcLayer3 if tun::Kind::wanted()? == tun::Kind::Gre => Ipv4Header::MIN_LEN,
         Attach::TcLayer3 => 1,
         Attach::TcEthernet | Attach::XdpNative | Attach::XdpGeneric => 0,
     };

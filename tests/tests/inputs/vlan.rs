@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use dz_common::counters::Counter;
-use dz_tests::frame::{ETHERTYPE_IPV4, ETHERTYPE_VLAN, vlan_tag};
+use dz_tests::frame::vlan_tag;
+use etherparse::EtherType;
 
 use crate::bed::{Bed, DEVICE};
 use crate::case::{self, Case, Fate};
@@ -18,7 +19,6 @@ use crate::session;
 
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 4);
 const PEER_OF_SUB: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 5);
-const ETHERTYPE_QINQ: u16 = 0x88a8;
 const ID: u16 = 5;
 
 /// The host's protocols get the frame, which the kernel marks as another host's where nobody
@@ -26,8 +26,8 @@ const ID: u16 = 5;
 pub(crate) fn untouched(bed: &Bed) -> Result<()> {
     let peer = session::up(bed, PEER)?;
     let cases = [
-        tagged(bed, &peer, ETHERTYPE_VLAN),
-        tagged(bed, &peer, ETHERTYPE_QINQ),
+        tagged(bed, &peer, EtherType::VLAN_TAGGED_FRAME),
+        tagged(bed, &peer, EtherType::PROVIDER_BRIDGING),
     ];
     case::run(bed, &cases)
 }
@@ -41,7 +41,7 @@ pub(crate) fn sub_interface(bed: &Bed) -> Result<()> {
     bed.netns.ip(&format!("link set {name} up"))?;
     let peer = session::up(bed, PEER_OF_SUB)?;
     let socket = Arc::new(bed.netns.run(|| bind_on(&name))?);
-    let case = tagged(bed, &peer, ETHERTYPE_VLAN);
+    let case = tagged(bed, &peer, EtherType::VLAN_TAGGED_FRAME);
     let payload = bed.liveness(&peer).build();
     case::run(bed, &[case.delivered(&socket, &payload)])?;
     bed.netns.ip(&format!("link delete {name}"))?;
@@ -59,10 +59,10 @@ fn bind_on(name: &str) -> Result<UdpSocket> {
     Ok(socket.into())
 }
 
-fn tagged(bed: &Bed, peer: &Peer, ethertype: u16) -> Case {
+fn tagged(bed: &Bed, peer: &Peer, ethertype: EtherType) -> Case {
     let packet = bed.liveness(peer).from(peer.address).build();
-    let frame = bed.frame_of(ethertype, &vlan_tag(ID, ETHERTYPE_IPV4, &packet));
-    let name = format!("liveness packet in a VLAN, tag {ethertype:#06x}");
+    let frame = bed.frame_of(ethertype, &vlan_tag(ID, EtherType::IPV4, &packet));
+    let name = format!("liveness packet in a VLAN, tag {:#06x}", ethertype.0);
     Case {
         fate: Fate::PassedAs(bed.frame(&packet)),
         ..Case::passed(name, frame, Counter::PassVlan)

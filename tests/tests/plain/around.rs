@@ -6,11 +6,12 @@ use std::net::UdpSocket;
 use anyhow::{Context, Result, ensure};
 use dz_common::packet::State;
 use dz_tests::bed::{INTERFACE, PATIENCE};
-use dz_tests::frame::{ETHERTYPE_IPV4, parse_udp};
+use dz_tests::frame::parse_udp;
 use dz_tests::harness::Test;
 use dz_tests::raw::RawSocket;
 use dz_tests::receive::Receive;
 use dz_tests::wait::eventually;
+use etherparse::EtherType;
 
 use crate::scene::{NEEDS, NICS, PEER, PUBLIC, ROUTERS, SECOND, Scene};
 
@@ -44,7 +45,7 @@ fn by_the_nic() -> Result<()> {
     scene.ip(&format!(
         "route add {PEER}/32 dev {INTERFACE} proto 99 metric 50"
     ))?;
-    let capture = RawSocket::open_for(&scene.bed.there, NICS[0], ETHERTYPE_IPV4)?;
+    let capture = RawSocket::open_for(&scene.bed.there, NICS[0], EtherType::IPV4)?;
     let socket = scene.bed.here.run(|| UdpSocket::bind((PUBLIC, 0)))?;
     let dead = scene.peers.remove(0);
     let _ = dead.stop();

@@ -19,6 +19,7 @@ use dz_tests::udp_peer::{Rules, UdpPeer};
 use dz_tests::veth::{self, End};
 use dz_tests::wait::eventually;
 use dz_tests::wire::{Direction, TunWire};
+use etherparse::Ipv4HeaderSlice;
 
 /// What every test here needs.
 pub(crate) const NEEDS: [Requirement; 3] = [
@@ -286,8 +287,7 @@ pub(crate) fn said_by(wire: &TunWire, peer: Ipv4Addr) -> Vec<(Ipv4Addr, Packet)>
 pub(crate) fn only_from(wire: &TunWire, held: &[Ipv4Addr]) -> Result<()> {
     let sent = wire.records().into_iter();
     for record in sent.filter(|record| record.direction == Direction::AToB) {
-        let source = record.packet.get(12..16).context("no IPv4 header")?;
-        let source = Ipv4Addr::from(<[u8; 4]>::try_from(source)?);
+        let source = Ipv4HeaderSlice::from_slice(&record.packet)?.source_addr();
         ensure!(held.contains(&source), "from {source}: {record:02x?}");
     }
     Ok(())

@@ -11,7 +11,7 @@ use dz_common::session::{Session, Timers};
 use dz_tests::agent::{Agent, Home};
 use dz_tests::bare::{Bare, Program};
 use dz_tests::bed::{self, INTERFACE, PATIENCE, PATIENT_MULT};
-use dz_tests::frame::{ETHERTYPE_IPV4, ethernet};
+use dz_tests::frame::ethernet;
 use dz_tests::harness::Requirement;
 use dz_tests::netns::Netns;
 use dz_tests::raw::RawSocket;
@@ -20,6 +20,7 @@ use dz_tests::udp_peer::{Rules, Snapshot, UdpPeer, UdpPeerConfig};
 use dz_tests::veth::{self, End};
 use dz_tests::wait::eventually;
 use dz_tests::wire::{Direction, TunWire};
+use etherparse::EtherType;
 
 /// Our address.
 pub(crate) const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -79,7 +80,7 @@ impl Wire {
         match self {
             Self::Layer3(wire) => wire.inject(Direction::BToA, packet),
             Self::Ethernet { raw, near, .. } => {
-                raw.send(&ethernet(*near, ELSEWHERE, ETHERTYPE_IPV4, packet, false))
+                raw.send(&ethernet(*near, ELSEWHERE, EtherType::IPV4, packet, false))
             }
         }
     }
