@@ -9,7 +9,7 @@ use crate::command::Command;
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::checks::OurRoutes;
-use crate::engine::state::detours::Found;
+use crate::engine::state::detours::WayFound;
 use crate::engine::state::next_hops::Neighbour;
 use crate::engine::state::routes::Finished;
 use crate::error::Failure;
@@ -26,7 +26,7 @@ pub(super) enum Turn {
     /// The kernel has answered a question about a next hop.
     NextHop(Neighbour),
     /// A way around has been looked up.
-    Detour(Found),
+    Detour(WayFound),
     /// Our routes have been read, as a full check begins with.
     Routes(OurRoutes),
     /// Something changed in the network namespace.
@@ -45,7 +45,7 @@ impl<H: Hands> Engine<H> {
     pub(super) async fn start(&mut self) -> Result<(), Failure> {
         let (found, addresses) = self.read_interfaces().await?;
         for (index, found) in found.into_iter().enumerate() {
-            let followed = self.follow_interface(index, found, &addresses);
+            let followed = self.update_interface(index, found, &addresses);
             followed.map_err(|failure| {
                 let name = self.interfaces.at(index).name();
                 failure.context(format!("interface {name}"))

@@ -61,7 +61,7 @@ pub(crate) enum Op {
     /// Insert a session for the peer.
     Open(PeerKey),
     /// Make the route what it should be.
-    Follow(RouteKey),
+    AdjustRoute(RouteKey),
     /// Tell the gate the way around a session's peer.
     Divert(RouteKey),
 }
@@ -165,12 +165,12 @@ fn differences(
     {
         // Routes of no session.
         while let Some((stray, _)) = present.next_if(|(there, _)| *there < key) {
-            wrong.push(Op::Follow(stray));
+            wrong.push(Op::AdjustRoute(stray));
         }
         if let Some(wanted) = wanted {
             let there = present.next_if(|(there, _)| *there == key);
             if !wanted.is(there.map(|(_, route)| route)) {
-                wrong.push(Op::Follow(key));
+                wrong.push(Op::AdjustRoute(key));
             }
         }
         while detours.next_if(|(flow, _)| flow.dst < key.dst).is_some() {}
@@ -185,7 +185,7 @@ fn differences(
             lost.push(Op::Divert(key));
         }
     }
-    wrong.extend(present.map(|(stray, _)| Op::Follow(stray)));
+    wrong.extend(present.map(|(stray, _)| Op::AdjustRoute(stray)));
     wrong.extend(lost);
     wrong
 }

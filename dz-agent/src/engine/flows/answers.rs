@@ -8,11 +8,11 @@ use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::show::shared::Trouble;
 use crate::engine::state::keys::RouteKey;
-use crate::engine::state::routes::{Change, Finished, Step};
+use crate::engine::state::routes::{Change, ChangeResult, Finished};
 use crate::net::routes::{Added, Deleted};
 
 /// Answers that are taken note of before anything else has its turn.
-const ANSWERS: usize = 64;
+const ANSWERS_PER_TURN: usize = 64;
 
 impl<H: Hands> Engine<H> {
     /// The kernel has answered, and others of its answers may be there, too.
@@ -23,7 +23,7 @@ impl<H: Hands> Engine<H> {
 
     /// Takes note of what the kernel has answered by now, and asks for what can be asked for.
     pub(crate) fn advance_routes(&mut self) {
-        for _ in 0..ANSWERS {
+        for _ in 0..ANSWERS_PER_TURN {
             // The loop looks before it sleeps for those that are not there yet.
             let Some(finished) = self.jobs.answered_by_now() else {
                 break;
@@ -31,11 +31,11 @@ impl<H: Hands> Engine<H> {
             self.finished(finished);
         }
         while let Some(key) = self.jobs.next_waiting() {
-            self.follow(key);
+            self.adjust_route(key);
         }
     }
 
-    fn finished(&mut self, (key, step): Finished) {
+    fn finished(&mut self, (key, answer): Finished) {
         let (interface, local) = self.route_labels(key);
         let (interface, dst) = (&*interface, key.dst);
         let shared = Arc::clone(&self.shared);
@@ -44,17 +44,17 @@ impl<H: Hands> Engine<H> {
                 shared.count(interface, local, what);
             }
         };
-        let withdrawal = matches!(step, Step::Withdraw(_));
-        let elsewhere = self.held_elsewhere(&step);
-        let result = match step {
-            Step::Install(Ok(added)) => {
+        let withdrawal = matches!(answer, ChangeResult::Withdraw(_));
+        let elsewhere = self.held_elsewhere(&answer);
+        let result = match answer {
+            ChangeResult::Install(Ok(added)) => {
                 if added != Added::AlreadyThere {
                     info!(interface, %dst, "route installed");
                     count(|counts| counts.installs += 1);
                 }
                 Ok(false)
             }
-            Step::Withdraw(Ok(deleted)) => {
+            ChangeResult::Withdraw(Ok(deleted)) => {
                 if deleted == Deleted::Deleted {
                     info!(interface, %dst, "route withdrawn");
                     count(|counts| counts.withdraws += 1);
@@ -62,11 +62,11 @@ impl<H: Hands> Engine<H> {
                 }
                 Ok(true)
             }
-            Step::Install(Err(error)) => {
+            ChangeResult::Install(Err(error)) => {
                 count(|counts| counts.install_failures += 1);
                 Err(error)
             }
-            Step::Withdraw(Err(error)) => {
+            ChangeResult::Withdraw(Err(error)) => {
                 count(|counts| counts.uninstall_failures += 1);
                 Err(error)
             }
@@ -86,7 +86,7 @@ impl<H: Hands> Engine<H> {
                     self.shared.troubles().remove(&key);
                 }
                 if success.again {
-                    self.follow(key);
+                    self.adjust_route(key);
                 } else {
                     let by = if gone {
                         Change::Withdraw
@@ -120,7 +120,7 @@ impl<H: Hands> Engine<H> {
                 }
                 if setback.again {
                     // Something else may be wanted by now, which need not wait.
-                    self.follow(key);
+                    self.adjust_route(key);
                 } else {
                     self.jobs.retry(key, pause, self.hands.now_ns());
                 }
@@ -130,8 +130,8 @@ impl<H: Hands> Engine<H> {
 
     /// What is in the way of an addition, if that is our own route on another interface: two
     /// interfaces can lead to the same address, and the table has room for one of them.
-    fn held_elsewhere(&self, step: &Step) -> Option<String> {
-        let Step::Install(Err(error)) = step else {
+    fn held_elsewhere(&self, answer: &ChangeResult) -> Option<String> {
+        let ChangeResult::Install(Err(error)) = answer else {
             return None;
         };
         let foreign = error.conflict()?;
@@ -153,7 +153,7 @@ impl<H: Hands> Engine<H> {
             .filter(|key| *key != gone && self.jobs.is_failing(*key))
             .collect();
         for key in waiting {
-            self.follow(key);
+            self.adjust_route(key);
         }
     }
 }

@@ -46,12 +46,16 @@ impl<H: Hands> Engine<H> {
             locals.filter(|local| !interface.holds(*local)).collect()
         });
         let wanted: Vec<Vec<Ipv4Addr>> = wanted.collect();
-        self.interfaces.held_mut().use_addresses(used);
+        self.interfaces.host_addresses_mut().use_addresses(used);
         let mut answers = match self.ask_locals(&wanted).await {
             Ok(answers) => answers,
             Err(error) => return Some(error),
         };
-        if !self.interfaces.held().were_missing(&answers.missing) {
+        if !self
+            .interfaces
+            .host_addresses()
+            .were_missing(&answers.missing)
+        {
             // One that moves is deleted before it is added. Nothing is sent meanwhile.
             self.hands.sleep(Duration::from_nanos(SETTLE_NS)).await;
             answers = match self.ask_locals(&wanted).await {
@@ -62,7 +66,7 @@ impl<H: Hands> Engine<H> {
         for (index, borrowed) in answers.borrowed.into_iter().enumerate() {
             self.set_borrowed(index, borrowed);
         }
-        self.interfaces.held_mut().asked(answers.missing);
+        self.interfaces.host_addresses_mut().asked(answers.missing);
         None
     }
 
@@ -97,7 +101,7 @@ impl<H: Hands> Engine<H> {
     pub(crate) async fn borrow(&mut self, index: usize, address: Ipv4Addr) {
         match self.ask_local(index, address).await {
             Ok(true) => {
-                self.interfaces.held_mut().use_address(address);
+                self.interfaces.host_addresses_mut().use_address(address);
                 let interface = self.interfaces.at_mut(index);
                 let mut borrowed = interface.borrowed().collect::<HashSet<_>>();
                 borrowed.insert(address);

@@ -12,12 +12,12 @@ use crate::engine::decide::reconcile::{self, Facts, Op};
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::backoff::nanos;
+use crate::engine::state::checks::OurRoutes;
 use crate::engine::state::keys::{RouteKey, flow, peer_key, route_key};
 use crate::engine::state::left::{after_ns, has_left};
-use crate::net::routes::{Route, RouteError};
+use crate::net::routes::Route;
 use crate::settings::PeerPassive;
 
-pub(crate) type OurRoutes = Result<Vec<Route>, RouteError>;
 /// What is to be done, and what could not be read.
 type Decided = (Vec<Op>, Option<anyhow::Error>);
 
@@ -98,7 +98,7 @@ impl<H: Hands> Engine<H> {
         let resolve = !self.sessions.next_hops().is_up_to_date();
         let unresolved = self.read_neighbours().await;
         self.settle_all();
-        if self.interfaces.held_mut().take_new() {
+        if self.interfaces.host_addresses_mut().take_new() {
             self.read_borrowed().await.map_or(Ok(()), Err)?;
             self.use_holders();
         }
@@ -132,7 +132,7 @@ impl<H: Hands> Engine<H> {
         *self.shared.refused() = refused;
         if routes.is_err() {
             // Sessions need not wait for a table that cannot be read.
-            ops.retain(|op| !matches!(op, Op::Follow(_)));
+            ops.retain(|op| !matches!(op, Op::AdjustRoute(_)));
         }
         let failed = unread
             .or(unseen)
@@ -208,7 +208,7 @@ impl<H: Hands> Engine<H> {
                 }
             }
             Op::Close { key, announce } => self.close(key, announce),
-            Op::Follow(key) => self.follow(key),
+            Op::AdjustRoute(key) => self.adjust_route(key),
             Op::Divert(key) => self.divert(key),
         }
     }

@@ -158,7 +158,7 @@ impl<H: Hands> Engine<H> {
         if let Says::Peer(peer, _) = self.followed_peer(&peer_key(interface.name(), peer)) {
             return Local::One(peer.local.into());
         }
-        let is_held = |address| self.interfaces.held().is_held(address);
+        let is_held = |address| self.interfaces.host_addresses().is_held(address);
         interface
             .ends()
             .map_or(Local::None, |ends| ends.local(is_held))
@@ -169,7 +169,7 @@ impl<H: Hands> Engine<H> {
         let source = source.inspect_err(|error| warn!(%peer, %error, "source not looked up"));
         source
             .ok()?
-            .filter(|source| self.interfaces.held().is_global(*source))
+            .filter(|source| self.interfaces.host_addresses().is_global(*source))
     }
 
     /// A configured peer with what its line leaves out, as it is now. As long as nothing better is
@@ -189,7 +189,7 @@ impl<H: Hands> Engine<H> {
         if peer.via == [0; 4] && peer.local != [0; 4] {
             let local = peer.local.into();
             let usable = |interface: &&Interface| {
-                self.interfaces.held().is_held(local) || interface.can_use(local)
+                self.interfaces.host_addresses().is_held(local) || interface.can_use(local)
             };
             let via = match (interface.filter(usable), before) {
                 (Some(interface), _) => interface.ends().and_then(|ends| ends.via(local)),

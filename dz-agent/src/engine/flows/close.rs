@@ -112,7 +112,7 @@ impl<H: Hands> Engine<H> {
     fn give_route_up(&mut self, key: SessionKey) {
         let route = route_key(&key);
         if self.sessions.owns_route(&key) {
-            self.follow(route);
+            self.adjust_route(route);
         } else {
             // The route is another session's.
             self.route_is_gone(key);

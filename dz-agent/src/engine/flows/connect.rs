@@ -17,7 +17,7 @@ use crate::engine::state::wants::same;
 use crate::settings::PeerSpec;
 
 /// A peer that passed every check.
-struct Checked {
+struct Validated {
     key: PeerKey,
     peer: Peer,
     /// There already, just so.
@@ -31,10 +31,10 @@ impl<H: Hands> Engine<H> {
         specs: &[PeerSpec],
         sources: &Sources,
     ) -> Result<Vec<Connected>, Refusal> {
-        let checked = self.check(specs, sources)?;
-        let mut connected = Vec::with_capacity(checked.len());
+        let validated = self.validate_peers(specs, sources)?;
+        let mut connected = Vec::with_capacity(validated.len());
         let mut written: Vec<PeerKey> = Vec::new();
-        for Checked { key, peer, known } in &checked {
+        for Validated { key, peer, known } in &validated {
             if !known {
                 let result = self.hands.set_peer(key, peer).map_err(anyhow::Error::from);
                 if result.is_ok() {
@@ -72,10 +72,14 @@ impl<H: Hands> Engine<H> {
     }
 
     /// Checks everything before anything is changed; a refusal lists every fault.
-    fn check(&self, specs: &[PeerSpec], sources: &Sources) -> Result<Vec<Checked>, Refusal> {
+    fn validate_peers(
+        &self,
+        specs: &[PeerSpec],
+        sources: &Sources,
+    ) -> Result<Vec<Validated>, Refusal> {
         let mut kind = RefusalKind::Invalid;
         let mut faults = Vec::new();
-        let mut checked = Vec::new();
+        let mut validated = Vec::new();
         let mut named = HashSet::new();
         for spec in specs {
             let own = spec.faults();
@@ -83,18 +87,18 @@ impl<H: Hands> Engine<H> {
                 faults.extend(own);
                 continue;
             }
-            match self.check_one(spec, sources) {
+            match self.validate_peer(spec, sources) {
                 Ok(one) if !named.insert(one.key) => {
                     faults.push(format!("peer {}: named twice", spec.peer));
                 }
-                Ok(one) => checked.push(one),
+                Ok(one) => validated.push(one),
                 Err(refusal) => {
                     kind = refusal.kind;
                     faults.extend(refusal.faults);
                 }
             }
         }
-        let new = checked.iter().filter(|one| !one.known).count();
+        let new = validated.iter().filter(|one| !one.known).count();
         // Parked peers count: they come back without asking.
         let capacity = self.capacity();
         let room = (capacity as usize)
@@ -107,13 +111,13 @@ impl<H: Hands> Engine<H> {
             ));
         }
         if faults.is_empty() {
-            Ok(checked)
+            Ok(validated)
         } else {
             Err(Refusal { kind, faults })
         }
     }
 
-    fn check_one(&self, spec: &PeerSpec, sources: &Sources) -> Result<Checked, Refusal> {
+    fn validate_peer(&self, spec: &PeerSpec, sources: &Sources) -> Result<Validated, Refusal> {
         let refuse = |kind, text: String| Refusal::new(kind, format!("peer {}: {text}", spec.peer));
         let found = self.interface_for(spec);
         let index = found.map_err(|(kind, text)| refuse(kind, text))?;
@@ -129,7 +133,7 @@ impl<H: Hands> Engine<H> {
                 .map_err(|text| refuse(RefusalKind::NotFound, text))?,
         };
         if !self.interfaces.may_use(interface, local) {
-            let text = if self.interfaces.held().is_held(local) {
+            let text = if self.interfaces.host_addresses().is_held(local) {
                 format!("{local} is an address of another VRF than that of {name}")
             } else {
                 format!("{local} is not an address of this host")
@@ -173,7 +177,7 @@ impl<H: Hands> Engine<H> {
                 );
                 Err(refuse(RefusalKind::Conflict, text))
             }
-            Some(known) if same(known, &peer) => Ok(Checked {
+            Some(known) if same(known, &peer) => Ok(Validated {
                 key,
                 peer,
                 known: true,
@@ -199,7 +203,7 @@ impl<H: Hands> Engine<H> {
                 );
                 Err(refuse(RefusalKind::Unavailable, text))
             }
-            None => Ok(Checked {
+            None => Ok(Validated {
                 key,
                 peer,
                 known: false,

@@ -21,7 +21,7 @@ use crate::engine::state::sessions::Live;
 
 /// Peers that are disconnected before their routes are: all farewells of theirs fit into one run of the
 /// transmit program, and the first route does not wait long.
-const AT_ONCE: usize = (MAX_DUE as u64 / FAREWELLS) as usize;
+const PEERS_PER_ROUND: usize = (MAX_DUE as u64 / FAREWELLS) as usize;
 
 /// Sessions over an index that their interface no longer has.
 type Strays = HashMap<PeerKey, SessionKey>;
@@ -45,7 +45,7 @@ impl<H: Hands> Engine<H> {
     pub(crate) fn disconnect_keys(&mut self, keys: Vec<PeerKey>, reply: Reply) {
         let id = self.closings.batches_mut().begin(keys.len(), reply);
         let mut strays = None;
-        for some in keys.chunks(AT_ONCE) {
+        for some in keys.chunks(PEERS_PER_ROUND) {
             let mut told = Vec::with_capacity(some.len());
             for key in some {
                 told.extend(self.disconnect_one(*key, id, &mut strays));

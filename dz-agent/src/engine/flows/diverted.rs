@@ -8,7 +8,7 @@ use tracing::warn;
 
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
-use crate::engine::state::detours::{Found, Question};
+use crate::engine::state::detours::{Question, WayFound};
 use crate::engine::state::keys::{RouteKey, flow};
 use crate::net::detours::Flow;
 
@@ -64,7 +64,7 @@ impl<H: Hands> Engine<H> {
     }
 
     /// A way around has been looked up.
-    pub(crate) fn detour_found(&mut self, found: Found) {
+    pub(crate) fn detour_found(&mut self, found: WayFound) {
         let flow = found.flow;
         let is_new = self.detours.done(found);
         self.look_up_ways();

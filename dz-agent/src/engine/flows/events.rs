@@ -17,7 +17,7 @@ use crate::reason::{Reason, Untouched};
 use crate::settings::PeerPassive;
 
 /// Events handled before the loop looks at anything else.
-const AT_ONCE: usize = 1_024;
+const EVENTS_PER_TURN: usize = 1_024;
 
 /// Most look-ups for the log of one group of events: as many lines as one place may write in a second.
 const LOOKED_UP: u32 = logging::BURST;
@@ -86,7 +86,7 @@ impl<H: Hands> Engine<H> {
 
     /// Handles what is in the ring; returns whether there may be more.
     fn drain(&mut self) -> bool {
-        for _ in 0..AT_ONCE {
+        for _ in 0..EVENTS_PER_TURN {
             let Some(event) = self.hands.next_event() else {
                 return false;
             };
@@ -126,7 +126,7 @@ impl<H: Hands> Engine<H> {
         // be a request to the kernel for nothing.
         let ours = event.to == State::AdminDown;
         if (event.from == State::Up || event.to == State::Up) && !ours {
-            self.follow(route);
+            self.adjust_route(route);
         }
     }
 

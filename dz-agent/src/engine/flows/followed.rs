@@ -167,8 +167,8 @@ impl<H: Hands> Engine<H> {
         let local = source(&path, interface.addresses());
         // The kernel goes on to other interfaces then; what the tunnel starts from is one of theirs.
         let outer = || interface.ends()?.tunnel.local;
-        let local =
-            local.or_else(|| outer().filter(|outer| self.interfaces.held().is_held(*outer)));
+        let local = local
+            .or_else(|| outer().filter(|outer| self.interfaces.host_addresses().is_held(*outer)));
         let Some(local) = local.filter(|local| *local != dst && !local.is_loopback()) else {
             return Says::NoSource(route);
         };

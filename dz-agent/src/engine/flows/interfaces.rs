@@ -23,7 +23,7 @@ impl<H: Hands> Engine<H> {
             Err(failure) => return Some(failure.into()),
         };
         for (index, found) in found.into_iter().enumerate() {
-            if let Err(failure) = self.follow_interface(index, found, &addresses) {
+            if let Err(failure) = self.update_interface(index, found, &addresses) {
                 let interface = self.interfaces.at_mut(index);
                 if interface.wait(format!("is not served: {failure}")) {
                     warn!(interface = interface.name(), reason = %failure, "interface not served");
@@ -56,7 +56,7 @@ impl<H: Hands> Engine<H> {
         }
         let addresses = self.hands.addresses().await;
         let addresses = addresses.fail_with(ExitCode::Failure, || "addresses")?;
-        self.interfaces.held_mut().read(&addresses);
+        self.interfaces.host_addresses_mut().read(&addresses);
         Ok((found, addresses))
     }
 
@@ -64,7 +64,7 @@ impl<H: Hands> Engine<H> {
     ///
     /// # Errors
     /// [`ExitCode::Interface`] if it exists and cannot be served. The caller names it.
-    pub(crate) fn follow_interface(
+    pub(crate) fn update_interface(
         &mut self,
         index: usize,
         found: Option<links::Interface>,

@@ -11,7 +11,7 @@ use dz_common::session::{Mode, Session};
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::keys::{flow, ifname, route_key};
-use crate::engine::state::sessions::Place;
+use crate::engine::state::sessions::Reservation;
 
 impl<H: Hands> Engine<H> {
     /// Inserts the session of a peer, in Down, to be transmitted at once.
@@ -42,9 +42,9 @@ impl<H: Hands> Engine<H> {
             self.hands.wait_for_programs();
             self.sessions.settle();
         }
-        let place = self.sessions.reserve();
-        let place = place.context("no room for another session")?;
-        let Place { slot, generation } = place;
+        let reservation = self.sessions.reserve();
+        let reservation = reservation.context("no room for another session")?;
+        let Reservation { slot, generation } = reservation;
         let now_ns = self.hands.now_ns();
         let entry = SessionEntry {
             detour: self.detours.of(flow(&session_key)).unwrap_or(0),
@@ -62,17 +62,17 @@ impl<H: Hands> Engine<H> {
         };
         self.hands.prepare_slot(slot, session_key, now_ns);
         if let Err(error) = self.hands.insert_session(&entry) {
-            self.sessions.give_back(&place);
+            self.sessions.give_back(&reservation);
             return Err(error.into());
         }
-        self.interfaces.held_mut().use_address(local);
+        self.interfaces.host_addresses_mut().use_address(local);
         self.detours.look(flow(&session_key));
         self.look_up_ways();
         let next_hop = self.next_hop(ifindex, key.peer, Some(&peer));
         self.sessions
-            .inserted(session_key, &place, name, next_hop, now_ns);
+            .inserted(session_key, &reservation, name, next_hop, now_ns);
         if peer.timers.mode == Mode::Passive && peer.origin != Origin::Follow {
-            self.follow(route_key(&session_key));
+            self.adjust_route(route_key(&session_key));
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::engine::decide::reconcile::{Wanted, wanted_route};
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::keys::RouteKey;
-use crate::engine::state::routes::{Change, Step, Turn};
+use crate::engine::state::routes::{Change, ChangeResult, WhenToAsk};
 use crate::net::monitor::RouteSlot;
 use crate::settings::PeerPassive;
 
@@ -23,7 +23,7 @@ const UNREAD: Duration = Duration::from_secs(1);
 
 impl<H: Hands> Engine<H> {
     /// Makes a route what it should be.
-    pub(crate) fn follow(&mut self, key: RouteKey) {
+    pub(crate) fn adjust_route(&mut self, key: RouteKey) {
         let Some(wanted) = self.wanted(key) else {
             return;
         };
@@ -33,9 +33,9 @@ impl<H: Hands> Engine<H> {
             Wanted::AsIs => None,
         };
         match self.jobs.begin(key, change) {
-            Turn::Now => self.ask_for(key, wanted),
-            Turn::Later => {}
-            Turn::Done => self.converged(key, None),
+            WhenToAsk::Now => self.ask_for(key, wanted),
+            WhenToAsk::Later => {}
+            WhenToAsk::Never => self.converged(key, None),
         }
     }
 
@@ -47,7 +47,7 @@ impl<H: Hands> Engine<H> {
                 let added = self.hands.add_route(route);
                 self.jobs.ask(
                     added
-                        .map(move |added| (key, Step::Install(added)))
+                        .map(move |added| (key, ChangeResult::Install(added)))
                         .boxed_local(),
                 );
             }
@@ -55,7 +55,7 @@ impl<H: Hands> Engine<H> {
                 let deleted = self.hands.delete_route(key.dst, key.ifindex);
                 self.jobs.ask(
                     deleted
-                        .map(move |deleted| (key, Step::Withdraw(deleted)))
+                        .map(move |deleted| (key, ChangeResult::Withdraw(deleted)))
                         .boxed_local(),
                 );
             }
@@ -108,7 +108,7 @@ impl<H: Hands> Engine<H> {
                     self.put_back(key, place);
                 }
             }
-            Some(Wanted::Absent) if !gone => self.follow(key),
+            Some(Wanted::Absent) if !gone => self.adjust_route(key),
             Some(Wanted::Absent | Wanted::AsIs) | None => {}
         }
     }
@@ -118,7 +118,7 @@ impl<H: Hands> Engine<H> {
         let keys: Vec<_> = self.ways_to(dst).collect();
         for key in keys {
             if place.ours && gone && self.jobs.is_failing(key) {
-                self.follow(key);
+                self.adjust_route(key);
             } else if place.ours
                 && place.replaced
                 && matches!(self.wanted(key), Some(Wanted::Present(_)))
@@ -131,13 +131,13 @@ impl<H: Hands> Engine<H> {
     /// A route that should be there was taken away or changed.
     fn put_back(&mut self, key: RouteKey, place: &RouteSlot) {
         self.jobs.taken(key, place.by != 0);
-        self.follow(key);
+        self.adjust_route(key);
     }
 
     /// Tries again what is due to be tried again.
     pub(crate) fn retry_routes(&mut self) {
         while let Some(key) = self.jobs.due_retry(self.hands.now_ns()) {
-            self.follow(key);
+            self.adjust_route(key);
         }
     }
 

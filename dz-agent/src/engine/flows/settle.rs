@@ -225,7 +225,7 @@ impl<H: Hands> Engine<H> {
             // but not beside the one that is followed.
             if let Some(ifindex) = self.interfaces.index_of(ifname(&key)) {
                 let dst = address;
-                self.follow(RouteKey { ifindex, dst });
+                self.adjust_route(RouteKey { ifindex, dst });
             }
         } else {
             if peer.origin == Origin::Follow {
@@ -251,7 +251,7 @@ impl<H: Hands> Engine<H> {
             };
             if !self.interfaces.may_use(interface, local) {
                 // Of another interface, perhaps.
-                self.interfaces.held_mut().ask_about(local);
+                self.interfaces.host_addresses_mut().ask_about(local);
                 self.agenda.check_soon(self.hands.now_ns());
                 continue;
             }

@@ -50,17 +50,23 @@ impl<H: Hands> Engine<H> {
     fn address_around(&mut self, ifindex: u32, address: Ipv4Addr, gone: bool) {
         let is_ours = |ifindex| self.interfaces.with_index(ifindex).is_some();
         let concerned = is_ours(ifindex)
-            || self.interfaces.held().is_used(address)
-            || self.interfaces.held().holders(address).any(is_ours);
+            || self.interfaces.host_addresses().is_used(address)
+            || self
+                .interfaces
+                .host_addresses()
+                .holders(address)
+                .any(is_ours);
         if concerned {
             self.agenda.look_around_soon(self.hands.now_ns());
         }
         // Without a word the kernel flushes routes that name the address as their source, and with
         // an interface's last address all of its routes.
         if gone
-            && self
-                .detours
-                .leans_on(ifindex, address, self.interfaces.held().holds_any(ifindex))
+            && self.detours.leans_on(
+                ifindex,
+                address,
+                self.interfaces.host_addresses().holds_any(ifindex),
+            )
         {
             self.detours.look_at_all();
         }
@@ -73,7 +79,7 @@ impl<H: Hands> Engine<H> {
             Ok(addresses) => addresses,
             Err(error) => return Some(untold(error)),
         };
-        self.interfaces.held_mut().read(&addresses);
+        self.interfaces.host_addresses_mut().read(&addresses);
         self.look_at_links().await
     }
 
@@ -107,7 +113,7 @@ impl<H: Hands> Engine<H> {
             for address in interface.locals() {
                 if self
                     .interfaces
-                    .held()
+                    .host_addresses()
                     .holders(address)
                     .all(|one| served.contains(&one))
                 {
@@ -121,8 +127,8 @@ impl<H: Hands> Engine<H> {
 
     /// Tells the ways around which interfaces hold the addresses that peers use.
     pub(crate) fn use_holders(&mut self) {
-        let holders = self.interfaces.held().used().map(|address| {
-            let mut holders: Vec<u32> = self.interfaces.held().holders(address).collect();
+        let holders = self.interfaces.host_addresses().used().map(|address| {
+            let mut holders: Vec<u32> = self.interfaces.host_addresses().holders(address).collect();
             holders.sort_unstable();
             (address, holders)
         });

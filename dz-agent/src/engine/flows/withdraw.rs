@@ -117,7 +117,7 @@ impl<H: Hands> Engine<H> {
     /// # Errors
     /// Something is left, or nobody knows.
     pub(crate) async fn end_withdrawal(&mut self) -> Result<(), Failure> {
-        let left = Left {
+        let left = Leftovers {
             routes: self.count_routes().await,
             sessions: self.sessions.len(),
             protocol: self.options.route_protocol,
@@ -148,13 +148,13 @@ impl<H: Hands> Engine<H> {
 }
 
 /// What a withdrawal has left in the kernel.
-struct Left {
+struct Leftovers {
     routes: Result<usize, RouteError>,
     sessions: usize,
     protocol: u8,
 }
 
-impl Left {
+impl Leftovers {
     /// Says what is left and what to do about it; none if nothing is.
     fn describe(&self) -> Option<String> {
         let (sessions, protocol) = (self.sessions, self.protocol);
@@ -186,7 +186,7 @@ mod tests {
     fn everything_is_withdrawn_only_if_the_kernel_says_so() {
         let describe = |routes, sessions| {
             let protocol = 144;
-            let left = Left {
+            let left = Leftovers {
                 routes,
                 sessions,
                 protocol,

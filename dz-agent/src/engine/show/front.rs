@@ -16,7 +16,7 @@ use crate::settings::MetricsListen;
 use crate::view::MetricsView;
 
 /// What it takes to serve.
-struct Kitchen {
+struct Service {
     inspector: Inspector,
     commands: mpsc::Sender<Command>,
     recorded: Recorded,
@@ -26,7 +26,7 @@ struct Kitchen {
 /// The thread, with its sockets bound. Dropped when the agent does not start after all, it leaves
 /// no socket behind: the fields are dropped in this order.
 pub(crate) struct Front {
-    start: oneshot::Sender<Kitchen>,
+    start: oneshot::Sender<Service>,
     stop: watch::Sender<bool>,
     thread: Joined,
     metrics: watch::Receiver<MetricsView>,
@@ -57,7 +57,7 @@ impl Front {
     /// # Errors
     /// [`ExitCode::Busy`] if another agent has the API's.
     pub(crate) fn bind(socket: &Path, metrics: MetricsListen) -> Result<Self, Failure> {
-        let (start, kitchen) = oneshot::channel();
+        let (start, service) = oneshot::channel();
         let (stop, stopped) = watch::channel(false);
         let (bound, outcome) = std::sync::mpsc::channel();
         let socket = socket.to_owned();
@@ -70,7 +70,7 @@ impl Front {
                     .build();
                 match runtime.fail_with(ExitCode::Failure, || "API thread") {
                     Ok(runtime) => {
-                        runtime.block_on(work(socket, scrapes, &bound, kitchen, stopped))
+                        runtime.block_on(work(socket, scrapes, &bound, service, stopped))
                     }
                     // The receiver waits for exactly one message.
                     Err(failure) => drop(bound.send(Err(failure))),
@@ -101,7 +101,7 @@ impl Front {
         per_peer: bool,
     ) -> Serving {
         // If the thread is gone there is nobody to serve, and `stop` finds it so.
-        let _ = self.start.send(Kitchen {
+        let _ = self.start.send(Service {
             inspector,
             commands,
             recorded,
@@ -126,7 +126,7 @@ async fn work(
     socket: PathBuf,
     mut scrapes: Scrapes,
     bound: &std::sync::mpsc::Sender<Result<(), Failure>>,
-    kitchen: oneshot::Receiver<Kitchen>,
+    service: oneshot::Receiver<Service>,
     stopped: watch::Receiver<bool>,
 ) {
     let api = match ApiListener::bind(&socket) {
@@ -139,14 +139,14 @@ async fn work(
     scrapes.bind();
     drop(bound.send(Ok(())));
     // Dropped without a word: the start failed elsewhere.
-    let Ok(kitchen) = kitchen.await else { return };
-    let inspect = Arc::new(kitchen.inspector);
+    let Ok(service) = service.await else { return };
+    let inspect = Arc::new(service.inspector);
     let exporter = Arc::new(Exporter::new(
         Arc::clone(&inspect),
-        kitchen.recorded,
-        kitchen.per_peer,
+        service.recorded,
+        service.per_peer,
     ));
-    let api_routes = api_router(inspect, kitchen.commands, Arc::clone(&exporter));
+    let api_routes = api_router(inspect, service.commands, Arc::clone(&exporter));
     let metrics = async {
         let listener = tokio::select! {
             listener = scrapes.listener() => listener,

@@ -16,7 +16,7 @@ use crate::net::NetlinkError;
 use crate::net::detours::{Flow, Way};
 
 /// Destinations that are looked up at the same time.
-const AT_ONCE: usize = 8;
+const MAX_LOOKUPS: usize = 8;
 /// Destinations looked at again every second, whatever was notified.
 const EVERY_SECOND: usize = 32;
 
@@ -38,7 +38,7 @@ pub(crate) struct Question {
 
 /// What a look-up found.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct WayFound {
     pub(crate) flow: Flow,
     way: Result<Way, NetlinkError>,
 }
@@ -55,7 +55,7 @@ pub(crate) struct Detours {
     ways: Ways,
     wanted: BTreeSet<Flow>,
     underway: BTreeSet<Flow>,
-    running: FuturesUnordered<Answer<Found>>,
+    running: FuturesUnordered<Answer<WayFound>>,
     /// Where the look of the last second ended.
     cursor: Flow,
 }
@@ -162,13 +162,13 @@ impl Detours {
     }
 
     /// Waits for the next look-up to end; none if there is none.
-    pub(crate) async fn answered(&mut self) -> Option<Found> {
+    pub(crate) async fn answered(&mut self) -> Option<WayFound> {
         self.running.next().await
     }
 
     /// Takes note of a look-up; returns whether it found something new.
-    pub(crate) fn done(&mut self, found: Found) -> bool {
-        let Found { flow, way } = found;
+    pub(crate) fn done(&mut self, found: WayFound) -> bool {
+        let WayFound { flow, way } = found;
         self.underway.remove(&flow);
         let changed = match way {
             Ok(way) => self.ways.note(flow, way),
@@ -189,7 +189,7 @@ impl Detours {
 
     /// Takes the next flow that is to be looked up, if one may be by now; then [`Self::asked`].
     pub(crate) fn next_to_ask(&mut self) -> Option<Question> {
-        if self.running.len() >= AT_ONCE {
+        if self.running.len() >= MAX_LOOKUPS {
             return None;
         }
         let mut next = self.wanted.iter();
@@ -206,7 +206,7 @@ impl Detours {
     /// Notes that the kernel has been asked about a flow.
     pub(crate) fn asked(&mut self, flow: Flow, way: Answer<Result<Way, NetlinkError>>) {
         self.running
-            .push(way.map(move |way| Found { flow, way }).boxed_local());
+            .push(way.map(move |way| WayFound { flow, way }).boxed_local());
     }
 }
 
@@ -254,14 +254,14 @@ mod tests {
     #[test]
     fn a_few_are_asked_about_at_a_time() {
         let mut detours = Detours::new(false);
-        (0..AT_ONCE as u32 + 1).for_each(|n| detours.look(flow(n)));
+        (0..MAX_LOOKUPS as u32 + 1).for_each(|n| detours.look(flow(n)));
         let mut asked = 0;
         while let Some(question) = detours.next_to_ask() {
             asked += 1;
             let never = std::future::pending().boxed_local();
             detours.asked(question.flow, never);
         }
-        assert_eq!(asked, AT_ONCE);
+        assert_eq!(asked, MAX_LOOKUPS);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use dz_common::map::{LocalKey, Peer, PeerKey};
 use foldhash::{HashMap, HashMapExt, HashSet};
 
 use super::blocks::Blocks;
-use super::held::Held;
+use super::host_addresses::HostAddresses;
 use super::interface::Interface;
 use super::keys::peer_key;
 use crate::settings::address::no_host;
@@ -26,7 +26,7 @@ pub(crate) struct Carrier {
 pub(crate) struct Interfaces {
     list: Vec<Interface>,
     /// Which interface of this host holds which address.
-    held: Held,
+    host_addresses: HostAddresses,
     blocks: Blocks,
 }
 
@@ -35,7 +35,7 @@ impl Interfaces {
     pub(crate) fn new(list: Vec<Interface>, blocks: Blocks) -> Self {
         Self {
             list,
-            held: Held::default(),
+            host_addresses: HostAddresses::default(),
             blocks,
         }
     }
@@ -104,13 +104,13 @@ impl Interfaces {
     }
 
     /// Returns the addresses of this host.
-    pub(crate) const fn held(&self) -> &Held {
-        &self.held
+    pub(crate) const fn host_addresses(&self) -> &HostAddresses {
+        &self.host_addresses
     }
 
     /// Returns the addresses of this host, to be changed.
-    pub(crate) const fn held_mut(&mut self) -> &mut Held {
-        &mut self.held
+    pub(crate) const fn host_addresses_mut(&mut self) -> &mut HostAddresses {
+        &mut self.host_addresses
     }
 
     /// Returns the block of counters of an address; 0, which is shared, if there is none left.
@@ -120,7 +120,7 @@ impl Interfaces {
 
     /// Whether packets may leave with this source: never with an address that is gone.
     pub(crate) fn may_use(&self, interface: &Interface, address: Ipv4Addr) -> bool {
-        interface.can_use(address) && !self.held.is_gone(address)
+        interface.can_use(address) && !self.host_addresses.is_gone(address)
     }
 
     /// Why an address cannot be a peer's over an interface, in words that follow it.
@@ -136,8 +136,8 @@ impl Interfaces {
         if let Some(refused) = interface.refuses(peer, local) {
             return Some(refused.to_owned());
         }
-        let own = (self.held.is_held(peer)).then_some("is an address of this host");
-        let broadcast = self.held.is_broadcast(peer);
+        let own = (self.host_addresses.is_held(peer)).then_some("is an address of this host");
+        let broadcast = self.host_addresses.is_broadcast(peer);
         let broadcast =
             broadcast.then_some("is the broadcast address of another interface's subnet");
         own.or(broadcast).map(str::to_owned)
@@ -146,8 +146,8 @@ impl Interfaces {
     /// Why an address cannot be the gateway to a peer: the kernel would refuse the route once the session
     /// is Up.
     pub(crate) fn no_gateway(&self, via: Ipv4Addr) -> Option<String> {
-        let own = (self.held.is_held(via)).then_some("an address of this host");
-        let broadcast = (self.held.is_broadcast(via)).then_some("a broadcast address");
+        let own = (self.host_addresses.is_held(via)).then_some("an address of this host");
+        let broadcast = (self.host_addresses.is_broadcast(via)).then_some("a broadcast address");
         let what = own.or(broadcast)?;
         Some(format!("gateway {via} is {what}"))
     }
@@ -157,7 +157,10 @@ impl Interfaces {
     pub(crate) fn refused_peers(&self, peers: &HashMap<PeerKey, Peer>) -> HashMap<PeerKey, String> {
         let mut refused = HashMap::new();
         for interface in &self.list {
-            let held = self.held.addresses().chain(self.held.broadcasts());
+            let held = self
+                .host_addresses
+                .addresses()
+                .chain(self.host_addresses.broadcasts());
             for address in held.chain(interface.refused()) {
                 let key = peer_key(interface.name(), address);
                 if let Some(peer) = peers.get(&key)
@@ -204,7 +207,7 @@ mod tests {
         interface.serve(&found, Link::Layer3);
         interface.become_as(&found, vec![ours]);
         let all = [(7, ours), (2, Address::plain(PUBLIC, 24))];
-        interfaces.held_mut().read(&all);
+        interfaces.host_addresses_mut().read(&all);
         interfaces
     }
 
@@ -237,9 +240,9 @@ mod tests {
             !interfaces.may_use(interfaces.at(0), PUBLIC),
             "not borrowed"
         );
-        interfaces.held_mut().use_address(OURS);
+        interfaces.host_addresses_mut().use_address(OURS);
         interfaces
-            .held_mut()
+            .host_addresses_mut()
             .apply(7, &Address::plain(OURS, 31), true);
         assert!(
             !interfaces.may_use(interfaces.at(0), OURS),

@@ -11,7 +11,7 @@ use crate::net::hosts::{HostChange, HostRoute};
 /// Most routes: more than there can be sessions for, by far.
 const MAX_ROUTES: usize = 1 << 19;
 
-/// The routes, by destination; those of one place (table, metric, tos) in the kernel's order.
+/// The routes, by destination; those of one index (table, metric, tos) in the kernel's order.
 #[derive(Debug, Default)]
 pub(crate) struct Mirror {
     routes: HashMap<Ipv4Addr, Vec<HostRoute>>,
@@ -30,28 +30,28 @@ impl Mirror {
     }
 
     /// Takes note of a change. `tracked`: the route is one that is followed; a change of another
-    /// one matters only where it takes the place of one that is.
+    /// one matters only where it takes the index of one that is.
     /// Returns whose best route may have changed.
     pub(crate) fn apply(&mut self, change: &HostChange, tracked: bool) -> Vec<RouteKey> {
         let route = &change.route;
         let mut touched = Vec::new();
-        let mut place = None;
+        let mut index = None;
         if change.gone {
             touched.extend(
                 self.remove(route.dst, |known| known == route)
                     .map(|(key, _)| key),
             );
         } else if change.replaced {
-            let removed = self.remove(route.dst, |known| same_place(known, route));
-            place = removed.map(|(_, at)| at);
+            let removed = self.remove(route.dst, |known| same_table_key(known, route));
+            index = removed.map(|(_, at)| at);
             touched.extend(removed.map(|(key, _)| key));
         }
         if tracked && !change.gone {
             let known = self.routes.get(&route.dst).map_or(&[][..], Vec::as_slice);
             if !known.contains(route) {
-                let first = || known.iter().position(|known| same_place(known, route));
-                let place = place.or_else(|| first().filter(|_| !change.appended));
-                self.insert(*route, place);
+                let first = || known.iter().position(|known| same_table_key(known, route));
+                let index = index.or_else(|| first().filter(|_| !change.appended));
+                self.insert(*route, index);
             }
             touched.extend(key(route));
         }
@@ -74,12 +74,12 @@ impl Mirror {
         self.routes.values().flatten().filter_map(key)
     }
 
-    fn insert(&mut self, route: HostRoute, place: Option<usize>) -> bool {
+    fn insert(&mut self, route: HostRoute, index: Option<usize>) -> bool {
         if self.len >= MAX_ROUTES {
             return false;
         }
         let routes = self.routes.entry(route.dst).or_default();
-        routes.insert(place.unwrap_or(routes.len()), route);
+        routes.insert(index.unwrap_or(routes.len()), route);
         self.len += 1;
         true
     }
@@ -108,7 +108,7 @@ fn key(route: &HostRoute) -> Option<RouteKey> {
     })
 }
 
-fn same_place(a: &HostRoute, b: &HostRoute) -> bool {
+fn same_table_key(a: &HostRoute, b: &HostRoute) -> bool {
     (a.table, a.metric, a.tos) == (b.table, b.metric, b.tos)
 }
 
@@ -206,7 +206,7 @@ mod tests {
         };
         assert_eq!(mirror.apply(&replaced(blackhole), false), [there]);
         assert_eq!(mirror.len, 0);
-        // Another metric is another place.
+        // Another metric is another index.
         mirror.apply(&came(route()), true);
         let backup = HostRoute {
             metric: 9,

@@ -12,7 +12,7 @@ pub(super) mod detours;
 pub(super) mod ends;
 pub(super) mod farewell;
 pub(super) mod followed;
-pub(super) mod held;
+pub(super) mod host_addresses;
 pub(super) mod interface;
 pub(super) mod interfaces;
 pub(super) mod keys;

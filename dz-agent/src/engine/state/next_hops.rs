@@ -18,7 +18,7 @@ const ASK_EVERY_NS: u64 = 100_000_000;
 
 /// Next hops that the kernel is asked about at the same time; the others wait. After a takeover there
 /// may be thousands, and answers that find a netlink socket's buffer full are lost.
-const AT_ONCE: usize = 64;
+const MAX_QUESTIONS: usize = 64;
 
 /// Interface and address.
 pub(crate) type Hop = (u32, Ipv4Addr);
@@ -76,7 +76,7 @@ impl NextHops {
 
     /// Takes the next hop that the kernel is to be asked about, if it may be by now; then [`Self::asked`].
     pub(crate) fn next_to_ask(&mut self) -> Option<Hop> {
-        while self.lookups.len() < AT_ONCE {
+        while self.lookups.len() < MAX_QUESTIONS {
             let hop = self.to_ask.pop_front()?;
             // Others have been resolved, or given up, while they waited.
             if let Some(waiting) = self.unresolved.get_mut(&hop) {

@@ -19,7 +19,7 @@ use crate::net::routes::{Added, Deleted, RouteError};
 
 /// Requests under way at the same time: enough to keep the kernel busy, and no more acknowledgements
 /// than a netlink socket's buffer takes by default (some 270 in 208 KiB).
-const AT_ONCE: usize = 256;
+const MAX_CHANGES: usize = 256;
 
 /// What is to be done with a route, and where its destination waits for it. Withdrawals have their turn
 /// before installations: a route to a peer that is gone does harm, one that comes a moment later does not.
@@ -33,7 +33,7 @@ pub(crate) enum Change {
 
 /// What the kernel has answered to a change.
 #[derive(Debug)]
-pub(crate) enum Step {
+pub(crate) enum ChangeResult {
     /// To an addition.
     Install(Result<Added, RouteError>),
     /// To a deletion.
@@ -41,20 +41,20 @@ pub(crate) enum Step {
 }
 
 /// A change that the kernel has acknowledged or refused.
-pub(crate) type Finished = (RouteKey, Step);
+pub(crate) type Finished = (RouteKey, ChangeResult);
 
 /// The state change that a route follows: to Up or away from it, and since when, ns.
 pub(crate) type Converging = (bool, u64);
 
 /// What is to be done about a destination now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub(crate) enum WhenToAsk {
     /// Ask the kernel; then [`RouteJobs::ask`].
     Now,
     /// Nothing: it has a change under way, or waits for one to end, and its turn comes.
     Later,
     /// Nothing: the route is as it should be.
-    Done,
+    Never,
 }
 
 /// A change has succeeded.
@@ -111,24 +111,24 @@ pub(crate) struct RouteJobs {
 impl RouteJobs {
     /// Notes what a destination's route is to become (none: what it is), and returns what is to be
     /// done about that now.
-    pub(crate) fn begin(&mut self, key: RouteKey, wanted: Option<Change>) -> Turn {
+    pub(crate) fn begin(&mut self, key: RouteKey, wanted: Option<Change>) -> WhenToAsk {
         let job = self.jobs.entry(key).or_default();
         if job.under_way {
             job.again = true;
-            return Turn::Later;
+            return WhenToAsk::Later;
         }
         let Some(change) = wanted else {
-            return Turn::Done;
+            return WhenToAsk::Never;
         };
-        if job.waiting.is_none() && self.answers.len() < AT_ONCE {
+        if job.waiting.is_none() && self.answers.len() < MAX_CHANGES {
             job.under_way = true;
-            return Turn::Now;
+            return WhenToAsk::Now;
         }
         if job.waiting != Some(change) {
             job.waiting = Some(change);
             self.waiting[change as usize].push_back(key);
         }
-        Turn::Later
+        WhenToAsk::Later
     }
 
     /// Asks the kernel for a change whose [turn](Self::begin) has come.
@@ -154,7 +154,7 @@ impl RouteJobs {
     /// Returns the next destination that waits, if there is room for it: what its route should be is
     /// asked again.
     pub(crate) fn next_waiting(&mut self) -> Option<RouteKey> {
-        if self.answers.len() >= AT_ONCE {
+        if self.answers.len() >= MAX_CHANGES {
             return None;
         }
         for change in [Change::Withdraw, Change::Install] {
@@ -287,8 +287,11 @@ mod tests {
     /// As many as may be are under way, and never answered.
     fn busy() -> RouteJobs {
         let mut jobs = RouteJobs::default();
-        for number in 0..AT_ONCE as u32 {
-            assert_eq!(jobs.begin(key(number), Some(Change::Withdraw)), Turn::Now);
+        for number in 0..MAX_CHANGES as u32 {
+            assert_eq!(
+                jobs.begin(key(number), Some(Change::Withdraw)),
+                WhenToAsk::Now
+            );
             jobs.ask(Box::pin(std::future::pending()));
         }
         jobs
@@ -306,19 +309,22 @@ mod tests {
             (b, Change::Install),
             (b, Change::Withdraw),
         ] {
-            assert_eq!(jobs.begin(key, Some(change)), Turn::Later);
+            assert_eq!(jobs.begin(key, Some(change)), WhenToAsk::Later);
         }
         assert_eq!(jobs.next_waiting(), None, "there is no room");
         jobs.answers.clear();
         let turns = std::iter::from_fn(|| jobs.next_waiting());
         assert_eq!(turns.collect::<Vec<_>>(), [c, b, a]);
-        assert_eq!(jobs.begin(b, Some(Change::Install)), Turn::Now);
+        assert_eq!(jobs.begin(b, Some(Change::Install)), WhenToAsk::Now);
     }
 
     #[test]
     fn what_has_nothing_to_do_any_more_has_no_turn() {
         let mut jobs = busy();
-        assert_eq!(jobs.begin(key(1_000), Some(Change::Withdraw)), Turn::Later);
+        assert_eq!(
+            jobs.begin(key(1_000), Some(Change::Withdraw)),
+            WhenToAsk::Later
+        );
         jobs.converged(key(1_000), None);
         jobs.answers.clear();
         assert_eq!(jobs.next_waiting(), None);
@@ -327,12 +333,12 @@ mod tests {
     #[test]
     fn what_changes_meanwhile_is_looked_at_again() {
         let mut jobs = RouteJobs::default();
-        assert_eq!(jobs.begin(key(1), None), Turn::Done);
-        assert_eq!(jobs.begin(key(1), Some(Change::Install)), Turn::Now);
-        assert_eq!(jobs.begin(key(1), None), Turn::Later);
+        assert_eq!(jobs.begin(key(1), None), WhenToAsk::Never);
+        assert_eq!(jobs.begin(key(1), Some(Change::Install)), WhenToAsk::Now);
+        assert_eq!(jobs.begin(key(1), None), WhenToAsk::Later);
         let success = jobs.succeeded(key(1), false).expect("a job");
         assert!(success.again && !success.repair && success.failures == 0);
-        assert_eq!(jobs.begin(key(1), Some(Change::Withdraw)), Turn::Now);
+        assert_eq!(jobs.begin(key(1), Some(Change::Withdraw)), WhenToAsk::Now);
         assert!(!jobs.succeeded(key(1), true).expect("a job").again);
         assert_eq!(jobs.succeeded(key(2), true), None, "nothing going on");
     }

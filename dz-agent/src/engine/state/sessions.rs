@@ -47,7 +47,7 @@ impl Live {
 
 /// What a session that is about to be inserted has been given.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Reservation {
     /// Its deadline slot.
     pub(crate) slot: u32,
     /// Its generation, which no session had before.
@@ -136,38 +136,38 @@ impl Sessions {
         self.slots.settle();
     }
 
-    /// Takes a place for a new session; none if there is no room. What earlier sessions left behind is given
+    /// Takes a reservation for a new session; none if there is no room. What earlier sessions left behind is given
     /// out after [`Self::settle`] alone.
-    pub(crate) fn reserve(&mut self) -> Option<Place> {
+    pub(crate) fn reserve(&mut self) -> Option<Reservation> {
         let slot = self.slots.take()?;
         let generation = self.next_generation;
         self.next_generation = self.next_generation.wrapping_add(1).max(1);
-        Some(Place { slot, generation })
+        Some(Reservation { slot, generation })
     }
 
-    /// Gives a place back: the session was not inserted.
-    pub(crate) fn give_back(&mut self, place: &Place) {
-        self.slots.release(place.slot);
+    /// Gives a reservation back: the session was not inserted.
+    pub(crate) fn give_back(&mut self, reservation: &Reservation) {
+        self.slots.release(reservation.slot);
     }
 
     /// Notes a session that has been inserted, to be looked at at once.
     pub(crate) fn inserted(
         &mut self,
         key: SessionKey,
-        place: &Place,
+        reservation: &Reservation,
         interface: Arc<str>,
         next_hop: Option<Ipv4Addr>,
         now_ns: u64,
     ) {
         let live = Live {
-            generation: place.generation,
-            slot: place.slot,
+            generation: reservation.generation,
+            slot: reservation.slot,
             interface,
             next_hop,
         };
         self.live.insert(key, live);
         self.owners.insert(route_key(&key), key);
-        self.clock.set(place.slot, key, now_ns);
+        self.clock.set(reservation.slot, key, now_ns);
     }
 
     /// Says whether the sessions that were read are those that are known.
@@ -323,10 +323,10 @@ mod tests {
 
     const NOW_NS: u64 = 1_000;
 
-    fn inserted(sessions: &mut Sessions, key: SessionKey) -> Place {
-        let place = sessions.reserve().expect("room");
-        sessions.inserted(key, &place, "doublezero0".into(), None, NOW_NS);
-        place
+    fn inserted(sessions: &mut Sessions, key: SessionKey) -> Reservation {
+        let reservation = sessions.reserve().expect("room");
+        sessions.inserted(key, &reservation, "doublezero0".into(), None, NOW_NS);
+        reservation
     }
 
     fn key(peer: u8) -> SessionKey {
@@ -349,11 +349,11 @@ mod tests {
     #[test]
     fn a_session_is_all_there_or_not_at_all() {
         let mut sessions = Sessions::new(Identity::known([7; 16]), 2, &[]);
-        let place = inserted(&mut sessions, key(1));
+        let reservation = inserted(&mut sessions, key(1));
         assert_eq!(sessions.owner_of(route_key(&key(1))), Some(key(1)));
         assert_eq!(sessions.room(), 1);
-        assert_eq!(sessions.take_due(NOW_NS, 9), [(place.slot, key(1))]);
-        sessions.look_at(place.slot, key(1), NOW_NS);
+        assert_eq!(sessions.take_due(NOW_NS, 9), [(reservation.slot, key(1))]);
+        sessions.look_at(reservation.slot, key(1), NOW_NS);
         sessions.forget(&key(1));
         assert_eq!(sessions.get(&key(1)), None);
         assert_eq!(sessions.owner_of(route_key(&key(1))), None);
@@ -374,13 +374,13 @@ mod tests {
     #[test]
     fn a_place_that_was_given_back_can_be_had_again() {
         let mut sessions = Sessions::new(Identity::known([7; 16]), 1, &[]);
-        let place = sessions.reserve().expect("room");
-        sessions.give_back(&place);
+        let reservation = sessions.reserve().expect("room");
+        sessions.give_back(&reservation);
         assert!(sessions.has_resting() && sessions.reserve().is_none());
         sessions.settle();
         let again = sessions.reserve().expect("room");
-        assert_eq!(again.slot, place.slot);
-        assert_ne!(again.generation, place.generation);
+        assert_eq!(again.slot, reservation.slot);
+        assert_ne!(again.generation, reservation.generation);
     }
 
     #[test]
@@ -426,10 +426,10 @@ mod tests {
     #[test]
     fn who_has_left_is_looked_at_when_it_is_back() {
         let mut sessions = Sessions::new(Identity::known([7; 16]), 1, &[]);
-        let place = inserted(&mut sessions, key(1));
+        let reservation = inserted(&mut sessions, key(1));
         sessions.take_due(NOW_NS, 9);
         sessions.have_left(HashSet::from_iter([key(1)]), NOW_NS);
-        sessions.look_again(place.slot, key(1), NOW_NS + 5, NOW_NS);
+        sessions.look_again(reservation.slot, key(1), NOW_NS + 5, NOW_NS);
         assert!(sessions.next_look_ns() > Some(NOW_NS + 1_000_000_000));
         sessions.have_left(HashSet::default(), NOW_NS + 9);
         assert_eq!(sessions.next_look_ns(), Some(NOW_NS + 9));

@@ -12,9 +12,9 @@ use crate::reason::PassedOver;
 /// Most routes that are kept in mind. Further ones are not counted.
 const MAX_ROUTES: usize = 1 << 16;
 
-/// What the kernel keeps apart: routes of one place were appended to each other.
+/// What the kernel keeps apart: routes of one key were appended to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Place {
+struct TableKey {
     dst: Ipv4Addr,
     prefix_len: u8,
     table: u32,
@@ -22,7 +22,7 @@ struct Place {
     tos: u8,
 }
 
-impl Place {
+impl TableKey {
     const fn of(route: &HostRoute) -> Self {
         Self {
             dst: route.dst,
@@ -64,10 +64,10 @@ pub(crate) enum Noted {
     New,
 }
 
-/// The routes. Those of one place, protocol and reason count as one.
+/// The routes. Those of one key, protocol and reason count as one.
 #[derive(Debug, Default)]
 pub(crate) struct Unfollowed {
-    routes: HashMap<Place, Vec<Known>>,
+    routes: HashMap<TableKey, Vec<Known>>,
     counts: BTreeMap<PassedOver, u64>,
     len: usize,
 }
@@ -79,7 +79,7 @@ impl Unfollowed {
         let mut ended = None;
         if change.gone || change.replaced {
             let ends = |known: &Known| change.replaced || known.protocol == route.protocol;
-            ended = self.remove(&Place::of(route), ends);
+            ended = self.remove(&TableKey::of(route), ends);
         }
         let why = why.filter(|_| !change.gone);
         let came = why.filter(|why| self.insert(route, *why));
@@ -92,23 +92,23 @@ impl Unfollowed {
 
     /// Takes note of a route; returns whether there is room for it and it was not there before.
     pub(crate) fn insert(&mut self, route: &HostRoute, why: PassedOver) -> bool {
-        self.insert_at(Place::of(route), Known::of(route, why))
+        self.insert_at(TableKey::of(route), Known::of(route, why))
     }
 
     /// Takes over those that lead nowhere: they do not vanish without a notification.
     pub(crate) fn insert_nowhere_of(&mut self, before: &Self) {
-        for (place, here) in &before.routes {
+        for (key, here) in &before.routes {
             for known in here.iter().filter(|known| known.nowhere) {
-                self.insert_at(*place, *known);
+                self.insert_at(*key, *known);
             }
         }
     }
 
-    fn insert_at(&mut self, place: Place, known: Known) -> bool {
+    fn insert_at(&mut self, key: TableKey, known: Known) -> bool {
         if self.len >= MAX_ROUTES {
             return false;
         }
-        let here = self.routes.entry(place).or_default();
+        let here = self.routes.entry(key).or_default();
         if here.contains(&known) {
             return false;
         }
@@ -120,7 +120,7 @@ impl Unfollowed {
 
     /// Whether a route is one of them.
     pub(crate) fn contains(&self, route: &HostRoute, why: PassedOver) -> bool {
-        let here = self.routes.get(&Place::of(route));
+        let here = self.routes.get(&TableKey::of(route));
         here.is_some_and(|here| here.contains(&Known::of(route, why)))
     }
 
@@ -129,8 +129,8 @@ impl Unfollowed {
         &self.counts
     }
 
-    fn remove(&mut self, place: &Place, ends: impl Fn(&Known) -> bool) -> Option<Known> {
-        let here = self.routes.get_mut(place)?;
+    fn remove(&mut self, key: &TableKey, ends: impl Fn(&Known) -> bool) -> Option<Known> {
+        let here = self.routes.get_mut(key)?;
         let at = here.iter().position(ends)?;
         let removed = here.remove(at);
         self.len -= 1;
@@ -138,7 +138,7 @@ impl Unfollowed {
             *count -= 1;
         }
         if here.is_empty() {
-            self.routes.remove(place);
+            self.routes.remove(key);
         }
         Some(removed)
     }

@@ -11,7 +11,7 @@ use crate::net::links::Address;
 /// The addresses of this host, on whatever interface: read in every full check, and kept current by
 /// notifications in between.
 #[derive(Debug, Default)]
-pub(crate) struct Held {
+pub(crate) struct HostAddresses {
     /// By address, the interfaces that hold it, one several times if with several prefixes.
     holders: HashMap<Ipv4Addr, Vec<(u32, Address)>>,
     /// Addresses of each interface; those that hold none are not in it.
@@ -28,7 +28,7 @@ pub(crate) struct Held {
     is_new: bool,
 }
 
-impl Held {
+impl HostAddresses {
     /// Takes the place of everything that was known.
     pub(crate) fn read(&mut self, addresses: &[(u32, Address)]) {
         let held: Vec<_> = self.used().filter(|used| self.is_held(*used)).collect();
@@ -188,8 +188,8 @@ mod tests {
             scope,
             ..Address::plain(public, 24)
         };
-        let holders = |held: &Held| held.holders(public).collect::<Vec<_>>();
-        let mut held = Held::default();
+        let holders = |held: &HostAddresses| held.holders(public).collect::<Vec<_>>();
+        let mut held = HostAddresses::default();
         held.read(&[(2, address(0))]);
         held.apply(3, &address(253), false);
         assert_eq!(holders(&held), [2, 3], "the new one first");
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn only_used_addresses_matter() {
-        let mut held = Held::default();
+        let mut held = HostAddresses::default();
         let [public, other] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(172, 17, 0, 1)];
         held.use_address(public);
         assert!(held.is_used(public) && !held.is_used(other));
@@ -256,7 +256,7 @@ mod tests {
     fn broadcast_addresses_are_counted() {
         let address = |last, prefix_len| Address::plain(Ipv4Addr::new(192, 0, 2, last), prefix_len);
         let all = Ipv4Addr::new(192, 0, 2, 255);
-        let mut held = Held::default();
+        let mut held = HostAddresses::default();
         held.read(&[(2, address(1, 24)), (3, address(130, 25))]);
         held.apply(2, &address(1, 24), false);
         held.apply(2, &address(1, 32), false);
