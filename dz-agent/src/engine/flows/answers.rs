@@ -1,4 +1,4 @@
-//! What the kernel answers to route changes, and what that means for sessions that wait for it.
+//! Deals with the kernel's answers to route changes, for which closing sessions wait.
 
 use std::sync::Arc;
 
@@ -11,20 +11,20 @@ use crate::engine::state::keys::RouteKey;
 use crate::engine::state::routes::{Change, ChangeResult, Finished};
 use crate::net::routes::{Added, Deleted};
 
-/// Answers that are taken note of before anything else has its turn.
+/// Most answers that are dealt with before the loop looks at anything else.
 const ANSWERS_PER_TURN: usize = 64;
 
 impl<H: Hands> Engine<H> {
-    /// The kernel has answered, and others of its answers may be there, too.
+    /// Deals with an answer of the kernel's, and with others that it has given meanwhile.
     pub(crate) fn route_done(&mut self, finished: Finished) {
         self.finished(finished);
         self.advance_routes();
     }
 
-    /// Takes note of what the kernel has answered by now, and asks for what can be asked for.
+    /// Deals with the answers that the kernel has given by now, and asks for changes that wait for room.
     pub(crate) fn advance_routes(&mut self) {
         for _ in 0..ANSWERS_PER_TURN {
-            // The loop looks before it sleeps for those that are not there yet.
+            // Those that are still to come wake the loop up: it polls for them before it sleeps.
             let Some(finished) = self.jobs.answered_by_now() else {
                 break;
             };
@@ -113,13 +113,13 @@ impl<H: Hands> Engine<H> {
                 } else {
                     debug!(interface, %error, retry = ?pause, "route, again");
                 }
-                // An addition that was under way when the session began to close is not what its
-                // disconnect waits for: the deletion comes next.
+                // A disconnect does not wait for an addition that was under way when it began, but for the
+                // deletion that follows.
                 if withdrawal {
                     self.route_stuck(key, &error);
                 }
                 if setback.again {
-                    // Something else may be wanted by now, which need not wait.
+                    // Another change may be wanted by now, which does not wait for the pause.
                     self.adjust_route(key);
                 } else {
                     self.jobs.retry(key, pause, self.hands.now_ns());
@@ -128,8 +128,8 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// What is in the way of an addition, if that is our own route on another interface: two
-    /// interfaces can lead to the same address, and the table has room for one of them.
+    /// Says that our own route by another interface is in the way of an addition, if it is: two interfaces can
+    /// have sessions with the same address, and the table has room for one route to it.
     fn held_elsewhere(&self, answer: &ChangeResult) -> Option<String> {
         let ChangeResult::Install(Err(error)) = answer else {
             return None;
@@ -145,8 +145,7 @@ impl<H: Hands> Engine<H> {
         ))
     }
 
-    /// A route of ours is gone: one to the same address by another interface that could not be added
-    /// need not wait for its next try.
+    /// Tries routes again by other interfaces that could not be added because of a route of ours that is gone.
     fn next_in_line(&mut self, gone: RouteKey) {
         let waiting: Vec<_> = self
             .ways_to(gone.dst)

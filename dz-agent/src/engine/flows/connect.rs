@@ -1,5 +1,5 @@
-//! Keeping sessions: check everything, write the peer, insert the session, transmit. The route
-//! follows Up.
+//! Connects peers by request: it validates everything, writes each peer, inserts its session and transmits.
+//! The route is installed when the session goes Up.
 
 use std::net::Ipv4Addr;
 
@@ -16,16 +16,16 @@ use crate::engine::state::keys::{RouteKey, ifname, peer_key};
 use crate::engine::state::wants::same;
 use crate::settings::PeerSpec;
 
-/// A peer that passed every check.
+/// A peer of a request that has been validated.
 struct Validated {
     key: PeerKey,
     peer: Peer,
-    /// There already, just so.
+    /// Whether exactly this peer is connected already.
     known: bool,
 }
 
 impl<H: Hands> Engine<H> {
-    /// Connects all of the peers or, refused, none.
+    /// Connects all of the peers, or none if any is refused. `sources`: from [`Self::prepare`].
     pub(crate) fn connect(
         &mut self,
         specs: &[PeerSpec],
@@ -71,7 +71,7 @@ impl<H: Hands> Engine<H> {
         self.disconnect_keys(written.to_vec(), reply);
     }
 
-    /// Checks everything before anything is changed; a refusal lists every fault.
+    /// Validates a request before anything is changed. A refusal lists every fault.
     fn validate_peers(
         &self,
         specs: &[PeerSpec],
@@ -99,7 +99,7 @@ impl<H: Hands> Engine<H> {
             }
         }
         let new = validated.iter().filter(|one| !one.known).count();
-        // Parked peers count: they come back without asking.
+        // Parked peers count: their sessions are opened without a further request.
         let capacity = self.capacity();
         let room = (capacity as usize)
             .saturating_sub(self.peers.len())
@@ -149,7 +149,7 @@ impl<H: Hands> Engine<H> {
         let key = peer_key(name, spec.peer);
         let known = self.peers.get(&key);
         let via = match known.filter(|known| known.local == local.octets()) {
-            // What it got is what is meant, whatever the link has become since.
+            // The same request again means the gateway that it got, although the link's has changed since.
             Some(known) => (known.via != [0; 4]).then(|| known.via.into()),
             None => interface.ends().and_then(|ends| ends.via(local)),
         };
@@ -212,8 +212,8 @@ impl<H: Hands> Engine<H> {
     }
 }
 
-/// What the user should know about a peer's intervals: while our clock stands still, answers keep
-/// the session up only as long as the peer sends often enough.
+/// Returns warnings about a peer's timers: while our clock stands still, answers keep the session Up only
+/// if the peer sends often enough.
 fn warnings(timers: &Timers) -> Vec<String> {
     let mut warnings = Vec::new();
     if timers.detect_mult < 2 {

@@ -1,4 +1,5 @@
-//! Opening a session: its place, its entry in the map, its first transmission. The route follows Up.
+//! Opens a session (steps C2 and C3): its deadline slot is prepared, and its entry inserted into the map.
+//! Our clock transmits for it, and the route is installed when it goes Up.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -14,7 +15,11 @@ use crate::engine::state::keys::{flow, ifname, route_key};
 use crate::engine::state::sessions::Reservation;
 
 impl<H: Hands> Engine<H> {
-    /// Inserts the session of a peer, in Down, to be transmitted at once.
+    /// Inserts the session of a peer, in Down, and has our clock ask for it now.
+    ///
+    /// # Errors
+    /// Its interface is not there, an earlier session with the peer is still being closed, there is no room,
+    /// or the kernel refuses.
     pub(crate) fn open(&mut self, key: &PeerKey) -> anyhow::Result<()> {
         let peer = *self.peers.get(key).context("no such peer")?;
         let interface = self.interfaces.named(ifname(key));
@@ -54,7 +59,7 @@ impl<H: Hands> Engine<H> {
                     slot,
                     generation,
                     block,
-                    // Any seed: spread is all that jitter needs.
+                    // Jitter needs sessions to have different seeds, no more.
                     seed: discr ^ generation.rotate_left(16) ^ now_ns as u32,
                 },
                 Session::new(peer.timers, discr, now_ns),
