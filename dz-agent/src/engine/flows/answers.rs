@@ -35,6 +35,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
+    /// Notes, logs and counts the end of a change, and goes on with what waits for it.
     fn finished(&mut self, (key, answer): Finished) {
         let (interface, local) = self.route_labels(key);
         let (interface, dst) = (&*interface, key.dst);

@@ -66,6 +66,7 @@ impl<H: Hands> Engine<H> {
         Ok(connected)
     }
 
+    /// Disconnects the peers of a request that have been written before another one failed.
     fn undo(&mut self, written: &[PeerKey]) {
         let (reply, _) = tokio::sync::oneshot::channel();
         self.disconnect_keys(written.to_vec(), reply);
@@ -117,6 +118,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
+    /// Validates one peer of a request, and completes it by local address, gateway and timers.
     fn validate_peer(&self, spec: &PeerSpec, sources: &Sources) -> Result<Validated, Refusal> {
         let refuse = |kind, text: String| Refusal::new(kind, format!("peer {}: {text}", spec.peer));
         let found = self.interface_for(spec);

@@ -1,4 +1,4 @@
-//! The time of the engine's next appointment, whoever keeps it.
+//! The time of the engine's next appointment, of all that its owners have.
 
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;

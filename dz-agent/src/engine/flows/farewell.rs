@@ -38,6 +38,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
+    /// Makes the order to send a packet of a farewell, or says why it cannot be sent.
     fn farewell_order(&self, key: &SessionKey) -> Result<Order, Untold> {
         let live = self.sessions.get(key);
         let live = live.filter(|_| self.may_speak(key));

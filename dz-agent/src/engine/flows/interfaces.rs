@@ -114,6 +114,7 @@ impl<H: Hands> Engine<H> {
         Ok(())
     }
 
+    /// Lets go of an interface that is gone or has been created anew.
     fn interface_gone(&mut self, index: usize) {
         let interface = self.interfaces.at_mut(index);
         let name = interface.name().to_owned();

@@ -80,6 +80,7 @@ impl<H: Hands> Engine<H> {
         settled
     }
 
+    /// Gives up the peers that are not wanted any more or change, and writes those that are wanted.
     fn carry_wishes(&mut self, keys: impl IntoIterator<Item = PeerKey>) -> Settled {
         let mut settled = Settled::default();
         let mut changes = FollowChanges::default();

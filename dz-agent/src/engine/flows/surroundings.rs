@@ -77,7 +77,7 @@ impl<H: Hands> Engine<H> {
     pub(crate) async fn look_around(&mut self) -> Option<anyhow::Error> {
         let addresses = match self.hands.addresses().await {
             Ok(addresses) => addresses,
-            Err(error) => return Some(untold(error)),
+            Err(error) => return Some(unread(error)),
         };
         self.interfaces.host_addresses_mut().read(&addresses);
         self.look_at_links().await
@@ -86,7 +86,7 @@ impl<H: Hands> Engine<H> {
     /// Does the same with the addresses that have just been read.
     pub(crate) async fn look_at_links(&mut self) -> Option<anyhow::Error> {
         self.agenda.looked_around();
-        self.try_look_around().await.err().map(untold)
+        self.try_look_around().await.err().map(unread)
     }
 
     async fn try_look_around(&mut self) -> Result<(), NetlinkError> {
@@ -173,6 +173,6 @@ impl<H: Hands> Engine<H> {
     }
 }
 
-fn untold(error: NetlinkError) -> anyhow::Error {
+fn unread(error: NetlinkError) -> anyhow::Error {
     anyhow::Error::from(error).context("interfaces and addresses")
 }

@@ -54,7 +54,7 @@ impl Left {
 
     /// Notes that a session's peer is heard again, or that the session is gone.
     pub(crate) fn forget(&mut self, key: &SessionKey) {
-        // Spares the hash: most of the time nobody has left.
+        // Spares the hash: most of the time no peer has left.
         if !self.0.is_empty() {
             self.0.remove(key);
         }

@@ -433,7 +433,7 @@ mod tests {
         assert!(sessions.next_look_ns() > Some(NOW_NS + 1_000_000_000));
         sessions.have_left(HashSet::default(), NOW_NS + 9);
         assert_eq!(sessions.next_look_ns(), Some(NOW_NS + 9));
-        // What is being closed is spoken to by nobody's clock.
+        // Our clock does not ask for a session that is being closed.
         sessions.look_no_more(&key(1));
         assert_eq!(sessions.next_look_ns(), None);
     }

@@ -289,7 +289,7 @@ fn a_disconnect_cut_short_goes_on() {
 #[test]
 fn routes_follow_the_table() {
     use Mode::{Active, Passive};
-    // State, our mode, the peer's, with a route: what is wrong about it.
+    // State, our mode, the peer's mode, whether there is a route: whether that is to be changed.
     let table = [
         (State::Up, Active, Active, true, false),
         (State::Up, Active, Active, false, true),
@@ -355,7 +355,7 @@ fn each_of_many_has_its_own_route_and_way_around() {
     world.peers.clear();
     world.sessions.clear();
     world.routes.clear();
-    // Read in an order that is nobody's, two interfaces for each of 19 destinations.
+    // Routes of two interfaces to each of 19 destinations, in no order.
     let at = |n: u32| RouteKey {
         dst: Ipv4Addr::new(10, 1, 0, (n * 7 % 19) as u8),
         ifindex: IFINDEX + n % 2,
