@@ -91,7 +91,7 @@ async fn serve(
         monitor.tell_of_hosts();
     }
     let reader = Arc::clone(hands.reader());
-    // Our own route changes are not notified: their answers tell. Before the engine asks for the first.
+    // Notifications of our own route changes are left out before the first is asked for: their answers tell.
     let left_out = monitor.leave_out(hands.ports());
     left_out.fail_with(ExitCode::Failure, || "netlink notifications")?;
     let ring = hands.events_descriptor().and_then(readable);
