@@ -56,8 +56,8 @@ impl<H: Hands> Engine<H> {
             .host_addresses()
             .were_missing(&answers.missing)
         {
-            // An address that moves is deleted before it is added: it may be there by then. Nothing is sent
-            // meanwhile.
+            // An address that moves is deleted before it is added: the second question may find it. Nothing
+            // is sent meanwhile.
             self.hands.sleep(Duration::from_nanos(SETTLE_NS)).await;
             answers = match self.ask_locals(&wanted).await {
                 Ok(answers) => answers,

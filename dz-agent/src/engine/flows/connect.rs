@@ -151,7 +151,7 @@ impl<H: Hands> Engine<H> {
         let key = peer_key(name, spec.peer);
         let known = self.peers.get(&key);
         let via = match known.filter(|known| known.local == local.octets()) {
-            // The same request again means the gateway that it got, although the link's has changed since.
+            // A repeated request keeps the gateway that the peer got, although the link's has changed since.
             Some(known) => (known.via != [0; 4]).then(|| known.via.into()),
             None => interface.ends().and_then(|ends| ends.via(local)),
         };

@@ -19,8 +19,8 @@ use crate::engine::state::farewell::FAREWELLS;
 use crate::engine::state::keys::{RouteKey, ifname, peer_key};
 use crate::engine::state::sessions::Live;
 
-/// Most peers that go through D1 before the routes of these are deleted: all their farewell packets fit into
-/// one run of the transmit program, and the first route does not wait long.
+/// The number of peers that go through D1 together, before any of their routes is deleted: their farewell
+/// packets fit into one run of the transmit program, and the first route does not wait long.
 const PEERS_PER_ROUND: usize = (MAX_DUE as u64 / FAREWELLS) as usize;
 
 /// Sessions over a kernel index that their interface no longer has, by peer.

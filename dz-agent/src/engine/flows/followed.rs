@@ -70,7 +70,7 @@ impl<H: Hands> Engine<H> {
         self.fit_here(route)
     }
 
-    /// Says the same of a route that meets the conditions, by a served interface or by none.
+    /// Says whether a route can be followed that meets the conditions and is by a served interface or by none.
     fn fit_here(&self, route: &HostRoute) -> Fit {
         if let Some(why) = route.unfit {
             return Fit::Unfit(why);

@@ -13,7 +13,8 @@ impl<H: Hands> Engine<H> {
         self.agenda.settle_soon(self.hands.now_ns());
     }
 
-    /// Has the next session opened where one has gone: that of the same peer, or one that waits for room.
+    /// Notes that the session of a route is gone: the peer's next session can be opened, and so can that of a
+    /// peer that waits for room.
     pub(crate) fn room_came(&mut self, route: RouteKey) {
         let name = self
             .interfaces

@@ -1,4 +1,5 @@
-//! The engine's flows: each file has one order of steps, in straight lines that call owners and hands.
+//! The engine's flows: each file has one order of steps, in straight lines, and calls owners and hands for
+//! them.
 //!
 //! A flow calls only flows further down in this list: notices, events, reload · check · settle, connect ·
 //! disconnect · answers · close, open · routes · farewell · transmit · resolve.

@@ -59,7 +59,7 @@ impl<H: Hands> Engine<H> {
         let mut others: HashSet<PeerKey> = followed.collect();
         others.extend(self.wants.configured().keys());
         others.extend(self.wants.waiting());
-        others.extend(self.shared.follow().keys());
+        others.extend(self.shared.followed_routes().keys());
         // The peers that are there come in the order of their map, for the processor's cache.
         let mut keys: Vec<PeerKey> = self.peers.keys().copied().collect();
         keys.extend(others.iter().filter(|key| !self.peers.contains_key(*key)));
@@ -150,8 +150,8 @@ impl<H: Hands> Engine<H> {
             }
         };
         let before = match shown {
-            Some(route) => self.shared.follow().insert(*key, route),
-            None => self.shared.follow().remove(key),
+            Some(route) => self.shared.followed_routes().insert(*key, route),
+            None => self.shared.followed_routes().remove(key),
         };
         // Logged once. An excluded route is not logged: its owner wants it so.
         if let Says::NoSource(route) = says
@@ -177,7 +177,7 @@ impl<H: Hands> Engine<H> {
         }
         let (reply, _) = oneshot::channel();
         self.disconnect_keys(keys.to_vec(), reply);
-        // Where the kernel has refused D1, nothing has begun, and nothing else retries it.
+        // A refused D1 is logged here alone: nothing has begun then. The next full check tries it again.
         for key in keys.iter().filter(|key| self.peers.contains_key(key)) {
             warn!(peer = %Ipv4Addr::from(key.peer), "not given up, the kernel refused; tried again in some seconds");
         }
@@ -209,7 +209,7 @@ impl<H: Hands> Engine<H> {
             if self.wants.wait_for_room(key) {
                 warn!(peer = %address, "no room for this peer, and perhaps others: raise --max-sessions");
             }
-            if let Some(route) = self.shared.follow().get_mut(&key) {
+            if let Some(route) = self.shared.followed_routes().get_mut(&key) {
                 route.passed_over = Some(PassedOver::NoRoom);
             }
             return false;

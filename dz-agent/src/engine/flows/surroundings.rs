@@ -46,7 +46,8 @@ impl<H: Hands> Engine<H> {
         self.look_up_ways();
     }
 
-    /// Does the same for an address that came or went. Most are of no concern: containers come and go.
+    /// Has ways around looked up again that an address concerns which came or went. Most are of no concern:
+    /// containers come and go.
     fn address_around(&mut self, ifindex: u32, address: Ipv4Addr, gone: bool) {
         let is_ours = |ifindex| self.interfaces.with_index(ifindex).is_some();
         let concerned = is_ours(ifindex)
@@ -83,7 +84,7 @@ impl<H: Hands> Engine<H> {
         self.look_at_links().await
     }
 
-    /// Does the same with the addresses that have just been read.
+    /// Looks around with the addresses that have just been read. Returns why reading failed, if it did.
     pub(crate) async fn look_at_links(&mut self) -> Option<anyhow::Error> {
         self.agenda.looked_around();
         self.try_look_around().await.err().map(unread)

@@ -89,7 +89,7 @@ impl Inspector {
             let route = match routes.get(&route_key(&entry.key)) {
                 _ if origin == Some(Origin::Follow) => {
                     let key = peer_key(&interface, entry.key.peer.into());
-                    followed_route(self.shared.follow().get(&key))
+                    followed_route(self.shared.followed_routes().get(&key))
                 }
                 Some(route) => RouteState::Present {
                     via: route.via,
@@ -150,7 +150,7 @@ impl Inspector {
 
     fn passed_over(&self) -> Vec<(PassedOver, u64)> {
         let mut counts = {
-            let follow = self.shared.follow();
+            let follow = self.shared.followed_routes();
             reason::count(follow.values().filter_map(|route| route.passed_over))
         };
         let unfollowed = self.shared.unfollowed();

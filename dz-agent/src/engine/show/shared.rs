@@ -85,7 +85,7 @@ pub(crate) struct Shared {
     /// Peers with an address that no peer may have, with the reason.
     refused: Mutex<HashMap<PeerKey, String>>,
     counts: Mutex<BTreeMap<(String, Ipv4Addr), RouteCounts>>,
-    follow: Mutex<HashMap<PeerKey, FollowedRoute>>,
+    followed_routes: Mutex<HashMap<PeerKey, FollowedRoute>>,
     follow_changes: Mutex<FollowChanges>,
     unfollowed: Mutex<BTreeMap<PassedOver, u64>>,
 }
@@ -105,7 +105,7 @@ impl Shared {
             interfaces: Mutex::default(),
             refused: Mutex::default(),
             counts: Mutex::default(),
-            follow: Mutex::default(),
+            followed_routes: Mutex::default(),
             follow_changes: Mutex::default(),
             unfollowed: Mutex::default(),
         }
@@ -139,8 +139,8 @@ impl Shared {
     }
 
     /// Returns the routes that make followed peers, or would if nothing spoke against it, by peer.
-    pub(crate) fn follow(&self) -> MutexGuard<'_, HashMap<PeerKey, FollowedRoute>> {
-        lock(&self.follow)
+    pub(crate) fn followed_routes(&self) -> MutexGuard<'_, HashMap<PeerKey, FollowedRoute>> {
+        lock(&self.followed_routes)
     }
 
     pub(crate) fn follow_changes(&self) -> MutexGuard<'_, FollowChanges> {

@@ -250,7 +250,7 @@ impl Interface {
         }
     }
 
-    /// Says the same as a reason of [`Parked`].
+    /// Returns why no session can run over it now, as a reason. None if sessions can.
     fn parks(&self) -> Option<Parked> {
         match &self.seen {
             None if self.exists => Some(Parked::InterfaceUnfit),

@@ -224,7 +224,7 @@ impl Process {
         self.settle_unreported();
     }
 
-    /// Does the same, but reads no state changes that kernel programs have reported.
+    /// Takes turns and carries out requests until there are no more, but leaves reported state changes unread.
     fn settle_unreported(&mut self) {
         for _ in 0..100 {
             if let Some(turn) = self.engine.answered().now_or_never() {
@@ -287,7 +287,7 @@ fn connected() -> (Machine, Process) {
     connected_for(600 * SECOND)
 }
 
-/// Does the same with a session that goes Down after `silent_ns`.
+/// Makes a machine and its agent, with a session that is Up and goes Down after `silent_ns`.
 fn connected_for(silent_ns: u64) -> (Machine, Process) {
     let machine = Machine::new();
     let mut process = machine.start();
