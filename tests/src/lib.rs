@@ -26,6 +26,7 @@ pub mod load;
 pub mod machine;
 pub mod memory_group;
 pub mod netns;
+pub mod nobody;
 pub mod pinned;
 pub mod priority;
 pub mod process;

@@ -1,6 +1,6 @@
 //! Serves the API on its Unix socket, and bounds what clients of API and metrics may cost.
 
-use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use crate::error::{ExitCode, FailWith, Failure};
+use crate::host::lock_file::{LockFile, NotTaken};
 
 /// Connections served at a time; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -28,7 +29,7 @@ const MAX_CONNECTIONS: usize = 64;
 pub(super) const BACKLOG: i32 = 128;
 /// How long a connection may take to send a request's header, or stay idle between two.
 const HEADER_TIME: Duration = Duration::from_secs(10);
-/// How long another agent may take to start in the same directory.
+/// How long another agent may take to start with the same socket.
 const LOCK_TIME: Duration = Duration::from_secs(5);
 /// How long requests under way may take to end when the agent stops.
 const STOP_TIME: Duration = Duration::from_secs(2);
@@ -91,7 +92,7 @@ impl ApiListener {
         made.fail_with(ExitCode::Failure, || {
             format!("making {}", directory.display())
         })?;
-        let _lock = lock(directory)?;
+        let _lock = lock(path)?;
         remove_dead(path)?;
         let (listener, inode) =
             listen(path).fail_with(ExitCode::Failure, || "making the socket".to_owned())?;
@@ -121,25 +122,26 @@ impl Accept for ApiListener {
     }
 }
 
-/// Locks the socket's directory, so that two agents that start at once do not take the socket from each
-/// other: between looking whether somebody answers and binding there is a gap, which only a lock
-/// closes. A lock file would stay behind; the directory does not.
-fn lock(directory: &Path) -> Result<File, Failure> {
-    let context = || format!("locking {}", directory.display());
-    let file = File::open(directory).fail_with(ExitCode::Failure, context)?;
+/// Takes a lock beside the socket, so that two agents that start at once do not take the socket from each
+/// other: between looking whether somebody answers and binding there is a gap, which only a lock closes.
+fn lock(path: &Path) -> Result<LockFile, Failure> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let file = Path::new(&name);
     let deadline = Instant::now() + LOCK_TIME;
     loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+        match LockFile::acquire(file) {
+            Ok(lock) => return Ok(lock),
+            Err(NotTaken::Held(_)) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(20));
             }
-            Err(TryLockError::WouldBlock) => {
-                let what = format!("{} is locked by another process", directory.display());
+            Err(NotTaken::Held(_)) => {
+                let what = format!("{} is locked by another process", file.display());
                 return Err(Failure::new(ExitCode::Busy, what));
             }
-            Err(TryLockError::Error(error)) => {
-                return Err(error).fail_with(ExitCode::Failure, context);
+            Err(NotTaken::Io(error)) => {
+                return Err(error)
+                    .fail_with(ExitCode::Failure, || format!("locking {}", file.display()));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Finds the process that has a socket or a lock which we need, for messages that say what to stop.
+//! Finds the process that has a socket which we need, for messages that say what to stop.
 //!
 //! Best effort: without the privilege to look into other processes, or for a holder in another
 //! process namespace, nothing is found.
@@ -54,15 +54,6 @@ pub(crate) fn list(holders: &[Holder], if_none: &str) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(", ")
-}
-
-/// Finds the processes that have one of these sockets open.
-pub(crate) fn of_sockets(inodes: &BTreeSet<u64>) -> Vec<Holder> {
-    let holders: BTreeSet<_> = by_socket(inodes)
-        .into_iter()
-        .map(|(_, holder)| holder)
-        .collect();
-    holders.into_iter().collect()
 }
 
 /// Finds the processes that have these sockets open, each with the socket. It looks at every file of

@@ -5,6 +5,7 @@ pub mod heap;
 pub mod holder;
 pub mod identity;
 pub mod lock;
+pub(crate) mod lock_file;
 pub mod logging;
 pub mod port;
 pub mod realtime;

@@ -2,46 +2,25 @@
 //! next agent has to make sense of what it finds.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::mem;
 use std::net::Ipv4Addr;
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use dz_agent::datapath::MapReader;
-use dz_tests::agent::{Agent, Home};
-use dz_tests::ask::{Asked, Reply};
-use dz_tests::bed::INTERFACE;
+use dz_tests::ask::Reply;
 use dz_tests::harness::forget_notes;
 use dz_tests::rng::Rng;
 use dz_tests::wait::monotonic_ns;
 use nix::sys::signal::Signal;
 
-use crate::check::{Marks, always, not_flapped, nothing_left, settled};
-use crate::model::{Model, Request, Wanted};
-use crate::world::{DETECT_MULT, INTERVAL_MS, LOCALS, World};
+use crate::check::{always, not_flapped, nothing_left};
+use crate::host::{Host, Life, pause, spawn, start};
+use crate::model::{Request, Wanted};
+use crate::world::{LOCALS, World};
 
 /// The longest that a start is given before it is killed: a little longer than starts take.
 const START_US: u64 = 500_000;
-
-/// A world, its agent, and what is known about both.
-struct Host {
-    world: World,
-    model: Model,
-    /// Where the agent is, or was.
-    life: Life,
-    /// Peers that a change of this round was about.
-    touched: BTreeSet<Ipv4Addr>,
-    log: Vec<String>,
-}
-
-/// Whether there is an agent.
-enum Life {
-    Running(Agent),
-    Dead(Home),
-    /// Between the two, in a function that has failed.
-    Unknown,
-}
 
 /// Runs so many rounds, each with a seed of its own. A round that fails says how to replay it.
 pub(crate) fn rounds(label: &str, count: u64) -> Result<()> {
@@ -67,18 +46,6 @@ pub(crate) fn rounds(label: &str, count: u64) -> Result<()> {
 }
 
 impl Host {
-    fn new(label: &str) -> Result<Self> {
-        let world = World::new(label)?;
-        let agent = start(Home::new()?, &world)?;
-        Ok(Self {
-            world,
-            model: Model::default(),
-            life: Life::Running(agent),
-            touched: BTreeSet::new(),
-            log: Vec::new(),
-        })
-    }
-
     fn round(&mut self, rng: &Rng) -> Result<()> {
         self.prepare(rng).context("before the round")?;
         let before = self.settled().context("before the round")?;
@@ -104,13 +71,6 @@ impl Host {
         self.life = Life::Running(start(home, &self.world)?);
         let after = self.settled()?;
         not_flapped(&before, &after, &self.touched)
-    }
-
-    fn settled(&mut self) -> Result<Marks> {
-        let Life::Running(agent) = &self.life else {
-            bail!("no agent");
-        };
-        settled(&self.world, &mut self.model, agent)
     }
 
     /// Brings about the state that the seed wants to begin with, whatever was before.
@@ -265,87 +225,6 @@ impl Host {
         })
     }
 
-    /// Something changes that the agent is not asked about.
-    fn change(&mut self, rng: &Rng) -> Result<()> {
-        let local = rng.pick(&LOCALS);
-        match rng.below(12) {
-            0 => {
-                let hold = !self.world.held().contains(&local);
-                self.log(format!("address {local}: {hold}"));
-                self.world.hold(local, hold)?;
-                let of = self
-                    .model
-                    .peers
-                    .iter()
-                    .filter(|(_, wanted)| wanted.local == local);
-                self.touched.extend(of.map(|(peer, _)| *peer));
-            }
-            1 => {
-                let up = rng.chance(60);
-                if self.world.set_up(up)? {
-                    self.log(format!("link up: {up}"));
-                    self.touched.extend(World::addresses());
-                }
-            }
-            2 => {
-                self.log("interface deleted");
-                self.world.delete_interface();
-                self.touched.extend(World::addresses());
-                if rng.chance(70) {
-                    pause(rng, 1 << rng.below(16));
-                    self.log("interface created anew");
-                    self.world.create_interface()?;
-                }
-            }
-            3 if !self.world.has_interface() => {
-                self.log("interface created");
-                self.world.create_interface()?;
-                self.touched.extend(World::addresses());
-            }
-            3..6 => {
-                let Some(peer) = self.world.fars.keys().nth(rng.index(self.world.fars.len()))
-                else {
-                    return Ok(());
-                };
-                let (peer, refuse) = (*peer, rng.chance(60));
-                self.log(format!("far end of {peer} from {local} refuses: {refuse}"));
-                self.world.refuse(peer, local, refuse);
-                self.touched.insert(peer);
-            }
-            6..8 => self.delete_our_routes(rng)?,
-            8..10 => self.stale_route(rng)?,
-            _ => {
-                let peers: Vec<_> = World::addresses().collect();
-                let peer = peers[rng.index(peers.len())];
-                let done = self.world.foreign(peer, rng.next())?;
-                self.log(format!("somebody else's {done}"));
-            }
-        }
-        Ok(())
-    }
-
-    fn delete_our_routes(&mut self, rng: &Rng) -> Result<()> {
-        for (dst, route) in self.world.our_routes()? {
-            if rng.chance(30) {
-                self.log(format!("route to {dst} deleted by hand"));
-                let line = format!("route delete {dst} dev {} proto 144", route.dev);
-                // The agent may be quicker: gone already is as good.
-                let _ = self.world.here.ip(&line);
-            }
-        }
-        Ok(())
-    }
-
-    /// A route under our number that no peer wants, as an agent that is dead may have left it.
-    fn stale_route(&mut self, rng: &Rng) -> Result<()> {
-        let dst = Ipv4Addr::new(10, 96, 0, rng.byte());
-        self.log(format!("stale route to {dst}"));
-        // Without an interface, or with one that is down, there is none to be added.
-        let line = format!("route replace {dst} dev {INTERFACE} proto 144");
-        let _ = self.world.here.ip(&line);
-        Ok(())
-    }
-
     /// A start that is killed at a random moment.
     fn die_starting(&mut self, rng: &Rng) -> Result<()> {
         let home = self.dead()?;
@@ -356,63 +235,4 @@ impl Host {
         self.life = Life::Running(agent);
         self.kill()
     }
-
-    fn kill(&mut self) -> Result<()> {
-        if let Life::Running(agent) = mem::replace(&mut self.life, Life::Unknown) {
-            self.life = Life::Dead(agent.crash()?);
-        }
-        Ok(())
-    }
-
-    fn dead(&mut self) -> Result<Home> {
-        match mem::replace(&mut self.life, Life::Unknown) {
-            Life::Dead(home) => Ok(home),
-            _ => bail!("an agent that has not been killed"),
-        }
-    }
-
-    fn send(&self, request: &Request) -> Result<Asked> {
-        let Life::Running(agent) = &self.life else {
-            bail!("no agent");
-        };
-        let socket = agent.home().socket();
-        Asked::send(&socket, request.method(), "/v1/peers", &request.body())
-    }
-
-    fn log(&mut self, line: impl Into<String>) {
-        self.log.push(line.into());
-    }
-}
-
-fn pause(rng: &Rng, most_us: u64) {
-    sleep(Duration::from_micros(rng.below(most_us)));
-}
-
-fn arguments() -> [String; 10] {
-    let interval = format!("{INTERVAL_MS}ms");
-    [
-        "--interface",
-        INTERFACE,
-        "--tx-interval",
-        &interval,
-        "--rx-interval",
-        &interval,
-        "--detect-mult",
-        &DETECT_MULT.to_string(),
-        "--max-sessions",
-        "2048",
-    ]
-    .map(str::to_owned)
-}
-
-fn spawn(home: Home, world: &World) -> Result<Agent> {
-    let arguments = arguments();
-    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    Agent::spawn_in(home, &world.here, &arguments)
-}
-
-fn start(home: Home, world: &World) -> Result<Agent> {
-    let mut agent = spawn(home, world)?;
-    agent.wait_ready()?;
-    Ok(agent)
 }

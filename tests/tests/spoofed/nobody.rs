@@ -1,16 +1,16 @@
 //! Somebody on the peer's host without any privilege, who knows everything, the discriminators too: he
 //! can send from the peer's address, but not from the port that its agent holds.
 
-use std::fs;
 use std::io;
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use dz_common::LIVENESS_PORT;
 use dz_common::packet::{Packet, State, Version};
 use dz_common::session::Session;
 use dz_tests::harness::Test;
+use dz_tests::nobody::become_nobody;
 use dz_tests::udp_peer::Rules;
 
 use crate::blind::exits;
@@ -18,8 +18,6 @@ use crate::scene::{Attach, LOCAL, Scene, VICTIM, WITNESS, ours, theirs, until_up
 use dz_tests::bed::PATIENCE;
 use dz_tests::wait::eventually;
 
-/// Of the kernel's overflow user, usually called so.
-const NOBODY: libc::c_long = 65_534;
 /// Packets of each kind.
 const ROUNDS: usize = 20;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -77,11 +75,7 @@ fn nobody(attach: Attach) -> Result<()> {
 
 /// On a thread of its own, which has no privilege afterwards. Returns how many packets he has sent.
 fn send_as_nobody(session: &Session) -> Result<u64> {
-    become_nobody().context("giving up privileges")?;
-    let status = fs::read_to_string("/proc/thread-self/status")?;
-    let capabilities = status.lines().find(|line| line.starts_with("CapEff:"));
-    let none = capabilities.is_some_and(|line| line.ends_with("0000000000000000"));
-    ensure!(none, "still privileged: {capabilities:?}");
+    become_nobody()?;
     let held = UdpSocket::bind((VICTIM, LIVENESS_PORT)).map(|_| ());
     let refused = held
         .as_ref()
@@ -128,22 +122,4 @@ fn payloads(session: &Session) -> Vec<Vec<u8>> {
         }
     }
     payloads
-}
-
-/// For the calling thread alone: libc would change all of them.
-fn become_nobody() -> io::Result<()> {
-    let succeeded = |result: libc::c_long| match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    };
-    // SAFETY: system calls that take numbers; the list of groups is empty.
-    unsafe {
-        succeeded(libc::syscall(
-            libc::SYS_setgroups,
-            0,
-            std::ptr::null::<libc::gid_t>(),
-        ))?;
-        succeeded(libc::syscall(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY))?;
-        succeeded(libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY))
-    }
 }

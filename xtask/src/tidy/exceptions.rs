@@ -18,8 +18,6 @@ pub(super) const COMMAND_LINE: &[&str] = &[];
 pub(super) const LENGTH: &[(&str, usize)] = &[
     ("dz-common/tests/suite/ingress.rs", 426),
     ("dz-common/tests/suite/transitions.rs", 422),
-    ("tests/tests/crash/round.rs", 418),
-    ("tests/tests/net/routes.rs", 435),
 ];
 
 /// How many members `Engine` has, as long as it has too many.

@@ -26,7 +26,7 @@ const LEFT_OUT: [LeftOut; 13] = [
     left_out("sessions", "readings::", "promtool has 100 megabytes"),
     left_out("sessions", "batches::ten_thousand", "10,000 peers"),
     left_out("sessions", "many::", "100 peers"),
-    left_out("crash", "storm::", "200 rounds"),
+    left_out("crash", "storm::", "50 rounds"),
     left_out("observer", "", "1,000 peers"),
     left_out(
         "netlink",
