@@ -87,3 +87,69 @@ impl Accept for MetricsListener {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+
+    use super::super::connections::{Clients, serve};
+    use super::super::server::metrics_router;
+    use super::*;
+    use crate::fixture::{self, Fixed};
+    use crate::metrics::{Exporter, Recorded};
+
+    async fn scrape(path: &Path) -> String {
+        let mut stream = UnixStream::connect(path).await.unwrap();
+        let request = b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await.unwrap();
+        reply
+    }
+
+    /// Serves metrics to anybody on a Unix socket in a directory.
+    async fn metrics_for_anybody(directory: &Path) -> PathBuf {
+        let path = directory.join("metrics.sock");
+        let wanted = MetricsListen::Unix(path.clone());
+        let listener = MetricsListener::bind(&wanted).unwrap();
+        assert_eq!(listener.place().unwrap(), wanted);
+        let inspect = Arc::new(Fixed(fixture::snapshot()));
+        let exporter = Arc::new(Exporter::new(inspect, Recorded::default(), false));
+        let routes = metrics_router(exporter);
+        let serving = serve(listener, routes, Clients::Anybodys, std::future::pending());
+        tokio::spawn(serving);
+        path
+    }
+
+    #[tokio::test]
+    async fn metrics_can_have_a_socket_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = metrics_for_anybody(dir.path()).await;
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        assert!(scrape(&path).await.contains("doublezero_liveness_"));
+        let second = MetricsListener::bind(&MetricsListen::Unix(path)).unwrap_err();
+        assert!(
+            second.to_string().contains("its own --metrics-listen"),
+            "{second}"
+        );
+    }
+
+    #[tokio::test]
+    async fn those_who_say_nothing_keep_nobody_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = metrics_for_anybody(dir.path()).await;
+        let mut silent = Vec::new();
+        for _ in 0..100 {
+            silent.push(UnixStream::connect(&path).await.unwrap());
+        }
+        assert!(scrape(&path).await.starts_with("HTTP/1.1 200"));
+        // The first of them has been closed.
+        assert_eq!(silent[0].read(&mut [0; 1]).await.unwrap_or(0), 0);
+    }
+}

@@ -345,51 +345,6 @@ async fn metrics_in_the_format_asked_for() {
     server.abort();
 }
 
-/// Serves metrics to anybody on a Unix socket in a directory.
-async fn metrics_for_anybody(directory: &Path) -> PathBuf {
-    let path = directory.join("metrics.sock");
-    let wanted = MetricsListen::Unix(path.clone());
-    let listener = MetricsListener::bind(&wanted).unwrap();
-    assert_eq!(listener.place().unwrap(), wanted);
-    let inspect = Arc::new(Fixed(fixture::snapshot()));
-    let exporter = Arc::new(Exporter::new(inspect, Recorded::default(), false));
-    let routes = metrics_router(exporter);
-    let serving = serve(listener, routes, Clients::Anybodys, std::future::pending());
-    tokio::spawn(serving);
-    path
-}
-
-#[tokio::test]
-async fn metrics_can_have_a_socket_of_their_own() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = metrics_for_anybody(dir.path()).await;
-    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o660);
-    let stream = UnixStream::connect(&path).await.unwrap();
-    let (status, _, body) = exchange(stream, "GET /metrics", "").await;
-    assert!(status == 200 && body.contains("doublezero_liveness_"));
-    let second = MetricsListener::bind(&MetricsListen::Unix(path)).unwrap_err();
-    assert!(
-        second.to_string().contains("its own --metrics-listen"),
-        "{second}"
-    );
-}
-
-#[tokio::test]
-async fn those_who_say_nothing_keep_nobody_out() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = metrics_for_anybody(dir.path()).await;
-    let mut silent = Vec::new();
-    for _ in 0..100 {
-        silent.push(UnixStream::connect(&path).await.unwrap());
-    }
-    let stream = UnixStream::connect(&path).await.unwrap();
-    let (status, ..) = exchange(stream, "GET /metrics", "").await;
-    assert_eq!(status, 200);
-    // The first of them has been closed.
-    assert_eq!(silent[0].read(&mut [0; 1]).await.unwrap_or(0), 0);
-}
-
 #[tokio::test]
 async fn who_has_said_everything_may_close_that_half() {
     let served = Served::start();

@@ -1,4 +1,4 @@
-//! One alarm of the kernel's, in nanoseconds. The runtime's timers are in milliseconds, and each
+//! The loop's alarm, a `timerfd`, in nanoseconds. The runtime's timers are in milliseconds, and each
 //! that is earlier than all others costs a wake-up of its own.
 
 use std::io;
@@ -11,7 +11,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::datapath::readable;
 
-/// Set to a moment of `CLOCK_MONOTONIC`, or to none once it has rung.
+/// An alarm that is set to a moment of `CLOCK_MONOTONIC`, or to none, which it is after it has rung.
 pub(super) struct Alarm {
     timer: AsyncFd<Timer>,
     set_ns: Option<u64>,
@@ -33,7 +33,7 @@ impl AsRawFd for Timer {
 }
 
 impl Alarm {
-    /// Set to none. Needs a tokio runtime.
+    /// Makes an alarm that is set to none. Needs a tokio runtime.
     pub(super) fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
@@ -43,12 +43,12 @@ impl Alarm {
         })
     }
 
-    /// Sets it to `at_ns` in place of what it was set to; what has passed rings at once.
+    /// Sets the alarm to `at_ns` instead of what it was set to. A moment that has passed rings immediately.
     pub(super) fn set(&mut self, at_ns: u64) -> io::Result<()> {
         if self.set_ns == Some(at_ns) {
             return Ok(());
         }
-        // 0 would be none.
+        // 0 would disarm the timer.
         let at = TimeSpec::from_duration(Duration::from_nanos(at_ns.max(1)));
         let timer = &self.timer.get_ref().0;
         timer.set(
@@ -59,12 +59,12 @@ impl Alarm {
         Ok(())
     }
 
-    /// Waits until it rings; then it is set to none.
+    /// Waits until the alarm rings; then it is set to none.
     ///
     /// # Errors
     /// The runtime is going down.
     pub(super) async fn rings(&mut self) -> io::Result<()> {
-        // Nothing is read: setting it anew forgets how often it has rung.
+        // The descriptor need not be read: setting the timer anew resets its count of expirations.
         self.timer.readable().await?.clear_ready();
         self.set_ns = None;
         Ok(())

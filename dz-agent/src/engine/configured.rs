@@ -1,6 +1,5 @@
-//! Peers of the configuration file: read at start and on SIGHUP, and then only what changed is
-//! touched. They come back after a reboot, which those of the API do not. The file also has lines about
-//! destinations whoever asks for them: `exclude` and `override`.
+//! Reads the file of peers (`--peers`), at start and on SIGHUP. Its `exclude` and `override` lines apply to
+//! every peer, also to those of requests and followed routes.
 
 use dz_common::map::{Origin, Peer};
 use foldhash::HashMapExt;
@@ -12,11 +11,11 @@ use crate::settings::PeersFile;
 use crate::settings::Policy;
 use crate::settings::RunOptions;
 
-/// Reads the file; without one nothing is configured. The policy is that of the options with the
-/// file's lines added; for one prefix the file's override counts.
+/// Reads the file's peers, and the policy: that of the options with the file's `exclude` and `override`
+/// lines added; for one prefix the file's override counts. Without a file there are no configured peers.
 ///
 /// # Errors
-/// [`ExitCode::Usage`] with everything that is wrong with it.
+/// [`ExitCode::Usage`] with everything that is wrong with the file.
 pub(crate) fn read(options: &RunOptions) -> Result<(Configured, Policy), Failure> {
     let mut policy = options.policy();
     let mut configured = Configured::new();

@@ -1,8 +1,8 @@
-//! The loop that carries out what should be: peers → sessions → routes.
+//! The engine derives sessions from peers and routes from sessions, and changes the kernel accordingly.
 //!
-//! One task owns everything that changes; it is driven by state changes from the kernel, by
-//! netlink notifications, by requests of the API, by the clock, and by a full check every ten
-//! seconds that needs none of these to have arrived. It holds nothing that it could not read back.
+//! One task owns everything that changes. State changes from the kernel, netlink notifications, requests
+//! of the API and the clock wake it up; a full check every ten seconds finds what none of these has told.
+//! The engine holds nothing that it could not read back from the kernel, the options or the file of peers.
 
 mod alarm;
 mod configured;

@@ -24,37 +24,39 @@ use crate::error::{ExitCode, FailWith, Failure};
 use crate::host::identity::Identity;
 use crate::settings::{Gate, RunOptions};
 
-/// Everything that changes.
+/// The engine: its owners ([`super::state`]), its hands, and what it shows.
 pub(super) struct Engine<H> {
     pub(super) options: RunOptions,
     pub(super) hands: H,
     pub(super) shared: Arc<Shared>,
     pub(super) interfaces: Interfaces,
+    /// The peers, as they are in `dz_peers`.
     pub(super) peers: HashMap<PeerKey, Peer>,
     pub(super) sessions: Sessions,
+    /// Route changes that are under way, wait, or are to be tried again.
     pub(super) jobs: RouteJobs,
-    /// Sessions on their way out.
+    /// Sessions that are being closed.
     pub(super) closings: Closings,
-    /// What makes peers without a request.
+    /// The peers that the file and followed routes want.
     pub(super) wants: Wants,
     /// Ways around, for packets that must not go to a peer that is Down.
     pub(super) detours: Detours,
-    /// Which ring events have been read.
+    /// The account of state changes read from `dz_events`.
     pub(super) ledger: Ledger,
-    /// When to look at something ahead of time.
+    /// Appointments ahead of the periodic full check.
     pub(super) agenda: Agenda,
-    /// How full checks go.
+    /// The full check under way, and the failures of earlier ones.
     pub(super) checks: Checks,
 }
 
-/// What is ours before the kernel part is loaded.
+/// The parts of an engine that exist before the kernel part is loaded.
 pub(super) struct Prepared {
     pub(super) wants: Wants,
     pub(super) identity: Identity,
 }
 
 impl<H: Hands> Engine<H> {
-    /// Makes an engine that has not touched anything yet.
+    /// Makes an engine that has not changed anything in the kernel yet.
     ///
     /// # Errors
     /// The maps of an earlier agent cannot be read.
@@ -65,7 +67,8 @@ impl<H: Hands> Engine<H> {
         shared: Arc<Shared>,
     ) -> Result<Self, Failure> {
         let kernel = || "reading the maps of an earlier agent";
-        // What happened before us is in the sessions, which are all read anyway.
+        // Events of an earlier agent's time: what they told is in the sessions, which the first full check
+        // reads.
         while hands.next_event().is_some() {}
         let sessions = hands.sessions().fail_with(ExitCode::Failure, kernel)?;
         let reroute = [options.when_down, options.when_never_up].contains(&Gate::Reroute);
@@ -92,18 +95,19 @@ impl<H: Hands> Engine<H> {
         Ok(engine)
     }
 
-    /// Most sessions: as many as asked for, although the maps are rounded up to whole groups of
-    /// deadline slots, and no more than they hold, for those of an earlier agent keep their size.
+    /// Returns the most sessions that there may be: `--max-sessions`, although the maps are rounded up to
+    /// whole groups of deadline slots; fewer if maps taken over from an earlier agent have room for fewer.
     pub(super) fn capacity(&self) -> u32 {
         self.options.max_sessions.min(self.hands.slots())
     }
 
+    /// Returns the peer that a route leads to, if somebody wants it.
     pub(super) fn peer_of(&self, key: RouteKey) -> Option<&Peer> {
         let interface = self.interfaces.with_index(key.ifindex)?;
         self.peers.get(&peer_key(interface.name(), key.dst))
     }
 
-    /// Returns the name of a session's interface, also of one that is gone.
+    /// Returns the name of a session's interface, also if the interface is gone.
     pub(super) fn name_over(&self, key: &SessionKey) -> Arc<str> {
         let live = self.sessions.get(key);
         live.map_or_else(

@@ -1,4 +1,4 @@
-//! The loop: it waits for whatever comes next, and gives the engine its turn.
+//! The engine's loop: it waits for the next reason to wake up, and gives the engine a turn to deal with it.
 
 use std::os::fd::OwnedFd;
 
@@ -16,18 +16,18 @@ use crate::error::{ExitCode, FailWith, Failure};
 use crate::host::logging::FloodLimit;
 use crate::net::monitor::Monitor;
 
-/// How often the agent says that it is alive and counts events, ns.
+/// The time between two heartbeats, with each of which events are counted, ns.
 const HEARTBEAT_NS: u64 = 1_000_000_000;
-/// How long that may wait for something else to wake the thread up, ns.
+/// How late a heartbeat may be, so that it can share a wake-up of the thread with something else, ns.
 const HEARTBEAT_SLACK_NS: u64 = 250_000_000;
 /// How long a flood of notifications may keep our clock waiting, ns.
 const TICK_LATEST_NS: u64 = 20_000_000;
-/// How often everything is read and compared, whatever notifications came or did not come, ns.
+/// The time between two full checks that nothing asks for, ns.
 const FULL_CHECK_NS: u64 = 10_000_000_000;
 
-/// From where the loop hears of things.
+/// The sources of everything that wakes the loop up, but for signals and the clock.
 pub(super) struct Senses {
-    /// Readable while kernel programs have reported something.
+    /// The descriptor of `dz_events`, readable while it has state changes.
     pub(super) ring: AsyncFd<OwnedFd>,
     pub(super) monitor: Monitor,
     pub(super) requests: mpsc::Receiver<Command>,
@@ -53,7 +53,8 @@ impl<H: Hands> Engine<H> {
         let mut beat_ns = 0;
         let mut check_ns = self.hands.now_ns() + FULL_CHECK_NS;
         loop {
-            // Here, so that nothing that goes on and on keeps it waiting.
+            // Heartbeat and full check are no arms of the `select!`: an arm before theirs that is always
+            // ready would keep them waiting.
             let begun_ns = self.hands.now_ns();
             if begun_ns >= beat_ns {
                 self.beat(begun_ns);
@@ -89,15 +90,16 @@ impl<H: Hands> Engine<H> {
                     Turn::Changed(event.fail_with(ExitCode::Failure, || "netlink notifications")?)
                 }
                 Some(command) = requests.recv() => Turn::Command(command),
-                // Last: with more sessions than can be served, one of them is always due.
+                // The last arm: with more sessions than can be served, one of them is always due.
                 rung = alarm.rings() => {
                     rung.fail_with(ExitCode::Failure, || "timerfd")?;
                     Turn::Due
                 }
             };
             self.take_turn(turn).await;
-            // What is due comes after the notifications that wait to be read: between a route's end and
-            // its coming back there may be some hundred others. But neither waits for ever.
+            // Due work waits for the notifications that are still to be read: a daemon that replaces its
+            // routes may notify of some hundred others between the end of one and its return. A flood
+            // must not keep due work waiting for ever, our clock least of all.
             if late_ns > LATEST_NS {
                 self.take_turn(Turn::Due).await;
             } else if late_ns > TICK_LATEST_NS {

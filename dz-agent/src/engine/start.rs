@@ -1,4 +1,5 @@
-//! From the options to an engine that runs, and from there to the end.
+//! The agent's life: it takes its locks, loads the kernel part, starts the engine, runs it until a signal,
+//! and cleans up.
 
 use std::fs;
 use std::path::Path;
@@ -29,13 +30,13 @@ use crate::metrics::Recorded;
 use crate::net::monitor::Monitor;
 use crate::settings::RunOptions;
 
-/// Requests waiting for the engine. More wait in their connections.
+/// Most requests that wait for the engine. Further ones wait in their connections.
 const COMMANDS: usize = 64;
 
 /// Runs the agent until a signal stops it.
 ///
 /// # Errors
-/// What keeps it from starting, or what it could not take back when it stopped.
+/// The agent cannot start, or cannot take everything back when it stops.
 pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Result<(), Failure> {
     options.validate()?;
     let conditions = options.conditions()?;
@@ -46,7 +47,7 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
     let _lock = PinDirLock::create(&options.pin_dir).map_err(Failure::from)?;
     let identity = Identity::load(&options.state_dir)?;
     let front = Front::bind(socket, options.metrics_listen.clone())?;
-    // After the thread of the API, which is to run as others do.
+    // After `Front::bind` has started the API's thread, which is not to inherit real-time priority.
     let realtime = realtime::apply(options.realtime)?;
     let fresh = fs::read_dir(&options.pin_dir).is_ok_and(|mut files| files.next().is_none());
     let mut signals = Signals::new()?;
@@ -90,7 +91,7 @@ async fn serve(
         monitor.tell_of_hosts();
     }
     let reader = Arc::clone(hands.reader());
-    // From here on it asks for changes.
+    // Notifications of our own route changes are left out before the first is asked for: their answers tell.
     let left_out = monitor.leave_out(hands.ports());
     left_out.fail_with(ExitCode::Failure, || "netlink notifications")?;
     let ring = hands.events_descriptor().and_then(readable);
@@ -118,7 +119,7 @@ async fn serve(
         requests,
     };
     let stop = engine.run(&mut senses, signals, &floods).await?;
-    // Nobody is to wait for what will not be done any more.
+    // Requests that come now are refused: the engine does not read them any more.
     let Senses {
         mut monitor,
         requests,

@@ -1,4 +1,4 @@
-//! Being told to stop.
+//! The signals that stop the agent or have it read the file of peers again.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -7,13 +7,13 @@ use crate::error::{ExitCode, FailWith, Failure};
 /// How the agent was told to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// For good: everything of ours goes.
+    /// SIGTERM, SIGINT: everything of ours is taken out of the kernel.
     Withdraw,
-    /// For a restart: the kernel part goes on.
+    /// SIGUSR2: the kernel part goes on, for the next agent to take over.
     Leave,
 }
 
-/// The signals that stop the agent.
+/// The signals that the agent handles.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -32,10 +32,10 @@ impl Signals {
         })
     }
 
-    /// How to stop; none for SIGHUP.
+    /// Waits for the next signal. Returns how to stop; none for SIGHUP.
     pub(super) async fn next(&mut self) -> Option<Stop> {
         tokio::select! {
-            // Told both at once, the agent does not leave things running that were to go.
+            // In this order: where SIGTERM and SIGUSR2 came together, nothing is left running.
             biased;
             _ = self.terminate.recv() => Some(Stop::Withdraw),
             _ = self.interrupt.recv() => Some(Stop::Withdraw),

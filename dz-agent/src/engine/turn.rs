@@ -1,7 +1,7 @@
-//! A turn of the engine: what it can be woken up by, and what it does then.
+//! The engine's turns: each reason to wake up, and what the engine does about it.
 //!
-//! Between two turns everything is consistent; within one the engine may wait for the kernel where
-//! ARCHITECTURE says so, and nothing else of it has its turn meanwhile.
+//! Between two turns everything that the engine holds is consistent. Within a turn it may await the kernel
+//! where ARCHITECTURE.md allows it ("What the engine may wait for"); no other turn begins meanwhile.
 
 use tracing::{info, warn};
 
@@ -9,43 +9,45 @@ use crate::command::Command;
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::checks::OurRoutes;
-use crate::engine::state::detours::Found;
+use crate::engine::state::detours::WayFound;
 use crate::engine::state::next_hops::Neighbour;
 use crate::engine::state::routes::Finished;
 use crate::error::Failure;
 use crate::net::monitor::Event;
 
-/// What the engine can be woken up by, but for its kernel programs ([`Engine::reported`]) and its
-/// heartbeat ([`Engine::beat`]).
+/// A reason to wake the engine up. State changes from kernel programs ([`Engine::reported`]) and the
+/// heartbeat ([`Engine::beat`]) have no variant.
 #[derive(Debug)]
 pub(super) enum Turn {
-    /// The file of peers is to be read again.
+    /// SIGHUP: the file of peers is to be read again.
     Reload,
     /// The kernel has carried out a change of a route, or refused it.
     Route(Finished),
     /// The kernel has answered a question about a next hop.
     NextHop(Neighbour),
     /// A way around has been looked up.
-    Detour(Found),
-    /// Our routes have been read, as a full check begins with.
+    Detour(WayFound),
+    /// Our routes have been read: the full check that has begun with this can go on.
     Routes(OurRoutes),
-    /// Something changed in the network namespace.
+    /// Netlink notified us of a change in the network namespace.
     Changed(Event),
-    /// Somebody asks for something.
+    /// A client asks for a connect or a disconnect.
     Command(Command),
-    /// It is time for what was put off until now.
+    /// The time of an appointment has come ([`Engine::due_ns`]).
     Due,
 }
 
 impl<H: Hands> Engine<H> {
-    /// Attaches to the interfaces that are there and goes on from what was found.
+    /// Attaches to the interfaces that exist, takes over what an earlier agent has left, and runs the first
+    /// full check.
     ///
     /// # Errors
-    /// An interface cannot be served, the kernel does not take our programs, or does not tell what there is.
+    /// An interface cannot be served, the kernel refuses our programs, or interfaces and addresses cannot
+    /// be read.
     pub(super) async fn start(&mut self) -> Result<(), Failure> {
         let (found, addresses) = self.read_interfaces().await?;
         for (index, found) in found.into_iter().enumerate() {
-            let followed = self.follow_interface(index, found, &addresses);
+            let followed = self.update_interface(index, found, &addresses);
             followed.map_err(|failure| {
                 let name = self.interfaces.at(index).name();
                 failure.context(format!("interface {name}"))
@@ -65,15 +67,16 @@ impl<H: Hands> Engine<H> {
             let peers = self.wants.configured().len();
             info!(file = %file.display(), peers, "peers configured");
         }
-        // Also what an earlier agent had from a file, or by following, and nobody wants any more.
+        // Also gives up peers that an earlier agent had from its file or its followed routes, and that
+        // nobody wants any more.
         self.full_check().await;
-        // By now it is known what is borrowed.
+        // After the full check, which finds out which addresses are borrowed.
         self.forget_stale_locals();
         self.tick();
         Ok(())
     }
 
-    /// Waits for the next answer of the kernel's. For ever, if it has not been asked anything.
+    /// Waits for the kernel's next answer; for ever if it has not been asked anything.
     pub(super) async fn answered(&mut self) -> Turn {
         tokio::select! {
             biased;
@@ -85,7 +88,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Does what the engine was woken up for.
+    /// Deals with a reason to wake up.
     pub(super) async fn take_turn(&mut self, turn: Turn) {
         match turn {
             Turn::Reload => self.reload(),
@@ -102,7 +105,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Says that we are alive, and looks at what nobody tells us about.
+    /// Stores the heartbeat, looks some ways around up again, and begins a full check if events were lost.
     pub(super) fn beat(&mut self, now_ns: u64) {
         self.hands.beat(now_ns);
         self.detours.look_at_some();
@@ -112,6 +115,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
+    /// Keeps every appointment whose time has come.
     async fn due(&mut self) {
         self.tick();
         self.say_farewells();
@@ -131,7 +135,7 @@ impl<H: Hands> Engine<H> {
     }
 
     async fn command(&mut self, command: Command) {
-        // A reply that nobody waits for any more need not be delivered.
+        // Sending a reply fails if the client is gone, who does not need it then.
         match command {
             Command::Connect { peers, reply } => {
                 let sources = self.prepare(&peers).await;

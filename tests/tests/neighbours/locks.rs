@@ -15,7 +15,7 @@ use dz_tests::harness::Test;
 use dz_tests::nobody::become_nobody;
 use dz_tests::veth::{self, End};
 
-use crate::NEEDS;
+use crate::needs::NEEDS;
 
 /// Another interface, by which there may be a way around.
 const UNDER: &str = "under0";

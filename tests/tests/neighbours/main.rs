@@ -1,17 +1,12 @@
 //! Users of the same host without any rights: what they take, hold, flood or ask for changes nothing.
 
 mod locks;
+mod needs;
 mod scrapers;
 
 use std::process::ExitCode;
 
-use dz_tests::harness::{Requirement, run};
-
-const NEEDS: [Requirement; 3] = [
-    Requirement::Root,
-    Requirement::Tun,
-    Requirement::LinkKind("veth"),
-];
+use dz_tests::harness::run;
 
 fn main() -> ExitCode {
     let mut tests = locks::tests();

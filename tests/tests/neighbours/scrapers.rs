@@ -9,7 +9,7 @@ use dz_tests::bed::{Bed, PATIENCE, connect};
 use dz_tests::harness::Test;
 use dz_tests::nobody::become_nobody;
 
-use crate::NEEDS;
+use crate::needs::NEEDS;
 
 const ADDRESS: &str = "127.0.0.1:44881";
 const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n";

@@ -1,4 +1,4 @@
-//! Decisions: what was read → what is to be done. Pure functions; they change nothing.
+//! The engine's decisions: pure functions from the facts that were read to the steps to be taken.
 
 pub(super) mod reconcile;
 pub(super) mod select;

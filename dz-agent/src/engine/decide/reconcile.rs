@@ -1,4 +1,5 @@
-//! What should be, as pure decisions: peers → sessions → routes, from what was read.
+//! The full check's decision: which sessions, routes and ways around differ from what peers and sessions
+//! want, as pure functions of what was read. The route that a session wants ([`wanted_route`]):
 //!
 //! | session | active | passive: our own mode, or the peer's |
 //! |---|---|---|
@@ -8,9 +9,7 @@
 //! | AdminDown | withdrawn | left as it is |
 //! | disconnected | removed | removed, if it is ours |
 //!
-//! A followed peer has a route of its daemon; one of ours is removed, whatever its session says.
-//!
-//! A session knows the way around its peer that was looked up last.
+//! A followed peer has its daemon's route; a route of ours to it is removed, whatever the session's state.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -26,19 +25,19 @@ use crate::engine::state::keys::{RouteKey, ifname, peer_key, route_key};
 use crate::net::detours::Flow;
 use crate::net::routes::Route;
 
-/// What should become of a route.
+/// The route that is wanted to a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    /// It should be there, just so.
+    /// Exactly this route.
     Present(Route),
-    /// It should not be there.
+    /// No route of ours.
     Absent,
-    /// Whatever is there stays.
+    /// The route that is there, or none if there is none.
     AsIs,
 }
 
 impl Wanted {
-    /// Whether this is what is there.
+    /// Says whether the route that is there, if any, is the wanted one.
     fn is(&self, there: Option<&Route>) -> bool {
         match (self, there) {
             (Self::Present(route), Some(there)) => route == there,
@@ -48,41 +47,40 @@ impl Wanted {
     }
 }
 
-/// One step towards what should be.
+/// One step of a full check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
-    /// Give the session up: nobody wants it, or its address is gone. `announce`: tell the peer.
+    /// Close the session: no peer wants it, or its address is gone.
     Close {
-        /// The session.
         key: SessionKey,
-        /// Whether the address is still ours to speak from.
+        /// Whether to tell the peer: the address is still ours to speak from.
         announce: bool,
     },
     /// Insert a session for the peer.
     Open(PeerKey),
-    /// Make the route what it should be.
-    Follow(RouteKey),
-    /// Tell the gate the way around a session's peer.
+    /// Have the route decided about anew, and changed accordingly.
+    AdjustRoute(RouteKey),
+    /// Store the way around in the session, where the gate reads it.
     Divert(RouteKey),
 }
 
-/// Everything that was read.
+/// Everything that a full check has read.
 pub(crate) struct Facts<'a> {
     pub(crate) peers: &'a HashMap<PeerKey, Peer>,
     pub(crate) carriers: &'a HashMap<String, Carrier>,
     pub(crate) sessions: &'a [SessionEntry],
-    /// The routes of sessions on their way out, in the map or no longer.
+    /// The routes of sessions that are being closed, whether these are still in their map or not.
     pub(crate) closing: &'a HashSet<RouteKey>,
     pub(crate) routes: &'a [Route],
-    /// Peers whose address cannot be a peer's.
+    /// Peers with an address that no peer may have.
     pub(crate) refused: &'a HashSet<PeerKey>,
-    /// The ways around that were looked up, 0 = there is none.
+    /// The ways around that have been looked up; 0: there is none.
     pub(crate) detours: &'a BTreeMap<Flow, u32>,
     /// `--peer-passive ignore`.
     pub(crate) ignore_peer_passive: bool,
 }
 
-/// The steps from what is to what should be. Empty if all is well.
+/// Returns the steps that make sessions, routes and ways around as they are wanted; none if they are.
 pub(crate) fn decide(facts: &Facts<'_>) -> Vec<Op> {
     let carriers: HashMap<u32, (&str, &Carrier)> = facts
         .carriers
@@ -116,9 +114,10 @@ pub(crate) fn decide(facts: &Facts<'_>) -> Vec<Op> {
         carrier.is_some_and(|carrier| carrier.locals.contains(&peer.local.into()))
             && !facts.refused.contains(*key)
     };
-    // Each peer has one session at most, so that nearly always the numbers tell.
+    // Spares the search below: a peer has one session at most, so that equal numbers mean that none is
+    // missing.
     if facts.peers.iter().filter(can_open).count() != open {
-        // An interface has one session with a peer: where an earlier one is on its way out, the next is
+        // An interface has one session with a peer. Where an earlier one is being closed, the next one is
         // opened when that is gone (`Engine::room_came`).
         let taken: HashSet<_> = ends.iter().map(|end| end.key).collect();
         let is_free = |(key, _): &(&PeerKey, &Peer)| {
@@ -136,17 +135,19 @@ pub(crate) fn decide(facts: &Facts<'_>) -> Vec<Op> {
     ops
 }
 
-/// Where a session leads, and what it makes of that.
+/// A session as its route and way around are compared with what is there.
 struct End {
     key: RouteKey,
     src: Ipv4Addr,
-    /// None if the session is given up.
+    /// The route that it wants; none if the session is to be closed.
     wanted: Option<Wanted>,
+    /// The way around that is stored in it.
     detour: u32,
 }
 
-/// Where routes or ways around are not what sessions want. All three are walked through side by side, in the
-/// order of their destinations: to look each up would be to wait for memory three times per session.
+/// Returns the steps for routes and ways around that are not as sessions want them. It walks through sessions,
+/// routes and ways side by side, in the order of their destinations: look-ups would wait for memory three
+/// times per session.
 fn differences(
     mut ends: Vec<End>,
     present: Vec<(RouteKey, &Route)>,
@@ -163,14 +164,14 @@ fn differences(
         detour,
     } in ends
     {
-        // Routes of no session.
+        // Routes that belong to no session.
         while let Some((stray, _)) = present.next_if(|(there, _)| *there < key) {
-            wrong.push(Op::Follow(stray));
+            wrong.push(Op::AdjustRoute(stray));
         }
         if let Some(wanted) = wanted {
             let there = present.next_if(|(there, _)| *there == key);
             if !wanted.is(there.map(|(_, route)| route)) {
-                wrong.push(Op::Follow(key));
+                wrong.push(Op::AdjustRoute(key));
             }
         }
         while detours.next_if(|(flow, _)| flow.dst < key.dst).is_some() {}
@@ -185,16 +186,16 @@ fn differences(
             lost.push(Op::Divert(key));
         }
     }
-    wrong.extend(present.map(|(stray, _)| Op::Follow(stray)));
+    wrong.extend(present.map(|(stray, _)| Op::AdjustRoute(stray)));
     wrong.extend(lost);
     wrong
 }
 
-/// What a session has.
+/// A session's local address and peer, as they are now.
 struct Finding<'a> {
-    /// Its local address is one that it may have.
+    /// Whether sessions over its interface may have its local address.
     here: bool,
-    /// The peer that wants it, as it is.
+    /// The peer that wants exactly this session, if there is one.
     peer: Option<(PeerKey, &'a Peer)>,
 }
 
@@ -219,7 +220,8 @@ fn find<'a>(
     }
 }
 
-/// Our routes over the interfaces that are served, by destination; one for each, the last one that was read.
+/// Returns our routes by the served interfaces, sorted by key; of several with one key, the last that was
+/// read.
 fn present<'a>(
     facts: &Facts<'a>,
     carriers: &HashMap<u32, (&str, &Carrier)>,
@@ -231,7 +233,7 @@ fn present<'a>(
         ifindex: route.ifindex,
     };
     let mut present: Vec<_> = ours.map(|route| (key(route), route)).collect();
-    // Nearly so already: the kernel's table is sorted by destination.
+    // Cheap: the kernel's table is sorted by destination already.
     present.sort_by_key(|(key, _)| *key);
     present.dedup_by(|later, kept| {
         let same = later.0 == kept.0;
@@ -243,10 +245,10 @@ fn present<'a>(
     present
 }
 
-/// What a session wants of its peer's route.
+/// Returns the route to its peer that a session wants.
 pub(crate) fn wanted_route(entry: &SessionEntry, peer: &Peer, ignore_peer_passive: bool) -> Wanted {
     if peer.origin == Origin::Follow {
-        return Wanted::Absent; // it has one, which is not ours
+        return Wanted::Absent; // its daemon has one
     }
     let session = &entry.session;
     let route = Route {

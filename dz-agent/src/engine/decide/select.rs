@@ -1,4 +1,5 @@
-//! Which peers a request to disconnect is about, and why others are not theirs to disconnect who ask.
+//! Selects the peers of a request to disconnect. It refuses peers of the file and of followed routes, which
+//! no request may disconnect.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -9,11 +10,11 @@ use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use crate::command::{Named, Refusal, RefusalKind, Selector};
 use crate::engine::state::keys::ifname;
 
-/// Selects peers. `file`: the file of peers, if there is one.
+/// Selects peers. `file`: the path of the file of peers, if there is one.
 ///
 /// # Errors
-/// A peer that is named is not there, named twice, on several interfaces, or not a request's: every
-/// fault.
+/// All faults: each named peer that is not connected, is named twice, is on several interfaces, or was not
+/// connected by a request.
 pub(crate) fn select(
     peers: &HashMap<PeerKey, Peer>,
     file: Option<&Path>,
@@ -62,7 +63,7 @@ pub(crate) fn select(
     })
 }
 
-/// Says why a peer that no request has connected is not disconnected by one, and what to do.
+/// Says why a request may not disconnect a peer that no request has connected, and what to do instead.
 fn not_by_request(peer: Ipv4Addr, origin: Origin, file: Option<&Path>) -> String {
     if origin == Origin::Follow {
         return format!(

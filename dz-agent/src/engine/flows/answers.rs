@@ -1,4 +1,4 @@
-//! What the kernel answers to route changes, and what that means for sessions that wait for it.
+//! Deals with the kernel's answers to route changes, for which closing sessions wait.
 
 use std::sync::Arc;
 
@@ -8,34 +8,35 @@ use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::show::shared::Trouble;
 use crate::engine::state::keys::RouteKey;
-use crate::engine::state::routes::{Change, Finished, Step};
+use crate::engine::state::routes::{Change, ChangeResult, Finished};
 use crate::net::routes::{Added, Deleted};
 
-/// Answers that are taken note of before anything else has its turn.
-const ANSWERS: usize = 64;
+/// Most answers that are dealt with before the loop looks at anything else.
+const ANSWERS_PER_TURN: usize = 64;
 
 impl<H: Hands> Engine<H> {
-    /// The kernel has answered, and others of its answers may be there, too.
+    /// Deals with an answer of the kernel's, and with others that it has given meanwhile.
     pub(crate) fn route_done(&mut self, finished: Finished) {
         self.finished(finished);
         self.advance_routes();
     }
 
-    /// Takes note of what the kernel has answered by now, and asks for what can be asked for.
+    /// Deals with the answers that the kernel has given by now, and asks for changes that wait for room.
     pub(crate) fn advance_routes(&mut self) {
-        for _ in 0..ANSWERS {
-            // The loop looks before it sleeps for those that are not there yet.
+        for _ in 0..ANSWERS_PER_TURN {
+            // Those that are still to come wake the loop up: it polls for them before it sleeps.
             let Some(finished) = self.jobs.answered_by_now() else {
                 break;
             };
             self.finished(finished);
         }
         while let Some(key) = self.jobs.next_waiting() {
-            self.follow(key);
+            self.adjust_route(key);
         }
     }
 
-    fn finished(&mut self, (key, step): Finished) {
+    /// Notes, logs and counts the end of a change, and goes on with what waits for it.
+    fn finished(&mut self, (key, answer): Finished) {
         let (interface, local) = self.route_labels(key);
         let (interface, dst) = (&*interface, key.dst);
         let shared = Arc::clone(&self.shared);
@@ -44,17 +45,17 @@ impl<H: Hands> Engine<H> {
                 shared.count(interface, local, what);
             }
         };
-        let withdrawal = matches!(step, Step::Withdraw(_));
-        let elsewhere = self.held_elsewhere(&step);
-        let result = match step {
-            Step::Install(Ok(added)) => {
+        let withdrawal = matches!(answer, ChangeResult::Withdraw(_));
+        let elsewhere = self.held_elsewhere(&answer);
+        let result = match answer {
+            ChangeResult::Install(Ok(added)) => {
                 if added != Added::AlreadyThere {
                     info!(interface, %dst, "route installed");
                     count(|counts| counts.installs += 1);
                 }
                 Ok(false)
             }
-            Step::Withdraw(Ok(deleted)) => {
+            ChangeResult::Withdraw(Ok(deleted)) => {
                 if deleted == Deleted::Deleted {
                     info!(interface, %dst, "route withdrawn");
                     count(|counts| counts.withdraws += 1);
@@ -62,11 +63,11 @@ impl<H: Hands> Engine<H> {
                 }
                 Ok(true)
             }
-            Step::Install(Err(error)) => {
+            ChangeResult::Install(Err(error)) => {
                 count(|counts| counts.install_failures += 1);
                 Err(error)
             }
-            Step::Withdraw(Err(error)) => {
+            ChangeResult::Withdraw(Err(error)) => {
                 count(|counts| counts.uninstall_failures += 1);
                 Err(error)
             }
@@ -86,7 +87,7 @@ impl<H: Hands> Engine<H> {
                     self.shared.troubles().remove(&key);
                 }
                 if success.again {
-                    self.follow(key);
+                    self.adjust_route(key);
                 } else {
                     let by = if gone {
                         Change::Withdraw
@@ -113,14 +114,14 @@ impl<H: Hands> Engine<H> {
                 } else {
                     debug!(interface, %error, retry = ?pause, "route, again");
                 }
-                // An addition that was under way when the session began to close is not what its
-                // disconnect waits for: the deletion comes next.
+                // A disconnect does not wait for an addition that was under way when it began, but for the
+                // deletion that follows.
                 if withdrawal {
                     self.route_stuck(key, &error);
                 }
                 if setback.again {
-                    // Something else may be wanted by now, which need not wait.
-                    self.follow(key);
+                    // Another change may be wanted by now, which does not wait for the pause.
+                    self.adjust_route(key);
                 } else {
                     self.jobs.retry(key, pause, self.hands.now_ns());
                 }
@@ -128,10 +129,10 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// What is in the way of an addition, if that is our own route on another interface: two
-    /// interfaces can lead to the same address, and the table has room for one of them.
-    fn held_elsewhere(&self, step: &Step) -> Option<String> {
-        let Step::Install(Err(error)) = step else {
+    /// Says that our own route by another interface is in the way of an addition, if it is: two interfaces can
+    /// have sessions with the same address, and the table has room for one route to it.
+    fn held_elsewhere(&self, answer: &ChangeResult) -> Option<String> {
+        let ChangeResult::Install(Err(error)) = answer else {
             return None;
         };
         let foreign = error.conflict()?;
@@ -145,15 +146,14 @@ impl<H: Hands> Engine<H> {
         ))
     }
 
-    /// A route of ours is gone: one to the same address by another interface that could not be added
-    /// need not wait for its next try.
+    /// Tries routes again by other interfaces that could not be added because of a route of ours that is gone.
     fn next_in_line(&mut self, gone: RouteKey) {
         let waiting: Vec<_> = self
             .ways_to(gone.dst)
             .filter(|key| *key != gone && self.jobs.is_failing(*key))
             .collect();
         for key in waiting {
-            self.follow(key);
+            self.adjust_route(key);
         }
     }
 }

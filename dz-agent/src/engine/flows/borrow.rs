@@ -1,5 +1,5 @@
-//! Addresses that the served interfaces do not hold and their peers use all the same: those of this host
-//! are borrowed, as `ip unnumbered` does.
+//! Has interfaces borrow addresses: a peer may use an address as its local one that its interface does not
+//! hold, if it is this host's, as `ip unnumbered` does.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -15,25 +15,25 @@ use crate::engine::state::agenda::SETTLE_NS;
 use crate::engine::state::keys::ifname;
 use crate::net::NetlinkError;
 
-/// What the kernel has said of the addresses that peers use and their interface does not hold.
+/// The kernel's answers about addresses that peers use and their interface does not hold.
 #[derive(Default)]
 struct Answers {
-    /// By interface, those that are this host's all the same.
+    /// For each interface, the addresses that are this host's.
     borrowed: Vec<HashSet<Ipv4Addr>>,
-    /// The others.
+    /// The addresses that are not this host's.
     missing: HashSet<Ipv4Addr>,
 }
 
 impl<H: Hands> Engine<H> {
-    /// Asks the kernel which of the addresses that peers use and their interface does not hold are
-    /// this host's all the same, and has each interface borrow those. Returns what the kernel did not
-    /// tell, if anything; then what was borrowed stays so.
+    /// Asks the kernel which of the addresses that peers use and their interface does not hold are this host's,
+    /// and has each interface borrow those. Returns why the kernel could not be asked, if it could not; then
+    /// the borrowed addresses stay as they are.
     pub(crate) async fn read_borrowed(&mut self) -> Option<anyhow::Error> {
         let mut by_interface: HashMap<&str, HashSet<Ipv4Addr>> = HashMap::new();
         let mut used = HashSet::new();
         let mut last = None;
         for (key, peer) in &self.peers {
-            // Nearly all have the same as the one before.
+            // Spares hashing: nearly every peer has the local address of the one before.
             if last.replace((&key.ifname, peer.local)) != Some((&key.ifname, peer.local)) {
                 let local = peer.local.into();
                 used.insert(local);
@@ -46,13 +46,18 @@ impl<H: Hands> Engine<H> {
             locals.filter(|local| !interface.holds(*local)).collect()
         });
         let wanted: Vec<Vec<Ipv4Addr>> = wanted.collect();
-        self.interfaces.held_mut().use_addresses(used);
+        self.interfaces.host_addresses_mut().use_addresses(used);
         let mut answers = match self.ask_locals(&wanted).await {
             Ok(answers) => answers,
             Err(error) => return Some(error),
         };
-        if !self.interfaces.held().were_missing(&answers.missing) {
-            // One that moves is deleted before it is added. Nothing is sent meanwhile.
+        if !self
+            .interfaces
+            .host_addresses()
+            .were_missing(&answers.missing)
+        {
+            // An address that moves is deleted before it is added: the second question may find it. Nothing
+            // is sent meanwhile.
             self.hands.sleep(Duration::from_nanos(SETTLE_NS)).await;
             answers = match self.ask_locals(&wanted).await {
                 Ok(answers) => answers,
@@ -62,11 +67,11 @@ impl<H: Hands> Engine<H> {
         for (index, borrowed) in answers.borrowed.into_iter().enumerate() {
             self.set_borrowed(index, borrowed);
         }
-        self.interfaces.held_mut().asked(answers.missing);
+        self.interfaces.host_addresses_mut().asked(answers.missing);
         None
     }
 
-    /// Asks about addresses, each interface's apart.
+    /// Asks the kernel about the addresses that peers of each interface use.
     async fn ask_locals(&self, wanted: &[Vec<Ipv4Addr>]) -> anyhow::Result<Answers> {
         let mut answers = Answers::default();
         for (index, locals) in wanted.iter().enumerate() {
@@ -84,7 +89,7 @@ impl<H: Hands> Engine<H> {
         Ok(answers)
     }
 
-    /// Whether peers of an interface may use an address of this host that it does not hold itself.
+    /// Asks whether an address that an interface does not hold is this host's, in the interface's VRF.
     async fn ask_local(&self, index: usize, address: Ipv4Addr) -> Result<bool, NetlinkError> {
         if address.is_unspecified() || address.is_loopback() {
             return Ok(false);
@@ -93,11 +98,11 @@ impl<H: Hands> Engine<H> {
         self.hands.is_local(address, vrf).await
     }
 
-    /// Has an interface borrow an address that a request names, if it is this host's.
+    /// Has an interface borrow the local address of a request, if it is this host's.
     pub(crate) async fn borrow(&mut self, index: usize, address: Ipv4Addr) {
         match self.ask_local(index, address).await {
             Ok(true) => {
-                self.interfaces.held_mut().use_address(address);
+                self.interfaces.host_addresses_mut().use_address(address);
                 let interface = self.interfaces.at_mut(index);
                 let mut borrowed = interface.borrowed().collect::<HashSet<_>>();
                 borrowed.insert(address);

@@ -1,4 +1,5 @@
-//! The full check: everything is read, compared and put right, whatever events came or did not come.
+//! The full check: it reads everything from the kernel, compares it, and corrects what differs, whatever
+//! events and notifications came.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
@@ -12,38 +13,38 @@ use crate::engine::decide::reconcile::{self, Facts, Op};
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::backoff::nanos;
+use crate::engine::state::checks::OurRoutes;
 use crate::engine::state::keys::{RouteKey, flow, peer_key, route_key};
 use crate::engine::state::left::{after_ns, has_left};
-use crate::net::routes::{Route, RouteError};
+use crate::net::routes::Route;
 use crate::settings::PeerPassive;
 
-pub(crate) type OurRoutes = Result<Vec<Route>, RouteError>;
-/// What is to be done, and what could not be read.
+/// The steps to be taken, and the first error of what could not be read.
 type Decided = (Vec<Op>, Option<anyhow::Error>);
 
 impl<H: Hands> Engine<H> {
-    /// Begins a full check, which goes on with [`Self::check_with`]; others have their turn meanwhile.
-    /// One that has begun will do: sessions are read at its end.
+    /// Begins a full check, unless one is under way: sessions are read at its end, so that it will do.
+    /// [`Self::check_with`] goes on with it when our routes have been read; the loop runs meanwhile.
     pub(crate) fn begin_check(&mut self) {
         if !self.checks.is_reading() {
             self.read_routes();
         }
     }
 
-    /// Reads everything and carries out what is missing, before anything else: where an address may be
-    /// gone, nothing is to be sent from it meanwhile.
+    /// Runs a full check from its beginning to its end, while the loop waits: where an address may be gone,
+    /// nothing may be sent from it meanwhile.
     pub(crate) async fn full_check(&mut self) {
         self.read_routes();
         let routes = self.checks.routes_read().await;
         self.check_with(routes).await;
     }
 
-    /// From now on, whatever is being read.
+    /// Begins to read our routes anew, also if they are being read.
     fn read_routes(&mut self) {
         self.checks.begin(self.hands.routes());
     }
 
-    /// The rest of a full check. What could not be read is read again soon.
+    /// Ends a full check, given our routes. If something could not be read, another check follows soon.
     pub(crate) async fn check_with(&mut self, routes: OurRoutes) {
         let begun_ns = self.hands.now_ns();
         let decided = self.read_and_decide(routes).await;
@@ -51,7 +52,7 @@ impl<H: Hands> Engine<H> {
         if !ops.is_empty() {
             debug!(steps = ops.len(), "full check");
         }
-        // Room first, so that what is opened finds it.
+        // Sessions are closed first, which makes room for those that are opened.
         for op in ops.iter().filter(|op| matches!(op, Op::Close { .. })) {
             self.carry_out(*op);
         }
@@ -71,6 +72,7 @@ impl<H: Hands> Engine<H> {
         self.shared.full_check_ns.store(took_ns, Ordering::Relaxed);
     }
 
+    /// Notes that a full check or a look around has failed, and schedules another check.
     pub(crate) fn check_failed(&mut self, error: &anyhow::Error) {
         self.shared.checks_failed.fetch_add(1, Ordering::Relaxed);
         let text = format!("{error:#}");
@@ -85,20 +87,20 @@ impl<H: Hands> Engine<H> {
         *self.shared.check_error() = Some(text);
     }
 
-    /// Routes are read first, and may have changed since: whoever follows one reads its session
-    /// again. Between the reading of the sessions and the decision nothing waits, so that nothing of
-    /// ours changes; nor is anything sent, for an address may be found gone.
+    /// Reads everything else, and decides. Our routes have been read before and may have changed since: so
+    /// [`Self::adjust_route`] reads the session again. Nothing is awaited between reading the sessions and
+    /// deciding, so that nothing of ours changes, and nothing is sent, for an address may be found gone.
     async fn read_and_decide(&mut self, routes: OurRoutes) -> anyhow::Result<Decided> {
         let unread = self.refresh_interfaces().await;
         self.read_peers()?;
-        // Where it is not known what may be a source, nothing is decided.
+        // Without knowing which addresses sessions may have, nothing is decided.
         self.read_borrowed().await.map_or(Ok(()), Err)?;
         let unseen = self.look_at_links().await;
         let unfollowed = self.read_followed().await;
         let resolve = !self.sessions.next_hops().is_up_to_date();
         let unresolved = self.read_neighbours().await;
         self.settle_all();
-        if self.interfaces.held_mut().take_new() {
+        if self.interfaces.host_addresses_mut().take_new() {
             self.read_borrowed().await.map_or(Ok(()), Err)?;
             self.use_holders();
         }
@@ -109,7 +111,7 @@ impl<H: Hands> Engine<H> {
             self.forget_missing(&sessions);
             let gateways = gateways(routes.as_deref().unwrap_or_default());
             for entry in &sessions {
-                // Where one of many is not known, the others cost a look-up.
+                // Spares the known ones all but a look-up.
                 if !self.sessions.knows(entry) {
                     self.adopt(entry, &gateways);
                 }
@@ -131,8 +133,8 @@ impl<H: Hands> Engine<H> {
         });
         *self.shared.refused() = refused;
         if routes.is_err() {
-            // Sessions need not wait for a table that cannot be read.
-            ops.retain(|op| !matches!(op, Op::Follow(_)));
+            // Without our routes, sessions are opened and closed all the same.
+            ops.retain(|op| !matches!(op, Op::AdjustRoute(_)));
         }
         let failed = unread
             .or(unseen)
@@ -142,7 +144,7 @@ impl<H: Hands> Engine<H> {
         Ok((ops, failed))
     }
 
-    /// Takes the peers over as they are in the map, which somebody else may have changed.
+    /// Reads the peers from their map, which somebody else may have changed.
     fn read_peers(&mut self) -> Result<(), MapError> {
         let (mut read, mut known) = (0, 0);
         self.hands.each_peer(|key, peer| {
@@ -159,10 +161,10 @@ impl<H: Hands> Engine<H> {
         Ok(())
     }
 
-    /// Forgets sessions that somebody else has deleted. Those on their way out go that way.
+    /// Forgets sessions that somebody else has deleted, but for those that are being closed anyway.
     fn forget_missing(&mut self, read: &[SessionEntry]) {
         for key in self.sessions.missing_in(read) {
-            // A list read while somebody deletes may lack what is there.
+            // A list that was read while sessions were deleted may lack others, too.
             if self.closings.contains(&key) || !matches!(self.hands.session(&key), Ok(None)) {
                 continue;
             }
@@ -172,13 +174,14 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Takes note of a session that the map has and we do not know: that of an earlier agent.
+    /// Adopts a session that its map has and that we do not know: an earlier agent's.
     fn adopt(&mut self, entry: &SessionEntry, gateways: &HashMap<RouteKey, Ipv4Addr>) {
         let interface = self.interfaces.name_of(entry.key.ifindex);
         let key = peer_key(&interface, entry.key.peer.into());
         let peer = self.peers.get(&key);
         let next_hop = self.next_hop(entry.key.ifindex, entry.key.peer, peer);
-        // A disconnect that was cut short has taken the peer, with its gateway; the route still has it.
+        // A disconnect that was cut short has deleted the peer, and with it the gateway, which the route
+        // still has.
         let gateway = gateways.get(&route_key(&entry.key));
         let gateway = gateway.filter(|_| peer.is_none()).copied();
         let next_hop = next_hop.map(|next_hop| gateway.unwrap_or(next_hop));
@@ -189,7 +192,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Takes note of the peers that have left, and has our clock ask for those that are back at once.
+    /// Notes the sessions whose peers have left. Our clock asks now for those whose peers are back.
     fn note_who_has_left(&mut self, sessions: &[SessionEntry]) {
         let (now_ns, after_ns) = (self.hands.now_ns(), after_ns());
         let left = sessions.iter().filter(|entry| {
@@ -208,13 +211,13 @@ impl<H: Hands> Engine<H> {
                 }
             }
             Op::Close { key, announce } => self.close(key, announce),
-            Op::Follow(key) => self.follow(key),
+            Op::AdjustRoute(key) => self.adjust_route(key),
             Op::Divert(key) => self.divert(key),
         }
     }
 }
 
-/// The gateways of our routes that have one.
+/// Returns the gateways of our routes that have one.
 fn gateways(routes: &[Route]) -> HashMap<RouteKey, Ipv4Addr> {
     let gateway = |route: &Route| {
         let (dst, ifindex) = (route.dst, route.ifindex);

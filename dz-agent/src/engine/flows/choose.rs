@@ -1,8 +1,8 @@
-//! Interface and local address of a session where whoever asks for it leaves them out.
+//! Chooses interface, local address and gateway of a session where request or file leave them out.
 //!
-//! The local address is, in this order: the source of the followed route to the peer; the interface's
-//! only global address; our outer address of its tunnel, if this host has that; what the kernel would
-//! take (a request only). The interface is the only one that is served, else the one that holds the
+//! The local address is, in this order: the source of the followed route to the peer; the interface's only
+//! global address; our outer address of its tunnel, if this host holds that; the source that the kernel would
+//! choose (for a request only). The interface is the only one that is served, else the one that holds the
 //! local address, else the one whose tunnel starts there.
 
 use std::net::Ipv4Addr;
@@ -20,21 +20,21 @@ use crate::engine::state::interface::Interface;
 use crate::engine::state::keys::{ifname, peer_key};
 use crate::settings::PeerSpec;
 
-/// What the kernel takes as the source, where that had to be asked: by interface and peer.
+/// The sources that the kernel would choose, for peers whose local address nothing else tells.
 pub(crate) type Sources = HashMap<PeerKey, Ipv4Addr>;
 
 impl<H: Hands> Engine<H> {
-    /// Finds out what a request needs to be checked and is not known yet. Returns what the kernel
-    /// takes as sources where nothing else says.
+    /// Asks the kernel for everything that the validation of a request needs and that is not known yet. Returns
+    /// the sources that the kernel would choose where nothing else tells a local address.
     pub(crate) async fn prepare(&mut self, specs: &[PeerSpec]) -> Sources {
-        // An address may be younger than the last notification that we have read: a script that adds
-        // one and connects from it must not have to wait. And one that is gone is not to be used.
+        // The address's notification may still be to be read: a script that adds an address and connects
+        // from it must not have to wait, and an address that is gone must not be used.
         if self.agenda.has_check() || !self.can_carry(specs) {
             self.refresh_interfaces().await;
             self.agenda.check_soon(self.hands.now_ns());
         }
         let mut sources = Sources::new();
-        // Nearly all peers have the same local address.
+        // Spares questions: nearly all peers have the same local address.
         let mut asked = HashSet::new();
         for spec in specs {
             let Ok(index) = self.interface_for(spec) else {
@@ -64,7 +64,7 @@ impl<H: Hands> Engine<H> {
         sources
     }
 
-    /// Whether nothing that the peers need is missing.
+    /// Says whether every peer has an interface that is up and a known local address.
     fn can_carry(&self, specs: &[PeerSpec]) -> bool {
         specs.iter().all(|spec| {
             let interface = self
@@ -82,7 +82,10 @@ impl<H: Hands> Engine<H> {
         })
     }
 
-    /// The interface that a peer is meant to be reached by; an index.
+    /// Chooses the interface of a peer, and returns its position.
+    ///
+    /// # Errors
+    /// The peer's interface is not served, or it is not clear which one is meant.
     pub(crate) fn interface_for(&self, spec: &PeerSpec) -> Result<usize, (RefusalKind, String)> {
         let all = self.interfaces.iter().enumerate();
         if let Some(name) = &spec.interface {
@@ -124,7 +127,10 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// The local address of a session with a peer.
+    /// Chooses the local address of a session with a peer.
+    ///
+    /// # Errors
+    /// There is none, or it is not clear which one is meant.
     pub(crate) fn local_for(
         &self,
         interface: &Interface,
@@ -153,12 +159,12 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// The same as far as the kernel need not be asked.
+    /// Chooses the local address as far as the kernel need not be asked.
     fn known_local(&self, interface: &Interface, peer: Ipv4Addr) -> Local {
         if let Says::Peer(peer, _) = self.followed_peer(&peer_key(interface.name(), peer)) {
             return Local::One(peer.local.into());
         }
-        let is_held = |address| self.interfaces.held().is_held(address);
+        let is_held = |address| self.interfaces.host_addresses().is_held(address);
         interface
             .ends()
             .map_or(Local::None, |ends| ends.local(is_held))
@@ -169,11 +175,11 @@ impl<H: Hands> Engine<H> {
         let source = source.inspect_err(|error| warn!(%peer, %error, "source not looked up"));
         source
             .ok()?
-            .filter(|source| self.interfaces.held().is_global(*source))
+            .filter(|source| self.interfaces.host_addresses().is_global(*source))
     }
 
-    /// A configured peer with what its line leaves out, as it is now. As long as nothing better is
-    /// known, or the interface is not there, a peer keeps what it had.
+    /// Completes a configured peer by the local address and gateway that its line leaves out. Those that cannot
+    /// be chosen now, because the interface is not there, say, stay as the peer had them.
     pub(crate) fn with_ends(&self, key: &PeerKey, mut peer: Peer) -> Peer {
         let before = self.peers.get(key);
         let interface = self.interfaces.named(ifname(key));
@@ -189,7 +195,7 @@ impl<H: Hands> Engine<H> {
         if peer.via == [0; 4] && peer.local != [0; 4] {
             let local = peer.local.into();
             let usable = |interface: &&Interface| {
-                self.interfaces.held().is_held(local) || interface.can_use(local)
+                self.interfaces.host_addresses().is_held(local) || interface.can_use(local)
             };
             let via = match (interface.filter(usable), before) {
                 (Some(interface), _) => interface.ends().and_then(|ends| ends.via(local)),

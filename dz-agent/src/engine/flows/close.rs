@@ -1,7 +1,7 @@
-//! Giving sessions up: on request, or because nobody wants them any more.
+//! Closes sessions: on request, because no peer wants them any more, or because their address is gone.
 //!
-//! The steps, and what a crash right after each of them leaves, are in ARCHITECTURE.md, "The
-//! transaction, step by step". The next start closes every session without a peer, from the first.
+//! The steps D1 to D4, and what a crash right after each of them leaves, are in ARCHITECTURE.md, "The
+//! transaction, step by step". The next start takes every session without a peer through all of them.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -20,7 +20,8 @@ use crate::engine::state::keys::{RouteKey, route_key};
 use crate::net::routes::RouteError;
 
 impl<H: Hands> Engine<H> {
-    /// Gives a session up that nobody wants any more, or whose address is gone.
+    /// Closes a session that no peer wants any more, or whose address is gone; `announce`: tell its peer. A
+    /// session that is being closed already goes on with its next step.
     pub(crate) fn close(&mut self, key: SessionKey, announce: bool) {
         if self.closings.contains(&key) {
             let again = self.closings.waits_for_route(&key);
@@ -55,14 +56,13 @@ impl<H: Hands> Engine<H> {
         self.go_on(key);
     }
 
-    /// Begins D2: tells the peers of sessions that are not being closed already, all together, in as few runs of
-    /// the kernel program as there can be.
+    /// Begins D2 of sessions that are not being closed already: tells their peers, all in as few runs of the
+    /// transmit program as possible.
     pub(crate) fn begin_closing(&mut self, keys: &[SessionKey]) {
         let now_ns = self.hands.now_ns();
         let mut begun = Vec::with_capacity(keys.len());
         for key in keys {
             if self.closings.begin(*key, now_ns) {
-                // Our clock has no business with it any more.
                 self.sessions.look_no_more(key);
                 begun.push(*key);
             }
@@ -70,7 +70,7 @@ impl<H: Hands> Engine<H> {
         self.say(&begun);
     }
 
-    /// Goes on with D2: tells the peers whose turn has come.
+    /// Goes on with D2: sends the packets of farewells that are due by now.
     pub(crate) fn say_farewells(&mut self) {
         let keys = self.closings.take_due(self.hands.now_ns());
         self.say(&keys);
@@ -79,13 +79,13 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Ends the farewells of closing sessions with an address, which is not held any more: nothing may
-    /// be sent with it from this moment on.
+    /// Ends the farewells of closing sessions with an address that this host does not hold any more, for
+    /// nothing may be sent with it.
     pub(crate) fn address_gone(&mut self, local: Ipv4Addr) {
         self.fall_silent(|key| Ipv4Addr::from(key.local) == local);
     }
 
-    /// Ends the farewells of closing sessions over an interface, which is down or gone.
+    /// Ends the farewells of closing sessions over an interface that is down or gone.
     pub(crate) fn interface_down(&mut self, ifindex: u32) {
         self.fall_silent(|key| key.ifindex == ifindex);
     }
@@ -98,8 +98,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Goes on with a closing session: D3 when the peer has been told for the first time, or cannot be, D4 when
-    /// nothing more is to be said and the route is gone.
+    /// Takes the next step of a closing session if its time has come ([`Step`]).
     pub(crate) fn go_on(&mut self, key: SessionKey) {
         match self.closings.next_step(&key) {
             Some(Step::GiveRouteUp) => self.give_route_up(key),
@@ -108,18 +107,18 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// D3.
+    /// D3: deletes the route.
     fn give_route_up(&mut self, key: SessionKey) {
         let route = route_key(&key);
         if self.sessions.owns_route(&key) {
-            self.follow(route);
+            self.adjust_route(route);
         } else {
             // The route is another session's.
             self.route_is_gone(key);
         }
     }
 
-    /// The kernel has acknowledged that a route is gone.
+    /// Goes on with the closing session that has waited for its route to go, if there is one.
     pub(crate) fn route_gone(&mut self, route: RouteKey) {
         if let Some(key) = self.sessions.owner_of(route) {
             self.route_is_gone(key);
@@ -131,7 +130,7 @@ impl<H: Hands> Engine<H> {
         self.go_on(key);
     }
 
-    /// D4.
+    /// D4: deletes the session, and replies to the requests that wait for it alone.
     fn finish_closing(&mut self, key: SessionKey) {
         let route = route_key(&key);
         let last = self.hands.session(&key);
@@ -155,7 +154,7 @@ impl<H: Hands> Engine<H> {
             self.shared.recorded.rx_versions.removed(&interface, &entry);
         }
         self.forget(&key);
-        // Wanted again, or still: by another address, say. Its place is free now.
+        // A peer may want its next session here, from another address, say.
         self.room_came(route);
         for batch in closed.batches {
             let done = Disconnected {
@@ -169,14 +168,15 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// The route of a closing session could not be deleted. It is retried; whoever waits is told.
+    /// Tells the requests that wait for a closing session that its route could not be deleted. The deletion
+    /// is retried.
     pub(crate) fn route_stuck(&mut self, route: RouteKey, error: &RouteError) {
         if let Some(key) = self.sessions.owner_of(route) {
             self.stuck(key, &error.to_string());
         }
     }
 
-    /// A closing session is not gone yet. Whoever waits need not wait any longer to know.
+    /// Replies to the requests that wait for a closing session: the kernel refuses a step, which is retried.
     fn stuck(&mut self, key: SessionKey, why: &str) {
         for batch in self.closings.take_waiting(&key) {
             let fault = format!(
@@ -189,13 +189,13 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Replies if all peers of a batch are done with.
+    /// Replies to a request to disconnect if all of its peers are done with.
     pub(crate) fn reply_if_done(&mut self, id: u64) {
         let Some((reply, answer)) = self.closings.batches_mut().take_done(id) else {
             return;
         };
         if let Err(Err(refusal)) = reply.send(answer) {
-            // Nobody waits: an undone connect, a line of the configuration, a client that is gone.
+            // Nobody reads the reply: a connect was undone, the file has changed, or the client is gone.
             warn!(faults = refusal.faults.join("; "), "disconnect");
         }
     }

@@ -1,5 +1,5 @@
-//! Keeping sessions: check everything, write the peer, insert the session, transmit. The route
-//! follows Up.
+//! Connects peers by request: it validates everything, writes each peer, inserts its session and transmits.
+//! The route is installed when the session goes Up.
 
 use std::net::Ipv4Addr;
 
@@ -16,25 +16,25 @@ use crate::engine::state::keys::{RouteKey, ifname, peer_key};
 use crate::engine::state::wants::same;
 use crate::settings::PeerSpec;
 
-/// A peer that passed every check.
-struct Checked {
+/// A peer of a request that has been validated.
+struct Validated {
     key: PeerKey,
     peer: Peer,
-    /// There already, just so.
+    /// Whether exactly this peer is connected already.
     known: bool,
 }
 
 impl<H: Hands> Engine<H> {
-    /// Connects all of the peers or, refused, none.
+    /// Connects all of the peers, or none if any is refused. `sources`: from [`Self::prepare`].
     pub(crate) fn connect(
         &mut self,
         specs: &[PeerSpec],
         sources: &Sources,
     ) -> Result<Vec<Connected>, Refusal> {
-        let checked = self.check(specs, sources)?;
-        let mut connected = Vec::with_capacity(checked.len());
+        let validated = self.validate_peers(specs, sources)?;
+        let mut connected = Vec::with_capacity(validated.len());
         let mut written: Vec<PeerKey> = Vec::new();
-        for Checked { key, peer, known } in &checked {
+        for Validated { key, peer, known } in &validated {
             if !known {
                 let result = self.hands.set_peer(key, peer).map_err(anyhow::Error::from);
                 if result.is_ok() {
@@ -66,16 +66,21 @@ impl<H: Hands> Engine<H> {
         Ok(connected)
     }
 
+    /// Disconnects the peers of a request that have been written before another one failed.
     fn undo(&mut self, written: &[PeerKey]) {
         let (reply, _) = tokio::sync::oneshot::channel();
         self.disconnect_keys(written.to_vec(), reply);
     }
 
-    /// Checks everything before anything is changed; a refusal lists every fault.
-    fn check(&self, specs: &[PeerSpec], sources: &Sources) -> Result<Vec<Checked>, Refusal> {
+    /// Validates a request before anything is changed. A refusal lists every fault.
+    fn validate_peers(
+        &self,
+        specs: &[PeerSpec],
+        sources: &Sources,
+    ) -> Result<Vec<Validated>, Refusal> {
         let mut kind = RefusalKind::Invalid;
         let mut faults = Vec::new();
-        let mut checked = Vec::new();
+        let mut validated = Vec::new();
         let mut named = HashSet::new();
         for spec in specs {
             let own = spec.faults();
@@ -83,19 +88,19 @@ impl<H: Hands> Engine<H> {
                 faults.extend(own);
                 continue;
             }
-            match self.check_one(spec, sources) {
+            match self.validate_peer(spec, sources) {
                 Ok(one) if !named.insert(one.key) => {
                     faults.push(format!("peer {}: named twice", spec.peer));
                 }
-                Ok(one) => checked.push(one),
+                Ok(one) => validated.push(one),
                 Err(refusal) => {
                     kind = refusal.kind;
                     faults.extend(refusal.faults);
                 }
             }
         }
-        let new = checked.iter().filter(|one| !one.known).count();
-        // Parked peers count: they come back without asking.
+        let new = validated.iter().filter(|one| !one.known).count();
+        // Parked peers count: their sessions are opened without a further request.
         let capacity = self.capacity();
         let room = (capacity as usize)
             .saturating_sub(self.peers.len())
@@ -107,13 +112,14 @@ impl<H: Hands> Engine<H> {
             ));
         }
         if faults.is_empty() {
-            Ok(checked)
+            Ok(validated)
         } else {
             Err(Refusal { kind, faults })
         }
     }
 
-    fn check_one(&self, spec: &PeerSpec, sources: &Sources) -> Result<Checked, Refusal> {
+    /// Validates one peer of a request, and completes it by local address, gateway and timers.
+    fn validate_peer(&self, spec: &PeerSpec, sources: &Sources) -> Result<Validated, Refusal> {
         let refuse = |kind, text: String| Refusal::new(kind, format!("peer {}: {text}", spec.peer));
         let found = self.interface_for(spec);
         let index = found.map_err(|(kind, text)| refuse(kind, text))?;
@@ -129,7 +135,7 @@ impl<H: Hands> Engine<H> {
                 .map_err(|text| refuse(RefusalKind::NotFound, text))?,
         };
         if !self.interfaces.may_use(interface, local) {
-            let text = if self.interfaces.held().is_held(local) {
+            let text = if self.interfaces.host_addresses().is_held(local) {
                 format!("{local} is an address of another VRF than that of {name}")
             } else {
                 format!("{local} is not an address of this host")
@@ -145,7 +151,7 @@ impl<H: Hands> Engine<H> {
         let key = peer_key(name, spec.peer);
         let known = self.peers.get(&key);
         let via = match known.filter(|known| known.local == local.octets()) {
-            // What it got is what is meant, whatever the link has become since.
+            // A repeated request keeps the gateway that the peer got, although the link's has changed since.
             Some(known) => (known.via != [0; 4]).then(|| known.via.into()),
             None => interface.ends().and_then(|ends| ends.via(local)),
         };
@@ -173,7 +179,7 @@ impl<H: Hands> Engine<H> {
                 );
                 Err(refuse(RefusalKind::Conflict, text))
             }
-            Some(known) if same(known, &peer) => Ok(Checked {
+            Some(known) if same(known, &peer) => Ok(Validated {
                 key,
                 peer,
                 known: true,
@@ -199,7 +205,7 @@ impl<H: Hands> Engine<H> {
                 );
                 Err(refuse(RefusalKind::Unavailable, text))
             }
-            None => Ok(Checked {
+            None => Ok(Validated {
                 key,
                 peer,
                 known: false,
@@ -208,8 +214,8 @@ impl<H: Hands> Engine<H> {
     }
 }
 
-/// What the user should know about a peer's intervals: while our clock stands still, answers keep
-/// the session up only as long as the peer sends often enough.
+/// Returns warnings about a peer's timers: while our clock stands still, answers keep the session Up only
+/// if the peer sends often enough.
 fn warnings(timers: &Timers) -> Vec<String> {
     let mut warnings = Vec::new();
     if timers.detect_mult < 2 {

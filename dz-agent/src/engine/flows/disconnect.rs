@@ -1,5 +1,5 @@
-//! Disconnecting peers: what a request means, and D1, the commit. From there each session goes the way of
-//! [`super::close`].
+//! Disconnects peers: it selects them, and takes D1, the commit point. [`super::close`] has the further
+//! steps.
 
 use std::net::Ipv4Addr;
 
@@ -19,33 +19,34 @@ use crate::engine::state::farewell::FAREWELLS;
 use crate::engine::state::keys::{RouteKey, ifname, peer_key};
 use crate::engine::state::sessions::Live;
 
-/// Peers that are disconnected before their routes are: all farewells of theirs fit into one run of the
-/// transmit program, and the first route does not wait long.
-const AT_ONCE: usize = (MAX_DUE as u64 / FAREWELLS) as usize;
+/// The number of peers that go through D1 together, before any of their routes is deleted: their farewell
+/// packets fit into one run of the transmit program, and the first route does not wait long.
+const PEERS_PER_ROUND: usize = (MAX_DUE as u64 / FAREWELLS) as usize;
 
-/// Sessions over an index that their interface no longer has.
+/// Sessions over a kernel index that their interface no longer has, by peer.
 type Strays = HashMap<PeerKey, SessionKey>;
 
 impl<H: Hands> Engine<H> {
-    /// Starts a disconnect; the reply comes after the last step of the last session.
+    /// Begins a requested disconnect. The reply is sent when every session has been closed.
     pub(crate) fn disconnect(&mut self, selector: &Selector, reply: Reply) {
         let keys = match select(&self.peers, self.options.peers.as_deref(), selector) {
             Ok(keys) => keys,
             Err(refusal) => {
-                // Whoever asked and went away does not need the answer.
+                // Fails if the client is gone.
                 let _ = reply.send(Err(refusal));
                 return;
             }
         };
-        // A route may want the peer that a request does not want any more.
+        // A followed route may want the peer from now on.
         self.settle_soon(keys.iter().copied());
         self.disconnect_keys(keys, reply);
     }
 
+    /// Disconnects these peers. The reply is sent when every session has been closed.
     pub(crate) fn disconnect_keys(&mut self, keys: Vec<PeerKey>, reply: Reply) {
         let id = self.closings.batches_mut().begin(keys.len(), reply);
         let mut strays = None;
-        for some in keys.chunks(AT_ONCE) {
+        for some in keys.chunks(PEERS_PER_ROUND) {
             let mut told = Vec::with_capacity(some.len());
             for key in some {
                 told.extend(self.disconnect_one(*key, id, &mut strays));
@@ -55,7 +56,8 @@ impl<H: Hands> Engine<H> {
                 self.closings.wait_for(&session, id);
                 self.go_on(session);
             }
-            // Their routes are deleted while the next ones are told; nor are other sessions to wait.
+            // Routes of these are deleted while the next peers are told, and other sessions do not wait for
+            // the whole request.
             self.advance_routes();
             self.tick();
             self.say_farewells();
@@ -63,7 +65,7 @@ impl<H: Hands> Engine<H> {
         self.reply_if_done(id);
     }
 
-    /// Gives every session up, whoever wanted it.
+    /// Disconnects every peer, and closes every session without one.
     pub(crate) fn disconnect_all(&mut self) {
         let (reply, _) = oneshot::channel();
         let keys: Vec<_> = self.peers.keys().copied().collect();
@@ -79,8 +81,8 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Sessions over an index that their interface no longer has, by peer: on their way out, and
-    /// whoever disconnects the peer waits for that.
+    /// Returns the sessions over a kernel index that their interface no longer has. They are being closed, and
+    /// a disconnect of their peer waits for that.
     fn strays(&self) -> Strays {
         let indices: HashMap<_, _> = self
             .interfaces
@@ -96,8 +98,8 @@ impl<H: Hands> Engine<H> {
             .collect()
     }
 
-    /// D1; returns the session that the other steps are about, if there is one.
-    /// `strays`: looked for once per request, and only if a peer has no session where it should.
+    /// D1: deletes a peer and ends its session. Returns the session that the further steps close, if there is
+    /// one. `strays`: looked for once per request, and only if a peer has no session over its interface.
     fn disconnect_one(
         &mut self,
         key: PeerKey,
@@ -112,8 +114,7 @@ impl<H: Hands> Engine<H> {
         let interface = self.interfaces.kept_name(ifname(&key));
         let ifindex = self.interfaces.index_of(&interface);
         let dst = key.peer.into();
-        // Whichever it is, an earlier one from another address included: the answer says that
-        // there is none any more.
+        // Also an earlier session from another address: the answer promises that there is none any more.
         let live = ifindex
             .and_then(|ifindex| self.sessions.owner_of(RouteKey { ifindex, dst }))
             .or_else(|| {

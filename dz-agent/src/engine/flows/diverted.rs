@@ -1,4 +1,4 @@
-//! Ways around, as the gate is told of them: each session has its own.
+//! Looks up ways around, and stores each in its session, where the gate reads it.
 
 use dz_common::control::{OP_SET_DETOUR, Request};
 use dz_common::counters::Counter;
@@ -8,12 +8,12 @@ use tracing::warn;
 
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
-use crate::engine::state::detours::{Found, Question};
+use crate::engine::state::detours::{Question, WayFound};
 use crate::engine::state::keys::{RouteKey, flow};
 use crate::net::detours::Flow;
 
 impl<H: Hands> Engine<H> {
-    /// Asks the kernel about as many ways around as it may be asked about at a time.
+    /// Asks the kernel about ways around, as many as may be under way at a time.
     pub(crate) fn look_up_ways(&mut self) {
         while let Some(question) = self.detours.next_to_ask() {
             let Question {
@@ -26,7 +26,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Tells the gate the way around a session's peer, once it has been looked up.
+    /// Stores the way around in the session that a route belongs to, if it has been looked up.
     pub(crate) fn divert(&self, key: RouteKey) {
         let Some(session) = self.sessions.owner_of(key) else {
             return;
@@ -53,7 +53,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Whether a session of ours has these ends.
+    /// Says whether a session of ours has these ends.
     pub(crate) fn has_flow(&self, flow: Flow) -> bool {
         let Flow { dst, src } = flow;
         let ours = |ifindex| {
@@ -63,8 +63,8 @@ impl<H: Hands> Engine<H> {
         self.interfaces.indices().any(ours)
     }
 
-    /// A way around has been looked up.
-    pub(crate) fn detour_found(&mut self, found: Found) {
+    /// Notes the end of a look-up, and stores the way around in the sessions with these ends if it has changed.
+    pub(crate) fn detour_found(&mut self, found: WayFound) {
         let flow = found.flow;
         let is_new = self.detours.done(found);
         self.look_up_ways();
@@ -81,7 +81,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Takes note that a session is not there any more.
+    /// Forgets a session that is gone, and its way around if no other session has these ends.
     pub(crate) fn forget(&mut self, key: &SessionKey) {
         self.sessions.forget(key);
         if !self.has_flow(flow(key)) {

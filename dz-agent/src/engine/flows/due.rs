@@ -1,13 +1,13 @@
-//! When something is due.
+//! The time of the engine's next appointment, of all that its owners have.
 
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 
-/// How long a flood of notifications may keep everything waiting that is due, ns.
+/// How long a flood of notifications may keep due work waiting, ns.
 pub(crate) const LATEST_NS: u64 = 1_000_000_000;
 
 impl<H: Hands> Engine<H> {
-    /// Returns when the engine is to have its turn, whatever happens ([`Turn::Due`]), ns.
+    /// Returns when the engine's next [`Turn::Due`] is, ns.
     ///
     /// [`Turn::Due`]: crate::engine::turn::Turn::Due
     pub(crate) fn due_ns(&mut self) -> Option<u64> {
@@ -19,8 +19,7 @@ impl<H: Hands> Engine<H> {
         due_ns.into_iter().flatten().min()
     }
 
-    /// Returns when a peer is to be told again that its session is over, or a route is to be tried again,
-    /// ns.
+    /// Returns when the next farewell packet or the next try of a route change is due, ns.
     pub(crate) fn closings_due_ns(&self) -> Option<u64> {
         let due_ns = [self.closings.due_ns(), self.jobs.next_retry_ns()];
         due_ns.into_iter().flatten().min()

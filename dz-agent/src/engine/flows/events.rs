@@ -1,4 +1,4 @@
-//! State changes, as the kernel reports them.
+//! Acts on the state changes that the kernel programs report.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -16,13 +16,14 @@ use crate::host::logging;
 use crate::reason::{Reason, Untouched};
 use crate::settings::PeerPassive;
 
-/// Events handled before the loop looks at anything else.
-const AT_ONCE: usize = 1_024;
+/// Most events that are acted on before the loop looks at anything else.
+const EVENTS_PER_TURN: usize = 1_024;
 
-/// Most look-ups for the log of one group of events: as many lines as one place may write in a second.
+/// Most sessions that are read for the log of one group of events: as many lines as the flood limit lets
+/// through.
 const LOOKED_UP: u32 = logging::BURST;
 
-/// Logs state changes. `untouched` says why a route stays although its session has gone down.
+/// Logs state changes. `untouched` returns why a route stays although its session has gone down.
 fn log(events: Vec<(Event, Arc<str>)>, untouched: impl Fn(&Event) -> Option<Untouched>) {
     let mut look_ups = LOOKED_UP;
     for (event, interface) in events {
@@ -40,19 +41,20 @@ fn log(events: Vec<(Event, Arc<str>)>, untouched: impl Fn(&Event) -> Option<Unto
             look_ups -= 1;
             route_stays = untouched(&event).map(Reason::text);
         }
-        // One place for both: what the flood limit lets through first is what was looked up.
+        // One call for both kinds of Downs: the flood limit, which counts by call, then lets through first
+        // those that were looked up.
         info!(interface, %local, %peer, from, to, reason, route_stays, "session");
     }
 }
 
 impl<H: Hands> Engine<H> {
-    /// What the kernel reports: first the routes, then the log, then what peers are to be told. Returns
-    /// whether there may be more.
+    /// Acts on the state changes in `dz_events`: asks for the route changes, then writes the log, then has
+    /// peers told. Returns whether there may be more.
     pub(crate) async fn reported(&mut self) -> bool {
         let more = self.drain();
         let mut answer = None;
         if self.jobs.is_asking() {
-            // What has not been looked at yet is asked for; a task of its own sends it.
+            // A change is asked for when its answer is first polled; netlink's own task sends the request.
             answer = self.jobs.answered_by_now();
             tokio::task::yield_now().await;
         }
@@ -69,8 +71,9 @@ impl<H: Hands> Engine<H> {
         log(events, |event| self.why_untouched(event));
     }
 
-    /// Why the route of a session that has gone down stays, by what the session is now. To be asked
-    /// before the kernel's answer about the route is dealt with: it ends what was in our route's place.
+    /// Returns why the route of a session that has gone down stays, by the session as it is now. To be called
+    /// before the kernel's answer about the route is dealt with, which forgets another daemon's route in its
+    /// place.
     fn why_untouched(&self, event: &Event) -> Option<Untouched> {
         let entry = self.hands.session(&event.key).ok()??;
         let (own, theirs) = (entry.session.timers.mode, entry.session.peer_mode);
@@ -84,9 +87,9 @@ impl<H: Hands> Engine<H> {
         Untouched::of(own, theirs, ignore, origin, foreign)
     }
 
-    /// Handles what is in the ring; returns whether there may be more.
+    /// Acts on the events in the ring. Returns whether there may be more.
     fn drain(&mut self) -> bool {
-        for _ in 0..AT_ONCE {
+        for _ in 0..EVENTS_PER_TURN {
             let Some(event) = self.hands.next_event() else {
                 return false;
             };
@@ -99,6 +102,7 @@ impl<H: Hands> Engine<H> {
         true
     }
 
+    /// Acts on a state change: its route is decided about anew, and our clock asks for the session.
     fn state_changed(&mut self, event: &Event) {
         let Some(live) = self.sessions.get(&event.key) else {
             return;
@@ -110,11 +114,11 @@ impl<H: Hands> Engine<H> {
         self.sessions.heard(&event.key);
         self.ledger.log_later(*event, interface);
         if event.to != State::AdminDown {
-            // A state that no answer has told the peer is told by the clock.
+            // Our clock tells the peer the new state, unless an answer has.
             self.sessions.look_by(event.key, self.hands.now_ns());
         }
         let route = route_key(&event.key);
-        // Nothing becomes of the route of a followed peer: the gate has acted already.
+        // The route of a followed peer is not touched: the gate has acted already.
         if self
             .peer_of(route)
             .is_some_and(|peer| peer.origin == Origin::Follow)
@@ -122,23 +126,22 @@ impl<H: Hands> Engine<H> {
             return;
         }
         self.jobs.converging(route, event);
-        // AdminDown is our own doing, and whoever asked for it has seen to the route: once more would
-        // be a request to the kernel for nothing.
+        // AdminDown is our own doing: closing the session deletes the route.
         let ours = event.to == State::AdminDown;
         if (event.from == State::Up || event.to == State::Up) && !ours {
-            self.follow(route);
+            self.adjust_route(route);
         }
     }
 
-    /// Compares what the kernel says it emitted with what arrived, the last event included.
-    /// Returns whether something is missing, so that everything must be read.
+    /// Compares the number of events that the kernel has emitted with the number read. Returns whether any are
+    /// missing, so that everything must be read.
     pub(crate) fn events_missing(&mut self) -> bool {
         while self.drain() {}
         self.log_events();
         let Ok((emitted, lost)) = self.events_emitted() else {
             return true;
         };
-        // Emitted between the two looks: they are there to be read.
+        // Reads events that were emitted between the first reading and the count.
         while self.drain() {}
         self.log_events();
         let Some(missing) = self.ledger.balance(emitted, lost) else {

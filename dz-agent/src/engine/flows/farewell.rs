@@ -1,4 +1,4 @@
-//! D2: telling the peers of closing sessions, AdminDown three times, as [`crate::engine::state::farewell`] has it.
+//! D2: sends the farewells of closing sessions ([`crate::engine::state::farewell`]).
 
 use std::net::Ipv4Addr;
 
@@ -12,8 +12,8 @@ use crate::engine::parts::Engine;
 use crate::engine::state::farewell::Untold;
 
 impl<H: Hands> Engine<H> {
-    /// Says AdminDown to the peers of closing sessions, once, in as few runs of the kernel program as there
-    /// can be. A peer whose next hop is not known is told when it is resolved, or never.
+    /// Sends one AdminDown packet for each of these closing sessions, in as few runs of the transmit program as
+    /// possible. A packet whose next hop is not resolved is put off, or never sent.
     pub(crate) fn say(&mut self, keys: &[SessionKey]) {
         let now_ns = self.hands.now_ns();
         let mut orders = Vec::with_capacity(keys.len());
@@ -38,6 +38,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
+    /// Makes the order to send a packet of a farewell, or says why it cannot be sent.
     fn farewell_order(&self, key: &SessionKey) -> Result<Order, Untold> {
         let live = self.sessions.get(key);
         let live = live.filter(|_| self.may_speak(key));
@@ -65,7 +66,7 @@ impl<H: Hands> Engine<H> {
         self.log_untold(&key);
     }
 
-    /// Puts a farewell that could not be sent off, for as long as it may still become possible, or ends it.
+    /// Puts a farewell off whose next hop may still be resolved, or ends it.
     fn not_said(&mut self, key: SessionKey, why: Untold, now_ns: u64) {
         let may_be_resolved = matches!(why, Untold::NextHop(_));
         if may_be_resolved && self.closings.wait_for_next_hop(key, now_ns) {
@@ -75,7 +76,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Ends the farewell of a closing session: nothing more is sent.
+    /// Ends the farewell of a closing session: no more packet of it is sent.
     pub(crate) fn end_farewell(&mut self, key: &SessionKey, why: Untold) {
         if self.closings.end_farewell(key, why) {
             self.log_untold(key);

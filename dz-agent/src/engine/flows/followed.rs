@@ -1,5 +1,5 @@
-//! Follow mode: the host routes of other daemons that make peers. Their routes are never touched;
-//! what moves traffic off them is the gate.
+//! Follows the host routes of other daemons (`--follow`), which make peers. The routes themselves are never
+//! touched: the gate alone keeps traffic off them.
 
 use std::net::Ipv4Addr;
 
@@ -18,19 +18,19 @@ use crate::reason::{PassedOver, Reason};
 use crate::settings::address::no_host;
 use crate::settings::protocol_name;
 
-/// Whether a route makes a peer, by what it is alone.
+/// Whether a route can be followed, by what the route itself says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fit {
     /// It is followed.
     Followed,
-    /// It would be, if it were not for this.
+    /// It meets the conditions of `--follow`, and cannot be followed for this reason.
     Unfit(PassedOver),
-    /// It does not meet the conditions of `--follow`, or leads through other interfaces.
+    /// It is no concern of ours: it does not meet the conditions, or is by other interfaces.
     Others,
 }
 
 impl<H: Hands> Engine<H> {
-    /// A route came, changed or went.
+    /// Applies a notification of a route, and has the peers settled that it concerns.
     pub(crate) fn host_route_changed(&mut self, change: &HostChange) {
         let route = &change.route;
         let fit = self.fit(route);
@@ -58,6 +58,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
+    /// Says whether a route can be followed.
     fn fit(&self, route: &HostRoute) -> Fit {
         let mut interfaces = route.interfaces.iter();
         let served =
@@ -69,7 +70,7 @@ impl<H: Hands> Engine<H> {
         self.fit_here(route)
     }
 
-    /// Whether a route by a served interface, or by none, that meets the conditions is followed.
+    /// Says whether a route can be followed that meets the conditions and is by a served interface or by none.
     fn fit_here(&self, route: &HostRoute) -> Fit {
         if let Some(why) = route.unfit {
             return Fit::Unfit(why);
@@ -94,7 +95,7 @@ impl<H: Hands> Engine<H> {
         self.shared.unfollowed().clone_from(counts);
     }
 
-    /// Reads the followed routes. Returns why that failed; then what was known is in doubt.
+    /// Reads the followed routes. Returns why that failed, if it did; then nobody knows what the routes want.
     pub(crate) async fn read_followed(&mut self) -> Option<anyhow::Error> {
         if !self.wants.followed().is_on() {
             return None;
@@ -108,8 +109,8 @@ impl<H: Hands> Engine<H> {
         };
         let (mut followed, mut unfollowed) = (Vec::new(), Unfollowed::default());
         for route in routes {
-            // The kernel has listed it for an interface of ours, also where it does not say so, or as
-            // one that leads nowhere.
+            // Not `fit`: the kernel has listed the route by an interface of ours or by none, also if the
+            // message names a next hop object in place of the interface.
             match self.fit_here(&route) {
                 _ if !self.wants.followed().matches(&route) => {}
                 Fit::Followed => followed.push(route),
@@ -130,8 +131,8 @@ impl<H: Hands> Engine<H> {
         None
     }
 
-    /// Lists the routes by our interfaces. Those that lead nowhere have none, so that each takes a walk
-    /// through the whole table to find: only where notifications do not say what there is.
+    /// Lists the routes by our interfaces that meet the conditions. Routes by no interface are listed only if
+    /// notifications have not kept them current, for the kernel walks through its whole table to find them.
     async fn list_followed(&self) -> anyhow::Result<Vec<HostRoute>> {
         let mut routes = Vec::new();
         for follow in self.wants.followed().dumps() {
@@ -148,7 +149,7 @@ impl<H: Hands> Engine<H> {
         Ok(routes)
     }
 
-    /// What the followed routes say of a peer.
+    /// Returns the peer that the followed routes ask for.
     pub(crate) fn followed_peer(&self, key: &PeerKey) -> Says {
         if !self.wants.followed().is_known() {
             return Says::Unknown;
@@ -165,10 +166,11 @@ impl<H: Hands> Engine<H> {
             return Says::Nothing;
         };
         let local = source(&path, interface.addresses());
-        // The kernel goes on to other interfaces then; what the tunnel starts from is one of theirs.
+        // Where the interface has no address the kernel takes one of another interface: the tunnel's outer
+        // address is one.
         let outer = || interface.ends()?.tunnel.local;
-        let local =
-            local.or_else(|| outer().filter(|outer| self.interfaces.held().is_held(*outer)));
+        let local = local
+            .or_else(|| outer().filter(|outer| self.interfaces.host_addresses().is_held(*outer)));
         let Some(local) = local.filter(|local| *local != dst && !local.is_loopback()) else {
             return Says::NoSource(route);
         };
@@ -186,22 +188,22 @@ impl<H: Hands> Engine<H> {
     }
 }
 
-/// Logs it once for each route: `sessions` and the metrics say how many there are.
+/// Logs that a route is not followed, and why.
 pub(crate) fn say_unfollowed(route: &HostRoute, why: PassedOver) {
     let (dst, prefix_len) = (route.dst, route.prefix_len);
     let (table, protocol) = (route.table, protocol_name(route.protocol));
     info!(%dst, prefix_len, table, protocol, reason = why.label(), "route not followed: {}", why.text());
 }
 
-/// Whether an address can be a peer's, as for those that are given by hand.
+/// Says whether an address can be a host's, as for peers that are named in requests.
 const fn is_host(dst: Ipv4Addr) -> bool {
     no_host(dst).is_none()
 }
 
-/// The source address of what this host sends over a route: the one that the route names, else the
-/// one that the kernel chooses (`fib_info_update_nhc_saddr`, `inet_select_addr`): of the interface's
-/// primary addresses whose scope is no narrower than the route's, the first whose subnet the gateway
-/// is in, else the first. None where the interface has none.
+/// Returns the source address of packets that this host sends over a route: the one that the route names,
+/// else the one that the kernel chooses (`fib_info_update_nhc_saddr`, `inet_select_addr`): of the interface's
+/// primary addresses whose scope is no narrower than the route's, the first whose subnet the gateway is in,
+/// else the first. None if the interface has no such address.
 fn source(path: &Path, addresses: &[Address]) -> Option<Ipv4Addr> {
     if path.src.is_some() {
         return path.src;
@@ -216,7 +218,8 @@ fn source(path: &Path, addresses: &[Address]) -> Option<Ipv4Addr> {
         .map(|address| address.local)
 }
 
-/// `inet_ifa_match`: the subnet is that of the other end where one was given.
+/// Says whether an address is in the subnet of another one, as `inet_ifa_match` does: a point-to-point
+/// address has the subnet of its other end.
 fn is_in_subnet(address: &Address, other: Ipv4Addr) -> bool {
     let ours = address.peer.unwrap_or(address.local);
     let host_bits = u32::MAX.checked_shr(address.prefix_len.into()).unwrap_or(0);

@@ -1,4 +1,5 @@
-//! The interfaces served: waiting for them, attaching, following their addresses.
+//! Keeps up with the interfaces that are served or waited for: it attaches to those that have come, takes
+//! over their state and addresses, and lets go of those that are gone.
 
 use std::net::Ipv4Addr;
 
@@ -11,19 +12,19 @@ use crate::engine::state::interface::Interface;
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::net::links::{self, Address};
 
-/// What the kernel has of our interfaces, in their order, and every address with its interface.
+/// Our interfaces as they were read, in their order, and every address of this host with its interface.
 pub(crate) type Read = (Vec<Option<links::Interface>>, Vec<(u32, Address)>);
 
 impl<H: Hands> Engine<H> {
-    /// Looks at every interface again and follows what changed. What goes wrong is logged and
-    /// shown; the next look tries again. Returns what the kernel did not tell, if anything.
+    /// Reads every interface and updates its state. An interface that cannot be served is logged and shown, and
+    /// tried again with the next reading. Returns why reading failed, if it did.
     pub(crate) async fn refresh_interfaces(&mut self) -> Option<anyhow::Error> {
         let (found, addresses) = match self.read_interfaces().await {
             Ok(read) => read,
             Err(failure) => return Some(failure.into()),
         };
         for (index, found) in found.into_iter().enumerate() {
-            if let Err(failure) = self.follow_interface(index, found, &addresses) {
+            if let Err(failure) = self.update_interface(index, found, &addresses) {
                 let interface = self.interfaces.at_mut(index);
                 if interface.wait(format!("is not served: {failure}")) {
                     warn!(interface = interface.name(), reason = %failure, "interface not served");
@@ -34,7 +35,7 @@ impl<H: Hands> Engine<H> {
         None
     }
 
-    /// Shows the interfaces to those who look.
+    /// Shares the interfaces with API and metrics.
     pub(crate) fn show_interfaces(&self) {
         let views = self.interfaces.iter().map(Interface::view);
         let shown = views.enumerate();
@@ -42,11 +43,11 @@ impl<H: Hands> Engine<H> {
         *self.shared.interfaces() = shown.collect();
     }
 
-    /// Reads what the kernel has of our interfaces, and then every address of this host: an interface
-    /// that is created in between comes without any, and is looked at again.
+    /// Reads our interfaces, and then every address of this host. Addresses of an interface that is created in
+    /// between belong to none that was read; its notification asks for another reading.
     ///
     /// # Errors
-    /// The kernel did not tell.
+    /// The kernel could not be asked.
     pub(crate) async fn read_interfaces(&mut self) -> Result<Read, Failure> {
         let mut found = Vec::with_capacity(self.interfaces.len());
         for name in self.interfaces.iter().map(Interface::name) {
@@ -56,15 +57,15 @@ impl<H: Hands> Engine<H> {
         }
         let addresses = self.hands.addresses().await;
         let addresses = addresses.fail_with(ExitCode::Failure, || "addresses")?;
-        self.interfaces.held_mut().read(&addresses);
+        self.interfaces.host_addresses_mut().read(&addresses);
         Ok((found, addresses))
     }
 
-    /// Makes an interface's state what was read.
+    /// Updates an interface to the state and addresses that were read, attaching to it if it has come.
     ///
     /// # Errors
-    /// [`ExitCode::Interface`] if it exists and cannot be served. The caller names it.
-    pub(crate) fn follow_interface(
+    /// [`ExitCode::Interface`]: it exists and cannot be served. The caller adds its name.
+    pub(crate) fn update_interface(
         &mut self,
         index: usize,
         found: Option<links::Interface>,
@@ -113,6 +114,7 @@ impl<H: Hands> Engine<H> {
         Ok(())
     }
 
+    /// Lets go of an interface that is gone or has been created anew.
     fn interface_gone(&mut self, index: usize) {
         let interface = self.interfaces.at_mut(index);
         let name = interface.name().to_owned();

@@ -1,4 +1,4 @@
-//! Peers that are settled later, when a group of changes is over.
+//! Schedules peers to be settled, when the present group of changes is over.
 
 use dz_common::map::PeerKey;
 
@@ -7,13 +7,14 @@ use crate::engine::parts::Engine;
 use crate::engine::state::keys::{RouteKey, peer_key};
 
 impl<H: Hands> Engine<H> {
-    /// Has peers looked at when what comes in a group with this has come, too.
+    /// Schedules these peers to be settled once the present group of notifications is over.
     pub(crate) fn settle_soon(&mut self, keys: impl IntoIterator<Item = PeerKey>) {
         self.wants.settle_later(keys);
         self.agenda.settle_soon(self.hands.now_ns());
     }
 
-    /// A session has gone: the one after it can be opened, or another one that waits for room.
+    /// Notes that the session of a route is gone: the peer's next session can be opened, and so can that of a
+    /// peer that waits for room.
     pub(crate) fn room_came(&mut self, route: RouteKey) {
         let name = self
             .interfaces

@@ -1,5 +1,5 @@
-//! Addresses that sessions speak from: the served interfaces' own, and those of this host that they
-//! borrow (as `ip unnumbered` does), because their peers use them; and what is counted for each.
+//! Keeps `dz_locals` current: the local addresses that sessions may have over each interface, its own and
+//! the borrowed ones, with their blocks of counters.
 
 use std::net::Ipv4Addr;
 
@@ -11,7 +11,7 @@ use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 
 impl<H: Hands> Engine<H> {
-    /// An address can be spoken from over an interface.
+    /// Writes a local address that sessions over an interface may have from now on.
     pub(crate) fn local_came(&mut self, interface: &str, key: &LocalKey) {
         let block = self.interfaces.block_of(interface, key);
         if block == 0 {
@@ -22,7 +22,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// An address is not spoken from over an interface any more.
+    /// Deletes a local address that sessions over an interface may not have any more.
     pub(crate) fn local_went(&mut self, interface: &str, key: &LocalKey) {
         info!(interface, local = %Ipv4Addr::from(key.addr), "address gone, or not used any more");
         if let Err(error) = self.hands.delete_local(key) {
@@ -30,7 +30,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Forgets addresses that went while no agent was there to see it.
+    /// Deletes local addresses of an earlier agent's that have gone since.
     pub(crate) fn forget_stale_locals(&mut self) {
         let usable: HashSet<_> = self
             .interfaces

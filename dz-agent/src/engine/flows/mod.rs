@@ -1,7 +1,8 @@
-//! Flows: what happens, one story a file, told straight with what the owners know and the hands do.
+//! The engine's flows: each file has one order of steps, in straight lines, and calls owners and hands for
+//! them.
 //!
-//! A story calls only stories further down: notices, events, reload · check · settle, connect · disconnect ·
-//! answers · close, open · routes · farewell · transmit · resolve.
+//! A flow calls only flows further down in this list: notices, events, reload · check · settle, connect ·
+//! disconnect · answers · close, open · routes · farewell · transmit · resolve.
 
 pub(super) mod answers;
 pub(super) mod borrow;

@@ -1,4 +1,4 @@
-//! What netlink notifies us of, and what is to be looked at because of it.
+//! Acts on netlink notifications: some change what the engine knows, most schedule something to be read.
 
 use std::sync::atomic::Ordering;
 
@@ -11,7 +11,7 @@ use crate::engine::state::keys::RouteKey;
 use crate::net::monitor::Event;
 
 impl<H: Hands> Engine<H> {
-    /// Something changed in the network namespace.
+    /// Acts on a change in the network namespace.
     pub(crate) fn changed(&mut self, event: Event) {
         if let Event::Address {
             ifindex,
@@ -19,7 +19,9 @@ impl<H: Hands> Engine<H> {
             gone,
         } = &event
         {
-            self.interfaces.held_mut().apply(*ifindex, address, *gone);
+            self.interfaces
+                .host_addresses_mut()
+                .apply(*ifindex, address, *gone);
         }
         self.around_changed(&event);
         match event {
@@ -33,8 +35,10 @@ impl<H: Hands> Engine<H> {
                     self.interface_down(ifindex);
                 }
                 let ours = |i: &Interface| i.name() == name || i.ifindex() == Some(ifindex);
-                // A NIC can take its addresses along into a VRF, without a word about them.
-                if self.interfaces.iter().any(ours) || self.interfaces.held().has_used(ifindex) {
+                // An interface that joins a VRF takes its addresses along, without a notification of theirs.
+                if self.interfaces.iter().any(ours)
+                    || self.interfaces.host_addresses().has_used(ifindex)
+                {
                     self.agenda.check_soon(self.hands.now_ns());
                 }
             }
@@ -44,19 +48,23 @@ impl<H: Hands> Engine<H> {
                 gone,
             } => {
                 // Another interface may hold it as well.
-                if gone && !self.interfaces.held().is_held(address.local) {
+                if gone && !self.interfaces.host_addresses().is_held(address.local) {
                     self.address_gone(address.local);
                 }
-                // Peers may use the address of any interface, and with it goes each route that has
-                // it as its source, without a word.
+                // Peers may use the address of any interface. With it the kernel deletes each route that has
+                // it as its source, without a notification.
                 if self.interfaces.with_index(ifindex).is_some()
-                    || self.interfaces.held().is_used(address.local)
+                    || self.interfaces.host_addresses().is_used(address.local)
                 {
                     self.agenda.check_soon(self.hands.now_ns());
                 }
             }
             Event::Local { dst, prefix_len } => {
-                if self.interfaces.held().is_used_within(dst, prefix_len) {
+                if self
+                    .interfaces
+                    .host_addresses()
+                    .is_used_within(dst, prefix_len)
+                {
                     self.agenda.check_soon(self.hands.now_ns());
                 }
             }

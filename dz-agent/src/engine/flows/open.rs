@@ -1,4 +1,5 @@
-//! Opening a session: its place, its entry in the map, its first transmission. The route follows Up.
+//! Opens a session (steps C2 and C3): its deadline slot is prepared, and its entry inserted into the map.
+//! Our clock transmits for it, and the route is installed when it goes Up.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -11,10 +12,14 @@ use dz_common::session::{Mode, Session};
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::keys::{flow, ifname, route_key};
-use crate::engine::state::sessions::Place;
+use crate::engine::state::sessions::Reservation;
 
 impl<H: Hands> Engine<H> {
-    /// Inserts the session of a peer, in Down, to be transmitted at once.
+    /// Inserts the session of a peer, in Down, and has our clock ask for it now.
+    ///
+    /// # Errors
+    /// Its interface is not there, an earlier session with the peer is still being closed, there is no room,
+    /// or the kernel refuses.
     pub(crate) fn open(&mut self, key: &PeerKey) -> anyhow::Result<()> {
         let peer = *self.peers.get(key).context("no such peer")?;
         let interface = self.interfaces.named(ifname(key));
@@ -42,9 +47,9 @@ impl<H: Hands> Engine<H> {
             self.hands.wait_for_programs();
             self.sessions.settle();
         }
-        let place = self.sessions.reserve();
-        let place = place.context("no room for another session")?;
-        let Place { slot, generation } = place;
+        let reservation = self.sessions.reserve();
+        let reservation = reservation.context("no room for another session")?;
+        let Reservation { slot, generation } = reservation;
         let now_ns = self.hands.now_ns();
         let entry = SessionEntry {
             detour: self.detours.of(flow(&session_key)).unwrap_or(0),
@@ -54,7 +59,7 @@ impl<H: Hands> Engine<H> {
                     slot,
                     generation,
                     block,
-                    // Any seed: spread is all that jitter needs.
+                    // Jitter needs sessions to have different seeds, no more.
                     seed: discr ^ generation.rotate_left(16) ^ now_ns as u32,
                 },
                 Session::new(peer.timers, discr, now_ns),
@@ -62,17 +67,17 @@ impl<H: Hands> Engine<H> {
         };
         self.hands.prepare_slot(slot, session_key, now_ns);
         if let Err(error) = self.hands.insert_session(&entry) {
-            self.sessions.give_back(&place);
+            self.sessions.give_back(&reservation);
             return Err(error.into());
         }
-        self.interfaces.held_mut().use_address(local);
+        self.interfaces.host_addresses_mut().use_address(local);
         self.detours.look(flow(&session_key));
         self.look_up_ways();
         let next_hop = self.next_hop(ifindex, key.peer, Some(&peer));
         self.sessions
-            .inserted(session_key, &place, name, next_hop, now_ns);
+            .inserted(session_key, &reservation, name, next_hop, now_ns);
         if peer.timers.mode == Mode::Passive && peer.origin != Origin::Follow {
-            self.follow(route_key(&session_key));
+            self.adjust_route(route_key(&session_key));
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! SIGHUP: the file of peers is read again, and only what changed is touched.
+//! Reads the file of peers again (SIGHUP), and touches only peers that have changed.
 
 use tracing::{error, info};
 
@@ -7,7 +7,7 @@ use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 
 impl<H: Hands> Engine<H> {
-    /// SIGHUP: reads the file again. One that cannot be read changes nothing.
+    /// Reads the file of peers again, and settles all peers. A file with faults changes nothing.
     pub(crate) fn reload(&mut self) {
         let Some(path) = self.options.peers.clone() else {
             info!("SIGHUP: there is no file of peers to read again (--peers)");

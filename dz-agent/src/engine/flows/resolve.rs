@@ -1,5 +1,5 @@
-//! Knowing where frames to peers go: the kernel's neighbour tables, and the sessions that wait for an
-//! entry there.
+//! Resolves next hops to Ethernet addresses, by the kernel's neighbour tables, and gives sessions that have
+//! waited for one their turn.
 
 use dz_common::ingress::Link;
 use dz_common::map::SessionKey;
@@ -10,7 +10,7 @@ use crate::engine::parts::Engine;
 use crate::engine::state::next_hops::Neighbour;
 
 impl<H: Hands> Engine<H> {
-    /// Asks the kernel about as many next hops as it may be asked about at a time.
+    /// Asks the kernel about next hops, as many as may be under way at a time.
     fn ask_about_next_hops(&mut self) {
         while let Some(hop) = self.sessions.next_hops_mut().next_to_ask() {
             let (ifindex, next_hop) = hop;
@@ -19,26 +19,26 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Notes what the kernel has notified us of: a next hop was resolved, or is not known any more.
+    /// Notes that the kernel has resolved a next hop, or does not know it any more.
     pub(crate) fn neighbour_changed(&mut self, neighbour: Neighbour) {
         let (ifindex, _, mac) = neighbour;
-        // The end of one is noted whosever it was: its interface may be gone already.
+        // A next hop that is not known any more is noted for any interface: ours may be gone already.
         if mac.is_none() || self.interfaces.with_index(ifindex).is_some() {
             let waited = self.sessions.next_hops_mut().found(neighbour);
             self.wait_no_longer(waited);
         }
     }
 
-    /// Notes what the kernel has answered about a next hop.
+    /// Notes the kernel's answer about a next hop.
     pub(crate) fn next_hop_looked_up(&mut self, found: Neighbour) {
         let waited = self.sessions.next_hops_mut().looked_up(found);
         self.ask_about_next_hops();
         self.wait_no_longer(waited);
     }
 
-    /// Reads the neighbour tables, unless they are known: after a takeover, and after notifications were
-    /// lost. One dump per interface, for there may be a hundred thousand sessions behind a few next
-    /// hops. Returns what could not be read.
+    /// Reads the neighbour tables unless they are up to date: after a takeover, and after notifications were
+    /// lost. It takes one dump per interface, for a hundred thousand sessions may be behind a few next hops.
+    /// Returns why that failed, if it did.
     pub(crate) async fn read_neighbours(&mut self) -> Option<anyhow::Error> {
         let ethernet = self.interfaces.iter();
         let ethernet = ethernet.filter(|interface| interface.link() == Some(Link::Ethernet));
@@ -63,8 +63,8 @@ impl<H: Hands> Engine<H> {
         unread
     }
 
-    /// Has the kernel resolve every next hop that is not known. Our clock asks as well, but not for
-    /// sessions whose peers' clocks tick first: their answers need no next hop, and AdminDown does.
+    /// Has the kernel resolve every next hop that is not known. Our clock would not for sessions whose peers'
+    /// clocks tick first: their answers need no next hop, but a farewell does.
     pub(crate) fn resolve_missing(&mut self) {
         let now_ns = self.hands.now_ns();
         for key in self.sessions.unresolved() {

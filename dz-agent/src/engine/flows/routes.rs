@@ -1,6 +1,5 @@
-//! Carrying out route changes: one at a time per destination, the latest wanted state wins, a
-//! failure is retried with back-off. A slow netlink socket delays nothing else. However many change at
-//! once, so many at a time are asked for.
+//! Changes routes: one change at a time per destination, and what is wanted last wins. A failed change is
+//! retried with back-off. The engine does not wait for any change.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -14,16 +13,16 @@ use crate::engine::decide::reconcile::{Wanted, wanted_route};
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::keys::RouteKey;
-use crate::engine::state::routes::{Change, Step, Turn};
+use crate::engine::state::routes::{Change, ChangeResult, WhenToAsk};
 use crate::net::monitor::RouteSlot;
 use crate::settings::PeerPassive;
 
-/// When a route is looked at again whose session could not be read.
+/// The pause before a route is decided about again whose session could not be read.
 const UNREAD: Duration = Duration::from_secs(1);
 
 impl<H: Hands> Engine<H> {
-    /// Makes a route what it should be.
-    pub(crate) fn follow(&mut self, key: RouteKey) {
+    /// Decides which route is wanted to a destination, and begins the change that it needs, if any.
+    pub(crate) fn adjust_route(&mut self, key: RouteKey) {
         let Some(wanted) = self.wanted(key) else {
             return;
         };
@@ -33,13 +32,13 @@ impl<H: Hands> Engine<H> {
             Wanted::AsIs => None,
         };
         match self.jobs.begin(key, change) {
-            Turn::Now => self.ask_for(key, wanted),
-            Turn::Later => {}
-            Turn::Done => self.converged(key, None),
+            WhenToAsk::Now => self.ask_for(key, wanted),
+            WhenToAsk::Later => {}
+            WhenToAsk::Never => self.converged(key, None),
         }
     }
 
-    /// Asks the kernel for a change of a route.
+    /// Asks the kernel for the wanted route.
     fn ask_for(&mut self, key: RouteKey, wanted: Wanted) {
         match wanted {
             Wanted::AsIs => {}
@@ -47,7 +46,7 @@ impl<H: Hands> Engine<H> {
                 let added = self.hands.add_route(route);
                 self.jobs.ask(
                     added
-                        .map(move |added| (key, Step::Install(added)))
+                        .map(move |added| (key, ChangeResult::Install(added)))
                         .boxed_local(),
                 );
             }
@@ -55,22 +54,22 @@ impl<H: Hands> Engine<H> {
                 let deleted = self.hands.delete_route(key.dst, key.ifindex);
                 self.jobs.ask(
                     deleted
-                        .map(move |deleted| (key, Step::Withdraw(deleted)))
+                        .map(move |deleted| (key, ChangeResult::Withdraw(deleted)))
                         .boxed_local(),
                 );
             }
         }
     }
 
-    /// What a route should be, by what the kernel has now. None if its session cannot be read: the
-    /// route is looked at again soon.
+    /// Returns the wanted route to a destination, for which it reads the session. None if that cannot be read:
+    /// the route is decided about again soon.
     fn wanted(&mut self, key: RouteKey) -> Option<Wanted> {
         let owner = self.sessions.owner_of(key);
         let Some(owner) = owner.filter(|owner| !self.closings.contains(owner)) else {
             return Some(Wanted::Absent);
         };
-        // With the address went the route, of which the kernel tells us, and it refuses one without. The full
-        // check that its notification asks for ends the session.
+        // The address is gone: the kernel has deleted the route with it, and would refuse a new one. The full
+        // check that the address's notification asks for closes the session.
         if !self.may_speak(&owner) {
             return Some(Wanted::Absent);
         }
@@ -92,7 +91,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Where our sessions with an address are, by interface.
+    /// Returns the keys of our sessions' routes to an address, one for each interface with such a session.
     pub(crate) fn ways_to(&self, dst: Ipv4Addr) -> impl Iterator<Item = RouteKey> {
         self.interfaces
             .indices()
@@ -100,7 +99,7 @@ impl<H: Hands> Engine<H> {
             .filter(|key| self.sessions.owner_of(*key).is_some())
     }
 
-    /// Somebody else changed a route where ours are.
+    /// Reacts to a change of a route of ours that we did not ask for; `place`: the slot in the kernel's table.
     pub(crate) fn route_changed(&mut self, key: RouteKey, gone: bool, place: &RouteSlot) {
         match self.wanted(key) {
             Some(Wanted::Present(route)) => {
@@ -108,17 +107,17 @@ impl<H: Hands> Engine<H> {
                     self.put_back(key, place);
                 }
             }
-            Some(Wanted::Absent) if !gone => self.follow(key),
+            Some(Wanted::Absent) if !gone => self.adjust_route(key),
             Some(Wanted::Absent | Wanted::AsIs) | None => {}
         }
     }
 
-    /// Somebody changed a route of theirs, which may have taken our route's place, or left it.
+    /// Reacts to a change of another daemon's route: it may have replaced ours, or made room for ours.
     pub(crate) fn foreign_route_changed(&mut self, dst: Ipv4Addr, gone: bool, place: &RouteSlot) {
         let keys: Vec<_> = self.ways_to(dst).collect();
         for key in keys {
             if place.ours && gone && self.jobs.is_failing(key) {
-                self.follow(key);
+                self.adjust_route(key);
             } else if place.ours
                 && place.replaced
                 && matches!(self.wanted(key), Some(Wanted::Present(_)))
@@ -128,21 +127,21 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// A route that should be there was taken away or changed.
+    /// Puts a route of ours back that was deleted or changed.
     fn put_back(&mut self, key: RouteKey, place: &RouteSlot) {
         self.jobs.taken(key, place.by != 0);
-        self.follow(key);
+        self.adjust_route(key);
     }
 
-    /// Tries again what is due to be tried again.
+    /// Tries the changes again whose next try is due.
     pub(crate) fn retry_routes(&mut self) {
         while let Some(key) = self.jobs.due_retry(self.hands.now_ns()) {
-            self.follow(key);
+            self.adjust_route(key);
         }
     }
 
-    /// The route is what it should be, by this change or without any: measures how long that took, and
-    /// forgets about it.
+    /// Notes that the route is the wanted one, by a change or without any, and records how long that took
+    /// since the session's state changed.
     pub(crate) fn converged(&mut self, key: RouteKey, by: Option<Change>) {
         let Some((failures, converging)) = self.jobs.converged(key, by) else {
             return;
@@ -167,7 +166,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Interface name, and the local address of the session that the route belongs to.
+    /// Returns the labels of a route's metrics: the name of its interface, and its session's local address.
     pub(crate) fn route_labels(&self, key: RouteKey) -> (Arc<str>, Option<Ipv4Addr>) {
         let owner = self.sessions.owner_of(key);
         let local = owner.map(|owner| owner.local.into());

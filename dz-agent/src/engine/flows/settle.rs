@@ -1,6 +1,6 @@
-//! Peers that nobody has to ask for: those of the configuration file and those that followed routes
-//! make. One engine for both: a source says what it wants of a peer, and only what differs from
-//! what is there is touched.
+//! Settles peers that are wanted without a request: those of the file and those of followed routes. To
+//! settle a peer is to compare it with what the file and the routes want, and to write, change or give it
+//! up only where the two differ.
 //!
 //! For one interface and peer the file comes first, then a request through the API, then a route.
 
@@ -22,18 +22,18 @@ use crate::engine::state::keys::{RouteKey, ifname, peer_key};
 use crate::engine::state::wants::same;
 use crate::view::{FollowChanges, PassedOver};
 
-/// What should become of a peer.
+/// The peer that is wanted.
 #[derive(Clone, Copy, Debug)]
 enum Wish {
-    /// It is to be just so.
+    /// Exactly this peer.
     Peer(Peer),
-    /// It is not to be.
+    /// No peer.
     Nobody,
-    /// It is as it is: a request's, or not known.
+    /// The peer that is there: a request has connected it, or nobody knows what the routes want.
     AsIs,
 }
 
-/// What was done.
+/// The numbers of peers that settling has changed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Settled {
     pub(crate) added: usize,
@@ -42,14 +42,15 @@ pub(crate) struct Settled {
 }
 
 impl<H: Hands> Engine<H> {
-    /// Looks at what is to be looked at by now.
+    /// Settles the peers whose time has come.
     pub(crate) fn settle_some(&mut self) {
         let dirty = self.wants.take_dirty();
         self.settle(dirty);
         self.tick();
     }
 
-    /// Looks at every peer, there or wanted. Nothing is sent: what is opened is due at once.
+    /// Settles every peer that is there or wanted. It transmits nothing: sessions that it opens are due for the
+    /// next [`Self::tick`].
     pub(crate) fn settle_all(&mut self) -> Settled {
         let followed = self.wants.followed().keys().filter_map(|key| {
             let interface = self.interfaces.with_index(key.ifindex)?;
@@ -58,19 +59,18 @@ impl<H: Hands> Engine<H> {
         let mut others: HashSet<PeerKey> = followed.collect();
         others.extend(self.wants.configured().keys());
         others.extend(self.wants.waiting());
-        others.extend(self.shared.follow().keys());
-        // Peers in the order in which their map has them, so that it is walked through and not
-        // jumped about in.
+        others.extend(self.shared.followed_routes().keys());
+        // The peers that are there come in the order of their map, for the processor's cache.
         let mut keys: Vec<PeerKey> = self.peers.keys().copied().collect();
         keys.extend(others.iter().filter(|key| !self.peers.contains_key(*key)));
         self.wants.take_dirty();
         self.settle(keys)
     }
 
-    /// Makes peers what the sources want, and opens what can be opened.
+    /// Settles these peers, then those that wait for room, and opens the sessions that can be opened.
     fn settle(&mut self, keys: impl IntoIterator<Item = PeerKey>) -> Settled {
         let mut settled = self.carry_wishes(keys);
-        // Whoever waits gets what room there is, in whatever order it came.
+        // A peer may have been given up, which has made room.
         let room = self.room();
         let next: Vec<_> = self.wants.waiting().take(room).copied().collect();
         if !next.is_empty() {
@@ -80,6 +80,7 @@ impl<H: Hands> Engine<H> {
         settled
     }
 
+    /// Gives up the peers that are not wanted any more or change, and writes those that are wanted.
     fn carry_wishes(&mut self, keys: impl IntoIterator<Item = PeerKey>) -> Settled {
         let mut settled = Settled::default();
         let mut changes = FollowChanges::default();
@@ -96,7 +97,7 @@ impl<H: Hands> Engine<H> {
                 (Wish::Peer(peer), found) if found != Some(peer) => {
                     let changed = found.is_some_and(|found| !same(&found, &peer));
                     let goes_on = found.is_none_or(|found| self.goes_on(&key, &found, &peer));
-                    // An earlier session that is going already need not be given up.
+                    // An earlier session that is being closed already need not be given up.
                     if !goes_on && !self.is_closing(&key) {
                         stale.push(key);
                     }
@@ -108,7 +109,7 @@ impl<H: Hands> Engine<H> {
             }
         }
         self.give_up(&stale);
-        // The file before routes, should there be too little room.
+        // The file's peers come before those of routes, should there be too little room.
         wanted.sort_unstable_by_key(|(key, peer, _)| (peer.origin == Origin::Follow, *key));
         for (key, peer, known) in wanted {
             if self.want(key, peer) && !known {
@@ -120,7 +121,7 @@ impl<H: Hands> Engine<H> {
         settled
     }
 
-    /// What the sources want of a peer; who says so is shown.
+    /// Returns the peer that the file and the followed routes want, and shares the route that decides.
     fn wish(&self, key: &PeerKey) -> Wish {
         let dst = Ipv4Addr::from(key.peer);
         let says = self.followed_peer(key);
@@ -149,10 +150,10 @@ impl<H: Hands> Engine<H> {
             }
         };
         let before = match shown {
-            Some(route) => self.shared.follow().insert(*key, route),
-            None => self.shared.follow().remove(key),
+            Some(route) => self.shared.followed_routes().insert(*key, route),
+            None => self.shared.followed_routes().remove(key),
         };
-        // Once; an excluded one is as its owner wants it.
+        // Logged once. An excluded route is not logged: its owner wants it so.
         if let Says::NoSource(route) = says
             && shown == Some(FollowedRoute::passed_over(&route, PassedOver::NoSource))
             && shown != before
@@ -162,8 +163,7 @@ impl<H: Hands> Engine<H> {
         wish
     }
 
-    /// Gives peers up; nobody waits for it. Routes that are stuck are logged and retried by
-    /// themselves.
+    /// Disconnects peers, for which nobody waits.
     fn give_up(&mut self, keys: &[PeerKey]) {
         if keys.is_empty() {
             return;
@@ -177,14 +177,14 @@ impl<H: Hands> Engine<H> {
         }
         let (reply, _) = oneshot::channel();
         self.disconnect_keys(keys.to_vec(), reply);
-        // A refused commit is not, for then nothing has begun.
+        // A refused D1 is logged here alone: nothing has begun then. The next full check tries it again.
         for key in keys.iter().filter(|key| self.peers.contains_key(key)) {
             warn!(peer = %Ipv4Addr::from(key.peer), "not given up, the kernel refused; tried again in some seconds");
         }
     }
 
-    /// Whether a peer's session goes on as the peer changes: who wants it is nothing to the session, nor is
-    /// the gateway where packets have no next hop.
+    /// Says whether a peer's session goes on when the peer changes: it does if only the origin changes or, where
+    /// packets have no next hop, the gateway.
     fn goes_on(&self, key: &PeerKey, found: &Peer, wanted: &Peer) -> bool {
         let interface = self.interfaces.named(ifname(key));
         let link = interface.and_then(|interface| Some(interface.ends()?.link));
@@ -196,8 +196,8 @@ impl<H: Hands> Engine<H> {
         same(&Peer { via, ..*found }, wanted)
     }
 
-    /// Writes a peer; its session is opened when its address is there and an earlier session with
-    /// the peer is closed. Returns whether the peer is as wanted.
+    /// Writes a peer, and has its session opened when its address is there and an earlier session with the peer
+    /// is closed. Returns whether the peer has been written.
     fn want(&mut self, key: PeerKey, peer: Peer) -> bool {
         let address = Ipv4Addr::from(key.peer);
         let found = self.peers.get(&key).copied();
@@ -209,7 +209,7 @@ impl<H: Hands> Engine<H> {
             if self.wants.wait_for_room(key) {
                 warn!(peer = %address, "no room for this peer, and perhaps others: raise --max-sessions");
             }
-            if let Some(route) = self.shared.follow().get_mut(&key) {
+            if let Some(route) = self.shared.followed_routes().get_mut(&key) {
                 route.passed_over = Some(PassedOver::NoRoom);
             }
             return false;
@@ -221,11 +221,11 @@ impl<H: Hands> Engine<H> {
         }
         self.peers.insert(key, peer);
         if goes_on == Some(true) {
-            // The session goes on. A route of ours is there for one who wants it, as it is to be now,
-            // but not beside the one that is followed.
+            // The session goes on. Its route may have another gateway now, or is not wanted any more beside
+            // the followed one.
             if let Some(ifindex) = self.interfaces.index_of(ifname(&key)) {
                 let dst = address;
-                self.follow(RouteKey { ifindex, dst });
+                self.adjust_route(RouteKey { ifindex, dst });
             }
         } else {
             if peer.origin == Origin::Follow {
@@ -236,8 +236,8 @@ impl<H: Hands> Engine<H> {
         true
     }
 
-    /// Opens sessions of peers that were waiting for an earlier session's end, or are new. The
-    /// others are parked, and the next full check looks at them again.
+    /// Opens the sessions of peers that are new or have waited for the end of an earlier session. A peer whose
+    /// interface or address is missing is parked: later full checks open its session.
     fn open_wanted(&mut self) {
         for key in self.wants.take_to_open() {
             let Some(peer) = self.peers.get(&key) else {
@@ -250,8 +250,8 @@ impl<H: Hands> Engine<H> {
                 continue;
             };
             if !self.interfaces.may_use(interface, local) {
-                // Of another interface, perhaps.
-                self.interfaces.held_mut().ask_about(local);
+                // Another interface of this host may hold it: the full check asks the kernel.
+                self.interfaces.host_addresses_mut().ask_about(local);
                 self.agenda.check_soon(self.hands.now_ns());
                 continue;
             }
@@ -277,7 +277,7 @@ impl<H: Hands> Engine<H> {
         (self.capacity() as usize).saturating_sub(self.peers.len())
     }
 
-    /// The session that a peer has, or an earlier one that is on its way out.
+    /// Returns the session of a peer, or an earlier one that is being closed.
     fn owner_of(&self, key: &PeerKey) -> Option<dz_common::map::SessionKey> {
         let (ifindex, dst) = (self.interfaces.index_of(ifname(key))?, key.peer.into());
         self.sessions.owner_of(RouteKey { ifindex, dst })

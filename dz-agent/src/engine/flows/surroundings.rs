@@ -1,5 +1,5 @@
-//! What is around the interfaces that we serve: interfaces that packets can be diverted to, and
-//! addresses that must not be seen there.
+//! Keeps up with the interfaces that packets can be diverted to, and confines the addresses that must not be
+//! seen there: those that only served interfaces hold.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -14,11 +14,11 @@ use crate::net::NetlinkError;
 use crate::net::monitor::Event;
 
 impl<H: Hands> Engine<H> {
-    /// Something changed in the network namespace: what does it mean for packets that are diverted?
+    /// Has ways around looked up again that a change in the network namespace may concern.
     pub(crate) fn around_changed(&mut self, event: &Event) {
         match *event {
             Event::Link { ifindex, .. } => {
-                // It can flush routes without a word.
+                // A link that goes down takes its routes along, without a notification.
                 if self.detours.is_candidate(ifindex) {
                     self.detours.look_at_all();
                 }
@@ -35,7 +35,7 @@ impl<H: Hands> Engine<H> {
                 ifindex,
                 ..
             } => {
-                // Those by interfaces with a gate, ours above all, lead around nothing.
+                // No way around is by an interface of ours, which has a gate.
                 if ifindex.is_none_or(|ifindex| self.interfaces.with_index(ifindex).is_none()) {
                     self.detours.look_within(dst, prefix_len);
                 }
@@ -46,45 +46,52 @@ impl<H: Hands> Engine<H> {
         self.look_up_ways();
     }
 
-    /// An address came or went. Most are of no concern: containers come and go.
+    /// Has ways around looked up again that an address concerns which came or went. Most are of no concern:
+    /// containers come and go.
     fn address_around(&mut self, ifindex: u32, address: Ipv4Addr, gone: bool) {
         let is_ours = |ifindex| self.interfaces.with_index(ifindex).is_some();
         let concerned = is_ours(ifindex)
-            || self.interfaces.held().is_used(address)
-            || self.interfaces.held().holders(address).any(is_ours);
+            || self.interfaces.host_addresses().is_used(address)
+            || self
+                .interfaces
+                .host_addresses()
+                .holders(address)
+                .any(is_ours);
         if concerned {
             self.agenda.look_around_soon(self.hands.now_ns());
         }
-        // Without a word the kernel flushes routes that name the address as their source, and with
-        // an interface's last address all of its routes.
+        // Without a notification the kernel deletes routes that name the address as their source, and with an
+        // interface's last address all of its routes.
         if gone
-            && self
-                .detours
-                .leans_on(ifindex, address, self.interfaces.held().holds_any(ifindex))
+            && self.detours.leans_on(
+                ifindex,
+                address,
+                self.interfaces.host_addresses().holds_any(ifindex),
+            )
         {
             self.detours.look_at_all();
         }
     }
 
-    /// Looks at all interfaces and addresses, as they are by now, and follows what changed.
-    /// Returns what the kernel did not tell, if anything.
+    /// Looks around: reads all addresses and interfaces, and updates ways around and confined addresses
+    /// accordingly. Returns why reading failed, if it did.
     pub(crate) async fn look_around(&mut self) -> Option<anyhow::Error> {
         let addresses = match self.hands.addresses().await {
             Ok(addresses) => addresses,
-            Err(error) => return Some(untold(error)),
+            Err(error) => return Some(unread(error)),
         };
-        self.interfaces.held_mut().read(&addresses);
+        self.interfaces.host_addresses_mut().read(&addresses);
         self.look_at_links().await
     }
 
-    /// The same with the addresses that have just been read.
+    /// Looks around with the addresses that have just been read. Returns why reading failed, if it did.
     pub(crate) async fn look_at_links(&mut self) -> Option<anyhow::Error> {
         self.agenda.looked_around();
-        self.try_look_around().await.err().map(untold)
+        self.try_look_around().await.err().map(unread)
     }
 
     async fn try_look_around(&mut self) -> Result<(), NetlinkError> {
-        // Of other agents, too: a packet that two gates hand to each other would never arrive.
+        // Interfaces of other agents are no candidates either: two gates would hand a packet to each other.
         let served = self.hands.served();
         let carriers = self.hands.carriers().await?;
         let others = carriers
@@ -107,7 +114,7 @@ impl<H: Hands> Engine<H> {
             for address in interface.locals() {
                 if self
                     .interfaces
-                    .held()
+                    .host_addresses()
                     .holders(address)
                     .all(|one| served.contains(&one))
                 {
@@ -119,10 +126,10 @@ impl<H: Hands> Engine<H> {
         Ok(())
     }
 
-    /// Tells the ways around which interfaces hold the addresses that peers use.
+    /// Passes the interfaces that hold each used address on to the ways around.
     pub(crate) fn use_holders(&mut self) {
-        let holders = self.interfaces.held().used().map(|address| {
-            let mut holders: Vec<u32> = self.interfaces.held().holders(address).collect();
+        let holders = self.interfaces.host_addresses().used().map(|address| {
+            let mut holders: Vec<u32> = self.interfaces.host_addresses().holders(address).collect();
             holders.sort_unstable();
             (address, holders)
         });
@@ -131,7 +138,7 @@ impl<H: Hands> Engine<H> {
         self.look_up_ways();
     }
 
-    /// Confines these addresses and no others.
+    /// Confines these addresses, and releases all others.
     fn confine(&mut self, wanted: &BTreeSet<(Ipv4Addr, u32)>) {
         let confined = match self.hands.confined() {
             Ok(confined) => confined.into_iter().collect::<HashSet<_>>(),
@@ -158,7 +165,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Keeps packets from an address from being diverted.
+    /// Confines an address: packets with this source are not diverted.
     fn confine_one(&mut self, key: Confined, ifindex: u32) {
         if let Err(error) = self.hands.confine(&key, ifindex) {
             let source = Ipv4Addr::from(key.addr);
@@ -167,6 +174,6 @@ impl<H: Hands> Engine<H> {
     }
 }
 
-fn untold(error: NetlinkError) -> anyhow::Error {
+fn unread(error: NetlinkError) -> anyhow::Error {
     anyhow::Error::from(error).context("interfaces and addresses")
 }

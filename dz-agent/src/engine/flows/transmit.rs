@@ -1,4 +1,4 @@
-//! Our own clock: having the kernel transmit what nobody asked for.
+//! Our clock: it has the transmit program send the packets that are no answers.
 
 use std::net::Ipv4Addr;
 
@@ -12,12 +12,12 @@ use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::sessions::Live;
 
-/// When to try again after the transmit program could not be run at all.
+/// The pause before the next try where the transmit program could not be run, ns.
 const RETRY_NS: u64 = 100_000_000;
 
 impl<H: Hands> Engine<H> {
-    /// Looks at every session that is due by now. Those that become due meanwhile have their turn
-    /// after everything else that waits: with more than can be done, the agent still answers.
+    /// Has the transmit program look at every session that is due by now. Sessions that become due meanwhile
+    /// wait for the next turn, so that the agent still answers when there are more than it can serve.
     pub(crate) fn tick(&mut self) {
         let by_ns = self.hands.now_ns();
         loop {
@@ -27,7 +27,7 @@ impl<H: Hands> Engine<H> {
             }
             let mut orders = Vec::with_capacity(taken.len());
             for (slot, key) in taken {
-                // Most sessions whose peer's clock ticks first: the answer was the transmission.
+                // Where the peer's clock ticks first, an answer has been the transmission.
                 if let Some(later_ns) = self.hands.not_due_before(slot, by_ns) {
                     self.sessions.look_at(slot, key, later_ns);
                 } else if let Some(live) = self.sessions.get(&key) {
@@ -59,7 +59,7 @@ impl<H: Hands> Engine<H> {
         if outcome.exit == Some(Counter::TxNoNeighbour) {
             self.resolve(&order.key, self.hands.now_ns());
         }
-        // 0: gone, and the full check finds out why if it should not be.
+        // 0: the session is gone. The full check opens it again if a peer wants it.
         if outcome.next_due_ns != 0 {
             self.sessions.look_again(
                 order.slot,
@@ -70,13 +70,13 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Says whether packets may leave with a session's local address: none from one that is not ours
-    /// any more.
+    /// Says whether packets may leave with a session's local address: not with one that is not ours any more.
     pub(crate) fn may_speak(&self, key: &SessionKey) -> bool {
         let interface = self.interfaces.with_index(key.ifindex);
         interface.is_some_and(|interface| self.interfaces.may_use(interface, key.local.into()))
     }
 
+    /// Makes the order to transmit for a session; `force`: also if it is not due, for a farewell.
     pub(crate) fn order(&self, key: SessionKey, live: &Live, force: bool) -> Order {
         let ethernet = live.next_hop().map(|next_hop| {
             let destination = self.sessions.next_hops().mac(&(key.ifindex, next_hop));
@@ -95,7 +95,7 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Where frames to a peer go; none on a layer-3 device.
+    /// Returns the next hop of frames to a peer; none on a layer-3 device.
     pub(crate) fn next_hop(
         &self,
         ifindex: u32,

@@ -1,4 +1,4 @@
-//! Taking everything back: what SIGTERM asks for.
+//! Withdraws everything that the agent has put into the kernel, for SIGTERM.
 
 use std::time::Duration;
 
@@ -11,25 +11,24 @@ use crate::error::{ExitCode, Failure};
 use crate::net::monitor::{Event, Monitor};
 use crate::net::routes::{Route, RouteError};
 
-/// How long a withdrawal may take before we give up and say so, ns.
+/// The longest time that a withdrawal may take, ns.
 const WITHDRAWAL_NS: u64 = 10_000_000_000;
-/// After what time the kernel is asked again to disconnect whom it refused to, ns.
+/// The pause before the kernel is asked again for disconnects that it has refused, ns.
 const AGAIN_NS: u64 = 250_000_000;
 
 impl<H: Hands> Engine<H> {
-    /// Handles a change in the network namespace while everything is taken back.
+    /// Acts on a change in the network namespace during a withdrawal.
     pub(crate) async fn changed_at_the_end(&mut self, event: Event) {
         self.changed(event);
         if !self.sessions.next_hops().is_up_to_date() {
-            // Notifications were lost, and there are no full checks any more. What cannot be read now
-            // is read with the next notification.
+            // Notifications were lost, and there are no full checks any more. A reading that fails is tried
+            // again with the next notification.
             let _ = self.refresh_interfaces().await;
             let _ = self.read_neighbours().await;
         }
     }
 
-    /// Does what has been put off: tells peers again, retries routes, and disconnects whom the kernel refused
-    /// to disconnect.
+    /// Does what is due: sends farewells, retries route changes, and disconnects that the kernel has refused.
     pub(crate) fn advance_withdrawal(&mut self) {
         self.say_farewells();
         self.retry_routes();
@@ -38,17 +37,18 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Returns when that is due, ns.
+    /// Returns when [`Self::advance_withdrawal`] is to be called next, ns.
     pub(crate) fn withdrawal_due_ns(&self) -> Option<u64> {
         let due_ns = [self.closings_due_ns(), self.agenda.next_check_ns()];
         due_ns.into_iter().flatten().min()
     }
 
-    /// Disconnects every peer, and closes every session, that is not on its way out; what the kernel refuses is tried
-    /// again soon, for there are no full checks any more.
+    /// Disconnects every peer, and closes every session that is not being closed. If the kernel refuses any, that
+    /// is tried again soon.
     fn disconnect_rest(&mut self) {
         self.disconnect_all();
-        // What notifications have put there is nobody's business now.
+        // Appointments that notifications have made are not kept during a withdrawal: the agenda has the
+        // retry alone.
         self.agenda.clear();
         if self.has_rest() {
             let again_ns = self.hands.now_ns().saturating_add(AGAIN_NS);
@@ -56,21 +56,25 @@ impl<H: Hands> Engine<H> {
         }
     }
 
+    /// Says whether any peer, or any session that is not being closed, is left.
     fn has_rest(&self) -> bool {
-        // Each closing session is a live one until it is deleted, so that the numbers tell: there may be a hundred
-        // thousand, and this is asked after every answer of the kernel's.
+        // Numbers are compared, for this is asked after every answer of the kernel's, of a hundred thousand
+        // sessions. A closing session is a live one until it is deleted.
         !self.peers.is_empty() || self.sessions.len() > self.closings.len()
     }
 
-    /// Has every peer disconnected.
+    /// Begins to disconnect every peer.
     pub(crate) fn begin_withdrawal(&mut self) {
         info!(peers = self.peers.len(), "withdrawing everything");
-        // Nobody wants anything any more, and nothing is looked at.
+        // File and followed routes want no peer any more.
         self.wants.clear();
         self.disconnect_rest();
     }
 
-    /// Takes everything back: sessions, routes, programs. The pins go last, by the caller.
+    /// Withdraws everything: peers, sessions, routes, programs. The caller removes the pins afterwards.
+    ///
+    /// # Errors
+    /// Something is left in the kernel, or nobody knows.
     pub(crate) async fn withdraw(&mut self, monitor: &mut Monitor) -> Result<(), Failure> {
         self.begin_withdrawal();
         let deadline_ns = self.hands.now_ns().saturating_add(WITHDRAWAL_NS);
@@ -91,11 +95,11 @@ impl<H: Hands> Engine<H> {
                 Some(found) = self.sessions.next_hops_mut().answered(), if self.sessions.next_hops().is_asking() => {
                     self.next_hop_looked_up(found);
                 }
-                // Next hops that are resolved, and addresses that nothing may be sent from any more.
+                // Farewells need next hops that are resolved, and end when their address goes.
                 event = monitor.next(), if listening => match event {
                     Ok(event) => {
                         self.changed_at_the_end(event).await;
-                        // With more of them than can be read, what is due does not wait for ever.
+                        // A flood of notifications does not keep due work waiting for ever.
                         let late_ns = due_ns.map(|due_ns| self.hands.now_ns().saturating_sub(due_ns));
                         if late_ns > Some(LATEST_NS) {
                             self.advance_withdrawal();
@@ -112,12 +116,12 @@ impl<H: Hands> Engine<H> {
         self.end_withdrawal().await
     }
 
-    /// Takes our programs off the interfaces, and says what is left.
+    /// Takes our programs off the interfaces, and logs what is left.
     ///
     /// # Errors
-    /// Something is left, or nobody knows.
+    /// Something is left in the kernel, or nobody knows.
     pub(crate) async fn end_withdrawal(&mut self) -> Result<(), Failure> {
-        let left = Left {
+        let left = Leftovers {
             routes: self.count_routes().await,
             sessions: self.sessions.len(),
             protocol: self.options.route_protocol,
@@ -131,7 +135,7 @@ impl<H: Hands> Engine<H> {
         Err(Failure::new(ExitCode::Failure, left))
     }
 
-    /// Says whether a session is still there, or a route being changed: one of no session, perhaps.
+    /// Says whether any session is left, or any route change is under way or to be tried again.
     pub(crate) fn is_withdrawing(&self) -> bool {
         self.has_rest()
             || !self.closings.is_empty()
@@ -147,15 +151,15 @@ impl<H: Hands> Engine<H> {
     }
 }
 
-/// What a withdrawal has left in the kernel.
-struct Left {
+/// The routes and sessions that a withdrawal has left in the kernel.
+struct Leftovers {
     routes: Result<usize, RouteError>,
     sessions: usize,
     protocol: u8,
 }
 
-impl Left {
-    /// Says what is left and what to do about it; none if nothing is.
+impl Leftovers {
+    /// Describes what is left, and says what to do about it; none if nothing is left.
     fn describe(&self) -> Option<String> {
         let (sessions, protocol) = (self.sessions, self.protocol);
         let routes = match &self.routes {
@@ -186,7 +190,7 @@ mod tests {
     fn everything_is_withdrawn_only_if_the_kernel_says_so() {
         let describe = |routes, sessions| {
             let protocol = 144;
-            let left = Left {
+            let left = Leftovers {
                 routes,
                 sessions,
                 protocol,

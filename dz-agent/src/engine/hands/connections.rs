@@ -1,8 +1,9 @@
-//! The two connections to routing netlink.
+//! The two connections to routing netlink: one that the event thread uses itself, and one with a thread
+//! beside it.
 //!
-//! The kernel changes a table within the system call that asks for it. Whoever has thousands of
-//! changes has other work meanwhile, and a thread beside asks for them. For a single one, waking that
-//! thread up and being woken up by it takes several times as long as the change itself.
+//! The kernel changes a table within the system call that asks for the change. Thousands of changes are
+//! asked for by the thread beside, while the event thread goes on. A single change is asked for by the event
+//! thread: the two wake-ups would take several times as long as the change.
 
 use std::io;
 use std::sync::Arc;
@@ -11,19 +12,21 @@ use crate::host::realtime;
 use crate::net::Netlink;
 use crate::net::routes::Routes;
 
-/// Both of them.
+/// Both connections.
 pub(super) struct Connections {
+    /// The event thread's.
     near: Netlink,
+    /// The one of the thread beside.
     beside: Netlink,
-    /// Our routes, asked for beside.
+    /// Our routes, by `beside`.
     routes: Routes,
-    /// Our routes, asked for by the event thread itself.
+    /// Our routes, by `near`.
     near_routes: Routes,
-    /// One more is held by each change under way.
+    /// Counts the changes under way: each holds a clone.
     under_way: Arc<()>,
 }
 
-/// A change of a route that is to be asked for.
+/// A change of a route from its beginning to its end. It counts as under way while this exists.
 pub(super) struct Asking {
     near: Routes,
     beside: Routes,
@@ -31,13 +34,13 @@ pub(super) struct Asking {
 }
 
 impl Connections {
-    /// Opens them. `protocol`: of our routes; `first`: the thread beside runs before others, too.
+    /// Opens both. `protocol`: that of our routes; `first`: the thread beside is to be real-time.
     ///
     /// # Errors
     /// A socket cannot be opened, or the thread not started.
     pub(super) fn open(protocol: u8, first: bool) -> io::Result<Self> {
         let near = Netlink::open()?;
-        // With one processor there is nothing to be done meanwhile.
+        // With one processor the event thread could not go on meanwhile.
         let beside = if realtime::processors() < 2 {
             near.clone()
         } else {
@@ -56,22 +59,22 @@ impl Connections {
         })
     }
 
-    /// For everything that is read.
+    /// Returns the connection for reading.
     pub(super) const fn netlink(&self) -> &Netlink {
         &self.beside
     }
 
-    /// Our routes, for reading.
+    /// Returns our routes, for reading.
     pub(super) const fn routes(&self) -> &Routes {
         &self.routes
     }
 
-    /// Their sockets' numbers ([`Netlink::port`]).
+    /// Returns the port numbers of both sockets ([`Netlink::port`]).
     pub(super) const fn ports(&self) -> [u32; 2] {
         [self.near.port(), self.beside.port()]
     }
 
-    /// A change begins, and is under way until what this returns is dropped.
+    /// Begins a change.
     pub(super) fn ask(&self) -> Asking {
         Asking {
             near: self.near_routes.clone(),
@@ -82,9 +85,10 @@ impl Connections {
 }
 
 impl Asking {
-    /// Whom to ask, once it comes to asking: by then every change that began together has begun.
+    /// Chooses the connection for this change: the event thread's if no other change is under way. To be
+    /// called when the change is first polled, for by then all changes of one turn have begun.
     pub(super) fn routes(&self) -> &Routes {
-        // Ours, and that of the connections.
+        // One clone is this change's, the other that of the connections.
         let alone = Arc::strong_count(&self.under_way) <= 2;
         if alone { &self.near } else { &self.beside }
     }

@@ -1,7 +1,8 @@
-//! The liveness port of one interface: taken if it can be had, and tried again while it cannot.
+//! The guard of one interface's liveness port: it takes the port, and tries again while another process has
+//! it.
 //!
-//! The port is a courtesy. The kernel programs answer at the hook, before any socket, so an interface
-//! is served all the same while somebody else has it.
+//! The port is a courtesy. The kernel programs answer at the hook, before any socket, so that an interface
+//! is served all the same while another process has the port.
 
 use std::time::Duration;
 
@@ -11,38 +12,38 @@ use tracing::{info, warn};
 use crate::host::port::{PortError, PortGuard, Sockets};
 use crate::view::PortGuardView;
 
-/// The shortest time between two tries. Interfaces are looked at every ten seconds, and more often
-/// while links change; to look up who has a port means to read through a table.
+/// The shortest time between two tries. Interfaces are read every ten seconds, and more often while links
+/// change; to find out who has a port, the kernel's table of sockets is read.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// What to do where the deployed client's daemon has the port.
+/// The advice where the deployed client's daemon has the port.
 const TURN_OFF: &str = "its own liveness speaks to our peers, too: run it with \
     -route-liveness-enable-passive=false -route-liveness-enable-active=false";
 
-/// The port of one interface, for as long as there is this interface.
+/// The guard of the port of one interface that exists.
 #[derive(Debug)]
 pub(super) enum Guard {
-    /// It is left to others.
+    /// The port is not to be taken.
     Off,
-    /// It is ours, for as long as the value lives.
+    /// The port is ours, until this value is dropped.
     Held { _port: PortGuard },
-    /// It is wanted and not ours.
+    /// The port is to be taken, and another process has it.
     Missing(Missing),
 }
 
 /// Why the port is not ours.
 #[derive(Debug, Default)]
 pub(super) struct Missing {
-    /// When it was tried last.
+    /// The time of the last try.
     tried: Option<Instant>,
-    /// Others' sockets with the port, as of then.
+    /// The sockets with the port when their processes were last looked up.
     sockets: Sockets,
-    /// For people.
+    /// The reason, for people.
     reason: String,
 }
 
 impl Guard {
-    /// Takes the port if it is wanted and free; says nothing if not, for [`Self::keep`] does.
+    /// Takes the port if it is wanted and free. It does not log why not: [`Self::keep`] does.
     pub(super) fn new(wanted: bool, interface: &str, port: u16) -> Self {
         if !wanted {
             return Self::Off;
@@ -53,8 +54,8 @@ impl Guard {
         }
     }
 
-    /// Takes the port if it is wanted, not ours yet, and free. Says once who has it, and when it is
-    /// ours after all.
+    /// Takes the port if it is wanted, not ours yet, and free. Logs once who has it, and when it is ours
+    /// after all.
     pub(super) fn keep(&mut self, interface: &str, port: u16) {
         let Self::Missing(missing) = self else { return };
         if missing.tried.is_some_and(|tried| tried.elapsed() < PAUSE) {
@@ -82,11 +83,11 @@ impl Guard {
 }
 
 impl Missing {
-    /// Notes why the port is not ours, and says so if that is new.
+    /// Notes why the port is not ours, and logs it if the reason has changed.
     fn explain(&mut self, interface: &str, port: u16, error: &PortError) {
         let reason = if error.is_taken() {
             let sockets = Sockets::udp(port);
-            // Their processes are looked for only where that may find somebody else.
+            // To find their processes is expensive: not while the sockets are the same.
             if !self.reason.is_empty() && sockets == self.sockets {
                 return;
             }

@@ -1,4 +1,4 @@
-//! What the agent holds of an interface: its name, our programs on it, its liveness port.
+//! The agent's hold on an interface: the lock on its name, our programs on it, and its liveness port.
 
 use std::io;
 
@@ -7,19 +7,19 @@ use crate::datapath::Attachment;
 use crate::host::lock::{InterfaceLock, LockError};
 use crate::view::InterfaceView;
 
-/// What we hold of one interface.
+/// The hold on one interface.
 pub(crate) struct Holding {
     name: String,
-    /// Held for the life of the agent, before the interface exists.
+    /// Held from before the interface exists until the agent ends.
     _lock: InterfaceLock,
     attached: Option<(Attachment, Guard)>,
 }
 
 impl Holding {
-    /// Takes the name of an interface, which need not exist yet.
+    /// Locks the name of an interface, which need not exist yet.
     ///
     /// # Errors
-    /// Another agent has it.
+    /// Another agent has locked it.
     pub(crate) fn take(name: &str) -> Result<Self, LockError> {
         Ok(Self {
             name: name.to_owned(),
@@ -28,7 +28,7 @@ impl Holding {
         })
     }
 
-    /// Notes that our programs are on it.
+    /// Notes that our programs are on the interface.
     pub(super) fn attached(&mut self, attachment: Attachment, guard: Guard) {
         self.attached = Some((attachment, guard));
     }
@@ -40,7 +40,7 @@ impl Holding {
         }
     }
 
-    /// Takes our programs off it, if they are on it, and leaves its port to others.
+    /// Takes our programs off the interface, if they are on it, and gives its liveness port up.
     ///
     /// # Errors
     /// The kernel keeps a program or a pin.
@@ -49,7 +49,7 @@ impl Holding {
         attached.map_or(Ok(()), |(attachment, _)| attachment.detach())
     }
 
-    /// Shows the interface with what is held of it.
+    /// Adds attach mode and port guard to the interface's view.
     pub(crate) fn show(&self, view: InterfaceView) -> InterfaceView {
         let Some((attachment, guard)) = &self.attached else {
             return view;

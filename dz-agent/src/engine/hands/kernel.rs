@@ -33,25 +33,25 @@ use crate::net::{NetlinkError, local, neighbours};
 use crate::settings::{Attach, Follow, PeerPassive, RunOptions, Switch, UnknownPeers};
 use crate::view::InterfaceView;
 
-/// Everything of the kernel's that the agent has opened.
+/// The product's hands: the descriptors through which it reaches the kernel.
 pub(crate) struct KernelHands {
     datapath: Datapath,
     events: RingBuf<MapData>,
     connections: Connections,
-    /// What we hold of each interface, in their order.
+    /// The hold on each interface, in their order.
     holdings: Vec<Holding>,
     attach: Attach,
-    /// Whether the liveness port is to be ours on each interface.
+    /// Whether the liveness port is to be taken on each interface.
     guarded: bool,
     port: u16,
 }
 
 impl KernelHands {
-    /// Loads the kernel part, or takes over that of an earlier agent. `holdings`: of each interface, in their
-    /// order; `first`: the thread of routing netlink runs before others, too. Needs a tokio runtime.
+    /// Loads the kernel part, or takes over that of an earlier agent. `holdings`: one for each interface, in
+    /// their order; `first`: the thread of route changes is to be real-time. Needs a tokio runtime.
     ///
     /// # Errors
-    /// What is pinned is not ours to take over, the kernel refuses our programs, or netlink cannot be opened.
+    /// The pinned maps cannot be taken over, the kernel refuses our programs, or netlink cannot be opened.
     pub(crate) fn load(
         options: &RunOptions,
         holdings: Vec<Holding>,
@@ -71,18 +71,18 @@ impl KernelHands {
             connections,
             holdings,
             attach: options.attach,
-            // With `--unknown pass` the port is somebody else's socket's.
+            // With `--unknown pass` another program's socket has the port.
             guarded: options.port_guard == Switch::On && options.unknown == UnknownPeers::Drop,
             port: options.port,
         })
     }
 
-    /// Returns what reads the maps on other threads.
+    /// Returns the reader of the maps that other threads use.
     pub(crate) const fn reader(&self) -> &Arc<MapReader> {
         self.datapath.reader()
     }
 
-    /// Returns the numbers of our netlink sockets.
+    /// Returns the port numbers of our netlink sockets ([`crate::net::Netlink::port`]).
     pub(crate) const fn ports(&self) -> [u32; 2] {
         self.connections.ports()
     }
@@ -90,13 +90,13 @@ impl KernelHands {
     /// Returns a descriptor that is readable while there are events ([`Hands::next_event`]).
     ///
     /// # Errors
-    /// There are too many descriptors.
+    /// The process may not open another descriptor.
     pub(crate) fn events_descriptor(&self) -> io::Result<OwnedFd> {
         self.events.as_fd().try_clone_to_owned()
     }
 }
 
-/// Returns what of the options concerns the kernel part.
+/// Returns the settings of the kernel part that follow from the options.
 pub(crate) fn settings(options: &RunOptions) -> Settings {
     Settings {
         pin_dir: options.pin_dir.clone(),
@@ -230,8 +230,8 @@ impl Hands for KernelHands {
     fn attach(&mut self, index: usize, interface: &Interface, link: Link) -> Result<(), Failure> {
         let name = &interface.name;
         let choice = choose(self.attach, interface, link)?;
-        // The port before the programs: what they pass, or a change of mode misses, is answered by no
-        // ICMP error.
+        // The port before the programs: packets that a change of mode misses reach our socket, and the
+        // kernel does not answer them with an ICMP error.
         let guard = Guard::new(self.guarded, name, self.port);
         let attachment = self.datapath.attach(name, link, &choice)?;
         self.holdings[index].attached(attachment, guard);

@@ -1,7 +1,8 @@
 //! The hands over the kernel in memory, for unit tests and the simulator.
 //!
-//! What the engine awaits in place is answered at once, unless whoever drives it wants a pause there
-//! ([`Pauses`]); what it keeps an [`Answer`] of is a [`Request`](Requests) that somebody has to carry out.
+//! A method that a flow awaits answers immediately, unless the test wants the engine to stand still there
+//! ([`Pauses`]). A method that returns an [`Answer`] queues a request, which the test carries out when it
+//! wants to ([`Requests`]).
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -33,15 +34,15 @@ use crate::net::routes::{Added, Deleted, Route, RouteError};
 use crate::settings::Follow;
 use crate::view::InterfaceView;
 
-/// Carries one request out, and answers it.
+/// A request's change in the kernel in memory, and its answer.
 type CarryOut = Box<dyn FnOnce()>;
 
-/// What the engine has asked for and waits for beside its other business, in this order.
+/// The engine's requests whose [`Answer`]s it waits for while it goes on, first come first served.
 #[derive(Clone, Default)]
 pub(crate) struct Requests(Rc<RefCell<VecDeque<CarryOut>>>);
 
 impl Requests {
-    /// Carries the next one out, so that its answer is there. Returns whether there was one.
+    /// Carries the first request out and answers it. Returns whether there was one.
     pub(crate) fn carry_out(&self) -> bool {
         let next = self.0.borrow_mut().pop_front();
         next.map(|carry_out| carry_out()).is_some()
@@ -51,7 +52,7 @@ impl Requests {
         let queue = Rc::clone(&self.0);
         async move {
             let (done, answer) = oneshot::channel();
-            // Whoever does not wait any more does not need the answer.
+            // Sending fails if nobody waits for the answer any more.
             let carry_out = move || drop(done.send(carry_out()));
             queue.borrow_mut().push_back(Box::new(carry_out));
             match answer.await {
@@ -63,14 +64,13 @@ impl Requests {
     }
 }
 
-/// Where the engine stands still for a moment although it has only asked something: other things
-/// happen meanwhile, as they do on a busy machine.
+/// Pauses of the engine at a question that it awaits: other things happen meanwhile, as on a busy machine.
 #[derive(Clone, Default)]
 pub(crate) struct Pauses(Rc<Cell<u32>>);
 
 impl Pauses {
     #[cfg(feature = "sim")]
-    /// Has the engine stand still after so many more questions; 0: not at all.
+    /// Has the engine stand still once, at the `questions`th question from now on; 0: not at all.
     pub(crate) fn after(&self, questions: u32) {
         self.0.set(questions);
     }
@@ -95,7 +95,7 @@ impl Pauses {
     }
 }
 
-/// What one agent process has of a machine in memory.
+/// The hands of one agent process on a machine in memory.
 pub(crate) struct MemoryHands {
     handle: Handle,
     net: Rc<RefCell<Net>>,
@@ -105,12 +105,12 @@ pub(crate) struct MemoryHands {
     protocol: u8,
     /// The interfaces that we serve or wait for.
     served: Vec<String>,
-    /// Indices of those that our programs are on.
+    /// The kernel indices of the interfaces that our programs are on, by their position in `served`.
     attached: BTreeMap<usize, u32>,
 }
 
 impl MemoryHands {
-    /// `served`: the interfaces, in their order.
+    /// Makes the hands of a process that serves these interfaces, in their order.
     pub(crate) fn new(
         handle: Handle,
         net: Rc<RefCell<Net>>,
@@ -137,7 +137,7 @@ impl MemoryHands {
         &self.pauses
     }
 
-    /// Asks the namespace something that changes nothing.
+    /// Asks the network namespace a question, which changes nothing.
     async fn ask<T>(&self, ask: Ask, answer: impl FnOnce(&Net) -> T) -> Result<T, NetlinkError> {
         self.pauses.question().await;
         let asked = self

@@ -1,12 +1,12 @@
-//! The hands: everything through which the engine touches the kernel, to read it or to change it.
+//! The engine's hands: the trait through which it reads and changes the kernel.
 //!
-//! Nothing else writes maps, links, routes or neighbours. There are two implementations: the
-//! product's, and one over the kernel in memory, for unit tests and the simulator. The trait has no
-//! rule of its own: what is to be done, and in which order, is the engine's business.
+//! Nothing else in the engine writes maps, links, routes or neighbours. There are two implementations: the
+//! product's, and one over the kernel in memory, for unit tests and the simulator. The trait has no rule of
+//! its own: flows and decisions say what is to be done, and in which order.
 //!
-//! A method that takes long is asynchronous. Those that return an [`Answer`] begin when their answer
-//! is first polled, and are kept by the owner of what they are about, so that the engine does other
-//! things meanwhile; the other ones are awaited in place.
+//! A method that takes long is asynchronous, in one of two ways. A flow awaits an `async fn` where it calls
+//! it. A method that returns an [`Answer`] asks when the answer is first polled; an owner keeps the answer,
+//! and the engine goes on meanwhile.
 
 mod connections;
 mod guard;
@@ -38,7 +38,7 @@ use crate::net::routes::{Added, Deleted, Route, RouteError};
 use crate::settings::Follow;
 use crate::view::InterfaceView;
 
-/// What the kernel will have answered. It owns all that it needs, so that it can be kept.
+/// A future of the kernel's answer. It borrows nothing, so that an owner can keep it.
 pub(crate) type Answer<T> = LocalBoxFuture<'static, T>;
 
 /// An Ethernet address.
@@ -51,7 +51,7 @@ pub(crate) trait Hands: 'static {
     /// Returns the time of `CLOCK_MONOTONIC`, ns.
     fn now_ns(&self) -> u64;
 
-    /// Waits for that long.
+    /// Waits for the length of `pause`.
     async fn sleep(&self, pause: Duration);
 
     // Maps: reading.
@@ -59,19 +59,20 @@ pub(crate) trait Hands: 'static {
     /// Returns how many sessions the maps have room for.
     fn slots(&self) -> u32;
 
-    /// Reads one session, under its lock; none if there is none with this key.
+    /// Reads one session, under its lock; none if its map has none with this key.
     ///
     /// # Errors
     /// The kernel refuses.
     fn session(&self, key: &SessionKey) -> Result<Option<SessionEntry>, MapError>;
 
-    /// Reads every session, each under its lock. What is inserted or deleted meanwhile may be missing.
+    /// Reads every session, each under its lock. While sessions are inserted or deleted, the list may lack
+    /// some.
     ///
     /// # Errors
     /// The kernel refuses.
     fn sessions(&self) -> Result<Vec<SessionEntry>, MapError>;
 
-    /// Shows every peer.
+    /// Calls `show` with every peer.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -83,7 +84,7 @@ pub(crate) trait Hands: 'static {
     /// The kernel refuses.
     fn locals(&self) -> Result<Vec<(LocalKey, u32)>, MapError>;
 
-    /// Reads every address that is confined to gated interfaces.
+    /// Reads every confined address: packets with this source are not diverted.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -95,15 +96,14 @@ pub(crate) trait Hands: 'static {
     /// The kernel refuses.
     fn counters(&self, block: u32) -> Result<Counters, MapError>;
 
-    /// Returns until when the transmit program need not be asked for the session of a slot, ns; none if
-    /// it is to be asked by `now_ns`.
+    /// Returns until when the transmit program need not be asked for the session of a slot, ns; none if it
+    /// is to be asked now.
     fn not_due_before(&self, slot: u32, now_ns: u64) -> Option<u64>;
 
-    /// Takes the next state change that the kernel programs have reported; none if there is no more at
-    /// present.
+    /// Takes the next state change from `dz_events`; none if it is empty.
     ///
     /// # Errors
-    /// [`MapError::Layout`] for one that this version cannot read. It is taken, too.
+    /// [`MapError::Layout`]: this version cannot decode the event, which has been taken all the same.
     fn next_event(&mut self) -> Option<Result<Event, MapError>>;
 
     // Maps: changing.
@@ -111,17 +111,17 @@ pub(crate) trait Hands: 'static {
     /// Tells the kernel programs that the agent is alive.
     fn beat(&mut self, now_ns: u64);
 
-    /// Gives a deadline slot to a session that is about to be inserted, and that is due at once.
+    /// Gives a deadline slot to a session that is about to be inserted. Our clock is to ask for it at `now_ns`.
     fn prepare_slot(&mut self, slot: u32, key: SessionKey, now_ns: u64);
 
     /// Inserts a session.
     ///
     /// # Errors
-    /// There is one with this peer by this interface (`EEXIST`), the map is full (`E2BIG`), or the kernel
+    /// The map has a session with this peer by this interface (`EEXIST`), is full (`E2BIG`), or the kernel
     /// refuses.
     fn insert_session(&mut self, entry: &SessionEntry) -> Result<(), MapError>;
 
-    /// Deletes the session with the key's peer by its interface. That it is gone already is no error.
+    /// Deletes the session with the key's peer by its interface. It is no error if there is none.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -133,25 +133,25 @@ pub(crate) trait Hands: 'static {
     /// The map is full, or the kernel refuses.
     fn set_peer(&mut self, key: &PeerKey, peer: &Peer) -> Result<(), MapError>;
 
-    /// Writes which block of counters a local address has.
+    /// Writes a local address with its block of counters.
     ///
     /// # Errors
     /// The map is full, or the kernel refuses.
     fn set_local(&mut self, key: &LocalKey, block: u32) -> Result<(), MapError>;
 
-    /// Deletes a local address. That it is gone already is no error.
+    /// Deletes a local address. It is no error if it is gone already.
     ///
     /// # Errors
     /// The kernel refuses.
     fn delete_local(&mut self, key: &LocalKey) -> Result<(), MapError>;
 
-    /// Keeps packets from an address of an interface from leaving by another one.
+    /// Confines an address of an interface: packets with this source are not diverted to another one.
     ///
     /// # Errors
     /// The map is full, or the kernel refuses.
     fn confine(&mut self, key: &Confined, ifindex: u32) -> Result<(), MapError>;
 
-    /// Lets packets from an address leave by any interface. That they may already is no error.
+    /// Ends the confinement of an address. It is no error if it is not confined.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -159,26 +159,26 @@ pub(crate) trait Hands: 'static {
 
     // Programs.
 
-    /// Runs the control program (`dz_control`); returns the exit that it took.
+    /// Runs the control program (`dz_control`) with a request. Returns the exit that the program took.
     ///
     /// # Errors
-    /// It could not be run.
+    /// The program could not be run.
     fn control(&self, request: &Request) -> io::Result<Counter>;
 
-    /// Runs the transmit program (`dz_transmit`) over sessions; `done` gets each order with its outcome,
-    /// in their order.
+    /// Runs the transmit program (`dz_transmit`) over sessions. Calls `done` with each order and its outcome,
+    /// one after the other.
     ///
     /// # Errors
-    /// It could not be run. The orders that `done` has not got are not carried out.
+    /// The program could not be run. Orders without a call of `done` have not been carried out.
     fn transmit(&self, orders: &[Order], done: impl FnMut(&Order, Transmitted)) -> io::Result<()>;
 
-    /// Waits until every kernel program has ended that runs now: afterwards none can hold a session that has been
-    /// deleted. Some microseconds.
+    /// Waits, some microseconds, until every kernel program that runs now has ended: afterwards none can hold a
+    /// session that was deleted before.
     fn wait_for_programs(&self);
 
-    // Interfaces. An index is that of an interface among those served.
+    // Interfaces. `index` is an interface's position among those that we serve or wait for.
 
-    /// Reads an interface by its name; none if there is none.
+    /// Reads an interface by its name; none if the kernel has none.
     ///
     /// # Errors
     /// The kernel could not be asked.
@@ -190,41 +190,41 @@ pub(crate) trait Hands: 'static {
     /// The kernel could not be asked.
     async fn addresses(&self) -> Result<Vec<(u32, Address)>, NetlinkError>;
 
-    /// Reads the interfaces that packets can be diverted to, ours included.
+    /// Reads the interfaces that packets can be diverted to, and among them those that we serve.
     ///
     /// # Errors
     /// The kernel could not be asked.
     async fn carriers(&self) -> Result<Vec<Interface>, NetlinkError>;
 
-    /// Names the interfaces that an agent serves or waits for, us included.
+    /// Returns the names of all interfaces that any agent serves or waits for, this one included.
     fn served(&self) -> BTreeSet<String>;
 
-    /// Returns the index of the interface with a name, if there is one.
+    /// Returns the kernel index of the interface with a name, if there is one.
     fn ifindex(&self, name: &str) -> Option<u32>;
 
-    /// Attaches our programs to an interface, whose frames start as `link` says, or takes over from an earlier agent there, and takes its
-    /// liveness port if that is wanted and it is free.
+    /// Attaches our programs to an interface whose frames start as `link` says, in place of an earlier agent's,
+    /// and takes its liveness port if that is wanted and free.
     ///
     /// # Errors
-    /// [`ExitCode::Interface`](crate::error::ExitCode::Interface) if it cannot carry them.
+    /// [`ExitCode::Interface`](crate::error::ExitCode::Interface): the interface cannot carry the programs.
     fn attach(&mut self, index: usize, interface: &Interface, link: Link) -> Result<(), Failure>;
 
-    /// Makes sure that the kernel takes the programs of interfaces that are not there yet.
+    /// Loads every program, to find out before an interface exists whether the kernel takes its programs.
     ///
     /// # Errors
-    /// [`ExitCode::Kernel`](crate::error::ExitCode::Kernel) if it does not.
+    /// [`ExitCode::Kernel`](crate::error::ExitCode::Kernel): the kernel refuses one.
     fn load_all(&mut self) -> Result<(), Failure>;
 
-    /// Takes an interface's liveness port, if that is wanted, not done yet, and possible by now.
+    /// Takes an interface's liveness port, if that is wanted, not ours yet, and free.
     fn keep_port(&mut self, index: usize);
 
-    /// Takes our programs off an interface, if they are on it, and leaves its port to others.
+    /// Takes our programs off an interface, if they are on it, and gives its liveness port up.
     ///
     /// # Errors
     /// The kernel keeps a program or a pin.
     fn detach(&mut self, index: usize) -> io::Result<()>;
 
-    /// Adds what we hold of an interface to its view.
+    /// Adds attach mode and port guard to an interface's view.
     fn show(&self, index: usize, view: InterfaceView) -> InterfaceView;
 
     // Addresses and neighbours.
@@ -251,8 +251,8 @@ pub(crate) trait Hands: 'static {
     /// The kernel could not be asked.
     async fn neighbours(&self, ifindex: u32) -> Result<Vec<(Ipv4Addr, Mac)>, NetlinkError>;
 
-    /// Returns a neighbour's Ethernet address if the kernel knows it, else has the kernel resolve it, which
-    /// notifies us.
+    /// Returns a neighbour's Ethernet address if the kernel knows it. Otherwise the kernel resolves it, and
+    /// notifies us when it has.
     fn resolve(&self, ifindex: u32, address: Ipv4Addr)
     -> Answer<Result<Option<Mac>, NetlinkError>>;
 
@@ -261,13 +261,13 @@ pub(crate) trait Hands: 'static {
     /// Reads all of our routes.
     fn routes(&self) -> Answer<Result<Vec<Route>, RouteError>>;
 
-    /// Adds a route of ours, in place of a different one of ours by the same interface.
+    /// Adds a route of ours; a different one of ours to the destination by the same interface is replaced.
     fn add_route(&self, route: Route) -> Answer<Result<Added, RouteError>>;
 
-    /// Deletes our route to a destination by an interface. That there is none is no error.
+    /// Deletes our route to a destination by an interface. It is no error if there is none.
     fn delete_route(&self, dst: Ipv4Addr, ifindex: u32) -> Answer<Result<Deleted, RouteError>>;
 
-    /// Reads the routes of others by an interface that `--follow` asks for.
+    /// Reads the routes by an interface that meet one condition of `--follow`.
     ///
     /// # Errors
     /// The table could not be read, or kept changing.
@@ -277,13 +277,14 @@ pub(crate) trait Hands: 'static {
         follow: &Follow,
     ) -> Result<Vec<HostRoute>, NetlinkError>;
 
-    /// Reads those that lead nowhere (blackhole, unreachable, prohibit), by no interface.
+    /// Reads the routes by no interface (blackhole, unreachable, prohibit) that meet one condition of
+    /// `--follow`.
     ///
     /// # Errors
     /// The table could not be read, or kept changing.
     async fn host_routes_nowhere(&self, follow: &Follow) -> Result<Vec<HostRoute>, NetlinkError>;
 
-    /// Finds the best route of a flow by one of the interfaces; of equals, one by a holder of its source.
+    /// Finds the best route of a flow by one of the interfaces; one by a holder of its source comes first.
     fn way_around(
         &self,
         flow: Flow,

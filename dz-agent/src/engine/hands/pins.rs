@@ -1,4 +1,4 @@
-//! Taking the pins away: the last step of a stop for good, and of a start that fails.
+//! Removes the pins, at the end of a withdrawal and of a start that has failed.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,8 @@ use tracing::warn;
 
 use crate::datapath::Pin;
 
-/// Removes our pins, and with them the maps and links. `all`: nothing there is anybody else's.
+/// Removes our pins, and with them maps and links. `all`: otherwise they stay, for the kernel part of an
+/// earlier agent is to go on.
 pub(crate) fn remove_pins(pin_dir: &Path, all: bool) {
     if !all {
         return;
@@ -17,6 +18,6 @@ pub(crate) fn remove_pins(pin_dir: &Path, all: bool) {
             warn!(pin = %pin.path(pin_dir).display(), %error, "pin not removed");
         }
     }
-    // Not empty: somebody else's file is in it, which is not ours to remove.
+    // Fails if somebody else's file is in it, which is not ours to remove.
     let _ = fs::remove_dir(pin_dir);
 }

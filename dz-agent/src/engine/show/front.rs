@@ -1,4 +1,5 @@
-//! API and metrics, on a thread of their own: a scrape of 100,000 sessions delays no event.
+//! The thread of API and metrics, apart from the engine's, so that a scrape of 100,000 sessions delays no
+//! event.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,30 +16,30 @@ use crate::metrics::{Exporter, Recorded};
 use crate::settings::MetricsListen;
 use crate::view::MetricsView;
 
-/// What it takes to serve.
-struct Kitchen {
+/// The parts that the thread serves with, which exist when the engine has started.
+struct Service {
     inspector: Inspector,
     commands: mpsc::Sender<Command>,
     recorded: Recorded,
     per_peer: bool,
 }
 
-/// The thread, with its sockets bound. Dropped when the agent does not start after all, it leaves
-/// no socket behind: the fields are dropped in this order.
+/// The thread with its sockets bound, before it serves. If the agent fails to start, dropping this ends the
+/// thread and removes the socket: `start` is dropped before the thread is waited for.
 pub(crate) struct Front {
-    start: oneshot::Sender<Kitchen>,
+    start: oneshot::Sender<Service>,
     stop: watch::Sender<bool>,
     thread: Joined,
     metrics: watch::Receiver<MetricsView>,
 }
 
-/// The thread, serving.
+/// The thread while it serves.
 pub(crate) struct Serving {
     stop: watch::Sender<bool>,
     thread: Joined,
 }
 
-/// A thread that is waited for.
+/// A thread that is joined when this is dropped.
 struct Joined(Option<JoinHandle<()>>);
 
 impl Drop for Joined {
@@ -51,13 +52,13 @@ impl Drop for Joined {
 }
 
 impl Front {
-    /// Binds the API's socket, before anything in the kernel is touched, and that of the metrics if
-    /// it can be had by now.
+    /// Binds the API's socket, before anything in the kernel is changed, and tries to bind that of the
+    /// metrics.
     ///
     /// # Errors
-    /// [`ExitCode::Busy`] if another agent has the API's.
+    /// [`ExitCode::Busy`]: another agent has the API's socket.
     pub(crate) fn bind(socket: &Path, metrics: MetricsListen) -> Result<Self, Failure> {
-        let (start, kitchen) = oneshot::channel();
+        let (start, service) = oneshot::channel();
         let (stop, stopped) = watch::channel(false);
         let (bound, outcome) = std::sync::mpsc::channel();
         let socket = socket.to_owned();
@@ -70,7 +71,7 @@ impl Front {
                     .build();
                 match runtime.fail_with(ExitCode::Failure, || "API thread") {
                     Ok(runtime) => {
-                        runtime.block_on(work(socket, scrapes, &bound, kitchen, stopped))
+                        runtime.block_on(work(socket, scrapes, &bound, service, stopped))
                     }
                     // The receiver waits for exactly one message.
                     Err(failure) => drop(bound.send(Err(failure))),
@@ -87,7 +88,7 @@ impl Front {
         })
     }
 
-    /// Where metrics are served, now and later on.
+    /// Returns the receiver of where metrics are served over TCP, which is kept current.
     pub(crate) fn metrics(&self) -> watch::Receiver<MetricsView> {
         self.metrics.clone()
     }
@@ -100,8 +101,8 @@ impl Front {
         recorded: Recorded,
         per_peer: bool,
     ) -> Serving {
-        // If the thread is gone there is nobody to serve, and `stop` finds it so.
-        let _ = self.start.send(Kitchen {
+        // Fails if the thread has panicked, which `stop` copes with.
+        let _ = self.start.send(Service {
             inspector,
             commands,
             recorded,
@@ -115,7 +116,7 @@ impl Front {
 }
 
 impl Serving {
-    /// Lets requests under way end, and removes the socket.
+    /// Ends the thread: requests under way are answered, and the socket is removed.
     pub(crate) fn stop(self) {
         let _ = self.stop.send(true);
         drop(self.thread);
@@ -126,7 +127,7 @@ async fn work(
     socket: PathBuf,
     mut scrapes: Scrapes,
     bound: &std::sync::mpsc::Sender<Result<(), Failure>>,
-    kitchen: oneshot::Receiver<Kitchen>,
+    service: oneshot::Receiver<Service>,
     stopped: watch::Receiver<bool>,
 ) {
     let api = match UnixSocket::bind(&socket, API) {
@@ -138,15 +139,15 @@ async fn work(
     };
     scrapes.bind();
     drop(bound.send(Ok(())));
-    // Dropped without a word: the start failed elsewhere.
-    let Ok(kitchen) = kitchen.await else { return };
-    let inspect = Arc::new(kitchen.inspector);
+    // The sender has been dropped: the agent has failed to start.
+    let Ok(service) = service.await else { return };
+    let inspect = Arc::new(service.inspector);
     let exporter = Arc::new(Exporter::new(
         Arc::clone(&inspect),
-        kitchen.recorded,
-        kitchen.per_peer,
+        service.recorded,
+        service.per_peer,
     ));
-    let api_routes = api_router(inspect, kitchen.commands, Arc::clone(&exporter));
+    let api_routes = api_router(inspect, service.commands, Arc::clone(&exporter));
     let metrics = async {
         let listener = tokio::select! {
             listener = scrapes.listener() => listener,

@@ -1,4 +1,5 @@
-//! Looking, without disturbing the engine: from the pinned maps and the kernel's routing table.
+//! The inspector: it reads everything there is to show, from the pinned maps, the kernel's routing table and
+//! [`Shared`], without disturbing the engine.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -25,7 +26,7 @@ use crate::view::{
     SessionView, Snapshot,
 };
 
-/// Reads everything there is to show.
+/// Takes snapshots of the agent's state, for the API and the metrics.
 pub struct Inspector {
     reader: Arc<MapReader>,
     netlink: OnceCell<Netlink>,
@@ -55,7 +56,7 @@ impl Inspector {
         }
     }
 
-    /// A netlink socket of our own, opened where we run: the engine's is the engine's.
+    /// Returns the routing table, by a netlink socket of our own: the engine's belongs to its thread.
     async fn routes(&self) -> anyhow::Result<Routes> {
         let netlink = self
             .netlink
@@ -88,7 +89,7 @@ impl Inspector {
             let route = match routes.get(&route_key(&entry.key)) {
                 _ if origin == Some(Origin::Follow) => {
                     let key = peer_key(&interface, entry.key.peer.into());
-                    followed_route(self.shared.follow().get(&key))
+                    followed_route(self.shared.followed_routes().get(&key))
                 }
                 Some(route) => RouteState::Present {
                     via: route.via,
@@ -149,7 +150,7 @@ impl Inspector {
 
     fn passed_over(&self) -> Vec<(PassedOver, u64)> {
         let mut counts = {
-            let follow = self.shared.follow();
+            let follow = self.shared.followed_routes();
             reason::count(follow.values().filter_map(|route| route.passed_over))
         };
         let unfollowed = self.shared.unfollowed();
@@ -240,8 +241,8 @@ impl Inspect for Inspector {
             .iter()
             .filter_map(|interface| Some((interface.ifindex?, interface.name.as_str().into())))
             .collect();
-        // Counters before sessions: a sum of the sessions is then never behind its counter by more
-        // than what came between the two.
+        // Counters are read before sessions: a packet that comes in between is missing in its counter, not in
+        // its session.
         let blocks = self.blocks(&names).context("reading the counters")?;
         let table = self.routes().await.context("netlink")?;
         let (listed, unread) = match table.list(None).await {
@@ -302,7 +303,7 @@ impl Inspect for Inspector {
     }
 }
 
-/// Why a peer has no session, as a reason and for people. `room`: there is room for one more.
+/// Says why a peer has no session, as a reason and in words. `room`: there is room for one more session.
 fn why_parked(
     interfaces: &[InterfaceView],
     name: &str,
@@ -335,7 +336,7 @@ fn why_parked(
     }
 }
 
-/// No route of ours. Where there should be one, somebody else's may be in its place.
+/// Returns the state of a route of ours that is absent: another daemon's may be in its place.
 async fn absent(table: &Routes, entry: &SessionEntry) -> RouteState {
     if entry.session.state != State::Up {
         return RouteState::Absent;
@@ -349,7 +350,8 @@ async fn absent(table: &Routes, entry: &SessionEntry) -> RouteState {
     }
 }
 
-/// The route of a followed peer. The engine writes the peer first, and then what it is by.
+/// Returns the state of a followed peer's route, which is unknown for a moment: the engine writes the peer
+/// before it has read the route.
 fn followed_route(route: Option<&FollowedRoute>) -> RouteState {
     let Some(route) = route else {
         return unknown("the followed route is being looked at");
@@ -373,7 +375,7 @@ fn name_of(names: &HashMap<u32, Arc<str>>, ifindex: u32) -> Arc<str> {
         .unwrap_or_else(|| format!("#{ifindex}").into())
 }
 
-/// The way around by an interface.
+/// Returns the way around by the interface with an index; 0: there is none.
 fn detour(ifindex: u32) -> Detour {
     if ifindex == 0 {
         return Detour::None;

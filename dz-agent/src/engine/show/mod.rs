@@ -1,4 +1,5 @@
-//! Showing: what the API and the metrics see, on a thread of their own. Nothing here changes anything.
+//! Serves the API and the metrics, on a thread of its own. It only reads, and passes requests on to the
+//! engine.
 
 pub(super) mod front;
 pub(super) mod inspect;

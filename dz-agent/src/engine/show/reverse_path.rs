@@ -1,6 +1,7 @@
-//! Strict reverse path filtering on the ways around. What a peer diverts to us comes in by one, with a
-//! source whose route leads into the tunnel: the kernel drops it before anybody sees it, and counts it
-//! only as `IPReversePathFilter` in `/proc/net/netstat`.
+//! Warns about strict reverse path filtering on the interfaces of ways around. A packet that a peer's gate
+//! diverts to us comes in by such an interface, and our route to its source leads into the tunnel: the
+//! kernel drops the packet before any program of ours sees it, and counts it only as `IPReversePathFilter`
+//! in `/proc/net/netstat`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,8 +9,8 @@ use std::fs;
 /// `rp_filter` of RFC 3704's strict mode.
 const STRICT: u8 = 1;
 
-/// Says of each interface that is somebody's way around whether it drops what peers divert to us.
-/// `mode`: the value of `rp_filter` of an interface, or of `all`.
+/// Returns a warning for each interface of a way around that drops packets which peers divert to us.
+/// `mode` returns `rp_filter` of an interface, or of `all`.
 pub(crate) fn warnings<'a>(
     around: impl Iterator<Item = &'a str>,
     mode: impl Fn(&str) -> Option<u8>,

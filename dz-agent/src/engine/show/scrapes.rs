@@ -1,6 +1,5 @@
-//! The socket of the metrics: listened on if it can be, and tried again while it cannot.
-//!
-//! Whatever stands in the way (the port is taken, the address is not there yet) stops nothing else.
+//! The socket of the metrics. If it cannot be bound (the port is taken, the address is not there yet),
+//! that is tried again, and nothing else waits for it.
 
 use std::io;
 use std::time::Duration;
@@ -13,24 +12,24 @@ use crate::host::port::Sockets;
 use crate::settings::MetricsListen;
 use crate::view::MetricsView;
 
-/// The pause after the first try in vain; it doubles up to the longest one.
+/// The pause after the first failed try; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// The socket, on its way.
+/// The socket until it is bound.
 pub(crate) struct Scrapes {
     wanted: MetricsListen,
-    /// What came of the first try.
+    /// The result of the first try, until it is dealt with.
     tried: Option<io::Result<MetricsListener>>,
-    /// Others' sockets with the port, as of the last try that found it taken.
+    /// The sockets with the port when their processes were last looked up.
     sockets: Sockets,
-    /// Why there is no socket, for people; empty until that is known.
+    /// Why the socket is not bound, for people; empty before the first try.
     reason: String,
     view: watch::Sender<MetricsView>,
 }
 
 impl Scrapes {
-    /// Makes one that has not tried anything. The second half says what has become of it, at any time.
+    /// Makes a socket that has not been tried. The receiver has its present state, at any time.
     pub(crate) fn new(wanted: MetricsListen) -> (Self, watch::Receiver<MetricsView>) {
         let (view, shown) = watch::channel(MetricsView::Off);
         let scrapes = Self {
@@ -43,12 +42,13 @@ impl Scrapes {
         (scrapes, shown)
     }
 
-    /// Tries for the first time, and says nothing of it: the agent may not start after all.
+    /// Tries to bind the socket for the first time. The result is logged by [`Self::listener`] only, for the
+    /// agent may still fail to start.
     pub(crate) fn bind(&mut self) {
         self.tried = Some(MetricsListener::bind(&self.wanted));
     }
 
-    /// Waits until there is a socket; for ever if none is wanted. Says once what stands in the way.
+    /// Waits until the socket is bound; for ever if none is wanted. Logs each reason why it is not, once.
     pub(crate) async fn listener(mut self) -> MetricsListener {
         if self.wanted == MetricsListen::Off {
             return std::future::pending().await;
@@ -70,12 +70,12 @@ impl Scrapes {
         }
     }
 
-    /// Notes why there is no socket, and says so if that is new.
+    /// Notes why the socket is not bound, and logs it if the reason has changed.
     fn explain(&mut self, error: &io::Error) {
         let cause = match error.kind() {
             io::ErrorKind::AddrInUse => {
                 let sockets = Sockets::tcp(self.wanted.port());
-                // Their processes are looked for only where that may find somebody else.
+                // To find their processes is expensive: not while the sockets are the same.
                 if !self.reason.is_empty() && sockets == self.sockets {
                     return;
                 }

@@ -1,4 +1,4 @@
-//! What the engine shares with those who only look: the API and the metrics.
+//! The state that the engine shares with the thread of API and metrics, which only reads it.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -15,25 +15,25 @@ use crate::metrics::Recorded;
 use crate::net::hosts::HostRoute;
 use crate::view::{FollowChanges, InterfaceView, MetricsView, PassedOver};
 
-/// Counts of what was done to routes.
+/// The numbers of changes of routes, for one interface and local address.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RouteCounts {
     pub(crate) installs: u64,
     pub(crate) withdraws: u64,
     pub(crate) install_failures: u64,
     pub(crate) uninstall_failures: u64,
-    /// Put back after somebody else had deleted or changed them.
+    /// Routes put back after somebody else had deleted or changed them.
     pub(crate) repairs: u64,
 }
 
-/// The route that makes a followed peer, or that would if nothing stood against it.
+/// The route that makes a followed peer, or would make one if nothing spoke against it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FollowedRoute {
     /// Its `rtm_protocol`.
     pub(crate) protocol: u8,
     pub(crate) table: u32,
     pub(crate) metric: u32,
-    /// Why there is no peer.
+    /// Why it makes no peer, if it does not.
     pub(crate) passed_over: Option<PassedOver>,
 }
 
@@ -58,34 +58,34 @@ impl FollowedRoute {
 /// Why a route is not what it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Trouble {
-    /// For people.
+    /// The reason, for people.
     pub(crate) text: String,
-    /// The `rtm_protocol` of somebody else's route in its place, if that is it.
+    /// The `rtm_protocol` of another daemon's route in its place, if that is the reason.
     pub(crate) conflict: Option<u8>,
 }
 
-/// Shared by engine and inspectors.
+/// The state that engine and inspectors share.
 pub(crate) struct Shared {
     pub(crate) started_at: SystemTime,
     pub(crate) recorded: Recorded,
-    /// Where metrics are served.
+    /// Where metrics are served over TCP, or why they are not.
     metrics: watch::Receiver<MetricsView>,
-    /// Events that did not reach us.
+    /// State changes that found no room in `dz_events`.
     pub(crate) events_lost: AtomicU64,
-    /// How often the kernel had more notifications than we had room for.
+    /// How often netlink notifications have been lost.
     pub(crate) overruns: AtomicU64,
     /// Full checks that could not read everything.
     pub(crate) checks_failed: AtomicU64,
-    /// For how long the last full check kept everything else waiting, ns.
+    /// For how long the last full check kept the loop waiting, ns.
     pub(crate) full_check_ns: AtomicU64,
-    /// What the last full check could not read.
+    /// The error of the last full check, if it has failed.
     check_error: Mutex<Option<String>>,
     troubles: Mutex<HashMap<RouteKey, Trouble>>,
     interfaces: Mutex<Vec<InterfaceView>>,
-    /// Peers that cannot be, with the reason.
+    /// Peers with an address that no peer may have, with the reason.
     refused: Mutex<HashMap<PeerKey, String>>,
     counts: Mutex<BTreeMap<(String, Ipv4Addr), RouteCounts>>,
-    follow: Mutex<HashMap<PeerKey, FollowedRoute>>,
+    followed_routes: Mutex<HashMap<PeerKey, FollowedRoute>>,
     follow_changes: Mutex<FollowChanges>,
     unfollowed: Mutex<BTreeMap<PassedOver, u64>>,
 }
@@ -105,7 +105,7 @@ impl Shared {
             interfaces: Mutex::default(),
             refused: Mutex::default(),
             counts: Mutex::default(),
-            follow: Mutex::default(),
+            followed_routes: Mutex::default(),
             follow_changes: Mutex::default(),
             unfollowed: Mutex::default(),
         }
@@ -115,12 +115,12 @@ impl Shared {
         lock(&self.interfaces)
     }
 
-    /// Where metrics are served at present.
+    /// Returns where metrics are served over TCP at present, or why they are not.
     pub(crate) fn metrics(&self) -> MetricsView {
         self.metrics.borrow().clone()
     }
 
-    /// The peers whose address cannot be a peer's, with the reason.
+    /// Returns the peers with an address that no peer may have, with the reason.
     pub(crate) fn refused(&self) -> MutexGuard<'_, HashMap<PeerKey, String>> {
         lock(&self.refused)
     }
@@ -129,7 +129,7 @@ impl Shared {
         lock(&self.check_error)
     }
 
-    /// The routes that are not what they should be although we have tried.
+    /// Returns the routes whose last change has failed.
     pub(crate) fn troubles(&self) -> MutexGuard<'_, HashMap<RouteKey, Trouble>> {
         lock(&self.troubles)
     }
@@ -138,21 +138,21 @@ impl Shared {
         lock(&self.counts)
     }
 
-    /// The routes that are followed, by the peers that they make.
-    pub(crate) fn follow(&self) -> MutexGuard<'_, HashMap<PeerKey, FollowedRoute>> {
-        lock(&self.follow)
+    /// Returns the routes that make followed peers, or would if nothing spoke against it, by peer.
+    pub(crate) fn followed_routes(&self) -> MutexGuard<'_, HashMap<PeerKey, FollowedRoute>> {
+        lock(&self.followed_routes)
     }
 
     pub(crate) fn follow_changes(&self) -> MutexGuard<'_, FollowChanges> {
         lock(&self.follow_changes)
     }
 
-    /// How many routes meet the conditions of `--follow` and cannot be followed, by the reason.
+    /// Returns how many routes meet the conditions of `--follow` and cannot be followed, by reason.
     pub(crate) fn unfollowed(&self) -> MutexGuard<'_, BTreeMap<PassedOver, u64>> {
         lock(&self.unfollowed)
     }
 
-    /// Counts something done to a route of an interface and local address.
+    /// Counts a change of a route of an interface and local address; `what` adds to the right number.
     pub(crate) fn count(
         &self,
         interface: &str,
@@ -168,6 +168,6 @@ impl Shared {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Whoever panicked while holding it left whole values behind.
+    // A poisoned lock is no harm: every writer replaces whole values.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

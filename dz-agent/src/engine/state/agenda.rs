@@ -1,9 +1,10 @@
-//! When the engine looks at something ahead of the periodic full check.
+//! The engine's appointments: work that notifications ask for, ahead of the periodic full check.
 
-/// Changes of links, addresses and routes come in groups: one look serves all of a group.
+/// How long the engine waits for further notifications of a group before it acts on all of them. Changes
+/// of links, addresses and routes come in groups.
 pub(crate) const SETTLE_NS: u64 = 5_000_000;
 
-/// The engine's appointments, in ns of `CLOCK_MONOTONIC`. Each is kept once, however often it was asked for.
+/// The engine's appointments, in ns of `CLOCK_MONOTONIC`; at most one of each kind.
 #[derive(Debug, Default)]
 pub(crate) struct Agenda {
     check_at_ns: Option<u64>,
@@ -47,17 +48,17 @@ impl Agenda {
         take_due(&mut self.check_at_ns, now_ns)
     }
 
-    /// Returns when the scheduled full check is, ns.
+    /// Returns the time of the scheduled full check, ns.
     pub(crate) const fn next_check_ns(&self) -> Option<u64> {
         self.check_at_ns
     }
 
-    /// Says whether it is time to look around. The look itself takes it off ([`Self::looked_around`]).
+    /// Says whether it is time to look around. [`Self::looked_around`] takes the appointment off.
     pub(crate) fn is_time_to_look_around(&self, now_ns: u64) -> bool {
         self.look_around_at_ns.is_some_and(|at_ns| at_ns <= now_ns)
     }
 
-    /// Takes the look around off the agenda: it happens now.
+    /// Takes the look around off the agenda, because it happens now.
     pub(crate) const fn looked_around(&mut self) {
         self.look_around_at_ns = None;
     }
@@ -67,13 +68,13 @@ impl Agenda {
         take_due(&mut self.settle_at_ns, now_ns)
     }
 
-    /// Returns when the first appointment is, ns.
+    /// Returns the time of the first appointment, ns.
     pub(crate) fn next_ns(&self) -> Option<u64> {
         let at_ns = [self.check_at_ns, self.look_around_at_ns, self.settle_at_ns];
         at_ns.into_iter().flatten().min()
     }
 
-    /// Takes everything off the agenda: the engine stops.
+    /// Takes everything off the agenda, because the engine stops.
     pub(crate) const fn clear(&mut self) {
         (self.check_at_ns, self.look_around_at_ns, self.settle_at_ns) = (None, None, None);
     }

@@ -1,17 +1,18 @@
-//! How long to wait before what has failed is tried again.
+//! The pauses before the kernel is asked again for something that it refused.
 
 use std::time::Duration;
 
-/// The pause after a first failure, and the longest one.
+/// The pause after a first failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The pause after so many failures in a row (1 or more): it doubles up to [`LONGEST_PAUSE`].
+/// Returns the pause after so many failures in a row (1 or more): it doubles up to [`LONGEST_PAUSE`].
 pub(crate) fn backoff(failures: u32) -> Duration {
     (FIRST_PAUSE * (1 << failures.saturating_sub(1).min(6))).min(LONGEST_PAUSE)
 }
 
-/// A span of time as the kernel's clock counts, ns.
+/// Converts a span of time to ns, in which the kernel's clock counts.
 pub(crate) fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! Requests to disconnect that are waiting for the last step of their last session.
+//! Requests to disconnect whose sessions are not all closed yet.
 
 use std::collections::BTreeMap;
 
@@ -6,26 +6,27 @@ use tokio::sync::oneshot;
 
 use crate::command::{Disconnected, Refusal, RefusalKind};
 
-/// What the one who asked is told.
+/// The answer to a request to disconnect.
 pub(crate) type Answer = Result<Vec<Disconnected>, Refusal>;
-/// Where it is told.
+/// The channel on which the answer is sent.
 pub(crate) type Reply = oneshot::Sender<Answer>;
 
-/// A disconnect that is waiting for its last step.
+/// A request to disconnect that is not answered yet.
 #[derive(Debug)]
 struct Batch {
+    /// How many peers are not done with yet.
     waiting: usize,
     done: Vec<Disconnected>,
     faults: Vec<String>,
     reply: Reply,
 }
 
-/// All of them, by number.
+/// The requests that are not answered yet, by number.
 #[derive(Debug, Default)]
 pub(crate) struct Batches(BTreeMap<u64, Batch>);
 
 impl Batches {
-    /// Begins to wait for so many peers. Returns the batch's number.
+    /// Adds a request about `waiting` peers. Returns its number.
     pub(crate) fn begin(&mut self, waiting: usize, reply: Reply) -> u64 {
         let id = self.0.keys().next_back().map_or(0, |last| last + 1);
         let batch = Batch {
@@ -38,7 +39,7 @@ impl Batches {
         id
     }
 
-    /// Notes what has become of one peer of a batch.
+    /// Notes how the disconnect of one peer of a request has ended.
     pub(crate) fn finish_one(&mut self, id: u64, result: Result<Disconnected, String>) {
         let Some(batch) = self.0.get_mut(&id) else {
             return;
@@ -50,7 +51,7 @@ impl Batches {
         }
     }
 
-    /// Takes a batch of which all peers are done with: whom to answer, and what.
+    /// Takes a request off if all of its peers are done with. Returns the channel and the answer.
     pub(crate) fn take_done(&mut self, id: u64) -> Option<(Reply, Answer)> {
         if self.0.get(&id)?.waiting > 0 {
             return None;

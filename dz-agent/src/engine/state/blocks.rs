@@ -1,4 +1,4 @@
-//! Which local address has which block of counters.
+//! The block of counters (`dz_counters`) of each local address.
 
 use dz_common::map::LocalKey;
 use foldhash::{HashMap, HashMapExt, HashSet};
@@ -6,12 +6,12 @@ use foldhash::{HashMap, HashMapExt, HashSet};
 /// Blocks of counters, block 0 included.
 const BLOCKS: u32 = 256;
 
-/// Which local address has which block of counters. An address keeps its block while it is gone, also
-/// under another interface index, so that its counters go on when it comes back.
+/// The block of counters of each local address. An address keeps its block while it is gone, and when its
+/// interface gets another index, so that its counters go on when it comes back.
 #[derive(Debug)]
 pub(crate) struct Blocks {
     blocks: HashMap<(String, [u8; 4]), u32>,
-    /// What an earlier agent had given out.
+    /// Blocks as an earlier agent gave them out, until their addresses are asked for.
     inherited: HashMap<LocalKey, u32>,
     used: HashSet<u32>,
 }
@@ -27,7 +27,7 @@ impl Blocks {
         }
     }
 
-    /// The block of an address; 0, which is shared, if there is none left.
+    /// Returns the block of an address; 0, which is shared, if there is none left.
     pub(crate) fn of(&mut self, interface: &str, key: &LocalKey) -> u32 {
         let name = (interface.to_owned(), key.addr);
         if let Some(block) = self.blocks.get(&name) {

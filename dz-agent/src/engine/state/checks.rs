@@ -1,4 +1,4 @@
-//! How full checks go: what they could not read, and how often in a row.
+//! The full check under way, and the failures of earlier ones.
 
 use std::time::Duration;
 
@@ -8,23 +8,23 @@ use super::backoff::backoff;
 use crate::engine::hands::Answer;
 use crate::net::routes::{Route, RouteError};
 
-/// Our routes, as the kernel has them.
+/// Our routes as the kernel has them, or why they could not be read.
 pub(crate) type OurRoutes = Result<Vec<Route>, RouteError>;
 
-/// The failures of the full checks since the last one that read everything.
+/// The full check under way, and the failures since the last one that read everything.
 #[derive(Default)]
 pub(crate) struct Checks {
-    /// In a row.
+    /// How many full checks have failed in a row.
     failures: u32,
-    /// What could not be read, each once.
+    /// Their errors, each once.
     errors: HashSet<String>,
-    /// The reading of our routes that a full check begins with. A large table takes its time, which is
-    /// others' time, too.
+    /// The reading of our routes, with which a full check begins. A large table takes long to read; the
+    /// loop goes on meanwhile.
     reading: Option<Answer<OurRoutes>>,
 }
 
 impl Checks {
-    /// Begins a full check with the reading of our routes, instead of any that runs.
+    /// Begins a full check with a new reading of our routes; one that is under way is dropped.
     pub(crate) fn begin(&mut self, reading: Answer<OurRoutes>) {
         self.reading = Some(reading);
     }
@@ -34,7 +34,7 @@ impl Checks {
         self.reading.is_some()
     }
 
-    /// Waits for our routes; for ever if they are not being read. Can be given up and called again.
+    /// Waits for our routes; for ever if they are not being read. Cancel safe.
     pub(crate) async fn routes_read(&mut self) -> OurRoutes {
         let Some(reading) = &mut self.reading else {
             return std::future::pending().await;
@@ -44,15 +44,15 @@ impl Checks {
         routes
     }
 
-    /// Notes that something could not be read. Returns after what pause to try again, and whether it
-    /// is the first time in this row: two errors that take turns are news once each.
+    /// Notes that a full check has failed. Returns the pause before the next try, and whether none of the
+    /// failures in this row had this error: two errors that take turns are news once each.
     pub(crate) fn failed(&mut self, error: &str) -> (Duration, bool) {
         self.failures = self.failures.saturating_add(1);
         let is_news = self.errors.insert(error.to_owned());
         (backoff(self.failures), is_news)
     }
 
-    /// Notes that everything could be read. Returns how many checks had failed before, if any.
+    /// Notes that a full check has read everything. Returns how many had failed before it in a row, if any.
     pub(crate) fn succeeded(&mut self) -> Option<u32> {
         self.errors.clear();
         let failures = std::mem::take(&mut self.failures);

@@ -1,7 +1,7 @@
-//! When each session is to be looked at by the transmit program.
+//! Our clock: the times at which the transmit program (`dz_transmit`) is to be asked for each session.
 //!
-//! Nothing here is the truth: the program decides whether a session really is due and says when to
-//! ask again. A session asked about too often costs a few hundred nanoseconds each time.
+//! These times are hints. The program decides whether a session is due, and returns when to ask again.
+//! Asking too early costs a few hundred nanoseconds.
 
 use std::collections::BTreeMap;
 
@@ -9,33 +9,34 @@ use dz_common::map::SessionKey;
 
 /// The coarsest grid that due times are put on, ns: about 4 ms.
 const COARSEST_NS: u64 = 1 << 22;
-/// The part of the time until then by which one may be late at most.
+/// A due time is put off by at most one part in `LATE` of the time from now until then.
 const LATE: u64 = 64;
 
-/// A due time a little later, on a grid that other sessions' due times are on, too: what happens once
-/// per wake-up costs more than what happens once per session. Later by less than 1/64 of the time
-/// from now to then, where jitter is ten times as much.
+/// Puts a due time off to the next point of a grid that other sessions' due times are on, too, so that
+/// one wake-up serves many: a wake-up costs more than a session. It is put off by less than 1/64 of the
+/// time from now until then; jitter is ten times as much.
 pub(crate) fn gathered_ns(at_ns: u64, now_ns: u64) -> u64 {
     let slack_ns = (at_ns.saturating_sub(now_ns) / LATE).min(COARSEST_NS);
     let grid_ns = slack_ns.checked_ilog2().map_or(1, |log| 1 << log);
     at_ns.checked_next_multiple_of(grid_ns).unwrap_or(at_ns)
 }
 
-/// Due times of sessions, by slot: many sessions have the same, and each is handled some times a
-/// second, so no hash is taken of any.
+/// Due times of sessions, by deadline slot: an index, so that no hash is taken for each session several
+/// times a second.
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
+    /// The slots that are due at each time. An entry is stale unless `due` has the same time for its slot.
     times: BTreeMap<u64, Vec<u32>>,
-    /// How many slots there are in `times`.
+    /// The number of entries in `times`, stale ones included.
     noted: usize,
-    /// For each slot its session, and the one due time that counts; others in `times` are stale.
+    /// The session of each slot and its due time.
     due: Vec<Option<(SessionKey, u64)>>,
-    /// How many of these there are.
+    /// The number of sessions in `due`.
     set: usize,
 }
 
 impl Clock {
-    /// Has a session looked at at `at_ns`, in place of whatever was set for its slot before.
+    /// Sets the due time of a session, instead of whatever was set for its slot before.
     pub(crate) fn set(&mut self, slot: u32, key: SessionKey, at_ns: u64) {
         let index = slot as usize;
         if index >= self.due.len() {
@@ -47,7 +48,7 @@ impl Clock {
             None => self.set += 1,
         }
         self.note(slot, at_ns);
-        // A session set again and again leaves stale entries: keep them a fraction.
+        // Each change of a due time leaves a stale entry: with too many of them, all entries are made anew.
         if self.noted > 64 + 4 * self.set {
             self.times.clear();
             self.noted = 0;
@@ -64,7 +65,7 @@ impl Clock {
         self.noted += 1;
     }
 
-    /// Has a session looked at at `at_ns` at the latest.
+    /// Sets the due time of a session unless an earlier one is set.
     pub(crate) fn set_earlier(&mut self, slot: u32, key: SessionKey, at_ns: u64) {
         if self.due_ns(slot).is_none_or(|due_ns| at_ns < due_ns) {
             self.set(slot, key, at_ns);
@@ -82,7 +83,7 @@ impl Clock {
         self.set -= usize::from(due.is_some());
     }
 
-    /// When somebody is due next.
+    /// Returns the first due time, ns.
     pub(crate) fn next_ns(&mut self) -> Option<u64> {
         while let Some(mut first) = self.times.first_entry() {
             let at_ns = *first.key();
@@ -99,8 +100,8 @@ impl Clock {
         None
     }
 
-    /// Takes up to `most` sessions that are due, with their slots. Not a moment before: the program
-    /// would say "not yet", and the loop would spin until then.
+    /// Takes up to `most` sessions that are due, with their slots. None is taken before its time: the
+    /// program would say "not yet", and the loop would spin until then.
     pub(crate) fn take(&mut self, now_ns: u64, most: usize) -> Vec<(u32, SessionKey)> {
         let mut taken = Vec::new();
         while taken.len() < most

@@ -1,5 +1,5 @@
-//! The sessions on their way out, between the first step of a disconnect (D1) and the last (D4): how far
-//! each is, when its peer is told next, and who waits for it.
+//! The sessions that are being closed, between the steps D1 and D4 of a disconnect (ARCHITECTURE.md): the
+//! steps each has behind it, its farewell, and the requests that wait for it.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use foldhash::HashMap;
 use super::batches::Batches;
 use super::farewell::{Farewell, Untold};
 
-/// A session on its way out.
+/// A session that is being closed.
 #[derive(Debug)]
 struct Closing {
-    /// Who waits for it.
+    /// The requests that wait for it ([`Batches`]).
     batches: Vec<u64>,
     /// D2.
     farewell: Farewell,
@@ -24,29 +24,29 @@ struct Closing {
     failures: u32,
 }
 
-/// What is to be done with a closing session next.
+/// The next step of a closing session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// D3: its peer has been told for the first time, or cannot be.
+    /// D3: its peer has been told for the first time, or cannot be told.
     GiveRouteUp,
-    /// D4: nothing more is to be said, and the route is gone.
+    /// D4: no more farewell is to be sent, and the route is gone.
     Delete,
 }
 
-/// What is left of a session that has been closed.
+/// A session that has been closed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Closed {
-    /// Who waits for it.
+    /// The requests that wait for it.
     pub(crate) batches: Vec<u64>,
-    /// Why its peer does not know, if it could not be told.
+    /// Why its peer could not be told, if it could not.
     pub(crate) untold: Option<Untold>,
 }
 
-/// All of them.
+/// The sessions that are being closed.
 #[derive(Debug, Default)]
 pub(crate) struct Closings {
     closing: HashMap<SessionKey, Closing>,
-    /// When farewells go on; what does not agree with the farewell itself is out of date.
+    /// When the next packet of each farewell is due. An entry is stale unless its farewell has this time.
     due: BTreeMap<u64, Vec<SessionKey>>,
     batches: Batches,
 }
@@ -72,17 +72,17 @@ impl Closings {
         self.closing.keys().copied()
     }
 
-    /// Returns the requests that wait.
+    /// Returns the requests that wait for closing sessions.
     pub(crate) const fn batches_mut(&mut self) -> &mut Batches {
         &mut self.batches
     }
 
-    /// Begins to close a session, whose peer is to be told. Returns false if it is being closed already.
+    /// Begins to close a session and tell its peer. Returns false if it is being closed already.
     pub(crate) fn begin(&mut self, key: SessionKey, now_ns: u64) -> bool {
         self.insert(key, Farewell::begun(now_ns))
     }
 
-    /// Begins to close a session whose peer cannot be told: nothing may be sent with its address.
+    /// Begins to close a session without telling its peer: nothing may be sent with its address.
     pub(crate) fn begin_silent(&mut self, key: SessionKey) {
         self.insert(key, Farewell::silent(&key));
     }
@@ -99,25 +99,25 @@ impl Closings {
         is_new
     }
 
-    /// Has a batch wait for a session.
+    /// Has a request wait for a session.
     pub(crate) fn wait_for(&mut self, key: &SessionKey, batch: u64) {
         if let Some(closing) = self.closing.get_mut(key) {
             closing.batches.push(batch);
         }
     }
 
-    /// Takes those who wait for a session: they are told that it takes longer.
+    /// Takes the requests that wait for a session, which takes too long.
     pub(crate) fn take_waiting(&mut self, key: &SessionKey) -> Vec<u64> {
         let closing = self.closing.get_mut(key);
         closing.map_or_else(Vec::new, |closing| std::mem::take(&mut closing.batches))
     }
 
-    /// Returns when the next farewell goes on, ns.
+    /// Returns when the next packet of a farewell is due, ns.
     pub(crate) fn due_ns(&self) -> Option<u64> {
         self.due.keys().next().copied()
     }
 
-    /// Takes the sessions whose farewells go on by now.
+    /// Takes the sessions of which a packet of the farewell is due by now.
     pub(crate) fn take_due(&mut self, now_ns: u64) -> Vec<SessionKey> {
         let mut taken = Vec::new();
         while let Some(first) = self.due.first_entry()
@@ -137,8 +137,8 @@ impl Closings {
         self.due.entry(due_ns).or_default().push(key);
     }
 
-    /// Gives a farewell that has waited for its next hop its turn. Returns false if the session is not
-    /// being closed.
+    /// Makes a farewell due now that has waited for its next hop. Returns false if the session is not being
+    /// closed.
     pub(crate) fn resolved(&mut self, key: SessionKey, now_ns: u64) -> bool {
         let Some(closing) = self.closing.get_mut(&key) else {
             return false;
@@ -149,8 +149,8 @@ impl Closings {
         true
     }
 
-    /// Notes that a packet of a farewell has left, or that the kernel did not take it. `interval_us` is
-    /// asked for at the first one.
+    /// Notes that a packet of a farewell was tried; `taken`: the kernel has sent it. `interval_us` returns
+    /// the session's transmit interval, and is called for the first packet only.
     pub(crate) fn said(
         &mut self,
         key: SessionKey,
@@ -165,8 +165,8 @@ impl Closings {
         }
     }
 
-    /// Puts a farewell off whose next hop is not known. Returns false if that has been waited for long
-    /// enough, or the session is not being closed.
+    /// Puts a farewell off whose next hop is not resolved. Returns false if it has waited long enough, or
+    /// the session is not being closed.
     pub(crate) fn wait_for_next_hop(&mut self, key: SessionKey, now_ns: u64) -> bool {
         let closing = self.closing.get_mut(&key);
         let due_ns = closing.and_then(|closing| closing.farewell.wait(now_ns));
@@ -176,7 +176,7 @@ impl Closings {
         due_ns.is_some()
     }
 
-    /// Ends a farewell: nothing more is sent. Returns false if it was over already.
+    /// Ends a farewell: no more packet of it is sent. Returns false if it was over already.
     pub(crate) fn end_farewell(&mut self, key: &SessionKey, why: Untold) -> bool {
         let closing = self.closing.get_mut(key);
         let Some(closing) = closing.filter(|closing| !closing.farewell.is_over()) else {
@@ -186,12 +186,12 @@ impl Closings {
         true
     }
 
-    /// Returns why a peer does not know, if it could not be told.
+    /// Returns why a session's peer could not be told, if it could not.
     pub(crate) fn untold(&self, key: &SessionKey) -> Option<Untold> {
         self.closing.get(key)?.farewell.untold()
     }
 
-    /// Returns what is to be done with a session next, if anything. D3 is returned once.
+    /// Returns the next step of a session, if its time has come. D3 is returned once.
     pub(crate) fn next_step(&mut self, key: &SessionKey) -> Option<Step> {
         let closing = self.closing.get_mut(key)?;
         if closing.farewell.is_unsaid() {
@@ -205,27 +205,27 @@ impl Closings {
         deletes.then_some(Step::Delete)
     }
 
-    /// Says whether D3 has begun and is not done.
+    /// Says whether a session's D3 has begun and is not done.
     pub(crate) fn waits_for_route(&self, key: &SessionKey) -> bool {
         let closing = self.closing.get(key);
         closing.is_some_and(|closing| closing.route_given_up && !closing.route_gone)
     }
 
-    /// Notes that a session's route is gone, or another session's.
+    /// Notes that D3 of a session is done: its route is gone, or belongs to another session.
     pub(crate) fn route_gone(&mut self, key: &SessionKey) {
         if let Some(closing) = self.closing.get_mut(key) {
             closing.route_gone = true;
         }
     }
 
-    /// Notes that D4 has failed. Returns how often by now, if the session is being closed.
+    /// Notes that D4 of a session has failed. Returns how often it has; none if the session is not being closed.
     pub(crate) fn not_deleted(&mut self, key: &SessionKey) -> Option<u32> {
         let closing = self.closing.get_mut(key)?;
         closing.failures = closing.failures.saturating_add(1);
         Some(closing.failures)
     }
 
-    /// Forgets a session that has been closed.
+    /// Forgets a session after D4.
     pub(crate) fn finish(&mut self, key: &SessionKey) -> Option<Closed> {
         let closing = self.closing.remove(key)?;
         Some(Closed {

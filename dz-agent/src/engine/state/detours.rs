@@ -1,5 +1,5 @@
-//! Ways around gated interfaces: for each peer and local address the interface with the best route,
-//! kept current by notifications, and by a look at some of them every second that needs none.
+//! Ways around gated interfaces: for each peer and local address the interface with the best route.
+//! Notifications keep them current; some are looked up again every second without any.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -15,30 +15,30 @@ use crate::engine::hands::Answer;
 use crate::net::NetlinkError;
 use crate::net::detours::{Flow, Way};
 
-/// Destinations that are looked up at the same time.
-const AT_ONCE: usize = 8;
-/// Destinations looked at again every second, whatever was notified.
+/// Most look-ups under way at the same time.
+const MAX_LOOKUPS: usize = 8;
+/// Flows that are looked up again every second, whatever was notified.
 const EVERY_SECOND: usize = 32;
 
-/// Before every other flow.
+/// The flow that is sorted before every other.
 const FIRST: Flow = Flow {
     dst: Ipv4Addr::UNSPECIFIED,
     src: Ipv4Addr::UNSPECIFIED,
 };
 
-/// What the kernel is to be asked.
+/// A question to the kernel: the way around for a flow.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Question {
     pub(crate) flow: Flow,
     /// Interfaces that may be used.
     pub(crate) interfaces: Arc<[u32]>,
-    /// Those that hold its source.
+    /// Interfaces that hold the flow's source.
     pub(crate) holders: Vec<u32>,
 }
 
-/// What a look-up found.
+/// The kernel's answer to a [`Question`].
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct WayFound {
     pub(crate) flow: Flow,
     way: Result<Way, NetlinkError>,
 }
@@ -50,18 +50,21 @@ pub(crate) type Holders = BTreeMap<Ipv4Addr, Vec<u32>>;
 pub(crate) struct Detours {
     /// Interfaces that may be used.
     candidates: Arc<[u32]>,
-    /// Which interfaces hold the sources.
+    /// The interfaces that hold each source.
     holders: Holders,
     ways: Ways,
+    /// Flows to be looked up.
     wanted: BTreeSet<Flow>,
+    /// Flows that are being looked up, by `running`.
     underway: BTreeSet<Flow>,
-    running: FuturesUnordered<Answer<Found>>,
-    /// Where the look of the last second ended.
+    running: FuturesUnordered<Answer<WayFound>>,
+    /// The last flow that the periodic look-up has come to.
     cursor: Flow,
 }
 
 impl Detours {
-    /// `warn`: packets are to be rerouted, so that a destination without a way around matters.
+    /// Makes an owner that knows no way yet. `warn`: packets are to be rerouted, so that a destination
+    /// without a way around matters.
     pub(crate) fn new(warn: bool) -> Self {
         Self {
             candidates: Arc::default(),
@@ -74,30 +77,31 @@ impl Detours {
         }
     }
 
-    /// Everything that was looked up.
+    /// Returns every way around that has been looked up.
     pub(crate) const fn known(&self) -> &BTreeMap<Flow, u32> {
         self.ways.known()
     }
 
-    /// The way around for a flow, 0 if there is none; none if it has not been looked up.
+    /// Returns the interface of the way around for a flow, 0 if there is none; none if it has not been
+    /// looked up.
     pub(crate) fn of(&self, flow: Flow) -> Option<u32> {
         self.ways.of(flow)
     }
 
-    /// Looks a flow up unless that has been done.
+    /// Has a flow looked up unless that has been done.
     pub(crate) fn look(&mut self, flow: Flow) {
         if self.ways.of(flow).is_none() && !self.underway.contains(&flow) {
             self.wanted.insert(flow);
         }
     }
 
-    /// A flow that no session has any more.
+    /// Forgets a flow that no session has any more.
     pub(crate) fn forget(&mut self, flow: Flow) {
         self.ways.forget(flow);
         self.wanted.remove(&flow);
     }
 
-    /// Uses these interfaces from now on.
+    /// Replaces the interfaces that may be used, and has everything looked up again if they have changed.
     pub(crate) fn use_candidates(&mut self, candidates: Vec<u32>) {
         if *self.candidates != *candidates {
             self.candidates = candidates.into();
@@ -105,7 +109,8 @@ impl Detours {
         }
     }
 
-    /// Takes note of which interfaces hold the sources, and looks up again what that changes.
+    /// Replaces the interfaces that hold each source, and has the flows looked up again whose source they
+    /// have changed for.
     pub(crate) fn use_holders(&mut self, holders: Holders) {
         if self.holders == holders {
             return;
@@ -116,24 +121,25 @@ impl Detours {
         self.wanted.extend(self.underway.iter().filter(changed));
     }
 
-    /// Whether packets may leave by an interface.
+    /// Says whether packets may be diverted to an interface.
     pub(crate) fn is_candidate(&self, ifindex: u32) -> bool {
         self.candidates.contains(&ifindex)
     }
 
-    /// Whether routes that lead around may have gone with an address of an interface.
+    /// Says whether routes of ways around may have gone with an address of an interface; `has_others`: the
+    /// interface still has another address.
     pub(crate) fn leans_on(&self, ifindex: u32, address: Ipv4Addr, has_others: bool) -> bool {
         self.ways.are_named(address) || !has_others && self.is_candidate(ifindex)
     }
 
-    /// Looks everything up again.
+    /// Has everything looked up again.
     pub(crate) fn look_at_all(&mut self) {
         self.ways.forget_names();
         self.wanted.extend(self.ways.known().keys());
         self.wanted.extend(&self.underway);
     }
 
-    /// Looks those destinations up again that a prefix covers.
+    /// Has the flows looked up again whose destination is within a prefix.
     pub(crate) fn look_within(&mut self, prefix: Ipv4Addr, prefix_len: u8) {
         let host_bits = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
         let first = Flow {
@@ -149,7 +155,7 @@ impl Detours {
         self.wanted.extend(self.underway.range(first..=last));
     }
 
-    /// Looks the next few up again.
+    /// Has the next [`EVERY_SECOND`] flows looked up again.
     pub(crate) fn look_at_some(&mut self) {
         let behind = (Bound::Excluded(self.cursor), Bound::Unbounded);
         let next = self.ways.known().range(behind).take(EVERY_SECOND);
@@ -161,18 +167,18 @@ impl Detours {
         self.wanted.extend(next);
     }
 
-    /// Waits for the next look-up to end; none if there is none.
-    pub(crate) async fn answered(&mut self) -> Option<Found> {
+    /// Waits for the next look-up to end; none if none is under way.
+    pub(crate) async fn answered(&mut self) -> Option<WayFound> {
         self.running.next().await
     }
 
-    /// Takes note of a look-up; returns whether it found something new.
-    pub(crate) fn done(&mut self, found: Found) -> bool {
-        let Found { flow, way } = found;
+    /// Notes the end of a look-up. Returns whether the way around has changed.
+    pub(crate) fn done(&mut self, found: WayFound) -> bool {
+        let WayFound { flow, way } = found;
         self.underway.remove(&flow);
         let changed = match way {
             Ok(way) => self.ways.note(flow, way),
-            // The look of the next seconds comes to it again; what is known stays.
+            // The periodic look-up comes to it again; until then the last known way stays.
             Err(error) => {
                 warn!(dst = %flow.dst, %error, "way around not looked up; repeated");
                 if self.ways.of(flow).is_none() {
@@ -187,9 +193,10 @@ impl Detours {
         changed
     }
 
-    /// Takes the next flow that is to be looked up, if one may be by now; then [`Self::asked`].
+    /// Takes the next flow to be looked up, unless too many are. The caller asks the kernel, and then calls
+    /// [`Self::asked`].
     pub(crate) fn next_to_ask(&mut self) -> Option<Question> {
-        if self.running.len() >= AT_ONCE {
+        if self.running.len() >= MAX_LOOKUPS {
             return None;
         }
         let mut next = self.wanted.iter();
@@ -203,10 +210,10 @@ impl Detours {
         })
     }
 
-    /// Notes that the kernel has been asked about a flow.
+    /// Keeps the answer to come about a flow.
     pub(crate) fn asked(&mut self, flow: Flow, way: Answer<Result<Way, NetlinkError>>) {
         self.running
-            .push(way.map(move |way| Found { flow, way }).boxed_local());
+            .push(way.map(move |way| WayFound { flow, way }).boxed_local());
     }
 }
 
@@ -254,14 +261,14 @@ mod tests {
     #[test]
     fn a_few_are_asked_about_at_a_time() {
         let mut detours = Detours::new(false);
-        (0..AT_ONCE as u32 + 1).for_each(|n| detours.look(flow(n)));
+        (0..MAX_LOOKUPS as u32 + 1).for_each(|n| detours.look(flow(n)));
         let mut asked = 0;
         while let Some(question) = detours.next_to_ask() {
             asked += 1;
             let never = std::future::pending().boxed_local();
             detours.asked(question.flow, never);
         }
-        assert_eq!(asked, AT_ONCE);
+        assert_eq!(asked, MAX_LOOKUPS);
     }
 
     #[test]

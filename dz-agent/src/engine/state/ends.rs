@@ -1,9 +1,9 @@
-//! The two ends of a session, and the gateway between: which ones are taken where nobody names them,
-//! and which addresses are nobody's. Pure functions of what an interface is.
+//! The choice of a session's local address and gateway where nobody names them, and the addresses that
+//! no peer may have: pure functions of an interface's addresses and tunnel.
 //!
 //! With an allocated address the interface holds the local address, and peers are behind it. Without
 //! one (plain IBRL) the local address is the host's public one, on its NIC, and the tunnel has only
-//! the addresses of its link: a /31 of scope link. The far end of that is the gateway to every peer.
+//! the addresses of its link: a /31 of scope link, whose far end is the gateway to every peer.
 
 use std::net::Ipv4Addr;
 
@@ -14,48 +14,50 @@ use crate::net::links::{Address, Tunnel};
 /// `RT_SCOPE_UNIVERSE`.
 const UNIVERSE: u8 = 0;
 
-/// What an interface has of its own.
+/// An interface's addresses and tunnel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ends<'a> {
     pub(crate) link: Link,
-    /// In the kernel's order.
+    /// Its addresses, in the kernel's order.
     pub(crate) addresses: &'a [Address],
     pub(crate) tunnel: Tunnel,
 }
 
-/// The local address where nobody names one.
+/// The choice of a local address where nobody names one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Local {
     /// This one.
     One(Ipv4Addr),
-    /// The interface has several that could be meant.
+    /// None: the interface has several that could be meant.
     Several(Vec<Ipv4Addr>),
-    /// It has none.
+    /// None: there is no address that could be meant.
     None,
 }
 
-/// Why an address cannot be a peer's.
+/// An address that no peer over an interface may have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
     pub(crate) address: Ipv4Addr,
-    /// In words that follow the address.
+    /// The reason, in words that follow the address.
     pub(crate) why: String,
-    /// It is the gateway where the local address is another interface's. Sessions from the
-    /// interface's own addresses have no gateway, and may have this one for a peer.
+    /// Whether it is the gateway of sessions whose local address is borrowed. Sessions from the interface's
+    /// own addresses have no gateway: they may have this address as a peer.
     pub(crate) is_gateway: bool,
 }
 
-/// Whether an address can be taken without having been named: one that the world may know.
+/// Says whether an address may be chosen as a local address that nobody has named: it has global scope
+/// and is neither link-local nor loopback.
 pub(crate) const fn is_global(address: Ipv4Addr, scope: u8) -> bool {
     scope == UNIVERSE && !address.is_link_local() && !address.is_loopback()
 }
 
 impl Ends<'_> {
-    /// The interface's only global address, else our outer address of the tunnel if this host has it.
+    /// Chooses the local address: the interface's only global address, else the tunnel's outer address on
+    /// our side if this host holds it.
     pub(crate) fn local(&self, is_held: impl Fn(Ipv4Addr) -> bool) -> Local {
         let mut global = Vec::new();
         for address in self.addresses {
-            // With several other ends one address is there several times.
+            // An address with several point-to-point peers is listed once for each.
             if is_global(address.local, address.scope) && !global.contains(&address.local) {
                 global.push(address.local);
             }
@@ -68,8 +70,8 @@ impl Ends<'_> {
         }
     }
 
-    /// The gateway to peers of a local address: the far end of the link where the address is not the
-    /// interface's own; none otherwise.
+    /// Chooses the gateway of sessions with a local address: the far end of the interface's only /31 if the
+    /// address is not the interface's own; none otherwise.
     pub(crate) fn via(&self, local: Ipv4Addr) -> Option<Ipv4Addr> {
         let own = self.addresses.iter().any(|address| address.local == local);
         if own || self.link != Link::Layer3 {
@@ -80,7 +82,7 @@ impl Ends<'_> {
         links.all(|end| end == first).then_some(first)
     }
 
-    /// The addresses that cannot be a peer's over this interface.
+    /// Returns the addresses that no peer over this interface may have.
     pub(crate) fn refused(&self) -> Vec<Refused> {
         let mut refused = Vec::new();
         let mut refuse = |address, why: String, is_gateway| {
@@ -116,7 +118,7 @@ impl Ends<'_> {
     }
 }
 
-/// The other end of a /31 (RFC 3021).
+/// Returns the other end of a /31 (RFC 3021).
 fn other_end(address: &Address) -> Option<Ipv4Addr> {
     let flipped = Ipv4Addr::from(u32::from(address.local) ^ 1);
     (address.prefix_len == 31).then_some(address.peer.unwrap_or(flipped))

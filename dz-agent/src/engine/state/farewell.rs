@@ -1,8 +1,8 @@
-//! Telling peers that their session is over: AdminDown, three times.
+//! A farewell: three AdminDown packets that tell a peer that its session is over.
 //!
-//! The first one leaves at once, or as soon as the next hop is resolved, and the route does not go before
-//! it. The other two follow within a tenth of the transmit interval, so that what loses one packet need not lose
-//! all three; the route does not wait for them, the session's deletion does.
+//! The first packet leaves immediately, or as soon as the next hop is resolved; the route is deleted after
+//! it. The other two follow within a tenth of the transmit interval, spread so that a short loss does not
+//! take all three. The route's deletion does not wait for them, the session's does.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -13,16 +13,17 @@ use dz_common::map::SessionKey;
 use super::backoff::nanos;
 use super::clock::gathered_ns;
 
-/// AdminDown packets at a disconnect: one may be lost, two, too.
+/// The packets of a farewell: two of them may be lost.
 pub(crate) const FAREWELLS: u64 = 3;
-/// The part of the transmit interval within which all of them are sent.
+/// The packets leave within one part in `PART` of the transmit interval.
 const PART: u64 = 10;
-/// However long the interval is, they are sent within this: somebody waits for the disconnect.
+/// The longest time from the first packet to the last, however long the interval is: a client waits for
+/// the disconnect.
 const LONGEST: Duration = Duration::from_millis(100);
-/// How long a disconnect waits for its next hop: a neighbour that is there answers in some milliseconds, and
-/// the kernel asks once a second.
+/// How long the first packet waits for its next hop. A neighbour that is there answers within milliseconds;
+/// the kernel repeats its ARP request once a second.
 const RESOLVED_WITHIN: Duration = Duration::from_secs(1);
-/// How often the next hop is asked about meanwhile: a notification can be lost.
+/// How often the kernel is asked about the next hop meanwhile, for its notification can be lost.
 const ASKED_EVERY: Duration = Duration::from_millis(200);
 
 /// Why a peer could not be told.
@@ -30,7 +31,7 @@ const ASKED_EVERY: Duration = Duration::from_millis(200);
 pub(crate) enum Untold {
     /// The next hop's Ethernet address is not known.
     NextHop(Ipv4Addr),
-    /// The session's address, or its interface, is gone or down: nothing may be sent with it.
+    /// The session's local address is gone, or its interface is gone or down: nothing may be sent with it.
     Address(Ipv4Addr),
     /// The kernel did not take any of the packets.
     Refused,
@@ -59,14 +60,15 @@ impl fmt::Display for Untold {
     }
 }
 
-/// How far the telling of one peer is.
+/// The stage of a farewell.
 #[derive(Clone, Copy, Debug)]
 enum Stage {
-    /// Nothing is sent yet: the next hop is not resolved, or its turn has only come.
+    /// The first packet has not been tried: it may wait for its next hop until `until_ns`.
     Begun {
         until_ns: u64,
     },
-    /// So many have left, the first at `first_ns`; `told`: the kernel took at least one.
+    /// `said` packets have been tried, the first at `first_ns`, the last is to be `spread_ns` later;
+    /// `told`: the kernel has sent at least one.
     Saying {
         first_ns: u64,
         spread_ns: u64,
@@ -80,12 +82,12 @@ enum Stage {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Farewell {
     stage: Stage,
-    /// When it goes on.
+    /// When its next packet is due.
     due_ns: u64,
 }
 
 impl Farewell {
-    /// Makes a farewell that is to be said.
+    /// Makes a farewell whose first packet is due now.
     pub(crate) fn begun(now_ns: u64) -> Self {
         let until_ns = now_ns + nanos(RESOLVED_WITHIN);
         Self {
@@ -102,17 +104,17 @@ impl Farewell {
         }
     }
 
-    /// Says whether the first packet is still to leave.
+    /// Says whether the first packet has not been tried yet.
     pub(crate) const fn is_unsaid(&self) -> bool {
         matches!(self.stage, Stage::Begun { .. })
     }
 
-    /// Says whether nothing more will be sent.
+    /// Says whether no more packet will be sent.
     pub(crate) const fn is_over(&self) -> bool {
         matches!(self.stage, Stage::Over(_))
     }
 
-    /// Returns why the peer does not know, if it could not be told.
+    /// Returns why the peer could not be told, if it could not.
     pub(crate) const fn untold(&self) -> Option<Untold> {
         match self.stage {
             Stage::Over(Err(why)) => Some(why),
@@ -120,12 +122,12 @@ impl Farewell {
         }
     }
 
-    /// Returns when it goes on, ns.
+    /// Returns when its next packet is due, ns.
     pub(crate) const fn due_ns(&self) -> u64 {
         self.due_ns
     }
 
-    /// Has it go on at once if the first packet is still to leave. Returns whether it is.
+    /// Makes the first packet due now that its next hop is resolved. Returns false if that was tried already.
     pub(crate) const fn resolved(&mut self, now_ns: u64) -> bool {
         if self.is_unsaid() {
             self.due_ns = now_ns;
@@ -133,8 +135,8 @@ impl Farewell {
         self.is_unsaid()
     }
 
-    /// Puts the first packet off while the next hop may still be resolved. Returns until when, ns; none
-    /// if it has been waited for long enough.
+    /// Puts the first packet off, for its next hop may still be resolved. Returns until when, ns; none if it
+    /// has waited long enough.
     pub(crate) fn wait(&mut self, now_ns: u64) -> Option<u64> {
         let Stage::Begun { until_ns } = self.stage else {
             return None;
@@ -146,7 +148,7 @@ impl Farewell {
         Some(self.due_ns)
     }
 
-    /// Ends it. A peer to which one packet has left counts as told.
+    /// Ends the farewell. A peer counts as told if one packet has been sent.
     pub(crate) fn end(&mut self, why: Untold) {
         self.stage = match self.stage {
             Stage::Saying { told: true, .. } => Stage::Over(Ok(())),
@@ -155,8 +157,9 @@ impl Farewell {
         };
     }
 
-    /// Notes that one more has left, or that the kernel did not take it, while the transmit interval is
-    /// `interval_us`. Returns when the next one is due, ns.
+    /// Notes that one more packet was tried; `taken`: the kernel has sent it. `interval_us` returns the
+    /// session's transmit interval, and is called for the first packet only. Returns when the next packet
+    /// is due, ns.
     pub(crate) fn said(
         &mut self,
         interval_us: impl FnOnce() -> u32,
@@ -184,15 +187,15 @@ impl Farewell {
             return None;
         }
         let apart_ns = spread_ns / (FAREWELLS - 1);
-        // Where this one was late, the next one is, too: close together both could be lost.
+        // Packets close together may be lost together: where this one was late, the next one is put off, too.
         let due_ns = (first_ns + apart_ns * said).max(now_ns + apart_ns / 2);
         self.due_ns = gathered_ns(due_ns, now_ns);
         Some(self.due_ns)
     }
 }
 
-/// From the first farewell to the last: less than a tenth of the interval, although due times are put on a
-/// grid. In ns, of an interval in µs.
+/// Returns the time from the first packet to the last, ns: less than a tenth of the interval, for due
+/// times on a grid make it longer.
 fn spread_ns(interval_us: u32) -> u64 {
     let tenth_ns = u64::from(interval_us) * 1_000 / PART;
     tenth_ns.min(nanos(LONGEST)) / 16 * 15

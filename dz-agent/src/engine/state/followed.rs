@@ -1,4 +1,4 @@
-//! The routes of other daemons that are followed, as of the last that was read or notified of.
+//! The followed routes: those of other daemons that meet `--follow`, as last read or notified.
 
 use std::collections::BTreeMap;
 
@@ -11,35 +11,34 @@ use crate::net::hosts::{HostChange, HostRoute};
 use crate::reason::PassedOver;
 use crate::settings::{Conditions, Follow};
 
-/// The followed routes.
+/// The followed routes, and those that meet the conditions and cannot be followed.
 #[derive(Debug)]
 pub(crate) struct Followed {
     conditions: Conditions,
     mirror: Mirror,
-    /// Those that meet the conditions and cannot be followed.
     unfollowed: Unfollowed,
-    /// The mirror is what the kernel has, but for notifications on their way. Until then no followed
-    /// peer is made or given up: a table that could not be read is not an empty one.
+    /// Whether the mirror is what the kernel has, but for notifications that are still to be read. Unless it
+    /// is, no followed peer is made or given up: a table that could not be read is not an empty one.
     known: bool,
 }
 
-/// What a destination's routes say.
+/// What the followed routes to a destination ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Says {
-    /// There is a peer.
+    /// This peer, because of this route.
     Peer(Peer, HostRoute),
-    /// There is a route, but no address of ours that its packets would have.
+    /// No peer: there is this route, but no address of ours that its packets would have as their source.
     NoSource(HostRoute),
-    /// There is no route.
+    /// No peer: there is no route.
     Nothing,
-    /// The routes could not be read yet.
+    /// Nobody knows: the routes could not be read.
     Unknown,
 }
 
 impl Followed {
     pub(crate) fn new(conditions: Conditions) -> Self {
         Self {
-            // Nothing needs to be read.
+            // Without conditions there is nothing to read.
             known: conditions.is_empty(),
             conditions,
             mirror: Mirror::default(),
@@ -52,13 +51,13 @@ impl Followed {
         !self.conditions.is_empty()
     }
 
-    /// Says whether the routes are known, but for notifications on their way.
+    /// Says whether the routes are known, but for notifications that are still to be read.
     pub(crate) const fn is_known(&self) -> bool {
         self.known
     }
 
-    /// Notes that notifications were lost, or the table not read: what is known is not what is there
-    /// until it has been read again.
+    /// Notes that notifications were lost, or that the table could not be read: the routes are not known
+    /// until they have been read again.
     pub(crate) fn doubt(&mut self) {
         self.known = !self.is_on();
     }
@@ -68,22 +67,23 @@ impl Followed {
         self.conditions.matches(route.table, route.protocol)
     }
 
-    /// Returns what is to be read from the kernel.
+    /// Returns the dumps that together list every route that meets the conditions.
     pub(crate) fn dumps(&self) -> Vec<Follow> {
         self.conditions.dumps()
     }
 
-    /// Returns every destination and interface that has a route.
+    /// Returns every destination and interface with a followed route.
     pub(crate) fn keys(&self) -> impl Iterator<Item = RouteKey> {
         self.mirror.keys()
     }
 
-    /// Returns the route to a destination that the kernel takes first.
+    /// Returns the followed route to a destination by an interface that counts ([`Mirror::best`]).
     pub(crate) fn best(&self, key: RouteKey) -> Option<&HostRoute> {
         self.mirror.best(key)
     }
 
-    /// Applies a notification to the followed routes. Returns the destinations that it concerns.
+    /// Applies a notification to the followed routes; `tracked`: its route is one of them. Returns the
+    /// destinations whose best route may have changed.
     pub(crate) fn apply(
         &mut self,
         change: &HostChange,
@@ -92,7 +92,8 @@ impl Followed {
         self.mirror.apply(change, tracked)
     }
 
-    /// Applies a notification to the routes that cannot be followed, for the reason `why` if this is one.
+    /// Applies a notification to the routes that cannot be followed; `why`: the reason, if its route is one
+    /// of them.
     pub(crate) fn note_unfollowed(
         &mut self,
         change: &HostChange,
@@ -101,7 +102,7 @@ impl Followed {
         self.unfollowed.apply(change, why)
     }
 
-    /// Says whether a route is noted as one that cannot be followed, for this reason.
+    /// Says whether a route is known as one that cannot be followed for this reason.
     pub(crate) fn is_unfollowed(&self, route: &HostRoute, why: PassedOver) -> bool {
         self.unfollowed.contains(route, why)
     }
@@ -111,7 +112,7 @@ impl Followed {
         self.unfollowed.counts()
     }
 
-    /// Replaces what is known by what was read. Returns how many routes there is no room for.
+    /// Replaces all routes by those that were read. Returns how many there was no room for.
     pub(crate) fn replace(
         &mut self,
         followed: Vec<HostRoute>,
@@ -119,7 +120,7 @@ impl Followed {
     ) -> usize {
         let (mirror, left_out) = Mirror::of(followed);
         if self.known {
-            // Those that lead nowhere were not read again.
+            // Routes that lead nowhere are read only while the routes are not known.
             unfollowed.insert_nowhere_of(&self.unfollowed);
         }
         self.mirror = mirror;

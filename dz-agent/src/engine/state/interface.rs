@@ -1,4 +1,5 @@
-//! One interface that is served or waited for: what the kernel has of it, and what its peers may use.
+//! One interface that is served or waited for: its state and addresses as they were last read, and the
+//! local addresses that sessions over it may have.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -13,35 +14,35 @@ use crate::view::{InterfaceView, Parked};
 /// An interface that we serve or wait for.
 #[derive(Debug)]
 pub(crate) struct Interface {
-    /// Shared with each of its sessions.
+    /// Its name, one text that each of its sessions shares.
     name: Arc<str>,
     /// Why it is not served, in words that follow its name.
     waiting: Option<String>,
-    /// Whether the kernel has it, as of the last look.
+    /// Whether the kernel had it when it was last read.
     exists: bool,
+    /// What was read, while it is served.
     seen: Option<Seen>,
 }
 
-/// An interface that exists and has our programs on it, as of the last look.
+/// What was last read of an interface that has our programs on it.
 #[derive(Debug)]
 struct Seen {
-    /// What the kernel says of it.
     found: links::Interface,
     link: Link,
     /// Its own addresses, in the kernel's order.
     locals: Vec<Address>,
-    /// Addresses that this host has and the interface has not, and that its peers use.
+    /// Addresses of this host that peers use over this interface although it does not have them.
     borrowed: HashSet<Ipv4Addr>,
-    /// Addresses that cannot be a peer's.
+    /// Addresses that no peer over this interface may have.
     refused: HashMap<Ipv4Addr, Refused>,
 }
 
-/// What a look at an interface has changed.
+/// The difference between an interface as it is read now and as it was read before.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Changed {
-    /// Addresses that can be spoken from now.
+    /// Addresses that sessions may have from now on.
     pub(crate) came: Vec<Ipv4Addr>,
-    /// Addresses that cannot be spoken from any more.
+    /// Addresses that sessions may not have any more.
     pub(crate) went: Vec<Ipv4Addr>,
     /// Whether it went up (true) or down.
     pub(crate) up: Option<bool>,
@@ -58,13 +59,14 @@ impl Seen {
         }
     }
 
-    /// Takes over what was read. What is borrowed is looked at apart.
+    /// Takes over the state and addresses that were read. The borrowed ones are asked about elsewhere
+    /// ([`Interface::borrow`]).
     fn become_as(&mut self, found: &links::Interface, locals: Vec<Address>) -> Changed {
         let before: HashSet<_> = self.usable().collect();
         let up = (self.found.up != found.up).then_some(found.up);
         self.found = found.clone();
         self.locals = locals;
-        // What one has needs not be borrowed.
+        // An address that the interface has itself is not borrowed any more.
         let own = self.locals.iter().map(|address| address.local);
         for local in own.collect::<Vec<_>>() {
             self.borrowed.remove(&local);
@@ -94,7 +96,7 @@ impl Seen {
 }
 
 impl Interface {
-    /// Makes one that is waited for.
+    /// Makes an interface that is waited for.
     pub(crate) fn new(name: &str) -> Self {
         Self {
             name: name.into(),
@@ -109,7 +111,7 @@ impl Interface {
         &self.name
     }
 
-    /// Returns its name, for those who keep it.
+    /// Returns its name, to be kept.
     pub(crate) fn shared_name(&self) -> Arc<str> {
         Arc::clone(&self.name)
     }
@@ -125,7 +127,7 @@ impl Interface {
         self.waiting = None;
     }
 
-    /// Notes why it is not served, in words that follow its name. Returns whether that is news.
+    /// Notes why it is not served, in words that follow its name. Returns whether the reason has changed.
     pub(crate) fn wait(&mut self, reason: String) -> bool {
         let is_news = self.waiting.as_ref() != Some(&reason);
         self.waiting = Some(reason);
@@ -139,7 +141,7 @@ impl Interface {
         Some((seen.found.ifindex, seen.usable().collect()))
     }
 
-    /// Takes over what was read, if it is served.
+    /// Takes over the state and addresses that were read. None if the interface is not served.
     pub(crate) fn become_as(
         &mut self,
         found: &links::Interface,
@@ -149,7 +151,7 @@ impl Interface {
         Some(seen.become_as(found, locals))
     }
 
-    /// Says whether sessions can run over it.
+    /// Says whether it is served and up: sessions can run over it.
     pub(crate) fn is_up(&self) -> bool {
         self.seen.as_ref().is_some_and(|seen| seen.found.up)
     }
@@ -172,36 +174,36 @@ impl Interface {
             .flat_map(|seen| seen.locals.iter().map(|address| address.local))
     }
 
-    /// Its addresses, in the kernel's order.
+    /// Returns its own addresses, in the kernel's order.
     pub(crate) fn addresses(&self) -> &[Address] {
         let seen = self.seen.as_ref();
         seen.map_or(&[], |seen| seen.locals.as_slice())
     }
 
-    /// Whether it holds an address itself.
+    /// Says whether it has an address itself.
     pub(crate) fn holds(&self, address: Ipv4Addr) -> bool {
         self.locals().any(|local| local == address)
     }
 
-    /// The addresses that its peers may use: its own, and those that it borrows.
+    /// Returns the local addresses that sessions over it may have: its own and the borrowed ones.
     pub(crate) fn usable(&self) -> impl Iterator<Item = Ipv4Addr> {
         self.seen.iter().flat_map(Seen::usable)
     }
 
-    /// Whether its peers may use an address.
+    /// Says whether sessions over it may have a local address.
     pub(crate) fn can_use(&self, address: Ipv4Addr) -> bool {
         let borrows = |seen: &Seen| seen.borrowed.contains(&address);
         self.seen.as_ref().is_some_and(borrows) || self.holds(address)
     }
 
-    /// The addresses of this host that it borrows.
+    /// Returns the addresses of this host that it borrows.
     pub(crate) fn borrowed(&self) -> impl Iterator<Item = Ipv4Addr> {
         let borrowed = self.seen.iter().flat_map(|seen| &seen.borrowed);
         borrowed.copied()
     }
 
-    /// Has it borrow these and no others; returns its index, and what it borrowed before. None while
-    /// it does not exist.
+    /// Has it borrow these addresses and no others. Returns its index and the addresses that it borrowed
+    /// before; none while it is not served.
     pub(crate) fn borrow(
         &mut self,
         addresses: HashSet<Ipv4Addr>,
@@ -211,30 +213,31 @@ impl Interface {
         Some((seen.found.ifindex, before))
     }
 
-    /// What is taken where nobody names the ends of a session.
+    /// Returns its addresses in the form that chooses the ends of a session where nobody names them.
     pub(crate) fn ends(&self) -> Option<Ends<'_>> {
         self.seen.as_ref().map(Seen::ends)
     }
 
-    /// Index of the VRF device that it belongs to.
+    /// Returns the index of the VRF device that it belongs to.
     pub(crate) fn vrf(&self) -> Option<u32> {
         self.seen.as_ref()?.found.vrf
     }
 
-    /// Addresses that cannot be a peer's.
+    /// Returns the addresses that no peer over this interface may have.
     pub(crate) fn refused(&self) -> impl Iterator<Item = Ipv4Addr> {
         let refused = self.seen.iter().flat_map(|seen| seen.refused.keys());
         refused.copied()
     }
 
-    /// Why an address cannot be the peer of one of ours, if it is for the interface to say.
+    /// Says why this interface's addresses or tunnel keep an address from being the peer of a session from
+    /// `local`. None if they do not.
     pub(crate) fn refuses(&self, peer: Ipv4Addr, local: Ipv4Addr) -> Option<&str> {
         let refused = self.seen.as_ref()?.refused.get(&peer)?;
         let fits = refused.is_gateway && self.holds(local);
         (!fits).then_some(&*refused.why)
     }
 
-    /// Why no session can run over it now, in words that follow its name.
+    /// Says why no session can run over it now, in words that follow its name. None if sessions can.
     pub(crate) fn unavailable(&self) -> Option<String> {
         match &self.seen {
             None => Some(
@@ -247,7 +250,7 @@ impl Interface {
         }
     }
 
-    /// The same, as a reason.
+    /// Returns why no session can run over it now, as a reason. None if sessions can.
     fn parks(&self) -> Option<Parked> {
         match &self.seen {
             None if self.exists => Some(Parked::InterfaceUnfit),
@@ -257,7 +260,7 @@ impl Interface {
         }
     }
 
-    /// Shows it, without what we hold of it.
+    /// Returns its view. The hands add attach mode and port guard.
     pub(crate) fn view(&self) -> InterfaceView {
         InterfaceView {
             name: self.name.to_string(),

@@ -1,5 +1,5 @@
-//! The interfaces that are served, and the addresses of this host: who may speak from which, and who
-//! cannot be a peer.
+//! The interfaces that are served or waited for, and the addresses of this host: which local addresses
+//! sessions may have, and which addresses no peer may have.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use dz_common::map::{LocalKey, Peer, PeerKey};
 use foldhash::{HashMap, HashMapExt, HashSet};
 
 use super::blocks::Blocks;
-use super::held::Held;
+use super::host_addresses::HostAddresses;
 use super::interface::Interface;
 use super::keys::peer_key;
 use crate::settings::address::no_host;
@@ -18,29 +18,28 @@ use crate::settings::address::no_host;
 pub(crate) struct Carrier {
     /// Its index.
     pub(crate) ifindex: u32,
-    /// Addresses that sessions can have over it: its own, and those that it borrows.
+    /// The local addresses that sessions over it may have: its own and the borrowed ones.
     pub(crate) locals: HashSet<Ipv4Addr>,
 }
 
 /// The interfaces, in the order in which they were named, and the addresses of this host.
 pub(crate) struct Interfaces {
     list: Vec<Interface>,
-    /// Which interface of this host holds which address.
-    held: Held,
+    host_addresses: HostAddresses,
     blocks: Blocks,
 }
 
 impl Interfaces {
-    /// Makes them all waited for. `blocks`: what an earlier agent had given out.
+    /// Takes interfaces that are all waited for, and the blocks of counters as an earlier agent gave them out.
     pub(crate) fn new(list: Vec<Interface>, blocks: Blocks) -> Self {
         Self {
             list,
-            held: Held::default(),
+            host_addresses: HostAddresses::default(),
             blocks,
         }
     }
 
-    /// Returns each.
+    /// Returns every interface, in the order in which they were named.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Interface> + Clone {
         self.list.iter()
     }
@@ -50,50 +49,56 @@ impl Interfaces {
         self.list.len()
     }
 
-    /// Returns the one at a place, which there has to be.
-    pub(crate) fn at(&self, place: usize) -> &Interface {
-        &self.list[place]
+    /// Returns the interface at a position in that order.
+    ///
+    /// # Panics
+    /// There is none.
+    pub(crate) fn at(&self, index: usize) -> &Interface {
+        &self.list[index]
     }
 
-    /// Returns the one at a place, which there has to be.
-    pub(crate) fn at_mut(&mut self, place: usize) -> &mut Interface {
-        &mut self.list[place]
+    /// Returns the interface at a position in that order, to be changed.
+    ///
+    /// # Panics
+    /// There is none.
+    pub(crate) fn at_mut(&mut self, index: usize) -> &mut Interface {
+        &mut self.list[index]
     }
 
-    /// Returns the one with this name.
+    /// Returns the interface with this name.
     pub(crate) fn named(&self, name: &str) -> Option<&Interface> {
         self.iter().find(|interface| interface.name() == name)
     }
 
-    /// Returns the one with this index.
+    /// Returns the interface with this kernel index.
     pub(crate) fn with_index(&self, ifindex: u32) -> Option<&Interface> {
         self.iter()
             .find(|interface| interface.ifindex() == Some(ifindex))
     }
 
-    /// Returns the index of the one with this name.
+    /// Returns the kernel index of the interface with this name.
     pub(crate) fn index_of(&self, name: &str) -> Option<u32> {
         self.named(name)?.ifindex()
     }
 
-    /// Returns a name as those keep it who keep many: one text for an interface of ours.
+    /// Returns an interface's name to be kept: one text for all who keep it, if the interface is ours.
     pub(crate) fn kept_name(&self, name: &str) -> Arc<str> {
         self.named(name)
             .map_or_else(|| name.into(), Interface::shared_name)
     }
 
-    /// Returns the name of the one with this index, or the index.
+    /// Returns the name of the interface with this kernel index, or `#index` if none of ours has it.
     pub(crate) fn name_of(&self, ifindex: u32) -> Arc<str> {
         let found = self.with_index(ifindex);
         found.map_or_else(|| format!("#{ifindex}").into(), Interface::shared_name)
     }
 
-    /// Returns the indices of those that are served.
+    /// Returns the kernel indices of the interfaces that are served.
     pub(crate) fn indices(&self) -> impl Iterator<Item = u32> {
         self.iter().filter_map(Interface::ifindex)
     }
 
-    /// Returns those that sessions can run over at present, by name.
+    /// Returns the interfaces that sessions can run over at present, by name.
     pub(crate) fn carriers(&self) -> HashMap<String, Carrier> {
         let carrier = |interface: &Interface| {
             let ifindex = interface.ifindex().filter(|_| interface.is_up())?;
@@ -104,13 +109,13 @@ impl Interfaces {
     }
 
     /// Returns the addresses of this host.
-    pub(crate) const fn held(&self) -> &Held {
-        &self.held
+    pub(crate) const fn host_addresses(&self) -> &HostAddresses {
+        &self.host_addresses
     }
 
     /// Returns the addresses of this host, to be changed.
-    pub(crate) const fn held_mut(&mut self) -> &mut Held {
-        &mut self.held
+    pub(crate) const fn host_addresses_mut(&mut self) -> &mut HostAddresses {
+        &mut self.host_addresses
     }
 
     /// Returns the block of counters of an address; 0, which is shared, if there is none left.
@@ -118,12 +123,13 @@ impl Interfaces {
         self.blocks.of(interface, key)
     }
 
-    /// Whether packets may leave with this source: never with an address that is gone.
+    /// Says whether packets may leave by an interface with this source: never with an address that is gone.
     pub(crate) fn may_use(&self, interface: &Interface, address: Ipv4Addr) -> bool {
-        interface.can_use(address) && !self.held.is_gone(address)
+        interface.can_use(address) && !self.host_addresses.is_gone(address)
     }
 
-    /// Why an address cannot be a peer's over an interface, in words that follow it.
+    /// Says why an address cannot be a peer over an interface for sessions from `local`, in words that
+    /// follow the address. None if it can.
     pub(crate) fn no_peer(
         &self,
         interface: &Interface,
@@ -136,28 +142,32 @@ impl Interfaces {
         if let Some(refused) = interface.refuses(peer, local) {
             return Some(refused.to_owned());
         }
-        let own = (self.held.is_held(peer)).then_some("is an address of this host");
-        let broadcast = self.held.is_broadcast(peer);
+        let own = (self.host_addresses.is_held(peer)).then_some("is an address of this host");
+        let broadcast = self.host_addresses.is_broadcast(peer);
         let broadcast =
             broadcast.then_some("is the broadcast address of another interface's subnet");
         own.or(broadcast).map(str::to_owned)
     }
 
-    /// Why an address cannot be the gateway to a peer: the kernel would refuse the route once the session
-    /// is Up.
+    /// Says why an address cannot be the gateway to a peer: the kernel would refuse the route when the
+    /// session goes Up. None if it can.
     pub(crate) fn no_gateway(&self, via: Ipv4Addr) -> Option<String> {
-        let own = (self.held.is_held(via)).then_some("an address of this host");
-        let broadcast = (self.held.is_broadcast(via)).then_some("a broadcast address");
+        let own = (self.host_addresses.is_held(via)).then_some("an address of this host");
+        let broadcast = (self.host_addresses.is_broadcast(via)).then_some("a broadcast address");
         let what = own.or(broadcast)?;
         Some(format!("gateway {via} is {what}"))
     }
 
-    /// The peers that cannot be, with the reason: from the file and from earlier times, when the
-    /// address was somebody else's. One look-up for each address of this host, its subnets and links.
+    /// Returns the peers whose address no peer may have, with the reason: the file names them, or the
+    /// address has become this host's since. Takes a look-up for each address of this host, its subnets
+    /// and links, not for each peer.
     pub(crate) fn refused_peers(&self, peers: &HashMap<PeerKey, Peer>) -> HashMap<PeerKey, String> {
         let mut refused = HashMap::new();
         for interface in &self.list {
-            let held = self.held.addresses().chain(self.held.broadcasts());
+            let held = self
+                .host_addresses
+                .addresses()
+                .chain(self.host_addresses.broadcasts());
             for address in held.chain(interface.refused()) {
                 let key = peer_key(interface.name(), address);
                 if let Some(peer) = peers.get(&key)
@@ -204,7 +214,7 @@ mod tests {
         interface.serve(&found, Link::Layer3);
         interface.become_as(&found, vec![ours]);
         let all = [(7, ours), (2, Address::plain(PUBLIC, 24))];
-        interfaces.held_mut().read(&all);
+        interfaces.host_addresses_mut().read(&all);
         interfaces
     }
 
@@ -237,9 +247,9 @@ mod tests {
             !interfaces.may_use(interfaces.at(0), PUBLIC),
             "not borrowed"
         );
-        interfaces.held_mut().use_address(OURS);
+        interfaces.host_addresses_mut().use_address(OURS);
         interfaces
-            .held_mut()
+            .host_addresses_mut()
             .apply(7, &Address::plain(OURS, 31), true);
         assert!(
             !interfaces.may_use(interfaces.at(0), OURS),

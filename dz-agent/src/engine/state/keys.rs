@@ -1,5 +1,5 @@
-//! The keys by which the engine's owners know the same things: a peer by its interface's name, a session
-//! and a route by the interface's index, a way around by its two ends.
+//! The keys that all owners share. A peer's has the name of its interface, for it outlives the interface; a
+//! session's and a route's have the interface's index; a way around's has the two ends of a session.
 
 use std::net::Ipv4Addr;
 
@@ -7,14 +7,14 @@ use dz_common::map::{PeerKey, SessionKey};
 
 use crate::net::detours::Flow;
 
-/// Destination and interface of a route.
+/// The key of a route of ours: there is one by each interface to each destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct RouteKey {
     pub(crate) dst: Ipv4Addr,
     pub(crate) ifindex: u32,
 }
 
-/// The key of a session's route.
+/// Returns the key of a session's route.
 pub(crate) fn route_key(key: &SessionKey) -> RouteKey {
     RouteKey {
         ifindex: key.ifindex,
@@ -22,7 +22,7 @@ pub(crate) fn route_key(key: &SessionKey) -> RouteKey {
     }
 }
 
-/// The key of a peer.
+/// Returns the key of a peer.
 pub(crate) fn peer_key(interface: &str, peer: Ipv4Addr) -> PeerKey {
     let mut ifname = [0; 16];
     for (to, from) in ifname.iter_mut().zip(interface.bytes()) {
@@ -34,18 +34,18 @@ pub(crate) fn peer_key(interface: &str, peer: Ipv4Addr) -> PeerKey {
     }
 }
 
-/// The interface of a peer.
+/// Returns the name of a peer's interface.
 pub(crate) fn ifname(key: &PeerKey) -> &str {
     let len = key
         .ifname
         .iter()
         .position(|&byte| byte == 0)
         .unwrap_or(key.ifname.len());
-    // Written by `peer_key` from a string; anything else names no interface.
+    // Not UTF-8: `peer_key` has not made it, and no interface of ours has that name.
     std::str::from_utf8(&key.ifname[..len]).unwrap_or_default()
 }
 
-/// The ends of a session, as a way around is looked up by them.
+/// Returns the ends of a session, which are the key of its way around.
 pub(crate) fn flow(key: &SessionKey) -> Flow {
     Flow {
         dst: key.peer.into(),

@@ -1,35 +1,34 @@
-//! Which events of the kernel's ring have been read, and which are still to be logged.
+//! The account of the events read from `dz_events`, and the events that are still to be logged.
 
 use std::sync::Arc;
 
 use dz_common::map::Event;
 
-/// The account of ring events, held against the kernel's own count.
+/// The account of ring events, to be compared with the kernel's own count.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     /// Events that reached the ring before we began to read.
     before: u64,
-    /// Events read, and those found to be missing.
+    /// Events that were read, and events that have been reported as missing.
     read: u64,
-    /// Events that found no room in the ring, as far as they have been reported.
+    /// Events without room in the ring that have been reported.
     lost: u64,
-    /// Events that have been acted upon and are still to be logged, with the session's interface: a
-    /// line takes as long as a route.
+    /// Events to be logged, with the session's interface. They are logged after they have been acted upon,
+    /// for writing a line takes as long as changing a route.
     unlogged: Vec<(Event, Arc<str>)>,
 }
 
-/// What the kernel emitted and nobody read.
+/// The numbers of events that the kernel emitted and nobody read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Missing {
-    /// Events that were in the ring and are not any more.
+    /// Events that were put into the ring and have not been read, although it is empty.
     pub(crate) unread: u64,
-    /// Events that found no room in it, since the maps were made.
+    /// Events that found no room in the ring, since the maps were made.
     pub(crate) lost: u64,
 }
 
 impl Ledger {
-    /// Opens the account, given how many events the kernel tried to emit until now and how many of
-    /// them found no room.
+    /// Opens the account when the kernel has tried to emit `emitted` events, of which `lost` found no room.
     pub(crate) fn new(emitted: u64, lost: u64) -> Self {
         Self {
             before: emitted.saturating_sub(lost),
@@ -38,7 +37,7 @@ impl Ledger {
         }
     }
 
-    /// Counts an event that was read, whether or not it could be understood.
+    /// Counts an event that was read, also one that this version cannot decode.
     pub(crate) const fn count_read(&mut self) {
         self.read += 1;
     }
@@ -53,7 +52,7 @@ impl Ledger {
         std::mem::take(&mut self.unlogged)
     }
 
-    /// Holds the account against the kernel's count, when the ring is empty. What is missing is
+    /// Compares the account with the kernel's count; the ring has to be empty. Each missing event is
     /// returned once.
     pub(crate) fn balance(&mut self, emitted: u64, lost: u64) -> Option<Missing> {
         let reached = emitted.saturating_sub(lost);

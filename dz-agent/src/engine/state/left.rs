@@ -1,21 +1,23 @@
-//! Peers that have left: followed ones that have long been Down without a packet. The deployed client
-//! with an allocated address removes no route before its tunnel goes, so that such peers would stay,
-//! and be spoken to every back-off cap, for ever. They are spoken to once a minute instead. A packet from
-//! one is news from the kernel at once, whatever this clock has in mind.
+//! Peers that have left: followed peers that have long been Down without a packet.
+//!
+//! The deployed client with an allocated address removes no route before its tunnel goes. Such a route
+//! would keep its peer for ever, and our clock would speak to the peer at every back-off cap. It speaks to
+//! peers that have left once a minute instead. A packet that changes a session's state is an event, on
+//! which our clock asks immediately.
 
 use dz_common::map::{Origin, SessionEntry, SessionKey};
 use dz_common::packet::State;
 use foldhash::HashSet;
 
-/// For how long a peer is Down and silent before it has left, ns.
+/// For how long a followed peer has to be Down and silent to have left, ns.
 const AFTER_NS: u64 = 600 * 1_000_000_000;
-/// How often it is spoken to then, ns.
+/// The mean pause between two packets to a peer that has left, ns.
 const PAUSE_NS: u64 = 60 * 1_000_000_000;
-/// The part of the pause by which it is longer or shorter: those that left together are not to be
+/// The pause is longer or shorter by up to one part in `JITTER`: peers that left together are not to be
 /// spoken to together.
 const JITTER: u64 = 10;
 
-/// For how long a peer is Down and silent before it has left, ns; a test may want it to be less.
+/// Returns for how long a followed peer has to be Down and silent to have left, ns. Tests make it shorter.
 pub(crate) fn after_ns() -> u64 {
     #[cfg(feature = "faults")]
     if let Some(after_ms) = crate::faults::left_after_ms() {
@@ -24,7 +26,8 @@ pub(crate) fn after_ns() -> u64 {
     AFTER_NS
 }
 
-/// Decides whether a peer has left by `now_ns`. Its origin is looked up only where the rest speaks for it.
+/// Says whether a session's peer has left by `now_ns`. `origin` is called only if everything else speaks
+/// for it.
 pub(crate) fn has_left(
     origin: impl FnOnce() -> Option<Origin>,
     entry: &SessionEntry,
@@ -42,22 +45,22 @@ pub(crate) fn has_left(
 pub(crate) struct Left(HashSet<SessionKey>);
 
 impl Left {
-    /// Takes note of all that have left now. Returns those that had left and have not any more.
+    /// Replaces the sessions whose peers have left. Returns those whose peers are back.
     pub(crate) fn replace(&mut self, left: HashSet<SessionKey>) -> Vec<SessionKey> {
         let before = std::mem::replace(&mut self.0, left);
         let back = before.into_iter().filter(|key| !self.0.contains(key));
         back.collect()
     }
 
-    /// Takes note that a peer is heard again, or its session gone.
+    /// Notes that a session's peer is heard again, or that the session is gone.
     pub(crate) fn forget(&mut self, key: &SessionKey) {
-        // Most of the time nobody has left: then nothing is hashed.
+        // Spares the hash: most of the time no peer has left.
         if !self.0.is_empty() {
             self.0.remove(key);
         }
     }
 
-    /// When our clock is to ask for a session that the kernel wants asked for at `next_due_ns`.
+    /// Returns when our clock is to ask for a session, given when the transmit program wants it to.
     pub(crate) fn due_ns(&self, key: &SessionKey, next_due_ns: u64, now_ns: u64) -> u64 {
         if self.0.is_empty() || !self.0.contains(key) {
             return next_due_ns;

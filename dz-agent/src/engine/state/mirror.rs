@@ -1,5 +1,5 @@
-//! The followed routes as the kernel has them, by notifications and, from time to time, as a dump
-//! says. Which of several routes to a destination counts is decided here.
+//! A copy of the followed routes, made from a dump and kept current by notifications. It decides which of
+//! several routes to a destination counts.
 
 use std::net::Ipv4Addr;
 
@@ -8,10 +8,10 @@ use foldhash::HashMap;
 use crate::engine::state::keys::RouteKey;
 use crate::net::hosts::{HostChange, HostRoute};
 
-/// Most routes: more than there can be sessions for, by far.
+/// Most routes in the copy: four times as many as there can be sessions.
 const MAX_ROUTES: usize = 1 << 19;
 
-/// The routes, by destination; those of one place (table, metric, tos) in the kernel's order.
+/// The routes, by destination; those with the same table, metric and tos in the kernel's order.
 #[derive(Debug, Default)]
 pub(crate) struct Mirror {
     routes: HashMap<Ipv4Addr, Vec<HostRoute>>,
@@ -19,7 +19,7 @@ pub(crate) struct Mirror {
 }
 
 impl Mirror {
-    /// What a dump says. Returns how many there was no room for.
+    /// Makes a copy of the routes of a dump. Returns how many there was no room for, too.
     pub(crate) fn of(routes: impl IntoIterator<Item = HostRoute>) -> (Self, usize) {
         let mut mirror = Self::default();
         let mut left_out = 0;
@@ -29,29 +29,28 @@ impl Mirror {
         (mirror, left_out)
     }
 
-    /// Takes note of a change. `tracked`: the route is one that is followed; a change of another
-    /// one matters only where it takes the place of one that is.
-    /// Returns whose best route may have changed.
+    /// Applies a notification. `tracked`: its route is followed; another route matters only if it has
+    /// replaced one that is. Returns the destinations whose best route may have changed.
     pub(crate) fn apply(&mut self, change: &HostChange, tracked: bool) -> Vec<RouteKey> {
         let route = &change.route;
         let mut touched = Vec::new();
-        let mut place = None;
+        let mut index = None;
         if change.gone {
             touched.extend(
                 self.remove(route.dst, |known| known == route)
                     .map(|(key, _)| key),
             );
         } else if change.replaced {
-            let removed = self.remove(route.dst, |known| same_place(known, route));
-            place = removed.map(|(_, at)| at);
+            let removed = self.remove(route.dst, |known| same_table_key(known, route));
+            index = removed.map(|(_, at)| at);
             touched.extend(removed.map(|(key, _)| key));
         }
         if tracked && !change.gone {
             let known = self.routes.get(&route.dst).map_or(&[][..], Vec::as_slice);
             if !known.contains(route) {
-                let first = || known.iter().position(|known| same_place(known, route));
-                let place = place.or_else(|| first().filter(|_| !change.appended));
-                self.insert(*route, place);
+                let first = || known.iter().position(|known| same_table_key(known, route));
+                let index = index.or_else(|| first().filter(|_| !change.appended));
+                self.insert(*route, index);
             }
             touched.extend(key(route));
         }
@@ -59,8 +58,8 @@ impl Mirror {
         touched
     }
 
-    /// The route by an interface that counts: the lowest metric, then the lowest table, then the one
-    /// that the kernel uses.
+    /// Returns the route to a destination by an interface that counts: the one with the lowest metric, then
+    /// with the lowest table, then the one that the kernel uses.
     pub(crate) fn best(&self, key: RouteKey) -> Option<&HostRoute> {
         let routes = self.routes.get(&key.dst)?.iter();
         let here = |route: &&HostRoute| route.path.is_some_and(|path| path.ifindex == key.ifindex);
@@ -69,17 +68,17 @@ impl Mirror {
             .min_by_key(|route| (route.metric, route.table))
     }
 
-    /// Every destination and interface that has a route.
+    /// Returns every destination and interface with a route.
     pub(crate) fn keys(&self) -> impl Iterator<Item = RouteKey> {
         self.routes.values().flatten().filter_map(key)
     }
 
-    fn insert(&mut self, route: HostRoute, place: Option<usize>) -> bool {
+    fn insert(&mut self, route: HostRoute, index: Option<usize>) -> bool {
         if self.len >= MAX_ROUTES {
             return false;
         }
         let routes = self.routes.entry(route.dst).or_default();
-        routes.insert(place.unwrap_or(routes.len()), route);
+        routes.insert(index.unwrap_or(routes.len()), route);
         self.len += 1;
         true
     }
@@ -108,7 +107,9 @@ fn key(route: &HostRoute) -> Option<RouteKey> {
     })
 }
 
-fn same_place(a: &HostRoute, b: &HostRoute) -> bool {
+/// Says whether two routes to one host have the same key in the kernel's tables, where one replaces the
+/// other.
+fn same_table_key(a: &HostRoute, b: &HostRoute) -> bool {
     (a.table, a.metric, a.tos) == (b.table, b.metric, b.tos)
 }
 
@@ -206,7 +207,7 @@ mod tests {
         };
         assert_eq!(mirror.apply(&replaced(blackhole), false), [there]);
         assert_eq!(mirror.len, 0);
-        // Another metric is another place.
+        // Another metric is another index.
         mirror.apply(&came(route()), true);
         let backup = HostRoute {
             metric: 9,

@@ -1,5 +1,5 @@
-//! Owners: what the engine knows. Each keeps its fields to itself, does no I/O and reads no clock
-//! (`now` is an argument), and is tested in its own file.
+//! The engine's owners: each holds one thing that the engine knows. An owner has private fields, does no
+//! I/O, reads no clock (`now` is an argument), and is tested in its own file.
 
 pub(super) mod agenda;
 pub(super) mod backoff;
@@ -12,7 +12,7 @@ pub(super) mod detours;
 pub(super) mod ends;
 pub(super) mod farewell;
 pub(super) mod followed;
-pub(super) mod held;
+pub(super) mod host_addresses;
 pub(super) mod interface;
 pub(super) mod interfaces;
 pub(super) mod keys;

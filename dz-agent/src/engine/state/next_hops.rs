@@ -1,4 +1,4 @@
-//! Ethernet addresses of next hops, and the sessions that wait for one.
+//! The Ethernet addresses of next hops, and the sessions that wait for one to be resolved.
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -12,37 +12,40 @@ use tracing::debug;
 use crate::engine::hands::{Answer, Mac};
 use crate::net::NetlinkError;
 
-/// The kernel is asked about one next hop this often at most, however many sessions it is the next
-/// hop of: it says itself when it has resolved one, unless its news are lost.
+/// The shortest time between two questions to the kernel about one next hop, ns. The kernel notifies us when
+/// it has resolved one; a question is repeated because a notification can be lost.
 const ASK_EVERY_NS: u64 = 100_000_000;
 
-/// Next hops that the kernel is asked about at the same time; the others wait. After a takeover there
-/// may be thousands, and answers that find a netlink socket's buffer full are lost.
-const AT_ONCE: usize = 64;
+/// Most next hops that the kernel is asked about at the same time. After a takeover there may be thousands,
+/// and answers that find a netlink socket's buffer full are lost.
+const MAX_QUESTIONS: usize = 64;
 
-/// Interface and address.
+/// A next hop: the index of its interface, and its address.
 pub(crate) type Hop = (u32, Ipv4Addr);
 /// A next hop, and its Ethernet address if it is known.
 pub(crate) type Neighbour = (u32, Ipv4Addr, Option<Mac>);
 
-/// What is known of next hops.
+/// The next hops that are resolved, and those that sessions wait for.
 #[derive(Default)]
 pub(crate) struct NextHops {
     known: HashMap<Hop, Mac>,
     unresolved: HashMap<Hop, Waiting>,
-    /// The kernel's answers to questions under way.
+    /// Questions that the kernel has not answered yet.
     lookups: FuturesUnordered<Answer<Neighbour>>,
     /// Next hops that the kernel is still to be asked about.
     to_ask: VecDeque<Hop>,
-    /// The neighbour tables have been read, and no notification has been lost since.
+    /// Whether the neighbour tables have been read, and no notification has been lost since.
     up_to_date: bool,
 }
 
+/// A next hop that is not resolved.
 #[derive(Default)]
 struct Waiting {
+    /// The sessions that wait for it.
     sessions: HashSet<SessionKey>,
+    /// When a question about it was last decided on, ns.
     asked_ns: Option<u64>,
-    /// It stands in `to_ask`.
+    /// Whether it stands in `to_ask`.
     queued: bool,
 }
 
@@ -52,17 +55,17 @@ impl NextHops {
         self.known.get(hop).copied()
     }
 
-    /// Says whether the kernel has been asked something that it has not answered.
+    /// Says whether a question to the kernel is under way.
     pub(crate) fn is_asking(&self) -> bool {
         !self.lookups.is_empty()
     }
 
-    /// Waits for the kernel's next answer; none if it has not been asked anything.
+    /// Waits for the kernel's next answer; none if no question is under way.
     pub(crate) async fn answered(&mut self) -> Option<Neighbour> {
         self.lookups.next().await
     }
 
-    /// Has a next hop resolved, on behalf of a session that waits for it.
+    /// Has a next hop resolved for a session, which waits for it from now on.
     pub(crate) fn resolve(&mut self, hop: Hop, key: SessionKey, now_ns: u64) {
         if !self.wait(hop, key, now_ns) {
             return;
@@ -74,11 +77,12 @@ impl NextHops {
         }
     }
 
-    /// Takes the next hop that the kernel is to be asked about, if it may be by now; then [`Self::asked`].
+    /// Takes the first next hop of those to ask about, unless too many questions are under way. The caller
+    /// asks the kernel, and then calls [`Self::asked`].
     pub(crate) fn next_to_ask(&mut self) -> Option<Hop> {
-        while self.lookups.len() < AT_ONCE {
+        while self.lookups.len() < MAX_QUESTIONS {
             let hop = self.to_ask.pop_front()?;
-            // Others have been resolved, or given up, while they waited.
+            // Otherwise it has been resolved, or no session waits for it any more.
             if let Some(waiting) = self.unresolved.get_mut(&hop) {
                 waiting.queued = false;
                 return Some(hop);
@@ -87,7 +91,7 @@ impl NextHops {
         None
     }
 
-    /// Notes that the kernel has been asked about a next hop.
+    /// Keeps the answer to come about a next hop.
     pub(crate) fn asked(&mut self, hop: Hop, answer: Answer<Result<Option<Mac>, NetlinkError>>) {
         let (ifindex, next_hop) = hop;
         self.lookups.push(Box::pin(async move {
@@ -101,7 +105,7 @@ impl NextHops {
         }));
     }
 
-    /// Says whether it is time to ask the kernel.
+    /// Has a session wait for a next hop. Returns whether it is time to ask the kernel about it.
     fn wait(&mut self, hop: Hop, key: SessionKey, now_ns: u64) -> bool {
         let waiting = self.unresolved.entry(hop).or_default();
         waiting.sessions.insert(key);
@@ -114,8 +118,8 @@ impl NextHops {
         ask
     }
 
-    /// Notes the kernel's answer to a question. Returns the sessions that have
-    /// waited for it. "Not known" says nothing: by now a notification may have said more.
+    /// Notes the kernel's answer to a question. Returns the sessions that have waited for it. The answer "not
+    /// known" changes nothing, for a notification may have told the address since.
     pub(crate) fn looked_up(&mut self, found: Neighbour) -> HashSet<SessionKey> {
         match found {
             (_, _, None) => HashSet::default(),
@@ -123,8 +127,7 @@ impl NextHops {
         }
     }
 
-    /// Notes that a next hop was resolved, or is not known any more. Returns the sessions that have
-    /// waited for it.
+    /// Notes that a next hop is resolved, or is not any more. Returns the sessions that have waited for it.
     pub(crate) fn found(&mut self, (ifindex, next_hop, mac): Neighbour) -> HashSet<SessionKey> {
         let hop = (ifindex, next_hop);
         let Some(mac) = mac else {
@@ -135,18 +138,18 @@ impl NextHops {
         self.unresolved.remove(&hop).unwrap_or_default().sessions
     }
 
-    /// Says whether everything that the kernel knows is known here, too.
+    /// Says whether everything in the kernel's neighbour tables is known here.
     pub(crate) const fn is_up_to_date(&self) -> bool {
         self.up_to_date
     }
 
-    /// Notes whether everything that the kernel knows is known here, too.
+    /// Notes whether everything in the kernel's neighbour tables is known here.
     pub(crate) const fn set_up_to_date(&mut self, up_to_date: bool) {
         self.up_to_date = up_to_date;
     }
 
-    /// Replaces what is known of an interface by its whole neighbour table. Returns the sessions that
-    /// have waited for one of these next hops.
+    /// Replaces all next hops of an interface by its neighbour table. Returns the sessions that have waited
+    /// for one of these next hops.
     pub(crate) fn read(
         &mut self,
         ifindex: u32,
@@ -159,7 +162,8 @@ impl NextHops {
             .collect()
     }
 
-    /// Forgets the next hops of all interfaces but these: an index that is gone does not come back.
+    /// Forgets the next hops of all interfaces but these: the index of an interface that is gone is not used
+    /// again.
     pub(crate) fn retain(&mut self, interfaces: &HashSet<u32>) {
         self.known
             .retain(|(known, _), _| interfaces.contains(known));
@@ -167,7 +171,7 @@ impl NextHops {
         unresolved.retain(|(waited_for, _), _| interfaces.contains(waited_for));
     }
 
-    /// Notes that a session waits no longer.
+    /// Notes that a session does not wait for a next hop any more.
     pub(crate) fn give_up(&mut self, hop: &Hop, key: &SessionKey) {
         if let Some(waiting) = self.unresolved.get_mut(hop) {
             waiting.sessions.remove(key);

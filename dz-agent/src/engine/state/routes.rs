@@ -1,7 +1,8 @@
-//! Which destinations have a route change under way, wait for one, or are to be tried again.
+//! Route changes: those that the kernel has not answered yet, those that wait for their turn, and those to
+//! be tried again.
 //!
-//! One change at a time per destination: what changes meanwhile is looked at when the kernel has
-//! answered. However many destinations there are, so many are asked for at once.
+//! A destination has one change at a time under way. If something else is wanted meanwhile, that is decided
+//! anew when the kernel has answered. All destinations together have at most [`MAX_CHANGES`] under way.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -17,149 +18,151 @@ use super::keys::RouteKey;
 use crate::engine::hands::Answer;
 use crate::net::routes::{Added, Deleted, RouteError};
 
-/// Requests under way at the same time: enough to keep the kernel busy, and no more acknowledgements
+/// Most changes under way at the same time: enough to keep the kernel busy, and no more acknowledgements
 /// than a netlink socket's buffer takes by default (some 270 in 208 KiB).
-const AT_ONCE: usize = 256;
+const MAX_CHANGES: usize = 256;
 
-/// What is to be done with a route, and where its destination waits for it. Withdrawals have their turn
-/// before installations: a route to a peer that is gone does harm, one that comes a moment later does not.
+/// A kind of change, each with a queue of its own. Withdrawals are asked for before installations: a route
+/// to a peer that is gone does harm, one that comes a moment later does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// It is deleted.
+    /// The route is deleted.
     Withdraw,
-    /// It is added, or replaced.
+    /// The route is added, or replaced.
     Install,
 }
 
-/// What the kernel has answered to a change.
+/// The kernel's answer to a change.
 #[derive(Debug)]
-pub(crate) enum Step {
-    /// To an addition.
+pub(crate) enum ChangeResult {
+    /// The answer to an addition.
     Install(Result<Added, RouteError>),
-    /// To a deletion.
+    /// The answer to a deletion.
     Withdraw(Result<Deleted, RouteError>),
 }
 
 /// A change that the kernel has acknowledged or refused.
-pub(crate) type Finished = (RouteKey, Step);
+pub(crate) type Finished = (RouteKey, ChangeResult);
 
-/// The state change that a route follows: to Up or away from it, and since when, ns.
+/// The state change that a route has to follow: whether to Up or away from it, and its time, ns.
 pub(crate) type Converging = (bool, u64);
 
-/// What is to be done about a destination now.
+/// When the kernel is to be asked for a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
-    /// Ask the kernel; then [`RouteJobs::ask`].
+pub(crate) enum WhenToAsk {
+    /// Now; the caller passes the answer to come to [`RouteJobs::ask`].
     Now,
-    /// Nothing: it has a change under way, or waits for one to end, and its turn comes.
+    /// When an earlier change has ended, of this destination or of another one.
     Later,
-    /// Nothing: the route is as it should be.
-    Done,
+    /// Never: no change is wanted.
+    Never,
 }
 
-/// A change has succeeded.
+/// A change that has succeeded.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Success {
-    /// Something changed while it was under way.
+    /// Whether the route is to be decided about anew: that was asked for while the change was under way.
     pub(crate) again: bool,
-    /// It was a repair: somebody else had deleted or changed the route.
+    /// Whether it was a repair: somebody else had deleted or changed the route.
     pub(crate) repair: bool,
-    /// How often it had failed before, in a row.
+    /// How often the destination's changes had failed before, in a row.
     pub(crate) failures: u32,
 }
 
-/// A change has failed.
+/// A change that has failed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Setback {
-    /// Something changed while it was under way.
+    /// Whether the route is to be decided about anew: that was asked for while the change was under way.
     pub(crate) again: bool,
-    /// After what pause to try again.
+    /// The pause before the next try.
     pub(crate) pause: Duration,
-    /// It has not failed so the last time.
+    /// Whether the destination's last failure had another error.
     pub(crate) is_news: bool,
 }
 
-/// A destination with something going on.
+/// The changes of one destination's route.
 #[derive(Debug, Default)]
 struct Job {
+    /// Whether the kernel has been asked for a change that it has not answered.
     under_way: bool,
-    /// Where it waits for one of those that are under way to end.
+    /// The queue that the destination waits in, if it does.
     waiting: Option<Change>,
-    /// Something changed while it was under way.
+    /// Whether the route is to be decided about anew when the change under way has ended.
     again: bool,
-    /// In a row.
+    /// How many changes have failed in a row.
     failures: u32,
-    /// When it is tried again, ns.
+    /// When the next try is due, ns.
     retry_ns: Option<u64>,
-    /// How it failed the last time.
+    /// The error of the last failure.
     last_error: Option<String>,
-    /// Somebody else has deleted or changed our route: putting it back is a repair.
+    /// Whether somebody else has deleted or changed our route, so that putting it back is a repair.
     repair: bool,
     converging: Option<Converging>,
 }
 
-/// Every destination with something going on.
+/// The destinations with route changes under way, waiting, or to be tried again.
 #[derive(Default)]
 pub(crate) struct RouteJobs {
     jobs: HashMap<RouteKey, Job>,
+    /// The answers to the changes under way.
     answers: FuturesUnordered<Answer<Finished>>,
     retries: BTreeSet<(u64, RouteKey)>,
-    /// By [`Change`].
+    /// The queues, by [`Change`]. An entry is stale unless its job waits in this queue.
     waiting: [VecDeque<RouteKey>; 2],
 }
 
 impl RouteJobs {
-    /// Notes what a destination's route is to become (none: what it is), and returns what is to be
-    /// done about that now.
-    pub(crate) fn begin(&mut self, key: RouteKey, wanted: Option<Change>) -> Turn {
+    /// Notes which change a destination's route needs, if any, and returns when to ask the kernel for it.
+    pub(crate) fn begin(&mut self, key: RouteKey, wanted: Option<Change>) -> WhenToAsk {
         let job = self.jobs.entry(key).or_default();
         if job.under_way {
             job.again = true;
-            return Turn::Later;
+            return WhenToAsk::Later;
         }
         let Some(change) = wanted else {
-            return Turn::Done;
+            return WhenToAsk::Never;
         };
-        if job.waiting.is_none() && self.answers.len() < AT_ONCE {
+        if job.waiting.is_none() && self.answers.len() < MAX_CHANGES {
             job.under_way = true;
-            return Turn::Now;
+            return WhenToAsk::Now;
         }
         if job.waiting != Some(change) {
             job.waiting = Some(change);
             self.waiting[change as usize].push_back(key);
         }
-        Turn::Later
+        WhenToAsk::Later
     }
 
-    /// Asks the kernel for a change whose [turn](Self::begin) has come.
+    /// Keeps the answer to come to a change for which [`Self::begin`] has returned [`WhenToAsk::Now`].
     pub(crate) fn ask(&mut self, answer: Answer<Finished>) {
         self.answers.push(answer);
     }
 
-    /// Says whether the kernel has been asked something that it has not answered.
+    /// Says whether any change is under way.
     pub(crate) fn is_asking(&self) -> bool {
         !self.answers.is_empty()
     }
 
-    /// Waits for the kernel's next answer; none if it has not been asked anything.
+    /// Waits for the kernel's next answer; none if no change is under way.
     pub(crate) async fn answered(&mut self) -> Option<Finished> {
         self.answers.next().await
     }
 
-    /// Returns an answer that is there by now. Nobody is woken up for those that are not.
+    /// Returns an answer that the kernel has given already, if there is one. It registers no waker for the
+    /// other answers.
     pub(crate) fn answered_by_now(&mut self) -> Option<Finished> {
         self.answers.next().now_or_never().flatten()
     }
 
-    /// Returns the next destination that waits, if there is room for it: what its route should be is
-    /// asked again.
+    /// Takes the first destination that waits, unless too many changes are under way. The caller decides
+    /// anew about its route.
     pub(crate) fn next_waiting(&mut self) -> Option<RouteKey> {
-        if self.answers.len() >= AT_ONCE {
+        if self.answers.len() >= MAX_CHANGES {
             return None;
         }
         for change in [Change::Withdraw, Change::Install] {
             while let Some(key) = self.waiting[change as usize].pop_front() {
-                // Others wait elsewhere by now.
+                // Otherwise the entry is stale.
                 if let Some(job) = self.jobs.get_mut(&key)
                     && job.waiting == Some(change)
                 {
@@ -171,8 +174,8 @@ impl RouteJobs {
         None
     }
 
-    /// Notes that a change has succeeded; `gone`: it was a deletion. None if nothing is going on at
-    /// the destination.
+    /// Notes that a destination's change has succeeded; `gone`: it was a deletion. None if the destination
+    /// has no job.
     pub(crate) fn succeeded(&mut self, key: RouteKey, gone: bool) -> Option<Success> {
         let job = self.jobs.get_mut(&key)?;
         job.under_way = false;
@@ -184,7 +187,7 @@ impl RouteJobs {
         })
     }
 
-    /// Notes that a change has failed, and how. None if nothing is going on at the destination.
+    /// Notes that a destination's change has failed with an error. None if the destination has no job.
     pub(crate) fn failed(&mut self, key: RouteKey, error: &str) -> Option<Setback> {
         let job = self.jobs.get_mut(&key)?;
         job.under_way = false;
@@ -200,13 +203,13 @@ impl RouteJobs {
         })
     }
 
-    /// Notes that a route was taken away or changed. `by_others`: not by us.
+    /// Notes that a route that should be there was deleted or changed; `by_others`: by another process.
     pub(crate) fn taken(&mut self, key: RouteKey, by_others: bool) {
         let job = self.jobs.entry(key).or_default();
         job.repair |= by_others && job.failures == 0;
     }
 
-    /// Notes where the convergence of a route starts.
+    /// Notes a state change to Up or away from it, from which the convergence of the route is measured.
     pub(crate) fn converging(&mut self, key: RouteKey, event: &Event) {
         if event.to == State::Up || event.from == State::Up {
             let up = event.to == State::Up;
@@ -214,9 +217,10 @@ impl RouteJobs {
         }
     }
 
-    /// Forgets a destination: its route is what it should be, by this change or without any. Returns
-    /// how often it had failed, and what it followed, if that is what the change did: a passive
-    /// session's route stays at a Down, which is no convergence. None if nothing was going on there.
+    /// Forgets a destination whose route is what it should be; `by`: the change that made it so, if any.
+    /// Returns how often its changes had failed, and the state change that the route has followed with this
+    /// change: none for a passive session's, whose route stays at a Down. None if the destination has no
+    /// job.
     pub(crate) fn converged(
         &mut self,
         key: RouteKey,
@@ -234,12 +238,12 @@ impl RouteJobs {
         Some((job.failures, followed))
     }
 
-    /// Says whether the last change has failed.
+    /// Says whether a destination's last change has failed.
     pub(crate) fn is_failing(&self, key: RouteKey) -> bool {
         self.jobs.get(&key).is_some_and(|job| job.failures > 0)
     }
 
-    /// Has a destination tried again after a pause, in place of whatever was set for it before.
+    /// Has a destination tried again after a pause, instead of at the time set for it before.
     pub(crate) fn retry(&mut self, key: RouteKey, pause: Duration, now_ns: u64) {
         let at_ns = now_ns.saturating_add(nanos(pause));
         let job = self.jobs.entry(key).or_default();
@@ -249,12 +253,12 @@ impl RouteJobs {
         self.retries.insert((at_ns, key));
     }
 
-    /// Returns when something is to be tried again, ns.
+    /// Returns when the next try is due, ns.
     pub(crate) fn next_retry_ns(&self) -> Option<u64> {
         self.retries.first().map(|(at_ns, _)| *at_ns)
     }
 
-    /// Takes a destination that is to be tried again by now.
+    /// Takes a destination whose next try is due by now.
     pub(crate) fn due_retry(&mut self, now_ns: u64) -> Option<RouteKey> {
         let &(at_ns, key) = self.retries.first()?;
         if at_ns > now_ns {
@@ -287,8 +291,11 @@ mod tests {
     /// As many as may be are under way, and never answered.
     fn busy() -> RouteJobs {
         let mut jobs = RouteJobs::default();
-        for number in 0..AT_ONCE as u32 {
-            assert_eq!(jobs.begin(key(number), Some(Change::Withdraw)), Turn::Now);
+        for number in 0..MAX_CHANGES as u32 {
+            assert_eq!(
+                jobs.begin(key(number), Some(Change::Withdraw)),
+                WhenToAsk::Now
+            );
             jobs.ask(Box::pin(std::future::pending()));
         }
         jobs
@@ -306,19 +313,22 @@ mod tests {
             (b, Change::Install),
             (b, Change::Withdraw),
         ] {
-            assert_eq!(jobs.begin(key, Some(change)), Turn::Later);
+            assert_eq!(jobs.begin(key, Some(change)), WhenToAsk::Later);
         }
         assert_eq!(jobs.next_waiting(), None, "there is no room");
         jobs.answers.clear();
         let turns = std::iter::from_fn(|| jobs.next_waiting());
         assert_eq!(turns.collect::<Vec<_>>(), [c, b, a]);
-        assert_eq!(jobs.begin(b, Some(Change::Install)), Turn::Now);
+        assert_eq!(jobs.begin(b, Some(Change::Install)), WhenToAsk::Now);
     }
 
     #[test]
     fn what_has_nothing_to_do_any_more_has_no_turn() {
         let mut jobs = busy();
-        assert_eq!(jobs.begin(key(1_000), Some(Change::Withdraw)), Turn::Later);
+        assert_eq!(
+            jobs.begin(key(1_000), Some(Change::Withdraw)),
+            WhenToAsk::Later
+        );
         jobs.converged(key(1_000), None);
         jobs.answers.clear();
         assert_eq!(jobs.next_waiting(), None);
@@ -327,12 +337,12 @@ mod tests {
     #[test]
     fn what_changes_meanwhile_is_looked_at_again() {
         let mut jobs = RouteJobs::default();
-        assert_eq!(jobs.begin(key(1), None), Turn::Done);
-        assert_eq!(jobs.begin(key(1), Some(Change::Install)), Turn::Now);
-        assert_eq!(jobs.begin(key(1), None), Turn::Later);
+        assert_eq!(jobs.begin(key(1), None), WhenToAsk::Never);
+        assert_eq!(jobs.begin(key(1), Some(Change::Install)), WhenToAsk::Now);
+        assert_eq!(jobs.begin(key(1), None), WhenToAsk::Later);
         let success = jobs.succeeded(key(1), false).expect("a job");
         assert!(success.again && !success.repair && success.failures == 0);
-        assert_eq!(jobs.begin(key(1), Some(Change::Withdraw)), Turn::Now);
+        assert_eq!(jobs.begin(key(1), Some(Change::Withdraw)), WhenToAsk::Now);
         assert!(!jobs.succeeded(key(1), true).expect("a job").again);
         assert_eq!(jobs.succeeded(key(2), true), None, "nothing going on");
     }

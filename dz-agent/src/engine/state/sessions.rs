@@ -1,5 +1,5 @@
-//! The live sessions: which there are, to which one a route belongs, which deadline slot each has, and
-//! when each is to be looked at. That these agree is this file's business alone.
+//! The live sessions: their keys, the session that owns each route, the deadline slots, and the times at
+//! which our clock asks for each. Only this file changes these, and it keeps them consistent.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::next_hops::NextHops;
 use super::slots::Slots;
 use crate::host::identity::Identity;
 
-/// A session as the agent needs it at hand; all of it is also in its map entry.
+/// The part of a session that the engine keeps; its map entry has everything else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Live {
     generation: u32,
@@ -24,7 +24,7 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    /// Returns what tells it from an earlier session with the same key.
+    /// Returns its generation, which tells it from an earlier session with the same key.
     pub(crate) const fn generation(&self) -> u32 {
         self.generation
     }
@@ -39,15 +39,15 @@ impl Live {
         &self.interface
     }
 
-    /// Returns where frames to its peer go, on Ethernet.
+    /// Returns the next hop of frames to its peer; none on a layer-3 device.
     pub(crate) const fn next_hop(&self) -> Option<Ipv4Addr> {
         self.next_hop
     }
 }
 
-/// What a session that is about to be inserted has been given.
+/// The slot and generation reserved for a session that is about to be inserted.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Reservation {
     /// Its deadline slot.
     pub(crate) slot: u32,
     /// Its generation, which no session had before.
@@ -56,22 +56,22 @@ pub(crate) struct Place {
 
 /// The live sessions.
 pub(crate) struct Sessions {
-    /// From which each has its discriminator.
+    /// The secret from which discriminators are made.
     identity: Identity,
     live: HashMap<SessionKey, Live>,
-    /// Which session a route belongs to: one per interface and peer.
+    /// The session that each route belongs to: there is one by each interface to each peer.
     owners: HashMap<RouteKey, SessionKey>,
     slots: Slots,
     clock: Clock,
-    /// Peers that our clock speaks to once a minute only.
+    /// Sessions of peers that have left: our clock asks for them once a minute only.
     left: Left,
     next_hops: NextHops,
     next_generation: u32,
 }
 
 impl Sessions {
-    /// Makes room for `slots` sessions, of which those in `found` are taken. They are not known
-    /// before they are [adopted](Self::adopt).
+    /// Makes room for `slots` sessions. Those in `found`, of an earlier agent, keep their slots; they are
+    /// known when they have been [adopted](Self::adopt).
     pub(crate) fn new(identity: Identity, slots: u32, found: &[SessionEntry]) -> Self {
         let latest = found.iter().map(|entry| entry.generation).max();
         Self {
@@ -111,7 +111,7 @@ impl Sessions {
         self.owners.get(&route).copied()
     }
 
-    /// Says whether the route to its peer belongs to a session, and not to another one.
+    /// Says whether the route to a session's peer belongs to this session.
     pub(crate) fn owns_route(&self, key: &SessionKey) -> bool {
         self.owners.get(&route_key(key)) == Some(key)
     }
@@ -126,51 +126,51 @@ impl Sessions {
         self.identity.discriminator(interface, local, peer).get()
     }
 
-    /// Says whether a kernel program may still hold what earlier sessions left behind.
+    /// Says whether a kernel program may still hold the slot or map element of a deleted session.
     pub(crate) const fn has_resting(&self) -> bool {
         self.slots.has_resting()
     }
 
-    /// Notes that no kernel program holds what earlier sessions left behind.
+    /// Notes that no kernel program holds the slot or map element of a deleted session any more.
     pub(crate) fn settle(&mut self) {
         self.slots.settle();
     }
 
-    /// Takes a place for a new session; none if there is no room. What earlier sessions left behind is given
-    /// out after [`Self::settle`] alone.
-    pub(crate) fn reserve(&mut self) -> Option<Place> {
+    /// Reserves slot and generation for a new session; none if there is no room. The slots of deleted sessions
+    /// are given out again after [`Self::settle`] alone.
+    pub(crate) fn reserve(&mut self) -> Option<Reservation> {
         let slot = self.slots.take()?;
         let generation = self.next_generation;
         self.next_generation = self.next_generation.wrapping_add(1).max(1);
-        Some(Place { slot, generation })
+        Some(Reservation { slot, generation })
     }
 
-    /// Gives a place back: the session was not inserted.
-    pub(crate) fn give_back(&mut self, place: &Place) {
-        self.slots.release(place.slot);
+    /// Gives a reservation back whose session was not inserted.
+    pub(crate) fn give_back(&mut self, reservation: &Reservation) {
+        self.slots.release(reservation.slot);
     }
 
-    /// Notes a session that has been inserted, to be looked at at once.
+    /// Notes a session that has been inserted. Our clock asks for it at `now_ns`.
     pub(crate) fn inserted(
         &mut self,
         key: SessionKey,
-        place: &Place,
+        reservation: &Reservation,
         interface: Arc<str>,
         next_hop: Option<Ipv4Addr>,
         now_ns: u64,
     ) {
         let live = Live {
-            generation: place.generation,
-            slot: place.slot,
+            generation: reservation.generation,
+            slot: reservation.slot,
             interface,
             next_hop,
         };
         self.live.insert(key, live);
         self.owners.insert(route_key(&key), key);
-        self.clock.set(place.slot, key, now_ns);
+        self.clock.set(reservation.slot, key, now_ns);
     }
 
-    /// Says whether the sessions that were read are those that are known.
+    /// Says whether the sessions that were read are those that are known, all of them and no others.
     pub(crate) fn are(&self, read: &[SessionEntry]) -> bool {
         read.len() == self.live.len() && read.iter().all(|entry| self.knows(entry))
     }
@@ -182,15 +182,15 @@ impl Sessions {
             && self.owners.contains_key(&route_key(&entry.key))
     }
 
-    /// Returns the sessions that are known and were not read.
+    /// Returns the known sessions that are not among those that were read.
     pub(crate) fn missing_in(&self, read: &[SessionEntry]) -> Vec<SessionKey> {
         let there: HashSet<_> = read.iter().map(|entry| entry.key).collect();
         self.keys().filter(|key| !there.contains(key)).collect()
     }
 
-    /// Notes a session that its map has, if it is not known: that of an earlier agent, to be looked
-    /// at at once. `about` returns the name of its interface and its next hop. Returns whether it was
-    /// not known.
+    /// Notes a session that its map has and that is not known: an earlier agent's. Our clock asks for it at
+    /// `now_ns`. `about` returns the name of its interface and its next hop. Returns whether the session
+    /// is new.
     pub(crate) fn adopt(
         &mut self,
         entry: &SessionEntry,
@@ -201,7 +201,7 @@ impl Sessions {
         owner.or_insert(entry.key);
         match self.live.get(&entry.key) {
             Some(live) if live.generation == entry.generation => return false,
-            // Deleted and inserted again by somebody else.
+            // Somebody else has deleted it and inserted it again.
             Some(live) if live.slot != entry.slot => {
                 self.clock.forget(live.slot);
                 self.slots.release(live.slot);
@@ -221,7 +221,7 @@ impl Sessions {
         true
     }
 
-    /// Forgets a session that is not there any more.
+    /// Forgets a session that has been deleted from its map.
     pub(crate) fn forget(&mut self, key: &SessionKey) {
         if self.owns_route(key) {
             self.owners.remove(&route_key(key));
@@ -236,48 +236,48 @@ impl Sessions {
         }
     }
 
-    /// Returns when a session is to be looked at next, ns.
+    /// Returns when our clock is to ask for a session next, ns.
     pub(crate) fn next_look_ns(&mut self) -> Option<u64> {
         self.clock.next_ns()
     }
 
-    /// Takes up to `most` sessions that are to be looked at by now, with their slots.
+    /// Takes up to `most` sessions that our clock is to ask for by now, with their slots.
     pub(crate) fn take_due(&mut self, now_ns: u64, most: usize) -> Vec<(u32, SessionKey)> {
         self.clock.take(now_ns, most)
     }
 
-    /// Has a session looked at at `at_ns`, in place of whatever was set for it before.
+    /// Has our clock ask for a session at `at_ns`, instead of whatever was set for it before.
     pub(crate) fn look_at(&mut self, slot: u32, key: SessionKey, at_ns: u64) {
         self.clock.set(slot, key, at_ns);
     }
 
-    /// Has a session looked at at `at_ns` at the latest.
+    /// Has our clock ask for a session at `at_ns`, or earlier if that was set before.
     pub(crate) fn look_by(&mut self, key: SessionKey, at_ns: u64) {
         if let Some(live) = self.live.get(&key) {
             self.clock.set_earlier(live.slot, key, at_ns);
         }
     }
 
-    /// Has a session looked at when the kernel wants it to be, or later if its peer has left.
+    /// Has our clock ask for a session when the transmit program wants it to, or later if the peer has left.
     pub(crate) fn look_again(&mut self, slot: u32, key: SessionKey, next_due_ns: u64, now_ns: u64) {
         let due_ns = self.left.due_ns(&key, next_due_ns, now_ns);
         self.clock.set(slot, key, gathered_ns(due_ns, now_ns));
     }
 
-    /// Has a session not looked at any more: it is being closed.
+    /// Has our clock not ask for a session any more, which is being closed.
     pub(crate) fn look_no_more(&mut self, key: &SessionKey) {
         if let Some(live) = self.live.get(key) {
             self.clock.forget(live.slot);
         }
     }
 
-    /// Notes that something was heard of a peer: it has not left.
+    /// Notes that a session's state has changed: its peer has not left.
     pub(crate) fn heard(&mut self, key: &SessionKey) {
         self.left.forget(key);
     }
 
-    /// Notes the sessions whose peers have left. Those that had, and have not any more, are looked at
-    /// at once.
+    /// Replaces the sessions whose peers have left. Our clock asks at `now_ns` for those whose peers are
+    /// back.
     pub(crate) fn have_left(&mut self, left: HashSet<SessionKey>, now_ns: u64) {
         for key in self.left.replace(left) {
             self.look_by(key, now_ns);
@@ -297,7 +297,7 @@ impl Sessions {
             .collect()
     }
 
-    /// Has the kernel resolve a session's next hop, if it has one.
+    /// Has a session's next hop resolved, if it has one.
     pub(crate) fn resolve(&mut self, key: &SessionKey, now_ns: u64) {
         if let Some(next_hop) = self.live.get(key).and_then(|live| live.next_hop) {
             let hop = (key.ifindex, next_hop);
@@ -305,12 +305,12 @@ impl Sessions {
         }
     }
 
-    /// Returns what is known of next hops.
+    /// Returns the next hops.
     pub(crate) const fn next_hops(&self) -> &NextHops {
         &self.next_hops
     }
 
-    /// Returns what is known of next hops, to be changed.
+    /// Returns the next hops, to be changed.
     pub(crate) const fn next_hops_mut(&mut self) -> &mut NextHops {
         &mut self.next_hops
     }
@@ -323,10 +323,10 @@ mod tests {
 
     const NOW_NS: u64 = 1_000;
 
-    fn inserted(sessions: &mut Sessions, key: SessionKey) -> Place {
-        let place = sessions.reserve().expect("room");
-        sessions.inserted(key, &place, "doublezero0".into(), None, NOW_NS);
-        place
+    fn inserted(sessions: &mut Sessions, key: SessionKey) -> Reservation {
+        let reservation = sessions.reserve().expect("room");
+        sessions.inserted(key, &reservation, "doublezero0".into(), None, NOW_NS);
+        reservation
     }
 
     fn key(peer: u8) -> SessionKey {
@@ -349,11 +349,11 @@ mod tests {
     #[test]
     fn a_session_is_all_there_or_not_at_all() {
         let mut sessions = Sessions::new(Identity::known([7; 16]), 2, &[]);
-        let place = inserted(&mut sessions, key(1));
+        let reservation = inserted(&mut sessions, key(1));
         assert_eq!(sessions.owner_of(route_key(&key(1))), Some(key(1)));
         assert_eq!(sessions.room(), 1);
-        assert_eq!(sessions.take_due(NOW_NS, 9), [(place.slot, key(1))]);
-        sessions.look_at(place.slot, key(1), NOW_NS);
+        assert_eq!(sessions.take_due(NOW_NS, 9), [(reservation.slot, key(1))]);
+        sessions.look_at(reservation.slot, key(1), NOW_NS);
         sessions.forget(&key(1));
         assert_eq!(sessions.get(&key(1)), None);
         assert_eq!(sessions.owner_of(route_key(&key(1))), None);
@@ -374,13 +374,13 @@ mod tests {
     #[test]
     fn a_place_that_was_given_back_can_be_had_again() {
         let mut sessions = Sessions::new(Identity::known([7; 16]), 1, &[]);
-        let place = sessions.reserve().expect("room");
-        sessions.give_back(&place);
+        let reservation = sessions.reserve().expect("room");
+        sessions.give_back(&reservation);
         assert!(sessions.has_resting() && sessions.reserve().is_none());
         sessions.settle();
         let again = sessions.reserve().expect("room");
-        assert_eq!(again.slot, place.slot);
-        assert_ne!(again.generation, place.generation);
+        assert_eq!(again.slot, reservation.slot);
+        assert_ne!(again.generation, reservation.generation);
     }
 
     #[test]
@@ -426,14 +426,14 @@ mod tests {
     #[test]
     fn who_has_left_is_looked_at_when_it_is_back() {
         let mut sessions = Sessions::new(Identity::known([7; 16]), 1, &[]);
-        let place = inserted(&mut sessions, key(1));
+        let reservation = inserted(&mut sessions, key(1));
         sessions.take_due(NOW_NS, 9);
         sessions.have_left(HashSet::from_iter([key(1)]), NOW_NS);
-        sessions.look_again(place.slot, key(1), NOW_NS + 5, NOW_NS);
+        sessions.look_again(reservation.slot, key(1), NOW_NS + 5, NOW_NS);
         assert!(sessions.next_look_ns() > Some(NOW_NS + 1_000_000_000));
         sessions.have_left(HashSet::default(), NOW_NS + 9);
         assert_eq!(sessions.next_look_ns(), Some(NOW_NS + 9));
-        // What is being closed is spoken to by nobody's clock.
+        // Our clock does not ask for a session that is being closed.
         sessions.look_no_more(&key(1));
         assert_eq!(sessions.next_look_ns(), None);
     }

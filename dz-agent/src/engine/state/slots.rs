@@ -1,23 +1,23 @@
-//! Deadline slots, and the rule for using memory again.
+//! The free deadline slots, and those that deleted sessions have left and that rest for a grace period.
 //!
-//! A kernel program may still hold a slot or a hash element of a session that was just deleted. It
-//! checks under the lock that the memory still is that session's; what it cannot see is the memory
-//! being written for another session at that very moment. So memory that sessions left behind is
-//! given out only after a grace period: every program that was running when the session was
-//! deleted has ended.
+//! A kernel program may still hold the slot or the map element of a session that was just deleted. It
+//! checks under the lock that the memory still is that session's, but does not see another session being
+//! written there at that moment. So both are given out again only after every program has ended that was
+//! running when the session was deleted.
 
 use std::collections::BTreeSet;
 
-/// Which slots are free.
+/// The slots that are free or resting.
 #[derive(Debug)]
 pub(crate) struct Slots {
-    /// Lowest first, so that as few timers as possible have something to watch.
+    /// Given out lowest first, so that as few timers as possible have something to watch.
     free: BTreeSet<u32>,
+    /// Left by deleted sessions since the last [`Slots::settle`].
     resting: Vec<u32>,
 }
 
 impl Slots {
-    /// All slots but those in use.
+    /// Makes `slots` slots, of which all but the used ones are free.
     pub(crate) fn new(slots: u32, used: impl IntoIterator<Item = u32>) -> Self {
         let mut free: BTreeSet<_> = (0..slots).collect();
         for slot in used {
@@ -29,33 +29,33 @@ impl Slots {
         }
     }
 
-    /// How many sessions there is room for.
+    /// Returns how many sessions there is room for, resting slots included.
     pub(crate) fn room(&self) -> usize {
         self.free.len() + self.resting.len()
     }
 
-    /// Takes a free slot; those that sessions have left are not free before [`Slots::settle`].
+    /// Takes a free slot. Resting ones are not free before [`Slots::settle`].
     pub(crate) fn take(&mut self) -> Option<u32> {
         self.free.pop_first()
     }
 
-    /// Takes a slot that a session has which we have not given it to.
+    /// Takes the slot of a session that another agent has inserted.
     pub(crate) fn claim(&mut self, slot: u32) {
         self.free.remove(&slot);
         self.resting.retain(|resting| *resting != slot);
     }
 
-    /// A session has left its slot and its hash element.
+    /// Has the slot of a deleted session rest, and with it the session's map element.
     pub(crate) fn release(&mut self, slot: u32) {
         self.resting.push(slot);
     }
 
-    /// Says whether a program may still hold what sessions left behind.
+    /// Says whether any slots rest.
     pub(crate) const fn has_resting(&self) -> bool {
         !self.resting.is_empty()
     }
 
-    /// Notes that every program has ended that was running when it was called last.
+    /// Makes all resting slots free: every program that may have held one has ended.
     pub(crate) fn settle(&mut self) {
         self.free.extend(self.resting.drain(..));
     }

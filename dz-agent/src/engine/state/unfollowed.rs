@@ -1,5 +1,5 @@
-//! Routes that meet the conditions of `--follow`, lead through a served interface or nowhere, and cannot
-//! be followed: so that they can be counted and named.
+//! The routes that meet the conditions of `--follow`, by a served interface or by none, and cannot be
+//! followed. They are kept so that they can be counted by reason, and logged once each.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -9,12 +9,12 @@ use foldhash::HashMap;
 use crate::net::hosts::{HostChange, HostRoute};
 use crate::reason::PassedOver;
 
-/// Most routes that are kept in mind. Further ones are not counted.
+/// Most routes that are kept. Further ones are neither counted nor logged.
 const MAX_ROUTES: usize = 1 << 16;
 
-/// What the kernel keeps apart: routes of one place were appended to each other.
+/// The kernel's key of a route in its tables. Routes with the same key have been appended to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Place {
+struct TableKey {
     dst: Ipv4Addr,
     prefix_len: u8,
     table: u32,
@@ -22,7 +22,7 @@ struct Place {
     tos: u8,
 }
 
-impl Place {
+impl TableKey {
     const fn of(route: &HostRoute) -> Self {
         Self {
             dst: route.dst,
@@ -34,12 +34,12 @@ impl Place {
     }
 }
 
-/// What is known of a route.
+/// A route that cannot be followed, without its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Known {
     protocol: u8,
     why: PassedOver,
-    /// By no interface.
+    /// Whether it is by no interface (a blackhole and the like).
     nowhere: bool,
 }
 
@@ -53,33 +53,33 @@ impl Known {
     }
 }
 
-/// What a change meant.
+/// The effect of a notification on the routes that cannot be followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Noted {
-    /// Nothing.
+    /// It has none.
     Nothing,
-    /// The counts have changed, or what they count.
+    /// A route has gone, or has been replaced by one that differs in nothing that is kept.
     Changed,
-    /// There is a route that was not there before.
+    /// A route has come that was not there before.
     New,
 }
 
-/// The routes. Those of one place, protocol and reason count as one.
+/// The routes that cannot be followed. Those with the same key, protocol and reason count as one.
 #[derive(Debug, Default)]
 pub(crate) struct Unfollowed {
-    routes: HashMap<Place, Vec<Known>>,
+    routes: HashMap<TableKey, Vec<Known>>,
     counts: BTreeMap<PassedOver, u64>,
     len: usize,
 }
 
 impl Unfollowed {
-    /// Takes note of a change. `why`: why the route is not followed, if it is to be counted here.
+    /// Applies a notification; `why`: the reason why its route cannot be followed, if it belongs here.
     pub(crate) fn apply(&mut self, change: &HostChange, why: Option<PassedOver>) -> Noted {
         let route = &change.route;
         let mut ended = None;
         if change.gone || change.replaced {
             let ends = |known: &Known| change.replaced || known.protocol == route.protocol;
-            ended = self.remove(&Place::of(route), ends);
+            ended = self.remove(&TableKey::of(route), ends);
         }
         let why = why.filter(|_| !change.gone);
         let came = why.filter(|why| self.insert(route, *why));
@@ -90,25 +90,26 @@ impl Unfollowed {
         }
     }
 
-    /// Takes note of a route; returns whether there is room for it and it was not there before.
+    /// Adds a route. Returns whether there is room for it and it was not there before.
     pub(crate) fn insert(&mut self, route: &HostRoute, why: PassedOver) -> bool {
-        self.insert_at(Place::of(route), Known::of(route, why))
+        self.insert_at(TableKey::of(route), Known::of(route, why))
     }
 
-    /// Takes over those that lead nowhere: they do not vanish without a notification.
+    /// Takes over the routes that lead nowhere. They do not vanish without a notification, so that they need
+    /// not be read again.
     pub(crate) fn insert_nowhere_of(&mut self, before: &Self) {
-        for (place, here) in &before.routes {
+        for (key, here) in &before.routes {
             for known in here.iter().filter(|known| known.nowhere) {
-                self.insert_at(*place, *known);
+                self.insert_at(*key, *known);
             }
         }
     }
 
-    fn insert_at(&mut self, place: Place, known: Known) -> bool {
+    fn insert_at(&mut self, key: TableKey, known: Known) -> bool {
         if self.len >= MAX_ROUTES {
             return false;
         }
-        let here = self.routes.entry(place).or_default();
+        let here = self.routes.entry(key).or_default();
         if here.contains(&known) {
             return false;
         }
@@ -118,19 +119,19 @@ impl Unfollowed {
         true
     }
 
-    /// Whether a route is one of them.
+    /// Says whether a route that cannot be followed for this reason is known.
     pub(crate) fn contains(&self, route: &HostRoute, why: PassedOver) -> bool {
-        let here = self.routes.get(&Place::of(route));
+        let here = self.routes.get(&TableKey::of(route));
         here.is_some_and(|here| here.contains(&Known::of(route, why)))
     }
 
-    /// How many there are, by the reason.
+    /// Returns how many routes there are for each reason.
     pub(crate) const fn counts(&self) -> &BTreeMap<PassedOver, u64> {
         &self.counts
     }
 
-    fn remove(&mut self, place: &Place, ends: impl Fn(&Known) -> bool) -> Option<Known> {
-        let here = self.routes.get_mut(place)?;
+    fn remove(&mut self, key: &TableKey, ends: impl Fn(&Known) -> bool) -> Option<Known> {
+        let here = self.routes.get_mut(key)?;
         let at = here.iter().position(ends)?;
         let removed = here.remove(at);
         self.len -= 1;
@@ -138,7 +139,7 @@ impl Unfollowed {
             *count -= 1;
         }
         if here.is_empty() {
-            self.routes.remove(place);
+            self.routes.remove(key);
         }
         Some(removed)
     }

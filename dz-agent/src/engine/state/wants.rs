@@ -1,5 +1,5 @@
-//! Who is wanted as a peer without a request: by the file, by followed routes; and which peers are to be
-//! settled because of it.
+//! The peers that the file and the followed routes want, and the peers to be settled: to be compared with
+//! what is wanted, and changed accordingly (`flows/settle.rs`).
 
 use std::collections::BTreeSet;
 
@@ -9,21 +9,21 @@ use foldhash::{HashMap, HashSet};
 use super::followed::Followed;
 use crate::settings::Policy;
 
-/// What the file of peers asks for.
+/// The peers of the file.
 pub(crate) type Configured = HashMap<PeerKey, Peer>;
 
-/// What the sources want, and what is still to be done about it.
+/// The peers that are wanted without a request, and the peers to be settled.
 #[derive(Debug)]
 pub(crate) struct Wants {
     configured: Configured,
-    /// Holds whoever wants a peer.
+    /// Exclusions and overrides, which apply to requests, too.
     policy: Policy,
     followed: Followed,
     /// Peers to be settled.
     dirty: HashSet<PeerKey>,
     /// Wanted peers that there is no room for.
     waiting: BTreeSet<PeerKey>,
-    /// Peers whose session may be opened by now.
+    /// Peers whose session is to be opened when they are next settled.
     to_open: HashSet<PeerKey>,
 }
 
@@ -56,12 +56,12 @@ impl Wants {
         &mut self.followed
     }
 
-    /// Replaces what the file says.
+    /// Replaces peers and policy by those of the file as it was read anew.
     pub(crate) fn configure(&mut self, configured: Configured, policy: Policy) {
         (self.configured, self.policy) = (configured, policy);
     }
 
-    /// Forgets what the file says and who waits: the agent stops.
+    /// Forgets the peers of the file, the policy and everything to be settled, because the agent stops.
     pub(crate) fn clear(&mut self) {
         self.configure(Configured::default(), Policy::default());
         self.dirty.clear();
@@ -79,14 +79,14 @@ impl Wants {
         std::mem::take(&mut self.dirty)
     }
 
-    /// Notes that there is no room for a wanted peer. Returns whether it is the first one.
+    /// Notes that a wanted peer waits for room. Returns whether it is the only one.
     pub(crate) fn wait_for_room(&mut self, key: PeerKey) -> bool {
         let is_first = self.waiting.is_empty();
         self.waiting.insert(key);
         is_first
     }
 
-    /// Notes that a peer does not wait for room, or not any more.
+    /// Notes that a peer does not wait for room any more.
     pub(crate) fn wait_no_longer(&mut self, key: &PeerKey) {
         self.waiting.remove(key);
     }
@@ -96,23 +96,23 @@ impl Wants {
         self.waiting.iter()
     }
 
-    /// Notes that a peer's session may be opened.
+    /// Notes that a peer's session is to be opened when peers are next settled.
     pub(crate) fn open_later(&mut self, key: PeerKey) {
         self.to_open.insert(key);
     }
 
-    /// Takes the peers whose session may be opened.
+    /// Takes the peers whose session is to be opened.
     pub(crate) fn take_to_open(&mut self) -> HashSet<PeerKey> {
         std::mem::take(&mut self.to_open)
     }
 
-    /// Says whether anybody waits for a session or for room.
+    /// Says whether any peer waits for its session or for room.
     pub(crate) fn has_waiting(&self) -> bool {
         !(self.to_open.is_empty() && self.waiting.is_empty())
     }
 }
 
-/// Says whether two peers differ in nothing but who wants them.
+/// Says whether two peers are the same but for their origin.
 pub(crate) fn same(a: &Peer, b: &Peer) -> bool {
     let origin = Origin::Api;
     Peer { origin, ..*a } == Peer { origin, ..*b }

@@ -1,4 +1,4 @@
-//! The ways around that have been looked up, and whether somebody is without one.
+//! The ways around that have been looked up, and the warning about destinations without one.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -11,19 +11,21 @@ use crate::net::detours::{Flow, Way};
 /// The ways around, by destination and source.
 #[derive(Debug)]
 pub(crate) struct Ways {
-    /// Interfaces; 0 = there is none.
+    /// The index of the interface; 0 if there is no way around.
     known: BTreeMap<Flow, u32>,
     /// How many of these are 0.
     without: usize,
-    /// Sources that their routes named: with such an address the route goes.
+    /// The preferred sources of the routes found: a route goes with its source.
     named: HashSet<Ipv4Addr>,
-    /// Whether to say that destinations are without one, and whether that was said.
+    /// Whether to warn about destinations without a way around.
     warn: bool,
+    /// Whether that warning has been logged.
     warned: bool,
 }
 
 impl Ways {
-    /// `warn`: packets are to be rerouted, so that a destination without a way around matters.
+    /// Makes an owner that knows no way yet. `warn`: packets are to be rerouted, so that a destination
+    /// without a way around matters.
     pub(crate) fn new(warn: bool) -> Self {
         Self {
             known: BTreeMap::new(),
@@ -34,17 +36,18 @@ impl Ways {
         }
     }
 
-    /// Returns everything that was looked up.
+    /// Returns every way around that has been looked up.
     pub(crate) const fn known(&self) -> &BTreeMap<Flow, u32> {
         &self.known
     }
 
-    /// Returns the way around for a flow, 0 if there is none; none if it has not been looked up.
+    /// Returns the interface of the way around for a flow, 0 if there is none; none if it has not been
+    /// looked up.
     pub(crate) fn of(&self, flow: Flow) -> Option<u32> {
         self.known.get(&flow).copied()
     }
 
-    /// Notes the way around for a flow. Returns whether that is new.
+    /// Notes the way around for a flow. Returns whether it has changed.
     pub(crate) fn note(&mut self, flow: Flow, way: Way) -> bool {
         self.named.extend(way.named);
         let detour = way.ifindex;
@@ -60,17 +63,17 @@ impl Ways {
         self.without -= usize::from(known == Some(0));
     }
 
-    /// Says whether a route around names this source.
+    /// Says whether the route of a way around names this source.
     pub(crate) fn are_named(&self, source: Ipv4Addr) -> bool {
         self.named.contains(&source)
     }
 
-    /// Forgets which sources routes name: all are looked up again.
+    /// Forgets which sources routes name, because all ways around are looked up again.
     pub(crate) fn forget_names(&mut self) {
         self.named.clear();
     }
 
-    /// Says once that destinations are without a way around, and once that none is any more.
+    /// Logs once that destinations are without a way around, and once that none is any more.
     pub(crate) fn say(&mut self) {
         if self.without == 0 {
             if std::mem::take(&mut self.warned) {

@@ -111,7 +111,7 @@ fn a_followed_peer_has_no_route_of_ours() {
     for peer in world.peers.values_mut() {
         peer.origin = Origin::Follow;
     }
-    assert_eq!(world.decide(), [Op::Follow(ROUTE)], "one is left over");
+    assert_eq!(world.decide(), [Op::AdjustRoute(ROUTE)], "one is left over");
     for state in State::ALL
         .into_iter()
         .filter(|state| *state != State::AdminDown)
@@ -142,7 +142,10 @@ fn a_peer_without_a_session_gets_one() {
     let mut world = World::settled();
     world.sessions.clear();
     let ops = world.decide();
-    assert_eq!(ops, [Op::Open(peer_key("dz0", PEER)), Op::Follow(ROUTE)]);
+    assert_eq!(
+        ops,
+        [Op::Open(peer_key("dz0", PEER)), Op::AdjustRoute(ROUTE)]
+    );
 }
 
 #[test]
@@ -157,7 +160,7 @@ fn a_session_without_a_peer_goes_with_its_route() {
                 key: key(),
                 announce: true
             },
-            Op::Follow(ROUTE)
+            Op::AdjustRoute(ROUTE)
         ]
     );
 }
@@ -171,7 +174,7 @@ fn a_session_of_another_local_address_goes() {
         key: world.sessions[0].key,
         announce: true,
     };
-    let follow = Op::Follow(ROUTE);
+    let follow = Op::AdjustRoute(ROUTE);
     assert_eq!(world.decide(), [close, follow], "the next one has to wait");
     world.sessions[0].session.state = State::AdminDown;
     world.routes.clear();
@@ -220,12 +223,16 @@ fn an_address_that_cannot_be_a_peers_has_no_session() {
     };
     assert_eq!(world.decide()[0], close);
     world.sessions.clear();
-    assert_eq!(world.decide(), [Op::Follow(ROUTE)], "and is not opened");
+    assert_eq!(
+        world.decide(),
+        [Op::AdjustRoute(ROUTE)],
+        "and is not opened"
+    );
 }
 
 #[test]
 fn a_passive_peer_can_be_ignored() {
-    for (ignore, expected) in [(false, vec![]), (true, vec![Op::Follow(ROUTE)])] {
+    for (ignore, expected) in [(false, vec![]), (true, vec![Op::AdjustRoute(ROUTE)])] {
         let mut world = World::settled();
         world.ignore_peer_passive = ignore;
         world.sessions[0] = entry(State::Down);
@@ -246,7 +253,7 @@ fn without_its_address_a_session_is_parked_in_silence() {
                 key: key(),
                 announce: false
             },
-            Op::Follow(ROUTE)
+            Op::AdjustRoute(ROUTE)
         ]
     );
 }
@@ -282,7 +289,7 @@ fn a_disconnect_cut_short_goes_on() {
 #[test]
 fn routes_follow_the_table() {
     use Mode::{Active, Passive};
-    // State, our mode, the peer's, with a route: what is wrong about it.
+    // State, our mode, the peer's mode, whether there is a route: whether that is to be changed.
     let table = [
         (State::Up, Active, Active, true, false),
         (State::Up, Active, Active, false, true),
@@ -304,7 +311,11 @@ fn routes_follow_the_table() {
         if !there {
             world.routes.clear();
         }
-        let expected: &[Op] = if wrong { &[Op::Follow(ROUTE)] } else { &[] };
+        let expected: &[Op] = if wrong {
+            &[Op::AdjustRoute(ROUTE)]
+        } else {
+            &[]
+        };
         assert_eq!(
             world.decide(),
             expected,
@@ -317,7 +328,7 @@ fn routes_follow_the_table() {
 fn a_route_that_differs_is_put_right() {
     let mut world = World::settled();
     world.routes[0].via = Some(Ipv4Addr::new(10, 0, 0, 3));
-    assert_eq!(world.decide(), [Op::Follow(ROUTE)]);
+    assert_eq!(world.decide(), [Op::AdjustRoute(ROUTE)]);
 }
 
 #[test]
@@ -344,7 +355,7 @@ fn each_of_many_has_its_own_route_and_way_around() {
     world.peers.clear();
     world.sessions.clear();
     world.routes.clear();
-    // Read in an order that is nobody's, two interfaces for each of 19 destinations.
+    // Routes of two interfaces to each of 19 destinations, in no order.
     let at = |n: u32| RouteKey {
         dst: Ipv4Addr::new(10, 1, 0, (n * 7 % 19) as u8),
         ifindex: IFINDEX + n % 2,
@@ -384,7 +395,7 @@ fn each_of_many_has_its_own_route_and_way_around() {
         broken
             .routes
             .retain(|route| (route.dst, route.ifindex) != (key.dst, key.ifindex));
-        assert_eq!(broken.decide(), [Op::Follow(key)], "no route");
+        assert_eq!(broken.decide(), [Op::AdjustRoute(key)], "no route");
 
         broken.routes = world.routes.clone();
         let flow = Flow {
@@ -405,7 +416,11 @@ fn each_of_many_has_its_own_route_and_way_around() {
             if key.ifindex == IFINDEX { "dz0" } else { "dz1" },
             key.dst,
         ));
-        assert_eq!(broken.decide(), [Op::Follow(key)], "a route of no session");
+        assert_eq!(
+            broken.decide(),
+            [Op::AdjustRoute(key)],
+            "a route of no session"
+        );
     }
 }
 
@@ -419,8 +434,8 @@ fn of_several_routes_of_ours_the_last_counts() {
     world.routes = vec![other, route()];
     assert_eq!(world.decide(), []);
     world.routes = vec![route(), other];
-    assert_eq!(world.decide(), [Op::Follow(ROUTE)]);
+    assert_eq!(world.decide(), [Op::AdjustRoute(ROUTE)]);
     world.sessions.clear();
     world.peers.clear();
-    assert_eq!(world.decide(), [Op::Follow(ROUTE)], "once");
+    assert_eq!(world.decide(), [Op::AdjustRoute(ROUTE)], "once");
 }

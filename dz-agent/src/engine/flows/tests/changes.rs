@@ -1,4 +1,4 @@
-//! Changes around the sessions: addresses, notifications that are lost, next hops, timers.
+//! Changes around a session: addresses that go, notifications that are lost, next hops, timers.
 
 use std::net::Ipv4Addr;
 
@@ -25,7 +25,7 @@ impl Machine {
         net.delete_address(self.ifindex, &address).unwrap();
     }
 
-    /// The addresses that the kernel programs know.
+    /// Returns the local addresses in `dz_locals`.
     fn locals(&self) -> Vec<Ipv4Addr> {
         let kernel = self.kernel.borrow();
         let locals = kernel.maps().unwrap().locals();
@@ -40,7 +40,7 @@ fn a_gone_address_is_not_spoken_from_for_a_moment() {
     assert!(!machine.frames().is_empty(), "the first farewell");
     machine.take_address(LOCAL, 32);
     process.hear(&machine);
-    // Before anybody has looked at the interface again.
+    // Before the full check has read the interface.
     machine.pass(SECOND / 10);
     process.engine.say_farewells();
     assert!(machine.frames().is_empty());
@@ -106,7 +106,7 @@ fn what_lost_notifications_were_about_is_found_soon() {
     assert!(machine.has_route());
 }
 
-/// A machine with a session whose next hop is being resolved.
+/// Makes a machine with a session whose next hop is being resolved.
 fn unresolved() -> (Machine, super::Process) {
     let machine = Machine::ethernet();
     let mut process = machine.start();
@@ -163,7 +163,7 @@ fn a_peer_is_told_of_a_timeout_at_once_and_the_route_goes() {
 fn what_is_told_of_an_earlier_session_is_not_believed_of_the_next() {
     let (machine, mut process) = connected_for(SECOND);
     machine.pass(2 * SECOND);
-    // Nobody has read yet that it went down.
+    // The agent has not read yet that the session went Down.
     let mut reply = process.disconnect();
     for _ in 0..20 {
         process.settle_unreported();
@@ -213,7 +213,7 @@ fn a_route_does_not_follow_a_session_from_another_address_than_the_peer_is_to_ha
         };
         maps.set_peer(&key, &peer).unwrap();
     }
-    // Not even while the session cannot be ended.
+    // The route goes even while the kernel refuses to end the session.
     machine.refuse(1, |call| matches!(call, Call::Control(..)));
     process.check();
     assert!(machine.session().is_some() && !machine.has_route());

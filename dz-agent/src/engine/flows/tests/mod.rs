@@ -1,4 +1,5 @@
-//! The engine's flows over a kernel in memory: a machine, a process on it, and what is seen of both.
+//! Tests of the engine's flows over the kernel in memory. This file has what they share: a machine, and an
+//! agent process on it.
 
 mod changes;
 mod refused;
@@ -43,14 +44,14 @@ const SECOND: u64 = 1_000_000_000;
 
 type Reply<T> = oneshot::Receiver<Result<Vec<T>, Refusal>>;
 
-/// A machine with the tunnel and its address.
+/// A machine in memory with one interface to be served, and its address.
 struct Machine {
     kernel: Rc<RefCell<Kernel>>,
     net: Rc<RefCell<Net>>,
     ifindex: u32,
 }
 
-/// A process on it, at rest.
+/// An agent process on a machine; between two calls it has nothing more to do.
 struct Process {
     engine: Engine<MemoryHands>,
     handle: Handle,
@@ -64,7 +65,7 @@ fn options() -> RunOptions {
 }
 
 impl Machine {
-    /// One with a tunnel, which has an allocated address.
+    /// Makes a machine with a tunnel, which has an allocated address.
     fn new() -> Self {
         let tunnel = Tunnel {
             local: Some(Ipv4Addr::new(192, 0, 2, 1)),
@@ -73,7 +74,7 @@ impl Machine {
         Self::with(Shape::gre(tunnel), Address::plain(LOCAL, 32))
     }
 
-    /// One whose served interface has Ethernet frames, and its peers beside it.
+    /// Makes a machine whose interface has Ethernet frames, with its peers in the same subnet.
     fn ethernet() -> Self {
         Self::with(Shape::nic(MAC), Address::plain(LOCAL, 24))
     }
@@ -97,7 +98,7 @@ impl Machine {
         machine
     }
 
-    /// Lets time pass.
+    /// Lets time pass, and kernel timers fire.
     fn pass(&self, ns: u64) {
         let mut kernel = self.kernel.borrow_mut();
         let now_ns = kernel.now_ns() + ns;
@@ -162,7 +163,7 @@ impl Machine {
         self.kernel.borrow_mut().take_frames()
     }
 
-    /// Has the kernel refuse the first so many calls of a kind.
+    /// Has the kernel refuse the next `times` calls of a kind.
     fn refuse(&self, mut times: u32, kind: fn(&Call) -> bool) {
         let refuse = move |call: &Call| {
             let is_refused = times > 0 && kind(call);
@@ -172,7 +173,7 @@ impl Machine {
         self.kernel.borrow_mut().set_refuse(Some(Box::new(refuse)));
     }
 
-    /// The peer answers: the session is Up, until it has been silent for so long.
+    /// Puts the session Up, as if its peer had answered; it goes Down after `silent_ns` without a packet.
     fn come_up(&self, silent_ns: u64) {
         let mut entry = self.session().unwrap();
         let mut kernel = self.kernel.borrow_mut();
@@ -192,7 +193,7 @@ impl Machine {
     }
 }
 
-/// Polls something to its end; what it asks of the kernel is carried out, and what it waits for passes.
+/// Polls a future to its end, carrying out its requests and letting the time pass that it waits for.
 fn finish<T>(handle: &Handle, requests: &Requests, work: impl Future<Output = T>) -> T {
     let mut work = Box::pin(work);
     let mut context = Context::from_waker(Waker::noop());
@@ -215,7 +216,7 @@ impl Process {
         finish(&self.handle, &self.requests, self.engine.take_turn(turn));
     }
 
-    /// Takes every turn that there is by now, and carries out every request.
+    /// Takes turns, reported state changes included, and carries out requests until there are no more.
     fn settle(&mut self) {
         finish(&self.handle, &self.requests, self.engine.reported());
         self.settle_unreported();
@@ -223,7 +224,7 @@ impl Process {
         self.settle_unreported();
     }
 
-    /// The same, but for what kernel programs have reported.
+    /// Takes turns and carries out requests until there are no more, but leaves reported state changes unread.
     fn settle_unreported(&mut self) {
         for _ in 0..100 {
             if let Some(turn) = self.engine.answered().now_or_never() {
@@ -235,7 +236,7 @@ impl Process {
         panic!("it never comes to rest");
     }
 
-    /// Reads every notification, and does what is due because of them.
+    /// Takes a turn for every notification that waits to be read.
     fn hear(&mut self, machine: &Machine) {
         loop {
             let family = machine.net.borrow().waiting().next();
@@ -245,7 +246,7 @@ impl Process {
         }
     }
 
-    /// Lets time pass until nothing is due any more.
+    /// Lets two seconds pass, and takes every turn that comes.
     fn let_pass(&mut self, machine: &Machine) {
         for _ in 0..20 {
             machine.pass(SECOND / 10);
@@ -274,19 +275,19 @@ impl Process {
         answer
     }
 
-    /// A full check, as every ten seconds.
+    /// Runs a full check, as every ten seconds.
     fn check(&mut self) {
         self.engine.begin_check();
         self.settle();
     }
 }
 
-/// A machine whose session with the peer is Up for ten minutes, and its agent.
+/// Makes a machine and its agent, with a session that is Up and stays so for ten minutes.
 fn connected() -> (Machine, Process) {
     connected_for(600 * SECOND)
 }
 
-/// The same, but that the peer is silent from now on, and that so long is too long.
+/// Makes a machine and its agent, with a session that is Up and goes Down after `silent_ns`.
 fn connected_for(silent_ns: u64) -> (Machine, Process) {
     let machine = Machine::new();
     let mut process = machine.start();

@@ -1,4 +1,4 @@
-//! Calls that the kernel refuses, once or for a while.
+//! The flows where the kernel refuses a call, once or for a while.
 
 use super::{Machine, SECOND, connected, finish};
 use crate::memory::Call;

@@ -1,4 +1,4 @@
-//! The order of the transaction, and what a kill after each single effect leaves.
+//! The order of the transaction's steps, and what a kill after each single effect leaves.
 
 use dz_common::packet::State;
 

@@ -1,4 +1,4 @@
-//! The addresses of this host, and which of them peers use.
+//! The addresses of every interface of this host, and those that peers use as their local address.
 
 use std::hash::Hash;
 use std::net::Ipv4Addr;
@@ -8,28 +8,31 @@ use foldhash::{HashMap, HashSet};
 use super::ends::is_global;
 use crate::net::links::Address;
 
-/// The addresses of this host, on whatever interface: read in every full check, and kept current by
-/// notifications in between.
+/// The addresses of this host, on whatever interface. Every full check reads them anew; notifications keep
+/// them current in between.
 #[derive(Debug, Default)]
-pub(crate) struct Held {
-    /// By address, the interfaces that hold it, one several times if with several prefixes.
+pub(crate) struct HostAddresses {
+    /// The interfaces that hold each address; an interface that holds it with several prefixes stands
+    /// there once for each.
     holders: HashMap<Ipv4Addr, Vec<(u32, Address)>>,
-    /// Addresses of each interface; those that hold none are not in it.
+    /// The number of addresses of each interface that has any.
     counts: HashMap<u32, usize>,
-    /// Broadcast addresses of their subnets, each as often as one of these addresses has it.
+    /// The broadcast addresses of all subnets, with the number of addresses in such a subnet.
     broadcasts: HashMap<Ipv4Addr, usize>,
-    /// Addresses that peers use. News of any other one means nothing to sessions.
+    /// The local addresses of peers, whether this host has them or not. Notifications of other addresses
+    /// mean nothing to sessions.
     used: HashSet<Ipv4Addr>,
-    /// Those of them that went since the kernel was asked about them.
+    /// Used addresses that have gone since the kernel was last asked about the used ones.
     gone: HashSet<Ipv4Addr>,
-    /// Those that were not this host's when the kernel was asked last.
+    /// Used addresses that were not this host's when the kernel was last asked.
     missing: HashSet<Ipv4Addr>,
-    /// The kernel is to be asked about some.
+    /// Whether the kernel is to be asked about an address that came to be used since.
     is_new: bool,
 }
 
-impl Held {
-    /// Takes the place of everything that was known.
+impl HostAddresses {
+    /// Replaces all addresses by those that were read. A used address that is not among them any more
+    /// counts as gone until the kernel has been asked about it.
     pub(crate) fn read(&mut self, addresses: &[(u32, Address)]) {
         let held: Vec<_> = self.used().filter(|used| self.is_held(*used)).collect();
         self.gone.extend(held);
@@ -41,28 +44,28 @@ impl Held {
         }
     }
 
-    /// The kernel has been asked about the addresses that peers use: what is missing is known.
+    /// Notes which used addresses are not this host's: the kernel has been asked about all of them.
     pub(crate) fn asked(&mut self, missing: HashSet<Ipv4Addr>) {
         self.missing = missing;
         self.gone.clear();
     }
 
-    /// Whether all of these were missing when the kernel was asked last.
+    /// Says whether all of these were missing when the kernel was last asked.
     pub(crate) fn were_missing(&self, missing: &HashSet<Ipv4Addr>) -> bool {
         missing.is_subset(&self.missing)
     }
 
-    /// The addresses that peers use now.
+    /// Replaces the addresses that peers use.
     pub(crate) fn use_addresses(&mut self, used: HashSet<Ipv4Addr>) {
         self.used = used;
     }
 
-    /// Takes note of a notification. One that was sent before the addresses were read can make this
-    /// wrong until the next one is read.
+    /// Applies a notification. One that was sent before the addresses were last read can undo a part of
+    /// that, until the notification that corrects it is read, too.
     pub(crate) fn apply(&mut self, ifindex: u32, address: &Address, gone: bool) {
         let holders = self.holders.entry(address.local).or_default();
         let before = holders.len();
-        // What the kernel tells addresses of one interface apart by; the rest can change.
+        // The kernel's key of an address on an interface; everything else can change.
         let same = |(holder, other): &(u32, Address)| {
             (*holder, other.prefix_len, other.peer) == (ifindex, address.prefix_len, address.peer)
         };
@@ -83,81 +86,81 @@ impl Held {
         }
     }
 
-    /// The interfaces that hold an address.
+    /// Returns the interfaces that hold an address.
     pub(crate) fn holders(&self, address: Ipv4Addr) -> impl Iterator<Item = u32> {
         let holders = self.holders.get(&address).into_iter().flatten();
         holders.map(|(ifindex, _)| *ifindex)
     }
 
-    /// Whether any interface holds an address.
+    /// Says whether any interface holds an address.
     pub(crate) fn is_held(&self, address: Ipv4Addr) -> bool {
         self.holders.contains_key(&address)
     }
 
-    /// Whether an address can be taken without having been named.
+    /// Says whether an address may be chosen as a local address that nobody has named.
     pub(crate) fn is_global(&self, address: Ipv4Addr) -> bool {
         let mut holders = self.holders.get(&address).into_iter().flatten();
         holders.any(|(_, held)| is_global(address, held.scope))
     }
 
-    /// Whether an interface holds any address.
+    /// Says whether an interface holds any address.
     pub(crate) fn holds_any(&self, ifindex: u32) -> bool {
         self.counts.contains_key(&ifindex)
     }
 
-    /// Whether an address that peers use went a moment ago, and the full check has yet to see it.
+    /// Says whether a used address has gone, and no full check has found out yet whether for good.
     pub(crate) fn is_gone(&self, address: Ipv4Addr) -> bool {
         self.gone.contains(&address)
     }
 
-    /// Whether an address is the broadcast address of a subnet of any interface.
+    /// Says whether an address is the broadcast address of a subnet of any interface.
     pub(crate) fn is_broadcast(&self, address: Ipv4Addr) -> bool {
         self.broadcasts.contains_key(&address)
     }
 
-    /// The broadcast addresses of the subnets of every interface.
+    /// Returns the broadcast addresses of the subnets of every interface.
     pub(crate) fn broadcasts(&self) -> impl Iterator<Item = Ipv4Addr> {
         self.broadcasts.keys().copied()
     }
 
-    /// Every address.
+    /// Returns every address.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
         self.holders.keys().copied()
     }
 
-    /// Takes note that a peer uses an address.
+    /// Notes that a peer uses an address.
     pub(crate) fn use_address(&mut self, address: Ipv4Addr) {
         self.used.insert(address);
     }
 
-    /// Takes note that a peer is to use an address that the kernel has yet to be asked about.
+    /// Notes that a peer is to use an address that the kernel has yet to be asked about.
     pub(crate) fn ask_about(&mut self, address: Ipv4Addr) {
         self.used.insert(address);
         self.is_new = true;
     }
 
-    /// Whether there is an address to ask about; no more after this.
+    /// Says whether there is a new address to ask the kernel about, and clears that.
     pub(crate) const fn take_new(&mut self) -> bool {
         std::mem::replace(&mut self.is_new, false)
     }
 
-    /// Whether peers use an address.
+    /// Says whether peers use an address.
     pub(crate) fn is_used(&self, address: Ipv4Addr) -> bool {
         self.used.contains(&address)
     }
 
-    /// The addresses that peers use.
+    /// Returns the addresses that peers use.
     pub(crate) fn used(&self) -> impl Iterator<Item = Ipv4Addr> {
         self.used.iter().copied()
     }
 
-    /// Whether peers use any address that an interface holds.
+    /// Says whether peers use any address that an interface holds.
     pub(crate) fn has_used(&self, ifindex: u32) -> bool {
         self.used()
             .any(|address| self.holders(address).any(|holder| holder == ifindex))
     }
 
-    /// Whether peers use any address within a prefix.
+    /// Says whether peers use any address within a prefix.
     pub(crate) fn is_used_within(&self, prefix: Ipv4Addr, prefix_len: u8) -> bool {
         let host_bits = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
         let within =
@@ -166,7 +169,7 @@ impl Held {
     }
 }
 
-/// Counts one more of a kind, or one less, or one in the place of another.
+/// Changes the count of `kind`: by one less for what went, by one more for what came.
 fn count<K: Eq + Hash>(counts: &mut HashMap<K, usize>, kind: K, went: bool, came: bool) {
     let before = counts.get(&kind).copied().unwrap_or(0);
     let after = (before + usize::from(came)).saturating_sub(usize::from(went));
@@ -188,8 +191,8 @@ mod tests {
             scope,
             ..Address::plain(public, 24)
         };
-        let holders = |held: &Held| held.holders(public).collect::<Vec<_>>();
-        let mut held = Held::default();
+        let holders = |held: &HostAddresses| held.holders(public).collect::<Vec<_>>();
+        let mut held = HostAddresses::default();
         held.read(&[(2, address(0))]);
         held.apply(3, &address(253), false);
         assert_eq!(holders(&held), [2, 3], "the new one first");
@@ -219,7 +222,7 @@ mod tests {
 
     #[test]
     fn only_used_addresses_matter() {
-        let mut held = Held::default();
+        let mut held = HostAddresses::default();
         let [public, other] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(172, 17, 0, 1)];
         held.use_address(public);
         assert!(held.is_used(public) && !held.is_used(other));
@@ -256,7 +259,7 @@ mod tests {
     fn broadcast_addresses_are_counted() {
         let address = |last, prefix_len| Address::plain(Ipv4Addr::new(192, 0, 2, last), prefix_len);
         let all = Ipv4Addr::new(192, 0, 2, 255);
-        let mut held = Held::default();
+        let mut held = HostAddresses::default();
         held.read(&[(2, address(1, 24)), (3, address(130, 25))]);
         held.apply(2, &address(1, 24), false);
         held.apply(2, &address(1, 32), false);
