@@ -11,6 +11,7 @@ pub mod error;
 mod faults;
 #[cfg(test)]
 mod fixture;
+mod hash;
 pub mod host;
 #[cfg(any(test, feature = "sim"))]
 pub mod memory;

@@ -2,7 +2,6 @@
 //! every peer, also to those of requests and followed routes.
 
 use dz_common::map::{Origin, Peer};
-use foldhash::HashMapExt;
 
 use crate::engine::state::keys::peer_key;
 use crate::engine::state::wants::Configured;
@@ -18,7 +17,7 @@ use crate::settings::RunOptions;
 /// [`ExitCode::Usage`] with everything that is wrong with the file.
 pub(crate) fn read(options: &RunOptions) -> Result<(Configured, Policy), Failure> {
     let mut policy = options.policy();
-    let mut configured = Configured::new();
+    let mut configured = Configured::default();
     let Some(path) = &options.peers else {
         return Ok((configured, policy));
     };

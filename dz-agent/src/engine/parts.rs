@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use dz_common::map::{Peer, PeerKey, SessionKey};
-use foldhash::HashMap;
 
 use crate::datapath::MapError;
 use crate::engine::hands::Hands;
@@ -21,6 +20,7 @@ use crate::engine::state::routes::RouteJobs;
 use crate::engine::state::sessions::Sessions;
 use crate::engine::state::wants::Wants;
 use crate::error::{ExitCode, FailWith, Failure};
+use crate::hash::HashMap;
 use crate::host::identity::Identity;
 use crate::settings::{Gate, RunOptions};
 

@@ -4,11 +4,12 @@ use std::net::Ipv4Addr;
 
 use dz_common::map::{Origin, Peer};
 use dz_common::session::Timers;
-use foldhash::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::address::{parse_host, parse_interface};
 use super::policy::Timing;
+
+use crate::hash::HashSet;
 
 /// A checked request for a peer. The agent chooses each value that is `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,10 +18,10 @@ use dz_common::gate::is_passive;
 use dz_common::map::{Origin, Peer, PeerKey, SessionEntry, SessionKey};
 use dz_common::packet::State;
 use dz_common::session::Mode;
-use foldhash::{HashMap, HashSet};
 
 use crate::engine::state::interfaces::Carrier;
 use crate::engine::state::keys::{RouteKey, ifname, peer_key, route_key};
+use crate::hash::{HashMap, HashSet};
 use crate::net::detours::Flow;
 use crate::net::routes::Route;
 

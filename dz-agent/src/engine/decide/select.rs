@@ -5,10 +5,10 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use dz_common::map::{Origin, Peer, PeerKey};
-use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 
 use crate::command::{Named, Refusal, RefusalKind, Selector};
 use crate::engine::state::keys::ifname;
+use crate::hash::{HashMap, HashSet};
 
 /// Selects peers. `file`: the path of the file of peers, if there is one.
 ///
@@ -34,11 +34,11 @@ pub(crate) fn select(
     let mut keys = Vec::new();
     let mut faults = Vec::new();
     // One pass over the peers, however many are wanted.
-    let mut at: HashMap<[u8; 4], Vec<(&PeerKey, Origin)>> = HashMap::new();
+    let mut at: HashMap<[u8; 4], Vec<(&PeerKey, Origin)>> = HashMap::default();
     for (key, peer) in peers {
         at.entry(key.peer).or_default().push((key, peer.origin));
     }
-    let mut named = HashSet::new();
+    let mut named = HashSet::default();
     for Named { interface, peer } in wanted {
         let found = at.get(&peer.octets()).map_or(&[][..], Vec::as_slice);
         let found = found.iter().copied().filter(|(key, _)| on(interface, key));

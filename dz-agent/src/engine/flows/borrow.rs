@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use dz_common::map::LocalKey;
-use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use tracing::warn;
 
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::agenda::SETTLE_NS;
 use crate::engine::state::keys::ifname;
+use crate::hash::{HashMap, HashSet};
 use crate::net::NetlinkError;
 
 /// The kernel's answers about addresses that peers use and their interface does not hold.
@@ -29,8 +29,8 @@ impl<H: Hands> Engine<H> {
     /// and has each interface borrow those. Returns why the kernel could not be asked, if it could not; then
     /// the borrowed addresses stay as they are.
     pub(crate) async fn read_borrowed(&mut self) -> Option<anyhow::Error> {
-        let mut by_interface: HashMap<&str, HashSet<Ipv4Addr>> = HashMap::new();
-        let mut used = HashSet::new();
+        let mut by_interface: HashMap<&str, HashSet<Ipv4Addr>> = HashMap::default();
+        let mut used = HashSet::default();
         let mut last = None;
         for (key, peer) in &self.peers {
             // Spares hashing: nearly every peer has the local address of the one before.
@@ -75,7 +75,7 @@ impl<H: Hands> Engine<H> {
     async fn ask_locals(&self, wanted: &[Vec<Ipv4Addr>]) -> anyhow::Result<Answers> {
         let mut answers = Answers::default();
         for (index, locals) in wanted.iter().enumerate() {
-            let mut borrowed = HashSet::new();
+            let mut borrowed = HashSet::default();
             for &local in locals {
                 let asked = self.ask_local(index, local).await;
                 if asked.with_context(|| format!("whether {local} is an address of this host"))? {

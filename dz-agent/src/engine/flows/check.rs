@@ -5,7 +5,6 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
 
 use dz_common::map::SessionEntry;
-use foldhash::{HashMap, HashMapExt};
 use tracing::{debug, info, warn};
 
 use crate::datapath::MapError;
@@ -16,6 +15,7 @@ use crate::engine::state::backoff::nanos;
 use crate::engine::state::checks::OurRoutes;
 use crate::engine::state::keys::{RouteKey, flow, peer_key, route_key};
 use crate::engine::state::left::{after_ns, has_left};
+use crate::hash::HashMap;
 use crate::net::routes::Route;
 use crate::settings::PeerPassive;
 
@@ -152,7 +152,7 @@ impl<H: Hands> Engine<H> {
             known += usize::from(self.peers.get(&key) == Some(&peer));
         })?;
         if known != read || known != self.peers.len() {
-            let mut peers = HashMap::new();
+            let mut peers = HashMap::default();
             self.hands.each_peer(|key, peer| {
                 peers.insert(key, peer);
             })?;

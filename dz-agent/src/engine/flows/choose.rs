@@ -8,7 +8,6 @@
 use std::net::Ipv4Addr;
 
 use dz_common::map::{Peer, PeerKey};
-use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use tracing::warn;
 
 use crate::command::RefusalKind;
@@ -18,6 +17,7 @@ use crate::engine::state::ends::Local;
 use crate::engine::state::followed::Says;
 use crate::engine::state::interface::Interface;
 use crate::engine::state::keys::{ifname, peer_key};
+use crate::hash::{HashMap, HashSet};
 use crate::settings::PeerSpec;
 
 /// The sources that the kernel would choose, for peers whose local address nothing else tells.
@@ -33,9 +33,9 @@ impl<H: Hands> Engine<H> {
             self.refresh_interfaces().await;
             self.agenda.check_soon(self.hands.now_ns());
         }
-        let mut sources = Sources::new();
+        let mut sources = Sources::default();
         // Spares questions: nearly all peers have the same local address.
-        let mut asked = HashSet::new();
+        let mut asked = HashSet::default();
         for spec in specs {
             let Ok(index) = self.interface_for(spec) else {
                 continue;

@@ -5,7 +5,6 @@ use std::net::Ipv4Addr;
 
 use dz_common::map::{Origin, Peer, PeerKey};
 use dz_common::session::Timers;
-use foldhash::{HashSet, HashSetExt};
 use tracing::info;
 
 use crate::command::{Connected, Refusal, RefusalKind};
@@ -14,6 +13,7 @@ use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::keys::{RouteKey, ifname, peer_key};
 use crate::engine::state::wants::same;
+use crate::hash::HashSet;
 use crate::settings::PeerSpec;
 
 /// A peer of a request that has been validated.
@@ -81,7 +81,7 @@ impl<H: Hands> Engine<H> {
         let mut kind = RefusalKind::Invalid;
         let mut faults = Vec::new();
         let mut validated = Vec::new();
-        let mut named = HashSet::new();
+        let mut named = HashSet::default();
         for spec in specs {
             let own = spec.faults();
             if !own.is_empty() {

@@ -6,7 +6,6 @@ use std::net::Ipv4Addr;
 use dz_common::control::{OP_DISCONNECT, Request};
 use dz_common::counters::Counter;
 use dz_common::map::{MAX_DUE, PeerKey, SessionKey};
-use foldhash::HashMap;
 use tokio::sync::oneshot;
 use tracing::info;
 
@@ -18,6 +17,7 @@ use crate::engine::state::batches::Reply;
 use crate::engine::state::farewell::FAREWELLS;
 use crate::engine::state::keys::{RouteKey, ifname, peer_key};
 use crate::engine::state::sessions::Live;
+use crate::hash::HashMap;
 
 /// The number of peers that go through D1 together, before any of their routes is deleted: their farewell
 /// packets fit into one run of the transmit program, and the first route does not wait long.

@@ -4,11 +4,11 @@
 use std::net::Ipv4Addr;
 
 use dz_common::map::LocalKey;
-use foldhash::HashSet;
 use tracing::{info, warn};
 
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
+use crate::hash::HashSet;
 
 impl<H: Hands> Engine<H> {
     /// Writes a local address that sessions over an interface may have from now on.

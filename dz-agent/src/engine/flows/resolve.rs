@@ -3,11 +3,11 @@
 
 use dz_common::ingress::Link;
 use dz_common::map::SessionKey;
-use foldhash::HashSet;
 
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::next_hops::Neighbour;
+use crate::hash::HashSet;
 
 impl<H: Hands> Engine<H> {
     /// Asks the kernel about next hops, as many as may be under way at a time.

@@ -9,7 +9,6 @@ use std::net::Ipv4Addr;
 use anyhow::Context;
 use dz_common::ingress::Link;
 use dz_common::map::{Origin, Peer, PeerKey};
-use foldhash::HashSet;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -20,6 +19,7 @@ use crate::engine::show::shared::FollowedRoute;
 use crate::engine::state::followed::Says;
 use crate::engine::state::keys::{RouteKey, ifname, peer_key};
 use crate::engine::state::wants::same;
+use crate::hash::HashSet;
 use crate::view::{FollowChanges, PassedOver};
 
 /// The peer that is wanted.

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use dz_common::map::Confined;
-use foldhash::{HashSet, HashSetExt};
 use tracing::{info, warn};
 
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
+use crate::hash::HashSet;
 use crate::net::NetlinkError;
 use crate::net::monitor::Event;
 
@@ -147,7 +147,7 @@ impl<H: Hands> Engine<H> {
                 return;
             }
         };
-        let mut kept = HashSet::new();
+        let mut kept = HashSet::default();
         for &(address, ifindex) in wanted {
             let key = Confined {
                 addr: address.octets(),

@@ -9,7 +9,6 @@ use std::sync::atomic::Ordering;
 use anyhow::Context;
 use dz_common::map::{Origin, SessionEntry};
 use dz_common::packet::State;
-use foldhash::{HashMap, HashSet};
 use tokio::sync::OnceCell;
 
 use super::reverse_path;
@@ -17,6 +16,7 @@ use crate::datapath::{MapReader, now_ns};
 use crate::engine::show::shared::{FollowedRoute, Shared};
 use crate::engine::state::keys::{RouteKey, ifname, peer_key, route_key};
 use crate::engine::state::left;
+use crate::hash::{HashMap, HashSet};
 use crate::net::Netlink;
 use crate::net::routes::{Route, Routes};
 use crate::reason::{self, Parked, PassedOver};

@@ -7,10 +7,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use dz_common::map::PeerKey;
-use foldhash::HashMap;
 use tokio::sync::watch;
 
 use crate::engine::state::keys::RouteKey;
+use crate::hash::HashMap;
 use crate::metrics::Recorded;
 use crate::net::hosts::HostRoute;
 use crate::view::{FollowChanges, InterfaceView, MetricsView, PassedOver};

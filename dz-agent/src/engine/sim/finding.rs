@@ -22,7 +22,7 @@ impl fmt::Display for Finding {
 }
 
 /// What a story came to that went well.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Steps: something happened to a node.
     pub steps: u64,

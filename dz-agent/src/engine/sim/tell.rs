@@ -3,12 +3,14 @@
 use super::finding::{Finding, Report};
 use super::story::Story;
 use super::world::World;
+use crate::hash;
 
 /// Tells a story.
 ///
 /// # Errors
 /// What was found, if a promise is broken.
 pub fn tell(story: &Story) -> Result<Report, Finding> {
+    hash::seed(story.seed);
     World::new(story).run(story)
 }
 
@@ -33,4 +35,17 @@ pub fn shrink(story: &Story) -> Story {
         part /= 2;
     }
     shortest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_story_that_is_told_again_is_the_same() {
+        let tell = |seed| tell(&Story::drawn(seed, 3));
+        let first: Vec<_> = (1..=20).map(tell).collect();
+        let again: Vec<_> = (1..=20).rev().map(tell).collect();
+        assert!(first.iter().eq(again.iter().rev()), "{first:?}\n{again:?}");
+    }
 }

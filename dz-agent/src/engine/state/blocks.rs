@@ -1,7 +1,8 @@
 //! The block of counters (`dz_counters`) of each local address.
 
 use dz_common::map::LocalKey;
-use foldhash::{HashMap, HashMapExt, HashSet};
+
+use crate::hash::{HashMap, HashSet};
 
 /// Blocks of counters, block 0 included.
 const BLOCKS: u32 = 256;
@@ -21,7 +22,7 @@ impl Blocks {
         let inherited: HashMap<_, _> = inherited.into_iter().collect();
         let used = inherited.values().copied().collect();
         Self {
-            blocks: HashMap::new(),
+            blocks: HashMap::default(),
             inherited,
             used,
         }

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use foldhash::HashSet;
-
 use super::backoff::backoff;
 use crate::engine::hands::Answer;
+use crate::hash::HashSet;
 use crate::net::routes::{Route, RouteError};
 
 /// Our routes as the kernel has them, or why they could not be read.

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use dz_common::map::SessionKey;
-use foldhash::HashMap;
 
 use super::batches::Batches;
 use super::farewell::{Farewell, Untold};
+
+use crate::hash::HashMap;
 
 /// A session that is being closed.
 #[derive(Debug)]

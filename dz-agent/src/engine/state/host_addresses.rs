@@ -3,9 +3,8 @@
 use std::hash::Hash;
 use std::net::Ipv4Addr;
 
-use foldhash::{HashMap, HashSet};
-
 use super::ends::is_global;
+use crate::hash::{HashMap, HashSet};
 use crate::net::links::Address;
 
 /// The addresses of this host, on whatever interface. Every full check reads them anew; notifications keep

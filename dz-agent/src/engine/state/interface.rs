@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dz_common::ingress::Link;
-use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 
 use super::ends::{Ends, Refused};
+use crate::hash::{HashMap, HashSet};
 use crate::net::links::{self, Address};
 use crate::view::{InterfaceView, Parked};
 
@@ -54,8 +54,8 @@ impl Seen {
             found: found.clone(),
             link,
             locals: Vec::new(),
-            borrowed: HashSet::new(),
-            refused: HashMap::new(),
+            borrowed: HashSet::default(),
+            refused: HashMap::default(),
         }
     }
 
@@ -338,7 +338,7 @@ mod tests {
     fn an_address_that_it_gets_itself_need_not_be_borrowed() {
         let mut interface = served();
         let borrowed = HashSet::from_iter([PUBLIC]);
-        assert_eq!(interface.borrow(borrowed), Some((7, HashSet::new())));
+        assert_eq!(interface.borrow(borrowed), Some((7, HashSet::default())));
         assert!(interface.can_use(PUBLIC) && !interface.holds(PUBLIC));
         let both = vec![address(OURS), address(PUBLIC)];
         let changed = interface.become_as(&found(true), both);
@@ -358,7 +358,7 @@ mod tests {
             (interface.ifindex(), interface.usable().next()),
             (None, None)
         );
-        assert_eq!(interface.borrow(HashSet::new()), None);
+        assert_eq!(interface.borrow(HashSet::default()), None);
         assert_eq!(interface.become_as(&found(true), Vec::new()), None);
     }
 }

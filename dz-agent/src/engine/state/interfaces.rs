@@ -5,12 +5,12 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dz_common::map::{LocalKey, Peer, PeerKey};
-use foldhash::{HashMap, HashMapExt, HashSet};
 
 use super::blocks::Blocks;
 use super::host_addresses::HostAddresses;
 use super::interface::Interface;
 use super::keys::peer_key;
+use crate::hash::{HashMap, HashSet};
 use crate::settings::address::no_host;
 
 /// An interface that sessions can run over at present: it exists and is up.
@@ -162,7 +162,7 @@ impl Interfaces {
     /// address has become this host's since. Takes a look-up for each address of this host, its subnets
     /// and links, not for each peer.
     pub(crate) fn refused_peers(&self, peers: &HashMap<PeerKey, Peer>) -> HashMap<PeerKey, String> {
-        let mut refused = HashMap::new();
+        let mut refused = HashMap::default();
         for interface in &self.list {
             let held = self
                 .host_addresses

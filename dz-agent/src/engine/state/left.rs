@@ -7,7 +7,8 @@
 
 use dz_common::map::{Origin, SessionEntry, SessionKey};
 use dz_common::packet::State;
-use foldhash::HashSet;
+
+use crate::hash::HashSet;
 
 /// For how long a followed peer has to be Down and silent to have left, ns.
 const AFTER_NS: u64 = 600 * 1_000_000_000;

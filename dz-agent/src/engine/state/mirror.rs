@@ -3,9 +3,8 @@
 
 use std::net::Ipv4Addr;
 
-use foldhash::HashMap;
-
 use crate::engine::state::keys::RouteKey;
+use crate::hash::HashMap;
 use crate::net::hosts::{HostChange, HostRoute};
 
 /// Most routes in the copy: four times as many as there can be sessions.

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
 use dz_common::map::SessionKey;
-use foldhash::{HashMap, HashSet};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tracing::debug;
 
 use crate::engine::hands::{Answer, Mac};
+use crate::hash::{HashMap, HashSet};
 use crate::net::NetlinkError;
 
 /// The shortest time between two questions to the kernel about one next hop, ns. The kernel notifies us when

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use dz_common::map::Event;
 use dz_common::packet::State;
-use foldhash::HashMap;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 
 use super::backoff::{backoff, nanos};
 use super::keys::RouteKey;
 use crate::engine::hands::Answer;
+use crate::hash::HashMap;
 use crate::net::routes::{Added, Deleted, RouteError};
 
 /// Most changes under way at the same time: enough to keep the kernel busy, and no more acknowledgements

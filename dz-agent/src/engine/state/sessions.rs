@@ -5,13 +5,13 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dz_common::map::{SessionEntry, SessionKey};
-use foldhash::{HashMap, HashSet};
 
 use super::clock::{Clock, gathered_ns};
 use super::keys::{RouteKey, route_key};
 use super::left::Left;
 use super::next_hops::NextHops;
 use super::slots::Slots;
+use crate::hash::{HashMap, HashSet};
 use crate::host::identity::Identity;
 
 /// The part of a session that the engine keeps; its map entry has everything else.

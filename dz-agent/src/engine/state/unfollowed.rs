@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use foldhash::HashMap;
-
+use crate::hash::HashMap;
 use crate::net::hosts::{HostChange, HostRoute};
 use crate::reason::PassedOver;
 

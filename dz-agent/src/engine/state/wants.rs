@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use dz_common::map::{Origin, Peer, PeerKey};
-use foldhash::{HashMap, HashSet};
 
 use super::followed::Followed;
+use crate::hash::{HashMap, HashSet};
 use crate::settings::Policy;
 
 /// The peers of the file.

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use foldhash::HashSet;
 use tracing::{info, warn};
 
+use crate::hash::HashSet;
 use crate::net::detours::{Flow, Way};
 
 /// The ways around, by destination and source.
