@@ -25,6 +25,8 @@ pub enum ExitCode {
     Unreachable = 7,
     /// The agent refused the request; the message lists the faults.
     Refused = 8,
+    /// `status`: a program is not where it should be, so that its interface is not served as said.
+    NotInPlace = 9,
 }
 
 impl From<ExitCode> for process::ExitCode {

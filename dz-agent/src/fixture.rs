@@ -12,7 +12,8 @@ use dz_common::session::{DownReason, Mode, Session, Timers};
 use crate::settings::MetricsListen;
 use crate::view::{
     AgentView, BlockView, Detour, FollowChanges, Inspect, InterfaceView, MetricsView, Parked,
-    ParkedView, PassedOver, PortGuardView, RouteState, RouteTotals, SessionView, Snapshot,
+    ParkedView, PassedOver, PortGuardView, ProgramView, RouteState, RouteTotals, SessionView,
+    Snapshot,
 };
 
 /// Now, in the snapshots below.
@@ -133,6 +134,20 @@ pub(crate) fn snapshot() -> Snapshot {
             attach: Some("tc".to_owned()),
             tc: Some("tcx".to_owned()),
             attach_reason: Some("as asked for with --attach".to_owned()),
+            programs: vec![
+                ProgramView {
+                    hook: "ingress",
+                    before: 0,
+                    missing: None,
+                    mended: 1,
+                },
+                ProgramView {
+                    hook: "gate",
+                    before: 2,
+                    missing: None,
+                    mended: 0,
+                },
+            ],
             port_guard: Some(PortGuardView::Missing("UDP port 44880 is taken".to_owned())),
             locals: vec![LOCAL],
             waiting: None,

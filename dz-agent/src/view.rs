@@ -54,6 +54,8 @@ pub struct InterfaceView {
     pub tc: Option<String>,
     /// Why they are attached like that, for people.
     pub attach_reason: Option<String>,
+    /// Where the programs are that it is served by; none while they are not attached.
+    pub programs: Vec<ProgramView>,
     /// Whether its liveness port is ours; none while the interface does not exist.
     pub port_guard: Option<PortGuardView>,
     /// Its IPv4 addresses.
@@ -64,6 +66,19 @@ pub struct InterfaceView {
     pub waiting: Option<String>,
     /// Why no peer on it has a session at present.
     pub parks: Option<Parked>,
+}
+
+/// One of our programs on an interface, as the kernel had it at the last full check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramView {
+    /// `ingress` or `gate`.
+    pub hook: &'static str,
+    /// How many programs of others run before it.
+    pub before: usize,
+    /// Why it is not there, for people.
+    pub missing: Option<String>,
+    /// How often it was put back since the start.
+    pub mended: u64,
 }
 
 /// The liveness port of one interface.

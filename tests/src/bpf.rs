@@ -89,13 +89,27 @@ pub const NEXT: [u64; 2] = [0xb7 | 0xffff_ffff << 32, 0x95];
 /// # Errors
 /// As `bpf(2)`.
 pub fn attach_tcx(program: BorrowedFd<'_>, ifindex: u32, hook: Tcx) -> io::Result<OwnedFd> {
+    link_tcx(program, ifindex, hook, 0)
+}
+
+/// The same before those that a device carries.
+///
+/// # Errors
+/// As `bpf(2)`.
+pub fn attach_tcx_first(program: BorrowedFd<'_>, ifindex: u32, hook: Tcx) -> io::Result<OwnedFd> {
+    /// `BPF_F_BEFORE`: before all, where none is named.
+    const BEFORE: u32 = 1 << 3;
+    link_tcx(program, ifindex, hook, BEFORE)
+}
+
+fn link_tcx(program: BorrowedFd<'_>, ifindex: u32, hook: Tcx, flags: u32) -> io::Result<OwnedFd> {
     descriptor(
         LINK_CREATE,
         &mut LinkCreate {
             prog_fd: program.as_raw_fd() as u32,
             target_ifindex: ifindex,
             attach_type: hook as u32,
-            flags: 0,
+            flags,
         },
     )
 }

@@ -33,7 +33,7 @@ pub use shown::{
     BlockJson, CountersJson, MissedJson, ParkedJson, RouteJson, RouteTotalsJson, SessionJson,
     SessionsJson,
 };
-pub use status::{InterfaceJson, StatusJson};
+pub use status::{InterfaceJson, ProgramJson, StatusJson};
 pub use types::{
     ConnectedJson, ConnectedPeer, DisconnectRequest, DisconnectedJson, DisconnectedPeer, ErrorJson,
     RefusalJson,

@@ -9,7 +9,7 @@ use dz_common::session::NS_PER_US;
 use serde::{Deserialize, Serialize};
 
 use super::inert::InertJson;
-use crate::view::{InterfaceView, MetricsView, PortGuardView, Snapshot, VERSION};
+use crate::view::{InterfaceView, MetricsView, PortGuardView, ProgramView, Snapshot, VERSION};
 
 /// Reply to `GET /v1/status`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -67,6 +67,9 @@ pub struct InterfaceJson {
     /// Why they are attached like that.
     #[serde(default)]
     pub attach_reason: Option<String>,
+    /// The program at ingress and the gate, as the kernel had them at the last full check; none while they are not attached.
+    #[serde(default)]
+    pub programs: Vec<ProgramJson>,
     /// The state of the liveness port: `held`, `off`, or `missing` while somebody else has it, which
     /// changes nothing in what the interface does; none while it does not exist.
     #[serde(default)]
@@ -83,6 +86,34 @@ pub struct InterfaceJson {
     pub waiting: Option<String>,
 }
 
+/// One of our programs on an interface.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ProgramJson {
+    /// `ingress` or `gate`.
+    pub hook: String,
+    /// Whether it is there.
+    pub in_place: bool,
+    /// How many programs of others run before it.
+    pub before: usize,
+    /// Why it is not there.
+    #[serde(default)]
+    pub error: Option<String>,
+    /// How often it was put back since the agent started.
+    pub mended: u64,
+}
+
+impl From<ProgramView> for ProgramJson {
+    fn from(view: ProgramView) -> Self {
+        Self {
+            hook: view.hook.to_owned(),
+            in_place: view.missing.is_none(),
+            before: view.before,
+            error: view.missing,
+            mended: view.mended,
+        }
+    }
+}
+
 impl From<&InterfaceView> for InterfaceJson {
     fn from(view: &InterfaceView) -> Self {
         let InterfaceView {
@@ -91,6 +122,7 @@ impl From<&InterfaceView> for InterfaceJson {
             attach,
             tc,
             attach_reason,
+            programs,
             port_guard,
             locals,
             borrowed,
@@ -109,6 +141,7 @@ impl From<&InterfaceView> for InterfaceJson {
             attach,
             tc,
             attach_reason,
+            programs: programs.into_iter().map(ProgramJson::from).collect(),
             port_guard: port_guard.map(str::to_owned),
             port_guard_error,
             locals,

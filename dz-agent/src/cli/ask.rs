@@ -13,10 +13,10 @@ use super::batch::Batch;
 use super::output::print;
 use super::render;
 use crate::api::{
-    Client, ConnectedJson, CountersJson, DisconnectRequest, DisconnectedJson, SessionsJson,
-    StatusJson,
+    Client, ConnectedJson, CountersJson, DisconnectRequest, DisconnectedJson, ProgramJson,
+    SessionsJson, StatusJson,
 };
-use crate::error::Failure;
+use crate::error::{ExitCode, Failure};
 
 /// Carries out `connect`.
 ///
@@ -82,14 +82,25 @@ pub async fn disconnect(socket: &Path, options: &DisconnectOptions) -> Result<()
 /// Carries out `status`.
 ///
 /// # Errors
-/// As [`Client::get`].
+/// [`ExitCode::NotInPlace`], after all has been printed, if a program is missing; and as [`Client::get`].
 pub async fn status(socket: &Path, options: &ShowOptions) -> Result<(), Failure> {
     let status: StatusJson = Client::new(socket).get("/v1/status").await?;
     print(&if options.json {
         json(&status)?
     } else {
         render::status(&status)
-    })
+    })?;
+    let missing = |program: &&ProgramJson| !program.in_place;
+    for interface in &status.interfaces {
+        if let Some(program) = interface.programs.iter().find(missing) {
+            let what = format!(
+                "interface {}: the program at {} is not there",
+                interface.name, program.hook
+            );
+            return Err(Failure::new(ExitCode::NotInPlace, what));
+        }
+    }
+    Ok(())
 }
 
 /// Carries out `sessions`.

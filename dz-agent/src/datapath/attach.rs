@@ -6,19 +6,21 @@ use dz_common::ingress::Link;
 use tracing::info;
 
 use super::choice::Choice;
+use super::held::{Held, Place};
 use super::hook::{AttachMode, Hook};
 use super::links::Links;
 use super::object::Object;
 use super::release::ProgramHolder;
 use crate::error::{ExitCode, Failure};
+use crate::net::links::Interface;
 
 /// The programs on an interface. Dropping the value leaves them there.
 #[derive(Debug)]
 pub struct Attachment {
     mode: AttachMode,
     why: String,
-    ingress: ProgramHolder,
-    gate: ProgramHolder,
+    ingress: Held,
+    gate: Held,
 }
 
 impl Attachment {
@@ -35,10 +37,19 @@ impl Attachment {
     /// Returns by what TC runs the programs: `tcx`, or `clsact` below Linux 6.6. The gate is always TC's.
     #[must_use]
     pub const fn tc(&self) -> &'static str {
-        match self.gate {
-            ProgramHolder::Pin(_) => "tcx",
-            ProgramHolder::Filter(..) => "clsact",
+        match self.gate.holder {
+            Some(ProgramHolder::Filter(..)) => "clsact",
+            _ => "tcx",
         }
+    }
+
+    /// Returns where the programs were when they were last looked for, each with the name of its hook.
+    pub fn places(&self) -> [(&'static str, &Place); 2] {
+        [&self.ingress, &self.gate].map(|held| (held.hook.label(), &held.place))
+    }
+
+    pub(super) fn held_mut(&mut self) -> [&mut Held; 2] {
+        [&mut self.ingress, &mut self.gate]
     }
 
     /// Takes the programs off the interface.
@@ -65,25 +76,24 @@ impl Attachment {
 pub(super) fn attach(
     object: &mut Object,
     links: &Links,
-    interface: &str,
+    interface: &Interface,
     link: Link,
     choice: &Choice,
 ) -> Result<Attachment, Failure> {
-    let gate = Hook::Egress.program(link);
-    object.program(gate)?;
+    let name = interface.name.as_str();
+    let gate_program = Hook::Egress.program(link);
+    object.program(gate_program)?;
     let mut why = choice.why.clone();
     let mut refusal = None;
     for &mode in choice.modes {
         let hook = Hook::Ingress(mode);
         // Apart from attaching: a kernel that refuses the program is not the interface's fault.
-        let program = object.program(hook.program(link))?;
-        clear(links, interface, |other| {
-            !mode.goes_with(other) && other != mode
-        })?;
-        match links.put(program, interface, hook) {
+        let mut program = object.program(hook.program(link))?;
+        clear(links, name, |other| !mode.goes_with(other) && other != mode)?;
+        match links.put(&mut program, interface, hook) {
             Ok(ingress) => {
-                let gate = clear(links, interface, |other| other != mode)
-                    .and_then(|()| attach_gate(object, links, interface, gate));
+                let gate = clear(links, name, |other| other != mode)
+                    .and_then(|()| attach_gate(object, links, interface, gate_program));
                 let gate = match gate {
                     Ok(gate) => gate,
                     Err(failure) => {
@@ -92,12 +102,12 @@ pub(super) fn attach(
                         return Err(failure);
                     }
                 };
-                info!(interface, %mode, why, "attached");
+                info!(interface = name, %mode, why, "attached");
                 return Ok(Attachment {
                     mode,
                     why,
-                    ingress,
-                    gate,
+                    ingress: Held::new(hook, hook.program(link), ingress),
+                    gate: Held::new(Hook::Egress, gate_program, gate),
                 });
             }
             Err(error) => {
@@ -117,14 +127,14 @@ pub(super) fn attach(
 fn attach_gate(
     object: &mut Object,
     links: &Links,
-    interface: &str,
+    interface: &Interface,
     gate: &str,
 ) -> Result<ProgramHolder, Failure> {
     let failed =
         |error: String| Failure::new(ExitCode::Interface, error).context("cannot attach the gate");
     let program = object.program(gate);
-    let program = program.map_err(|failure| failed(failure.to_string()))?;
-    let held = links.put(program, interface, Hook::Egress);
+    let mut program = program.map_err(|failure| failed(failure.to_string()))?;
+    let held = links.put(&mut program, interface, Hook::Egress);
     held.map_err(|error| failed(error.to_string()))
 }
 

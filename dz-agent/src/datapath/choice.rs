@@ -120,6 +120,7 @@ mod tests {
             link: Ok(Link::Ethernet),
             tunnel: Tunnel::default(),
             vrf: None,
+            xdp: None,
         }
     }
 

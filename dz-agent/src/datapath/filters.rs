@@ -71,20 +71,27 @@ pub async fn list(netlink: &Netlink) -> Result<Vec<Filter>, NetlinkError> {
 /// # Errors
 /// The kernel could not be asked.
 pub(super) fn list_at_once() -> Result<Vec<Filter>, String> {
-    let list = || {
+    at_once(async |netlink| list(netlink).await)
+}
+
+/// Asks while the caller's thread waits.
+fn at_once<T: Send>(
+    ask: impl AsyncFnOnce(&Netlink) -> Result<T, NetlinkError> + Send,
+) -> Result<T, String> {
+    let asked = || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
         let runtime = runtime.map_err(|error| error.to_string())?;
         runtime.block_on(async {
             let netlink = Netlink::open().map_err(|error| error.to_string())?;
-            list(&netlink).await.map_err(|error| error.to_string())
+            ask(&netlink).await.map_err(|error| error.to_string())
         })
     };
     // A runtime does not start on the thread of another one.
-    let listed = thread::scope(|scope| scope.spawn(list).join());
-    let listed = listed.unwrap_or_else(|_| Err("the thread has died".to_owned()));
-    listed.map_err(|error| format!("reading the filters of the interfaces: {error}"))
+    let answer = thread::scope(|scope| scope.spawn(asked).join());
+    let answer = answer.unwrap_or_else(|_| Err("the thread has died".to_owned()));
+    answer.map_err(|error| format!("reading the filters of the interfaces: {error}"))
 }
 
 /// Takes filters away that [`list`] has found, and lists those that are still there. No others are taken
@@ -102,11 +109,75 @@ pub async fn detach(netlink: &Netlink, filters: &[Filter]) -> Result<Vec<Filter>
     list(netlink).await
 }
 
+/// Reads the programs of an interface's filters at ingress and egress by their kernel ids, in their order.
+///
+/// # Errors
+/// The kernel could not be asked.
+pub async fn chains(netlink: &Netlink, ifindex: u32) -> Result<[Vec<u32>; 2], NetlinkError> {
+    let mut chains = [Vec::new(), Vec::new()];
+    let Ok(index) = i32::try_from(ifindex) else {
+        return Ok(chains);
+    };
+    for (chain, minor) in chains
+        .iter_mut()
+        .zip([TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS])
+    {
+        let mut found = at(netlink, index, minor).await?;
+        found.sort_by_key(|found| found.priority);
+        chain.extend(found.iter().map(|found| found.program));
+    }
+    Ok(chains)
+}
+
+/// Finds somebody else's filter with our priority and handle, while the caller's thread waits. Returns its program's name.
+///
+/// # Errors
+/// The kernel could not be asked.
+pub(super) fn other_at_our_place(ifindex: u32, egress: bool) -> Result<Option<String>, String> {
+    let minor = match egress {
+        true => TcHandle::MIN_EGRESS,
+        false => TcHandle::MIN_INGRESS,
+    };
+    let index = i32::try_from(ifindex).map_err(|error| error.to_string())?;
+    let found = at_once(async |netlink| at(netlink, index, minor).await)?;
+    let other = found
+        .into_iter()
+        .find(|found| found.in_our_place && !found.is_ours());
+    Ok(other.map(|found| found.name))
+}
+
 async fn program_of_ours(
     netlink: &Netlink,
     index: i32,
     minor: u16,
 ) -> Result<Option<u32>, NetlinkError> {
+    let found = at(netlink, index, minor).await?;
+    let ours = found
+        .iter()
+        .find(|found| found.in_our_place && found.is_ours());
+    Ok(ours.map(|found| found.program))
+}
+
+/// A filter of whoever.
+struct Found {
+    priority: u32,
+    /// Whether priority and handle are those of our filters. Somebody else's could have the same.
+    in_our_place: bool,
+    program: u32,
+    name: String,
+}
+
+impl Found {
+    /// Says whether its program is one of ours.
+    fn is_ours(&self) -> bool {
+        let links = [Link::Layer3, Link::Ethernet];
+        let ours = [links.map(ingress_name), links.map(gate_name)].concat();
+        ours.contains(&self.name.as_str())
+    }
+}
+
+/// Reads the filters of an interface at one side that have a BPF program.
+async fn at(netlink: &Netlink, index: i32, minor: u16) -> Result<Vec<Found>, NetlinkError> {
     let mut message = TcMessage::default();
     message.header.index = index;
     message.header.parent = TcHandle {
@@ -114,29 +185,21 @@ async fn program_of_ours(
         minor,
     };
     let keep = |message| match message {
-        RouteNetlinkMessage::NewTrafficFilter(message) => program(&message),
+        RouteNetlinkMessage::NewTrafficFilter(message) => found(&message),
         _ => None,
     };
     let request = RouteNetlinkMessage::GetTrafficFilter(message);
     match netlink.dump(request, keep).await {
-        Ok(found) => Ok(found.first().copied()),
         // No qdisc that could have filters, or gone meanwhile.
-        Err(error) if error.errno().is_some() => Ok(None),
-        Err(error) => Err(error),
+        Err(error) if error.errno().is_some() => Ok(Vec::new()),
+        found => found,
     }
 }
 
-/// Returns the id of a filter's program if priority and handle are ours, and the program is one of ours:
-/// somebody else's filter could have the same numbers.
-fn program(message: &TcMessage) -> Option<u32> {
+fn found(message: &TcMessage) -> Option<Found> {
     let TcHeader { handle, info, .. } = message.header;
     // The priority is the upper half; below is the protocol.
-    let place = (info >> 16, handle.major, handle.minor);
-    if place != (u32::from(clsact::PRIORITY), 0, 1) {
-        return None;
-    }
-    let links = [Link::Layer3, Link::Ethernet];
-    let ours = [links.map(ingress_name), links.map(gate_name)].concat();
+    let priority = info >> 16;
     let options = message
         .attributes
         .iter()
@@ -144,15 +207,18 @@ fn program(message: &TcMessage) -> Option<u32> {
             TcAttribute::Options(options) => Some(options),
             _ => None,
         });
-    let (mut id, mut named) = (None, false);
+    let (mut id, mut called) = (None, String::new());
     for option in options.flatten() {
         match option {
-            TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => {
-                named = ours.contains(&name.as_str())
-            }
+            TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => called.clone_from(name),
             TcOption::Bpf(TcFilterBpfOption::ProgId(found)) => id = Some(*found),
             _ => {}
         }
     }
-    id.filter(|_| named)
+    Some(Found {
+        priority,
+        in_our_place: (priority, handle.major, handle.minor) == (u32::from(clsact::PRIORITY), 0, 1),
+        program: id?,
+        name: called,
+    })
 }

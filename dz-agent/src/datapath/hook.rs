@@ -59,6 +59,22 @@ impl Hook {
         }
     }
 
+    /// Says whether it is one of XDP's.
+    pub(super) const fn is_xdp(self) -> bool {
+        matches!(
+            self,
+            Self::Ingress(AttachMode::Xdp | AttachMode::XdpGeneric)
+        )
+    }
+
+    /// Returns its name for people and metrics.
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Ingress(_) => "ingress",
+            Self::Egress => "gate",
+        }
+    }
+
     /// Returns aya's name of the hook in TC.
     pub(super) const fn tc(self) -> TcAttachType {
         match self {

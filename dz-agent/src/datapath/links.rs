@@ -1,31 +1,40 @@
 //! Puts programs on interfaces by pinned links, which outlive the agent, or by filters below Linux 6.6,
 //! where TC has no links.
 //!
-//! Of the programs at egress ours runs last, so that it sees what really leaves: TCX appends, and
-//! the filter below Linux 6.6 has a high priority number.
+//! Ours runs first, so that no other program of TCX ends the chain before it. Below Linux 6.6 it has a place among the filters
+//! by its priority number.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::programs::LinkOrder;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::XdpLink;
+use aya::programs::{LinkOrder, SchedClassifier};
 
 use super::causes::chain;
 use super::clsact;
-use super::filters::Filter;
+use super::filters::{self, Filter};
+use super::held::Held;
 use super::hook::{AttachMode, Hook};
 use super::kernel::kernel_at_least;
 use super::object::Loaded;
 use super::pins::Pin;
-use super::release::{ProgramHolder, unpin_link};
+use super::raw::link;
+use super::release::{HeldLink, ProgramHolder, unpin_link};
+use super::whose::is_on;
 use crate::error::{ExitCode, FailWith, Failure};
+use crate::net::links::Interface;
 
 /// The failure of a link or filter, in words.
 pub(super) struct LinkFailure(String);
+
+impl LinkFailure {
+    pub(super) const fn new(text: String) -> Self {
+        Self(text)
+    }
+}
 
 impl fmt::Display for LinkFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -55,34 +64,84 @@ impl Links {
         }
     }
 
+    /// Says whether TC has links.
+    pub(super) const fn has_tcx(&self) -> bool {
+        self.has_tcx
+    }
+
     /// Puts a program on a hook of an interface, in the place of an earlier agent's if there is one: at no
     /// moment is there none.
+    ///
+    /// # Errors
+    /// The kernel refuses.
     pub(super) fn put(
         &self,
-        program: Loaded<'_>,
-        interface: &str,
+        program: &mut Loaded<'_>,
+        interface: &Interface,
         hook: Hook,
     ) -> Result<ProgramHolder, LinkFailure> {
-        let mut program = match program {
-            Loaded::Tc(program) if !self.has_tcx => {
-                clsact::attach(program, interface, hook.tc())?;
-                return Ok(ProgramHolder::Filter(interface.to_owned(), hook.tc()));
-            }
-            program => program,
-        };
-        let pin = Pin::at(hook, interface).path(&self.pin_dir);
-        if let Some(old) = pinned(&pin)? {
-            match swap(&mut program, old) {
-                Ok(()) => return Ok(ProgramHolder::Pin(pin)),
-                // A pinned link outlives its device: the swap fails, and a new link is made.
-                Err(_) => fs::remove_file(&pin)?,
-            }
+        if let Loaded::Tc(program) = program
+            && !self.has_tcx
+        {
+            return put_filter(program, interface, hook);
         }
-        let link = create(&mut program, interface, hook)?;
+        let pin = Pin::at(hook, &interface.name).path(&self.pin_dir);
+        if let Some(old) = pinned(&pin)? {
+            let facts = link::pinned_facts(&pin)?;
+            if is_on(&facts, interface, hook) {
+                swap(program, old)?;
+                return Ok(ProgramHolder::Link(HeldLink::open(pin)?));
+            }
+            // Its interface is gone, or has another name by now.
+            drop(old);
+            unpin_link(&pin)?;
+        }
+        self.make(program, interface, hook)
+    }
+
+    /// Puts a program on a hook first, and takes what held it there off.
+    ///
+    /// # Errors
+    /// The kernel refuses; then nothing holds it.
+    pub(super) fn put_anew(
+        &self,
+        program: &mut Loaded<'_>,
+        held: &mut Held,
+        interface: &Interface,
+    ) -> Result<(), LinkFailure> {
+        if let Loaded::Tc(program) = program
+            && !self.has_tcx
+        {
+            held.holder = Some(put_filter(program, interface, held.hook)?);
+            return Ok(());
+        }
+        // A program is at a hook once, and one XDP program fits an interface: so there is none for some microseconds.
+        held.holder.take().map_or(Ok(()), ProgramHolder::release)?;
+        held.holder = Some(self.make(program, interface, held.hook)?);
+        Ok(())
+    }
+
+    fn make(
+        &self,
+        program: &mut Loaded<'_>,
+        interface: &Interface,
+        hook: Hook,
+    ) -> Result<ProgramHolder, LinkFailure> {
+        let link = create(program, &interface.name, hook)?;
+        self.pin(link, interface, hook)
+    }
+
+    fn pin(
+        &self,
+        link: FdLink,
+        interface: &Interface,
+        hook: Hook,
+    ) -> Result<ProgramHolder, LinkFailure> {
+        let pin = Pin::at(hook, &interface.name).path(&self.pin_dir);
         link.pin(&pin).map_err(|error| {
             LinkFailure(format!("pinning {}: {}", pin.display(), chain(&error)))
         })?;
-        Ok(ProgramHolder::Pin(pin))
+        Ok(ProgramHolder::Link(HeldLink::open(pin)?))
     }
 
     /// Takes the program of an earlier agent off an interface's ingress in this mode, if there is one.
@@ -101,6 +160,24 @@ impl Links {
         }
         Ok(())
     }
+}
+
+/// Puts a program into our place among the filters.
+fn put_filter(
+    program: &mut SchedClassifier,
+    interface: &Interface,
+    hook: Hook,
+) -> Result<ProgramHolder, LinkFailure> {
+    if let Some(other) =
+        filters::other_at_our_place(interface.ifindex, hook == Hook::Egress).map_err(LinkFailure)?
+    {
+        return Err(LinkFailure(format!(
+            "the filter at our place (priority {}) is somebody else's, {other}: remove it",
+            clsact::PRIORITY
+        )));
+    }
+    clsact::attach(program, &interface.name, hook.tc())?;
+    Ok(ProgramHolder::Filter(interface.name.clone(), hook.tc()))
 }
 
 /// Puts a program into a pinned link.
@@ -146,7 +223,7 @@ fn swap(program: &mut Loaded<'_>, old: FdLink) -> Result<(), LinkFailure> {
 fn create(program: &mut Loaded<'_>, interface: &str, hook: Hook) -> Result<FdLink, LinkFailure> {
     match program {
         Loaded::Tc(program) => {
-            let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+            let options = TcAttachOptions::TcxOrder(LinkOrder::first());
             let id = program.attach_with_options(interface, hook.tc(), options)?;
             Ok(FdLink::try_from(program.take_link(id)?)?)
         }

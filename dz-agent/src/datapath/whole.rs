@@ -12,6 +12,7 @@ use dz_common::map::SLOTS_PER_GROUP;
 use super::attach::{self, Attachment};
 use super::choice::Choice;
 use super::clock::now_ns;
+use super::held::{Device, Mended};
 use super::hook::{AttachMode, Hook};
 use super::layout::slots;
 use super::links::Links;
@@ -21,6 +22,7 @@ use super::object::Object;
 use super::programs::{Order, Runner, Transmitted};
 use super::settings::Settings;
 use crate::error::{ExitCode, FailWith, Failure};
+use crate::net::links::Interface;
 
 /// The loaded kernel part, which holds its parts and hands each call to one of them.
 pub struct Datapath {
@@ -123,11 +125,21 @@ impl Datapath {
     /// [`ExitCode::Interface`] if the device cannot carry any of the modes chosen.
     pub fn attach(
         &mut self,
-        interface: &str,
+        interface: &Interface,
         link: Link,
         choice: &Choice,
     ) -> Result<Attachment, Failure> {
         attach::attach(&mut self.object, &self.links, interface, link, choice)
+    }
+
+    /// Looks where the programs of an interface are, and puts right what is not as it should be.
+    pub fn keep(&mut self, attachment: &mut Attachment, device: &Device<'_>) -> Vec<Mended> {
+        attachment.keep(&mut self.object, &self.links, device)
+    }
+
+    /// Says whether TC has links here, or filters, which have to be asked for over netlink ([`Device`]).
+    pub const fn has_tcx(&self) -> bool {
+        self.links.has_tcx()
     }
 
     /// Has the transmit program look at sessions; `done` gets every order with its outcome.

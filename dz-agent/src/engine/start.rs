@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use super::configured;
-use crate::datapath::{check_kernel, readable};
+use crate::datapath::{check_kernel, check_pins, readable};
 use crate::engine::hands::holding::Holding;
 use crate::engine::hands::kernel::KernelHands;
 use crate::engine::hands::pins::remove_pins;
@@ -45,6 +45,7 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
     let holdings = options.interfaces.iter().map(|name| Holding::take(name));
     let holdings = holdings.collect::<Result<Vec<_>, LockError>>()?;
     let _lock = PinDirLock::create(&options.pin_dir).map_err(Failure::from)?;
+    check_pins(&options.pin_dir).await?;
     let identity = Identity::load(&options.state_dir)?;
     let front = Front::bind(socket, options.metrics_listen.clone())?;
     // After `Front::bind` has started the API's thread, which is not to inherit real-time priority.

@@ -19,7 +19,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use super::labels::ServiceLabels;
 use super::recorded::Recorded;
 use super::write::{Out, counter, gauge, single};
-use super::{peers, transitions};
+use super::{peers, programs, transitions};
 use crate::view::{RouteTotals, Snapshot, VERSION};
 
 /// The values of one scrape, by their labels.
@@ -64,6 +64,7 @@ impl Collector for Families {
         self.sessions(out)?;
         transitions::encode(out, &self.blocks)?;
         peers::encode(out, &self.snapshot)?;
+        programs::encode(out, &self.snapshot)?;
         self.routes(out)?;
         self.convergence(out)?;
         self.packets(out)?;

@@ -6,6 +6,7 @@ mod exporter;
 mod families;
 mod labels;
 mod peers;
+mod programs;
 mod recent;
 mod recorded;
 mod rx_versions;

@@ -8,7 +8,8 @@ use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
-    InfoData, InfoGre, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoData, InfoGre, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+    LinkMessage, LinkXdp,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -40,6 +41,8 @@ pub struct Interface {
     pub tunnel: Tunnel,
     /// Index of the VRF device that it belongs to; it has the addresses of that VRF only.
     pub vrf: Option<u32>,
+    /// Kernel id of the XDP program on it.
+    pub xdp: Option<u32>,
 }
 
 /// The outer addresses that a GRE tunnel is bound to.
@@ -213,6 +216,7 @@ pub(crate) fn interface(message: &LinkMessage) -> Interface {
         link: Err(Unsuitable::Loopback),
         tunnel: Tunnel::default(),
         vrf: None,
+        xdp: None,
     };
     let (mut gre, mut in_vrf) = (None, false);
     for attribute in &message.attributes {
@@ -224,6 +228,12 @@ pub(crate) fn interface(message: &LinkMessage) -> Interface {
             }
             LinkAttribute::Controller(index) => {
                 interface.controller = Some(*index).filter(|index| *index != 0);
+            }
+            LinkAttribute::Xdp(facts) => {
+                interface.xdp = facts.iter().find_map(|fact| match fact {
+                    LinkXdp::ProgId(id) => Some(*id).filter(|id| *id != 0),
+                    _ => None,
+                });
             }
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {

@@ -44,6 +44,7 @@ fn an_ethernet_interface() -> Result<()> {
         link: Ok(Link::Ethernet),
         tunnel: Tunnel::default(),
         vrf: None,
+        xdp: None,
     };
     ensure!(v0 == expected, "{v0:?}");
     netns.ip("link set v0 up")?;

@@ -16,13 +16,17 @@ const fn part(group: &'static str, tests: &'static str) -> Part {
 }
 
 /// The incident is in `gre`.
-const QUICK: [Part; 7] = [
+const QUICK: [Part; 8] = [
     part("net", "links::"),
     part("gre", ""),
     // Filters of clsact decide there; with TCX, it is as on this machine.
     Part {
         on: &[Version::V6_1],
         ..part("gate", "")
+    },
+    Part {
+        on: &[Version::V6_1],
+        ..part("found", "clsact")
     },
     part("plain", "choice::another_vrf"),
     part("spoofed", "::nobody"),

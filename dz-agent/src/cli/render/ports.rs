@@ -1,4 +1,5 @@
-//! Writes the notes below the table of `status`: how programs are attached, and which ports are ours.
+//! Writes the notes below the table of `status`: how programs are attached and whether they still are, and
+//! which ports are ours.
 
 use std::fmt::Write;
 
@@ -13,6 +14,23 @@ pub(super) fn notes(status: &StatusJson) -> String {
         let name = &interface.name;
         if let (Some(mode), Some(why)) = (&interface.attach, &interface.attach_reason) {
             let _ = writeln!(text, "{name}: {mode}: {why}");
+        }
+        for program in &interface.programs {
+            let what = match program.hook.as_str() {
+                "gate" => "gate",
+                _ => "program at ingress",
+            };
+            if let Some(why) = &program.error {
+                let _ = writeln!(text, "{name}: the {what} is not there: {why}");
+            }
+            if program.before > 0 {
+                let others = program.before;
+                let _ = writeln!(
+                    text,
+                    "{name}: programs of others that run before the {what}: {others}; what they do with \
+                     packets cannot be known"
+                );
+            }
         }
         if let Some(why) = &interface.port_guard_error {
             let _ = writeln!(text, "{name}: served without the port guard: {why}");
@@ -42,7 +60,14 @@ mod tests {
         let usual = "doublezero0: tc: as asked for with --attach\n";
         let missing = "doublezero0: served without the port guard: UDP port 44880 is taken\n";
         let metrics = "metrics: http://127.0.0.1:44881/metrics\n";
-        assert_eq!(notes(&status), format!("{usual}{missing}{metrics}"));
+        let before = "doublezero0: programs of others that run before the gate: 2; what they do with packets cannot \
+                      be known\n";
+        assert_eq!(notes(&status), format!("{usual}{before}{missing}{metrics}"));
+        status.interfaces[0].programs[1].before = 0;
+        status.interfaces[0].programs[0].error = Some("no room".to_owned());
+        let gone = "doublezero0: the program at ingress is not there: no room\n";
+        assert_eq!(notes(&status), format!("{usual}{gone}{missing}{metrics}"));
+        status.interfaces[0].programs.clear();
         status.interfaces[0].port_guard_error = None;
         status.interfaces[0].port_guard = Some("off".to_owned());
         (status.metrics, status.metrics_error) = (None, Some("taken".to_owned()));

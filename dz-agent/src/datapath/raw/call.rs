@@ -48,7 +48,7 @@ pub(super) unsafe fn descriptor<T>(
 ///
 /// # Errors
 /// There is nothing, or we may not.
-pub(super) fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
+pub(in crate::datapath) fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
     /// The member of `union bpf_attr` for [`OBJ_GET`].
     #[repr(C)]
     struct Get {

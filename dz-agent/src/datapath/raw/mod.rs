@@ -5,4 +5,5 @@ pub(super) mod call;
 mod info;
 pub(super) mod link;
 pub(super) mod map;
+pub(super) mod query;
 pub(super) mod run;

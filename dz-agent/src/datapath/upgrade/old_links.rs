@@ -11,7 +11,7 @@ use crate::datapath::kernel::kernel_at_least;
 use crate::datapath::links::{LinkFailure, swap_filter, swap_pinned};
 use crate::datapath::object::Object;
 use crate::datapath::pins::Pin;
-use crate::datapath::raw::link::attached_to;
+use crate::datapath::raw::link::pinned_facts;
 
 /// A link or filter of the old kernel part, whose device is still there.
 pub(super) struct OldLink {
@@ -72,10 +72,9 @@ pub(super) fn old_links(pin_dir: &Path) -> Result<Vec<OldLink>, String> {
             continue;
         }
         let path = pin.path(pin_dir);
-        let (ifindex, id) =
-            attached_to(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        if ifindex != 0 {
-            links.push(of(Kind::Pin(pin), ifindex, id)?);
+        let link = pinned_facts(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        if link.ifindex != 0 {
+            links.push(of(Kind::Pin(pin), link.ifindex, link.program)?);
         }
     }
     if !kernel_at_least(6, 6) {

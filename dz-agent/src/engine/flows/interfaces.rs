@@ -6,10 +6,12 @@ use std::net::Ipv4Addr;
 use dz_common::map::LocalKey;
 use tracing::{info, warn};
 
+use crate::datapath::{Mended, Place};
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::interface::Interface;
 use crate::error::{ExitCode, FailWith, Failure};
+use crate::net::NetlinkError;
 use crate::net::links::{self, Address};
 
 /// Our interfaces as they were read, in their order, and every address of this host with its interface.
@@ -23,16 +25,50 @@ impl<H: Hands> Engine<H> {
             Ok(read) => read,
             Err(failure) => return Some(failure.into()),
         };
+        let mut unseen = None;
         for (index, found) in found.into_iter().enumerate() {
-            if let Err(failure) = self.update_interface(index, found, &addresses) {
+            if let Err(failure) = self.update_interface(index, found.clone(), &addresses) {
                 let interface = self.interfaces.at_mut(index);
                 if interface.wait(format!("is not served: {failure}")) {
                     warn!(interface = interface.name(), reason = %failure, "interface not served");
                 }
             }
+            if let (Some(found), Some(_)) = (found, self.interfaces.at(index).ifindex())
+                && let Err(error) = self.keep_programs(index, &found).await
+            {
+                unseen = Some(error.into());
+            }
         }
         self.show_interfaces();
-        None
+        unseen
+    }
+
+    /// Has the programs of an interface looked for, and says what was put right and what could not be.
+    async fn keep_programs(
+        &mut self,
+        index: usize,
+        found: &links::Interface,
+    ) -> Result<(), NetlinkError> {
+        let interface = &found.name;
+        let kept = self.hands.keep_programs(index, found).await?;
+        for Mended { hook, what } in kept.mended {
+            warn!(%interface, hook, what, "program put back to its place");
+        }
+        for (hook, place) in kept.changed {
+            match place {
+                Place::First => info!(%interface, hook, "program in its place"),
+                Place::Behind(others) => warn!(
+                    %interface,
+                    hook,
+                    others,
+                    "programs of others run before ours: what they do with packets cannot be known"
+                ),
+                Place::Missing(reason) => {
+                    warn!(%interface, hook, reason, "program not in its place; trying again");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Shares the interfaces with API and metrics.

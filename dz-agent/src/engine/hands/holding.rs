@@ -2,10 +2,11 @@
 
 use std::io;
 
+use super::Kept;
 use super::guard::Guard;
-use crate::datapath::Attachment;
+use crate::datapath::{Attachment, Datapath, Device, Place};
 use crate::host::lock::{InterfaceLock, LockError};
-use crate::view::InterfaceView;
+use crate::view::{InterfaceView, ProgramView};
 
 /// The hold on one interface.
 pub(crate) struct Holding {
@@ -13,6 +14,8 @@ pub(crate) struct Holding {
     /// Held from before the interface exists until the agent ends.
     _lock: InterfaceLock,
     attached: Option<(Attachment, Guard)>,
+    /// How often a program was put back to its place, at ingress and the gate.
+    mended: [u64; 2],
 }
 
 impl Holding {
@@ -25,12 +28,35 @@ impl Holding {
             name: name.to_owned(),
             _lock: InterfaceLock::acquire(name)?,
             attached: None,
+            mended: [0; 2],
         })
     }
 
     /// Notes that our programs are on the interface.
     pub(super) fn attached(&mut self, attachment: Attachment, guard: Guard) {
         self.attached = Some((attachment, guard));
+    }
+
+    /// Looks where the programs are, and puts right what others have changed.
+    pub(super) fn keep_programs(&mut self, datapath: &mut Datapath, device: &Device<'_>) -> Kept {
+        let Some((attachment, _)) = &mut self.attached else {
+            return Kept::default();
+        };
+        let before = attachment.places().map(|(_, place)| place.clone());
+        let mended = datapath.keep(attachment, device);
+        let places = attachment.places();
+        for ((hook, _), count) in places.iter().zip(&mut self.mended) {
+            let of_hook = mended.iter().filter(|mended| mended.hook == *hook);
+            *count += of_hook.count() as u64;
+        }
+        let now = places.iter().zip(before);
+        let changed = now.filter(|((_, now), before)| **now != *before);
+        Kept {
+            changed: changed
+                .map(|((hook, place), _)| (*hook, (*place).clone()))
+                .collect(),
+            mended,
+        }
     }
 
     /// Takes its liveness port, if that is wanted, not ours yet, and free.
@@ -49,6 +75,23 @@ impl Holding {
         attached.map_or(Ok(()), |(attachment, _)| attachment.detach())
     }
 
+    fn programs(&self, attachment: &Attachment) -> Vec<ProgramView> {
+        let places = attachment.places().into_iter().zip(self.mended);
+        let view = |((hook, place), mended): ((&'static str, &Place), u64)| ProgramView {
+            hook,
+            mended,
+            before: match place {
+                Place::Behind(others) => *others,
+                Place::First | Place::Missing(_) => 0,
+            },
+            missing: match place {
+                Place::Missing(why) => Some(why.clone()),
+                Place::First | Place::Behind(_) => None,
+            },
+        };
+        places.map(view).collect()
+    }
+
     /// Adds attach mode and port guard to the interface's view.
     pub(crate) fn show(&self, view: InterfaceView) -> InterfaceView {
         let Some((attachment, guard)) = &self.attached else {
@@ -59,6 +102,7 @@ impl Holding {
             tc: Some(attachment.tc().to_owned()),
             attach_reason: Some(attachment.why().to_owned()),
             port_guard: Some(guard.view()),
+            programs: self.programs(attachment),
             ..view
         }
     }

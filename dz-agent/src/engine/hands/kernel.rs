@@ -18,9 +18,10 @@ use zerocopy::TryFromBytes;
 use super::connections::Connections;
 use super::guard::Guard;
 use super::holding::Holding;
-use super::{Answer, Hands, Mac};
+use super::{Answer, Hands, Kept, Mac};
+use crate::datapath::filters;
 use crate::datapath::{
-    Datapath, MapError, MapReader, Order, Settings, Transmitted, choose, now_ns, take_over,
+    Datapath, Device, MapError, MapReader, Order, Settings, Transmitted, choose, now_ns, take_over,
     wait_for_programs,
 };
 use crate::error::{ExitCode, FailWith, Failure};
@@ -233,13 +234,29 @@ impl Hands for KernelHands {
         // The port before the programs: packets that a change of mode misses reach our socket, and the
         // kernel does not answer them with an ICMP error.
         let guard = Guard::new(self.guarded, name, self.port);
-        let attachment = self.datapath.attach(name, link, &choice)?;
+        let attachment = self.datapath.attach(interface, link, &choice)?;
         self.holdings[index].attached(attachment, guard);
         Ok(())
     }
 
     fn load_all(&mut self) -> Result<(), Failure> {
         self.datapath.load_all()
+    }
+
+    async fn keep_programs(
+        &mut self,
+        index: usize,
+        interface: &Interface,
+    ) -> Result<Kept, NetlinkError> {
+        let filters = match self.datapath.has_tcx() {
+            true => Default::default(),
+            false => filters::chains(self.connections.netlink(), interface.ifindex).await?,
+        };
+        let device = Device {
+            interface,
+            filters: &filters,
+        };
+        Ok(self.holdings[index].keep_programs(&mut self.datapath, &device))
     }
 
     fn keep_port(&mut self, index: usize) {

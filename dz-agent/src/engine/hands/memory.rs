@@ -21,7 +21,7 @@ use futures_util::FutureExt;
 use nix::errno::Errno;
 use tokio::sync::oneshot;
 
-use super::{Answer, Hands, Mac};
+use super::{Answer, Hands, Kept, Mac};
 use crate::datapath::{AttachMode, MapError, Order, Transmitted};
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::memory::net::Net;
@@ -280,6 +280,10 @@ impl Hands for MemoryHands {
 
     fn load_all(&mut self) -> Result<(), Failure> {
         Ok(())
+    }
+
+    async fn keep_programs(&mut self, _: usize, _: &Interface) -> Result<Kept, NetlinkError> {
+        Ok(Kept::default())
     }
 
     fn keep_port(&mut self, _: usize) {}

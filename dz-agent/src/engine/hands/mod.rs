@@ -28,7 +28,7 @@ use dz_common::ingress::Link;
 use dz_common::map::{Confined, Event, LocalKey, Peer, PeerKey, SessionEntry, SessionKey};
 use futures_util::future::LocalBoxFuture;
 
-use crate::datapath::{MapError, Order, Transmitted};
+use crate::datapath::{MapError, Mended, Order, Place, Transmitted};
 use crate::error::Failure;
 use crate::net::NetlinkError;
 use crate::net::detours::{Flow, Way};
@@ -40,6 +40,15 @@ use crate::view::InterfaceView;
 
 /// A future of the kernel's answer. It borrows nothing, so that an owner can keep it.
 pub(crate) type Answer<T> = LocalBoxFuture<'static, T>;
+
+/// What a look at the programs of an interface came to.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// What was put right.
+    pub(crate) mended: Vec<Mended>,
+    /// The hooks where a program is somewhere else than at the look before.
+    pub(crate) changed: Vec<(&'static str, Place)>,
+}
 
 /// An Ethernet address.
 pub(crate) type Mac = [u8; 6];
@@ -214,6 +223,16 @@ pub(crate) trait Hands: 'static {
     /// # Errors
     /// [`ExitCode::Kernel`](crate::error::ExitCode::Kernel): the kernel refuses one.
     fn load_all(&mut self) -> Result<(), Failure>;
+
+    /// Looks where our programs are on an interface, and puts right what others have changed.
+    ///
+    /// # Errors
+    /// The kernel could not be asked.
+    async fn keep_programs(
+        &mut self,
+        index: usize,
+        interface: &Interface,
+    ) -> Result<Kept, NetlinkError>;
 
     /// Takes an interface's liveness port, if that is wanted, not ours yet, and free.
     fn keep_port(&mut self, index: usize);

@@ -295,6 +295,7 @@ mod tests {
             link: Ok(Link::Layer3),
             tunnel: Tunnel::default(),
             vrf: None,
+            xdp: None,
         }
     }
 

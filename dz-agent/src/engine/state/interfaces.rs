@@ -208,6 +208,7 @@ mod tests {
             link: Ok(Link::Layer3),
             tunnel: Tunnel::default(),
             vrf: None,
+            xdp: None,
         };
         let ours = Address::plain(OURS, 31);
         let interface = interfaces.at_mut(0);

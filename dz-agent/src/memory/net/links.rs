@@ -188,6 +188,7 @@ impl Links {
             link: shape.link,
             tunnel: shape.tunnel,
             vrf: None,
+            xdp: None,
         })
     }
 

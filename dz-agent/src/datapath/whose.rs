@@ -1,0 +1,75 @@
+//! Finds out whether the pinned links of a directory are on interfaces of this network namespace.
+//!
+//! Names and numbers of interfaces are the same in many namespaces. An agent that took over links of another namespace
+//! would set routes here by the liveness of peers there.
+
+use std::path::Path;
+
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::LinkMessage;
+
+use super::hook::Hook;
+use super::pins::Pin;
+use super::raw::link::{self, LinkInfo};
+use super::raw::query;
+use crate::error::{ExitCode, FailWith, Failure};
+use crate::net::links::{self, Interface};
+use crate::net::{Netlink, NetlinkError};
+
+/// Checks that every pinned link in a directory that still is on an interface is on one of this network namespace.
+///
+/// # Errors
+/// [`ExitCode::Busy`] if one is not; [`ExitCode::Failure`] if that cannot be found out.
+pub async fn check_pins(pin_dir: &Path) -> Result<(), Failure> {
+    let shown = pin_dir.display();
+    let pins = Pin::list(pin_dir).fail_with(ExitCode::Failure, || shown.to_string())?;
+    let netlink = Netlink::open().fail_with(ExitCode::Failure, || "netlink")?;
+    let interfaces = interfaces(&netlink).await;
+    let interfaces = interfaces.fail_with(ExitCode::Failure, || "reading the interfaces")?;
+    for pin in pins {
+        let hook = match &pin {
+            Pin::Link { mode, .. } => Hook::Ingress(*mode),
+            Pin::Gate(_) => Hook::Egress,
+            Pin::Map(_) => continue,
+        };
+        let path = pin.path(pin_dir);
+        let link = link::pinned_facts(&path);
+        let link = link.fail_with(ExitCode::Failure, || path.display().to_string())?;
+        // A pinned link outlives its device.
+        if link.ifindex != 0 && !is_here(&link, hook, &interfaces) {
+            let what = format!(
+                "pin directory {shown}: {} holds a program on an interface of another network namespace (index {} \
+                 there): start the agent there, run `dz-agent purge` there, or give this one another --pin-dir",
+                path.display(),
+                link.ifindex
+            );
+            return Err(Failure::new(ExitCode::Busy, what));
+        }
+    }
+    Ok(())
+}
+
+fn is_here(link: &LinkInfo, hook: Hook, interfaces: &[Interface]) -> bool {
+    let mut interfaces = interfaces.iter();
+    interfaces.any(|interface| is_on(link, interface, hook))
+}
+
+/// Says whether a link is on an interface.
+pub(super) fn is_on(link: &LinkInfo, interface: &Interface, hook: Hook) -> bool {
+    let has_program = || match hook.is_xdp() {
+        true => interface.xdp == Some(link.program),
+        false => {
+            query::tcx(link.ifindex, hook).is_ok_and(|programs| programs.contains(&link.program))
+        }
+    };
+    link.ifindex == interface.ifindex && has_program()
+}
+
+async fn interfaces(netlink: &Netlink) -> Result<Vec<Interface>, NetlinkError> {
+    let keep = |message| match message {
+        RouteNetlinkMessage::NewLink(message) => Some(links::interface(&message)),
+        _ => None,
+    };
+    let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    netlink.dump(request, keep).await
+}

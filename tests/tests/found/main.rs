@@ -1,0 +1,16 @@
+//! What others do to our programs, links, pins and interfaces, while the agent runs and between two runs: it is found
+//! by asking the kernel, said, and put right.
+
+mod between;
+mod meanwhile;
+mod scene;
+
+use std::process::ExitCode;
+
+use dz_tests::harness::run;
+
+fn main() -> ExitCode {
+    let mut tests = meanwhile::tests();
+    tests.extend(between::tests());
+    run(tests)
+}
