@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use dz_common::map::Origin;
 use tokio::sync::oneshot;
 
 use super::agent::Agent;
 use super::check::{self, Watch};
 use super::client::Client;
+use super::daemon::Deed;
 use super::machine::{Machine, address_of, node_of};
 use crate::command::{Command, Disconnected, Named, Refusal, Selector};
 use crate::settings::PeerSpec;
@@ -49,6 +51,7 @@ pub(super) enum Undo {
     Make,
     Unforeign(Ipv4Addr),
     Way(usize),
+    Daemon(Deed),
 }
 
 impl Node {
@@ -86,15 +89,25 @@ impl Node {
     }
 
     pub(super) fn disconnect(&mut self, others: Vec<usize>) {
-        let Some(agent) = self.agent.as_mut().filter(|agent| !agent.is_stopping()) else {
-            return;
-        };
-        let (reply, answer) = oneshot::channel();
         let named = others.iter().map(|other| Named {
             interface: None,
             peer: address_of(*other),
         });
         let selector = Selector::Peers(named.collect());
+        self.disconnect_by(selector, others);
+    }
+
+    /// Disconnects everybody who was connected by request (`dz-agent disconnect --all`).
+    pub(super) fn disconnect_all(&mut self) {
+        let others = self.wants.iter().copied().collect();
+        self.disconnect_by(Selector::All { interface: None }, others);
+    }
+
+    fn disconnect_by(&mut self, selector: Selector, others: Vec<usize>) {
+        let Some(agent) = self.agent.as_mut().filter(|agent| !agent.is_stopping()) else {
+            return;
+        };
+        let (reply, answer) = oneshot::channel();
         agent
             .commands
             .push_back(Command::Disconnect { selector, reply });
@@ -102,6 +115,31 @@ impl Node {
             self.wants.remove(other);
         }
         self.asked.push((others, answer));
+    }
+
+    /// The daemon does something.
+    pub(super) fn carry(&mut self, deed: Deed, now_ns: u64) {
+        for other in self.machine.carry(deed, now_ns) {
+            self.watch.churned(other, now_ns);
+        }
+    }
+
+    /// The daemon does something, then or now.
+    pub(super) fn do_by(&mut self, at_ns: u64, deed: Deed) {
+        self.undo.push((at_ns, Undo::Daemon(deed)));
+    }
+
+    /// The daemon puts back what the kernel has taken from it.
+    pub(super) fn put_back_by(&mut self, at_ns: u64) {
+        if self.machine.follows {
+            self.do_by(at_ns, Deed::Back);
+        }
+    }
+
+    /// Returns who is wanted: by the operator, or by the daemon, whose routes are followed.
+    pub(super) fn wanted(&self) -> BTreeSet<usize> {
+        let requested = self.wants.iter().copied();
+        requested.chain(self.machine.daemon.means()).collect()
     }
 
     /// The operator looks whether the agent has just those peers that he wants, and asks for what is missing.
@@ -113,9 +151,16 @@ impl Node {
             return;
         }
         let has = check::peers(&self.machine);
-        let has = has.iter().filter_map(|key| node_of(key.peer.into(), nodes));
+        let has = has.iter().filter(|(_, peer)| peer.origin == Origin::Api);
+        let has = has.filter_map(|(key, _)| node_of(key.peer.into(), nodes));
         let has: BTreeSet<_> = has.collect();
-        let missing: Vec<_> = self.wants.difference(&has).copied().collect();
+        // Who is followed is not to be connected.
+        let followed: BTreeSet<_> = self.machine.daemon.means().collect();
+        let missing = self.wants.difference(&has);
+        let missing: Vec<_> = missing
+            .filter(|other| !followed.contains(other))
+            .copied()
+            .collect();
         let others: Vec<_> = has.difference(&self.wants).copied().collect();
         for other in missing {
             self.connect(other);

@@ -1,17 +1,29 @@
 //! Telling a story, step by step.
 
+use std::net::Ipv4Addr;
+
 use super::agent::{Agent, Life};
-use super::check::{self, Condition, Ends};
+use super::agreement::{self, Ends};
+use super::check::{self, Condition};
 use super::finding::{Finding, NOW, Report};
-use super::machine::{Place, node_of};
+use super::machine::node_of;
 use super::node::Undo;
 use super::story::Story;
 use super::world::{AGREED_NS, BEGUN_NS, MS, SECOND, World};
 
 /// How often a node is looked at that does nothing, ns.
 const LOOK_NS: u64 = 100 * MS;
-/// Where the destination stands in an IPv4 header.
+/// How long after its last change a route may still make a peer of somebody.
+const CHURNED_NS: u64 = 3 * SECOND;
+/// Where the source and the destination stand in an IPv4 header.
+const SOURCE: usize = 12;
 const DESTINATION: usize = 16;
+
+/// Returns the address that stands somewhere in a packet.
+fn address_at(frame: &[u8], at: usize) -> Option<Ipv4Addr> {
+    let bytes: [u8; 4] = frame.get(at..at + 4)?.try_into().ok()?;
+    Some(bytes.into())
+}
 
 impl World {
     pub(super) fn run(mut self, story: &Story) -> Result<Report, Finding> {
@@ -53,9 +65,10 @@ impl World {
                 if self.nodes[number].next_ns <= self.now_ns {
                     self.step(number)?;
                     if story.gentle {
-                        let machine = &self.nodes[number].machine;
-                        check::timeouts(machine, warm_ns)
-                            .map_err(|what| self.finding(number, what))?;
+                        let node = &mut self.nodes[number];
+                        let warm = warm_ns..healed_ns;
+                        let kept = node.watch.kept(&node.machine, &warm, self.now_ns);
+                        kept.map_err(|what| self.finding(number, what))?;
                     }
                 }
             }
@@ -63,10 +76,13 @@ impl World {
         let machines: Vec<_> = self
             .nodes
             .drain(..)
-            .map(|node| (Ends::of(node.machine, node.client), node.wants))
+            .map(|node| {
+                let wanted = node.wanted();
+                (Ends::of(node.machine, node.client), wanted)
+            })
             .collect();
         let (ends, wants): (Vec<_>, Vec<_>) = machines.into_iter().unzip();
-        check::agreement(&ends, &wants).map_err(|(node, what)| Finding {
+        agreement::look(&ends, &wants).map_err(|(node, what)| Finding {
             at_ns: end_ns - BEGUN_NS,
             node,
             what: format!("no agreement {what}"),
@@ -98,6 +114,7 @@ impl World {
                 Undo::Up => node.machine.set_tunnel_up(true),
                 Undo::Make => node.machine.make_tunnel(),
                 Undo::Unforeign(dst) => node.machine.foreign_route(dst, false),
+                Undo::Daemon(deed) => node.carry(deed, now_ns),
                 Undo::Way(to) => *self.wire.way(number, to) = Default::default(),
             }
         }
@@ -110,7 +127,8 @@ impl World {
             if std::mem::take(&mut node.purge) {
                 node.machine.purge();
             }
-            node.agent = Some(Agent::start(&node.machine, self.options.clone()));
+            let options = self.options[usize::from(node.machine.follows)].clone();
+            node.agent = Some(Agent::start(&node.machine, options));
         }
         if self.healed && now_ns < self.settled_ns {
             node.operate(self.wire.nodes());
@@ -163,21 +181,21 @@ impl World {
             .extract_if(.., |(_, reply)| !reply.is_empty() || reply.is_terminated());
         for (others, mut reply) in answered.collect::<Vec<_>>() {
             if let Ok(Ok(_)) = reply.try_recv() {
-                let unwanted = others
-                    .into_iter()
-                    .filter(|other| !node.wants.contains(other));
-                node.watch.gone.extend(unwanted);
+                let (watch, machine) = (&mut node.watch, &node.machine);
+                let unwanted = others.into_iter().filter(|other| {
+                    let since_ns = now_ns.saturating_sub(CHURNED_NS);
+                    !node.wants.contains(other) && !machine.daemon.wants(*other, since_ns)
+                });
+                watch.gone.extend(unwanted);
             }
         }
         let frames = node.machine.kernel.borrow_mut().take_frames();
         for (_, frame) in frames {
-            let to = frame.get(DESTINATION..DESTINATION + 4).and_then(|bytes| {
-                let to: [u8; 4] = bytes.try_into().ok()?;
-                node_of(to.into(), self.wire.nodes())
-            });
+            let to = address_at(&frame, DESTINATION);
+            let to = to.and_then(|to| node_of(to, self.wire.nodes()));
             let Some(to) = to else { continue };
             let node = &mut self.nodes[number];
-            let away = node.machine.place == Place::Nowhere;
+            let away = address_at(&frame, SOURCE).is_some_and(|from| !node.machine.holds(from));
             let sent = node.watch.sent(to, away, now_ns);
             self.wire.send(number, to, frame, now_ns, &mut self.rng);
             if let Err(what) = sent {

@@ -4,6 +4,7 @@ use clap::{Args, Command as Clap, FromArgMatches};
 use fastrand::Rng;
 
 use super::client::Client;
+use super::daemon::CONDITIONS;
 use super::finding::{Finding, Report};
 use super::machine::Machine;
 use super::node::Node;
@@ -23,16 +24,17 @@ pub(super) struct World {
     pub(super) nodes: Vec<Node>,
     pub(super) wire: Wire,
     pub(super) rng: Rng,
-    pub(super) options: RunOptions,
+    /// Of agents that follow nobody, and of those that do.
+    pub(super) options: [RunOptions; 2],
     pub(super) report: Report,
     pub(super) healed: bool,
     /// Until then the operators see to it that what they want is so.
     pub(super) settled_ns: u64,
 }
 
-fn options() -> RunOptions {
+fn options(more: &[&str]) -> RunOptions {
     let command = RunOptions::augment_args(Clap::new("sim").no_binary_name(true));
-    let arguments = ["--max-sessions", "64"];
+    let arguments = ["--max-sessions", "64"].iter().chain(more);
     let matches = command.get_matches_from(arguments);
     RunOptions::from_arg_matches(&matches).expect("options that are in order")
 }
@@ -41,7 +43,8 @@ impl World {
     pub(super) fn new(story: &Story) -> Self {
         let node = |number: usize| {
             let client = story.clients[number].map(|release| Client::new(number, release));
-            let machine = Machine::new(number, story.places[number]);
+            let mut machine = Machine::new(number, story.places[number]);
+            machine.follows = story.follows[number];
             machine.kernel.borrow_mut().set_now_ns(BEGUN_NS);
             Node {
                 client,
@@ -53,7 +56,7 @@ impl World {
             nodes: (0..story.nodes).map(node).collect(),
             wire: Wire::new(story.nodes),
             rng: Rng::with_seed(story.seed ^ 0x5eed),
-            options: options(),
+            options: [options(&[]), options(&CONDITIONS)],
             report: Report::default(),
             healed: false,
             settled_ns: 0,
