@@ -6,10 +6,10 @@ use std::net::Ipv4Addr;
 use dz_common::map::{Origin, SessionEntry};
 use dz_common::packet::State;
 
-use super::check::{peers, routes, sessions};
+use super::beside;
 use super::client::Client;
-use super::machine::{Machine, Place, TUNNEL, address_of, node_of};
-use crate::engine::state::keys::peer_key;
+use super::machine::{Machine, Place, address_of, node_of};
+use super::seen::{peer_of, peers, routes, sessions};
 use crate::memory::programs::gate::{Gate, Mark};
 
 /// Length of an IPv4 header.
@@ -66,7 +66,7 @@ pub(super) fn look(ends: &[Ends], wants: &[BTreeSet<usize>]) -> Result<(), (usiz
                 .find(|entry| Ipv4Addr::from(entry.key.peer) == peer);
             let state = session.map(|entry| entry.session.state);
             let route = routes.iter().any(|route| route.dst == peer);
-            let origin = peers.get(&peer_key(TUNNEL, peer)).map(|peer| peer.origin);
+            let origin = peer_of(&peers, peer).map(|peer| peer.origin);
             let routed = match origin {
                 Some(Origin::Follow) => !route,
                 // Where somebody else's is, there is no place for ours.
@@ -113,8 +113,12 @@ fn traffic(machine: &Machine, sessions: &[SessionEntry]) -> Result<(), String> {
         (packet[0], packet[9]) = (0x45, ICMP);
         packet[12..16].copy_from_slice(&entry.key.local);
         packet[16..20].copy_from_slice(&entry.key.peer);
+        let frame = match &machine.beside {
+            Some(beside) => beside::frame((Default::default(), beside.mac), &packet),
+            None => packet.to_vec(),
+        };
         let mut kernel = machine.kernel.borrow_mut();
-        let gate = kernel.gate(entry.key.ifindex, &packet, Mark::None);
+        let gate = kernel.gate(entry.key.ifindex, &frame, Mark::None);
         if gate != expected {
             let state = entry.session.state;
             return Err(format!(

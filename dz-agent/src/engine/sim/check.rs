@@ -4,19 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
-use dz_common::map::{Origin, Peer, PeerKey, SessionEntry, SessionKey};
+use dz_common::map::SessionKey;
 use dz_common::packet::State;
 use dz_common::session::DownReason;
 
 use super::agent::Life;
 use super::machine::{Machine, TUNNEL, address_of};
+use super::seen::routes;
+use super::wrong::wrong;
 use crate::engine::state::keys::peer_key;
-use crate::net::routes::{DEFAULT_PROTOCOL, Route};
+use crate::net::routes::Route;
 
 const SECOND: u64 = 1_000_000_000;
 /// How long something may be other than it should be while its agent is well: what happens is read at once, lost
 /// notifications are heard of at once, and lost events are missed at the next heartbeat.
-const MENDED_NS: u64 = 2 * SECOND;
+pub(super) const MENDED_NS: u64 = 2 * SECOND;
 /// How long packets may leave with an address after it has gone, while the agent is well.
 const SPOKEN_NS: u64 = SECOND / 5;
 /// Most packets from a node to another within a second. At an interval of one second each end answers
@@ -48,27 +50,6 @@ pub(super) struct Watch {
 pub(super) struct Condition {
     /// It runs, is not frozen, and has not been refused anything for longer than anything is put off.
     pub(super) well: bool,
-}
-
-pub(super) fn routes(machine: &Machine) -> Vec<Route> {
-    let routes = machine.net.borrow().routes(DEFAULT_PROTOCOL);
-    let tunnel = machine.tunnel();
-    let ours = routes.into_iter();
-    ours.filter(|route| Some(route.ifindex) == tunnel).collect()
-}
-
-pub(super) fn sessions(machine: &Machine) -> Vec<SessionEntry> {
-    let kernel = machine.kernel.borrow();
-    let maps = kernel.maps();
-    maps.map(|maps| maps.sessions().iter().map(|(_, entry)| *entry).collect())
-        .unwrap_or_default()
-}
-
-pub(super) fn peers(machine: &Machine) -> BTreeMap<PeerKey, Peer> {
-    let kernel = machine.kernel.borrow();
-    let maps = kernel.maps();
-    let peers = maps.map(|maps| maps.peers().map(|(key, peer)| (*key, *peer)).collect());
-    peers.unwrap_or_default()
 }
 
 impl Watch {
@@ -186,8 +167,8 @@ impl Watch {
             }
         }
         let has_route = |dst: &Ipv4Addr| routes.iter().any(|route| route.dst == *dst);
-        self.wrong_for_long(machine, condition, now_ns)?;
-        if machine.theirs() != *machine.kept() {
+        self.wrong_for_long(machine, &routes, condition, now_ns)?;
+        if !machine.is_kept() {
             return Err("a route that is not ours has changed".to_owned());
         }
         if kernel.overwritten() > 0 {
@@ -218,6 +199,7 @@ impl Watch {
     fn wrong_for_long(
         &mut self,
         machine: &Machine,
+        routes: &[Route],
         condition: Condition,
         now_ns: u64,
     ) -> Result<(), String> {
@@ -228,7 +210,7 @@ impl Watch {
         }
         let is_away = !machine.holds(machine.address());
         self.away_ns = self.away_ns.or(Some(now_ns)).filter(|_| is_away);
-        let wrong = wrong(machine);
+        let wrong = wrong(machine, routes);
         self.wrong.retain(|what, _| wrong.contains(what));
         for what in wrong {
             let since_ns = *self.wrong.entry(what).or_insert(now_ns);
@@ -239,79 +221,6 @@ impl Watch {
         }
         Ok(())
     }
-}
-
-/// Returns what is other than it should be at present, by peer.
-fn wrong(machine: &Machine) -> BTreeSet<(Ipv4Addr, &'static str)> {
-    let mut wrong = BTreeSet::new();
-    let (routes, sessions, peers) = (routes(machine), sessions(machine), peers(machine));
-    let peer_of = |entry: &SessionEntry| Ipv4Addr::from(entry.key.peer);
-    let has_tunnel = machine.has_tunnel();
-    for entry in &sessions {
-        let (peer, state) = (peer_of(entry), entry.session.state);
-        let has_route = routes.iter().any(|route| route.dst == peer);
-        if has_route && state != State::Up {
-            wrong.insert((peer, "a route without Up"));
-        }
-        if state == State::AdminDown {
-            wrong.insert((peer, "a session that does not end"));
-        }
-        let is_home = has_tunnel && machine.holds(entry.key.local.into());
-        if !is_home {
-            wrong.insert((peer, "a session that cannot speak"));
-        }
-        let Some(wanted) = peers.get(&peer_key(TUNNEL, peer)) else {
-            continue;
-        };
-        if wanted.local != entry.key.local {
-            wrong.insert((peer, "a session from another address than its peer's"));
-        }
-        let routed = wanted.origin == Origin::Api && !machine.has_in_place(peer);
-        if !has_route && state == State::Up && is_home && routed {
-            wrong.insert((peer, "Up without a route"));
-        }
-        if has_route && wanted.origin == Origin::Follow {
-            wrong.insert((peer, "a route of ours beside one that is followed"));
-        }
-    }
-    for (key, wanted) in &peers {
-        let peer = Ipv4Addr::from(key.peer);
-        let is_home = has_tunnel && machine.holds(wanted.local.into());
-        if is_home && !sessions.iter().any(|entry| peer_of(entry) == peer) {
-            wrong.insert((peer, "a peer without a session"));
-        }
-    }
-    if machine.follows {
-        wrong.extend(unlike_routes(machine, &peers));
-    }
-    wrong
-}
-
-/// Returns where peers are not what the followed routes say.
-fn unlike_routes(
-    machine: &Machine,
-    peers: &BTreeMap<PeerKey, Peer>,
-) -> Vec<(Ipv4Addr, &'static str)> {
-    let mut unlike = Vec::new();
-    let followed = machine.followed();
-    for (dst, entry) in &followed {
-        let Some(peer) = peers.get(&peer_key(TUNNEL, *dst)) else {
-            unlike.push((*dst, "a followed route without a peer"));
-            continue;
-        };
-        let via = entry.via.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        let said = (machine.source_of(entry).octets(), via.octets());
-        if peer.origin == Origin::Follow && (peer.local, peer.via) != said {
-            unlike.push((*dst, "a followed peer that is not as its route"));
-        }
-    }
-    for (key, peer) in peers {
-        let dst = Ipv4Addr::from(key.peer);
-        if peer.origin == Origin::Follow && !followed.contains_key(&dst) {
-            unlike.push((dst, "a followed peer without a route"));
-        }
-    }
-    unlike
 }
 
 /// Looks at a machine whose agent has ended, perhaps. `calm`: it had not been refused anything.

@@ -1,10 +1,12 @@
 //! The other routing daemon of a node: its routes, which the agent follows, come, change and go.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use fastrand::Rng;
 
-use crate::memory::net::{MAIN, Mode};
+use crate::memory::net::{Entry, Kind, MAIN, Mode, Net};
+use crate::net::routes::DEFAULT_PROTOCOL;
 
 /// What the agents of nodes with such a daemon are told to follow.
 pub(super) const CONDITIONS: [&str; 4] = ["--follow", "proto=bgp", "--follow", "table=200"];
@@ -13,7 +15,10 @@ pub(super) const BGP: u8 = 186;
 /// The `rtm_protocol` of its routes in the other table.
 pub(super) const STATIC: u8 = 4;
 /// The other table that is followed.
-pub(super) const OTHER: u32 = 200;
+const OTHER: u32 = 200;
+/// The gateways of its routes.
+pub(super) const GATEWAYS: [Ipv4Addr; 2] =
+    [Ipv4Addr::new(192, 0, 2, 252), Ipv4Addr::new(192, 0, 2, 253)];
 
 /// A place in a table: a route of the first is taken before one of the second and the third, and one of the
 /// last before all of them.
@@ -90,14 +95,15 @@ impl Deed {
         Self::Put(other, Slot::First, Manner::Plain, Mode::Replace)
     }
 
-    /// Draws one that changes no peer that a plain route in the first place makes, but for its gateway.
-    pub(super) fn harmless(rng: &mut Rng, other: usize) -> Self {
+    /// Draws one that ends no session of a peer that a plain route in the first place makes. `beside`: packets
+    /// have a next hop, so that another gateway does.
+    pub(super) fn harmless(rng: &mut Rng, other: usize, beside: bool) -> Self {
         let slot = *rng.choice(&[Slot::Second, Slot::Third]).expect("two");
         match rng.u8(..4) {
             0 => Self::Take(other, slot),
             1 => Self::Put(other, slot, manner(rng), mode(rng)),
-            2 => Self::Put(other, Slot::First, Manner::Plain, Mode::Replace),
-            _ => Self::Put(other, Slot::First, Manner::Via(rng.u8(..2)), Mode::Replace),
+            2 if !beside => Self::Put(other, Slot::First, Manner::Via(rng.u8(..2)), Mode::Replace),
+            _ => Self::Put(other, Slot::First, Manner::Plain, Mode::Replace),
         }
     }
 
@@ -174,4 +180,32 @@ impl Daemon {
             }
         }
     }
+}
+
+/// Returns the routes of others than the kernel and us in the tables that are looked at, in this order.
+pub(super) fn theirs(net: &Net) -> impl Iterator<Item = &Entry> {
+    const KERNEL: u8 = 2;
+    let entries = [OTHER, MAIN]
+        .into_iter()
+        .flat_map(|table| net.entries(table));
+    entries.filter(|entry| ![DEFAULT_PROTOCOL, KERNEL].contains(&entry.protocol))
+}
+
+/// Returns the routes that are to be followed by an interface, in the order of their destinations. Of several to one that with
+/// the lowest metric counts, then that of the lowest table, then the first.
+pub(super) fn best(theirs: &[Entry], tunnel: Option<u32>) -> Vec<Entry> {
+    let mut best: BTreeMap<Ipv4Addr, &Entry> = BTreeMap::new();
+    for entry in theirs {
+        let meets = entry.table == OTHER || entry.protocol == BGP;
+        let by_tunnel = entry.kind == Kind::Unicast && entry.ifindex == tunnel;
+        if !meets || !by_tunnel || entry.prefix_len != 32 {
+            continue;
+        }
+        // Tables come in the order of their numbers.
+        let best = best.entry(entry.dst).or_insert(entry);
+        if entry.metric < best.metric {
+            *best = entry;
+        }
+    }
+    best.into_values().copied().collect()
 }

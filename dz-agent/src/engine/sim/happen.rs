@@ -125,6 +125,17 @@ impl World {
                 node.do_by(now_ns, Deed::SuspendAll);
                 node.do_by(now_ns + ms * MS, Deed::Back);
             }
+            What::Mac(ms) => {
+                node.undo.push((now_ns + ms * MS, Undo::Announce));
+                self.renew(number);
+            }
+            What::Missed(other) => {
+                self.renew(other);
+                self.announce(other);
+                self.nodes[number].machine.lose_notices();
+            }
+            What::Lose(other) => node.machine.lose_neighbour(address_of(other), now_ns),
+            What::Mute(ms) => node.mute_until_ns = now_ns + ms * MS,
         }
     }
 
@@ -147,11 +158,13 @@ impl World {
             What::DisconnectAll => node.wants.iter().copied().collect(),
             _ => return,
         };
+        let mut frames = Vec::new();
         for other in others {
             node.wants.remove(&other);
-            if let Some(frame) = client.disconnect(other) {
-                self.wire.send(number, other, frame, now_ns, &mut self.rng);
-            }
+            frames.extend(client.disconnect(other).map(|frame| (other, frame)));
+        }
+        for (other, frame) in frames {
+            self.send(number, other, frame);
         }
     }
 
@@ -179,11 +192,17 @@ impl World {
             for other in 0..story.nodes {
                 node.machine.foreign_route(address_of(other), false);
             }
-            node.undo.clear();
+            node.mute_until_ns = 0;
+            // Searches go on.
+            node.undo
+                .retain(|(_, undo)| matches!(undo, Undo::Search(..)));
             node.machine.settle_daemon(now_ns);
             for other in 0..story.nodes {
                 node.watch.churned(other, now_ns);
             }
+        }
+        for number in 0..story.nodes {
+            self.announce(number);
         }
     }
 }

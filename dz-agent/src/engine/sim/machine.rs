@@ -1,10 +1,11 @@
 //! The kernel of one node: interfaces and addresses as a DoubleZero client has them.
 
-use std::cell::{Ref, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 
-use super::daemon::{Daemon, OTHER};
+use super::beside::{Beside, Mac};
+use super::daemon::{Daemon, best, theirs};
 use crate::engine::hands::memory::MemoryHands;
 use crate::memory::net::{Author, Entry, Kind, MAIN, Mode, Net, Shape, Which};
 use crate::memory::{Device, Handle, Kernel};
@@ -41,11 +42,17 @@ pub(super) struct Machine {
     pub(super) net: Rc<RefCell<Net>>,
     pub(super) nic: u32,
     pub(super) place: Place,
+    /// What lies beside its served interface, if that is Ethernet and no tunnel.
+    pub(super) beside: Option<Beside>,
     /// Its agent follows the routes of the other daemon.
     pub(super) follows: bool,
     pub(super) daemon: Daemon,
     /// The routes of others as they were after somebody else's last change.
     kept: RefCell<Vec<Entry>>,
+    /// Those of them that are to be followed.
+    followed: RefCell<Vec<Entry>>,
+    /// Since when next hops are as they are, but for those that are searched for, ns.
+    turned_ns: Cell<u64>,
 }
 
 /// Returns the DoubleZero address of a node.
@@ -60,7 +67,8 @@ pub(super) fn node_of(address: Ipv4Addr, nodes: usize) -> Option<usize> {
 }
 
 impl Machine {
-    pub(super) fn new(number: usize, place: Place) -> Self {
+    /// Makes one whose served interface has an Ethernet address, or is a tunnel.
+    pub(super) fn new(number: usize, place: Place, mac: Option<Mac>) -> Self {
         // There are kernels of both kinds.
         let tells_of_sources = number.is_multiple_of(2);
         let mut net = Net::new(tells_of_sources);
@@ -72,9 +80,12 @@ impl Machine {
             net: Rc::new(RefCell::new(net)),
             nic,
             place: Place::Nowhere,
+            beside: mac.map(Beside::new),
             follows: false,
             daemon: Daemon::default(),
             kept: RefCell::default(),
+            followed: RefCell::default(),
+            turned_ns: Cell::default(),
         };
         machine.change(|net| net.set_up(nic, true));
         let outer = Address::plain(machine.outer(), 24);
@@ -124,23 +135,40 @@ impl Machine {
     pub(super) fn change<T, E>(&self, change: impl FnOnce(&mut Net) -> Result<T, E>) {
         change(&mut self.net.borrow_mut()).ok();
         self.sync();
-        self.kept.replace(self.theirs());
-    }
-
-    /// Returns the routes of others, whoever they are, in the tables that are looked at.
-    pub(super) fn theirs(&self) -> Vec<Entry> {
-        const KERNEL: u8 = 2;
-        let net = self.net.borrow();
-        let entries = [OTHER, MAIN]
-            .into_iter()
-            .flat_map(|table| net.entries(table));
-        let theirs = entries.filter(|entry| ![DEFAULT_PROTOCOL, KERNEL].contains(&entry.protocol));
-        theirs.copied().collect()
+        let theirs: Vec<_> = theirs(&self.net.borrow()).copied().collect();
+        if self.follows {
+            let followed = best(&theirs, self.tunnel());
+            if followed != *self.followed() {
+                self.turn();
+                self.followed.replace(followed);
+            }
+        }
+        self.kept.replace(theirs);
     }
 
     /// Returns how the routes of others should be: nobody but they has changed any.
     pub(super) fn kept(&self) -> Ref<'_, Vec<Entry>> {
         self.kept.borrow()
+    }
+
+    /// Returns those that are to be followed, in the order of their destinations.
+    pub(super) fn followed(&self) -> Ref<'_, Vec<Entry>> {
+        self.followed.borrow()
+    }
+
+    /// Notes that next hops are others from now on.
+    pub(super) fn turn(&self) {
+        self.turned_ns.set(self.kernel.borrow().now_ns());
+    }
+
+    /// Returns since when they are as they are, ns.
+    pub(super) const fn turned_ns(&self) -> u64 {
+        self.turned_ns.get()
+    }
+
+    /// Says whether they are so.
+    pub(super) fn is_kept(&self) -> bool {
+        theirs(&self.net.borrow()).eq(self.kept().iter())
     }
 
     /// Has packets come and go as the interfaces are by now.
@@ -194,7 +222,11 @@ impl Machine {
             local: Some(self.outer()),
             remote: Some(Ipv4Addr::new(192, 0, 2, 254)),
         };
-        self.change(|net| net.create_link(TUNNEL, Shape::gre(tunnel)));
+        let shape = match &self.beside {
+            Some(beside) => Shape::nic(beside.mac),
+            None => Shape::gre(tunnel),
+        };
+        self.change(|net| net.create_link(TUNNEL, shape));
         let Some(ifindex) = self.tunnel() else {
             return;
         };
@@ -209,6 +241,7 @@ impl Machine {
     /// Deletes the tunnel; an address on it goes with it.
     pub(super) fn delete_tunnel(&mut self) {
         let Some(ifindex) = self.tunnel() else { return };
+        self.turn();
         self.change(|net| net.delete_link(ifindex));
         self.kernel.borrow_mut().set_device(ifindex, None);
         if self.place == Place::Tunnel {
@@ -217,6 +250,7 @@ impl Machine {
     }
 
     pub(super) fn set_tunnel_up(&self, up: bool) {
+        self.turn();
         if let Some(ifindex) = self.tunnel() {
             self.change(|net| net.set_up(ifindex, up));
         }

@@ -1,9 +1,8 @@
 //! What the other routing daemon of a node does to its machine.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use super::daemon::{BGP, Deed, Manner, OTHER, STATIC, Slot};
+use super::daemon::{BGP, Deed, GATEWAYS, Manner, STATIC, Slot};
 use super::machine::{Machine, Place, SCOPE_LINK, address_of};
 use crate::memory::net::{Author, Entry, Kind, Mode, Which};
 
@@ -86,7 +85,7 @@ impl Machine {
             Manner::Plain => plain,
             Manner::Via(which) => Entry {
                 scope: SCOPE_UNIVERSE,
-                via: Some(Ipv4Addr::new(192, 0, 2, 252 + which % 2)),
+                via: Some(GATEWAYS[usize::from(which % 2)]),
                 ..plain
             },
             Manner::Outer => Entry {
@@ -115,7 +114,8 @@ impl Machine {
     }
 
     fn take_routes(&self, which: impl Fn(&Entry) -> bool) {
-        for entry in self.theirs() {
+        let entries = self.kept().clone();
+        for entry in entries {
             if ![BGP, STATIC].contains(&entry.protocol) || entry.prefix_len != 32 || !which(&entry)
             {
                 continue;
@@ -133,33 +133,13 @@ impl Machine {
         }
     }
 
-    /// Returns the routes that are to be followed: of several to a destination that with the lowest metric, then
-    /// that of the lowest table, then the first.
-    pub(super) fn followed(&self) -> BTreeMap<Ipv4Addr, Entry> {
-        let mut followed: BTreeMap<Ipv4Addr, Entry> = BTreeMap::new();
-        let Some(tunnel) = self.tunnel().filter(|_| self.follows) else {
-            return followed;
+    /// Returns the address that packets over a followed route are sent from: that of the route or, of the
+    /// tunnel's, the allocated one or else the one that it starts from. None if there is no such one.
+    pub(super) fn source_of(&self, entry: &Entry) -> Option<Ipv4Addr> {
+        let unsaid = || match self.place {
+            Place::Tunnel => Some(self.address()),
+            Place::Nic | Place::Nowhere => self.beside.is_none().then(|| self.outer()),
         };
-        for entry in self.theirs() {
-            let meets = entry.table == OTHER || entry.protocol == BGP;
-            let by_tunnel = entry.kind == Kind::Unicast && entry.ifindex == Some(tunnel);
-            if !meets || !by_tunnel || entry.prefix_len != 32 {
-                continue;
-            }
-            // Tables come in the order of their numbers.
-            let best = followed.entry(entry.dst).or_insert(entry);
-            if entry.metric < best.metric {
-                *best = entry;
-            }
-        }
-        followed
-    }
-
-    /// Returns the address that packets over a followed route are sent from.
-    pub(super) fn source_of(&self, entry: &Entry) -> Ipv4Addr {
-        entry.src.unwrap_or(match self.place {
-            Place::Tunnel => self.address(),
-            Place::Nic | Place::Nowhere => self.outer(),
-        })
+        entry.src.or_else(unsaid)
     }
 }

@@ -61,6 +61,14 @@ pub enum What {
     Flap(usize, u8, u64),
     /// The daemon takes all of its routes back, and puts them there again after so many ms.
     Reload(u64),
+    /// The served interface gets another Ethernet address, of which the others hear after so many ms.
+    Mac(u64),
+    /// What is known of another node as a neighbour is known no longer.
+    Lose(usize),
+    /// Another node gets another Ethernet address and tells everybody, but the notification of it is lost.
+    Missed(usize),
+    /// Searches for the node as a neighbour are not answered for so many ms.
+    Mute(u64),
 }
 
 /// Something happens at a time of the story, to a node.
@@ -87,6 +95,8 @@ pub struct Story {
     pub clients: Vec<Option<Release>>,
     /// Which agents follow the routes of another daemon.
     pub follows: Vec<bool>,
+    /// Which agents serve an Ethernet interface; the others serve a tunnel.
+    pub ethernet: Vec<bool>,
     /// Nothing in it may take a session down: the agents are frozen, killed, refused and deafened, but
     /// packets get through and addresses stay.
     pub gentle: bool,
@@ -103,6 +113,7 @@ impl fmt::Display for Story {
             places,
             clients,
             follows,
+            ethernet,
             gentle,
             ..
         } = self;
@@ -110,7 +121,8 @@ impl fmt::Display for Story {
             f,
             "{nodes} nodes, addresses on {places:?}, gentle: {gentle}"
         )?;
-        writeln!(f, "deployed clients: {clients:?}, follow: {follows:?}")?;
+        writeln!(f, "deployed clients: {clients:?}")?;
+        writeln!(f, "follow: {follows:?}, Ethernet: {ethernet:?}")?;
         for Happening { at_ns, node, what } in &self.events {
             writeln!(f, "{:>8} ms  node {node}: {what:?}", at_ns / MS)?;
         }
@@ -143,12 +155,16 @@ impl Story {
             .collect();
         let follow = |client: &Option<Release>| rng.bool() && client.is_none();
         let follows = clients.iter().map(follow).collect();
+        let any_ethernet = rng.u8(..3) == 0;
+        let ethernet = |client: &Option<Release>| any_ethernet && rng.bool() && client.is_none();
+        let ethernet = clients.iter().map(ethernet).collect();
         let mut story = Self {
             seed,
             nodes,
             places,
             clients,
             follows,
+            ethernet,
             gentle,
             events: Vec::new(),
             healed_ns: 30 * SECOND,
@@ -173,7 +189,14 @@ impl Story {
                 story.add(rng.u64(8 * SECOND..25 * SECOND), node, what);
             } else {
                 let what = story.any(&mut rng, node);
-                story.add(rng.u64(SECOND..25 * SECOND), node, what);
+                let at_ns = rng.u64(SECOND..25 * SECOND);
+                story.add(at_ns, node, what);
+                // What is to be read again cannot be read.
+                let unheard = matches!(what, What::Deaf | What::Unheard(_) | What::Missed(_));
+                if unheard && rng.u8(..3) == 0 {
+                    let refuse = What::Refuse(rng.u8(20..90), rng.u64(1..1_000));
+                    story.add(at_ns, node, refuse);
+                }
             }
         }
         if gentle {
@@ -207,13 +230,16 @@ impl Story {
     }
 
     fn gentle_one(&self, rng: &mut Rng, node: usize) -> What {
-        let other = rng.usize(..self.nodes);
+        let (other, beside) = (rng.usize(..self.nodes), self.ethernet[node]);
+        if beside && rng.u8(..6) == 0 {
+            return What::Lose(other);
+        }
         if self.is_followed(node, other) && rng.bool() {
             return match rng.u8(..6) {
                 0 => What::Flap(other, rng.u8(1..4), 0),
                 1 => What::Reload(0),
-                2 => What::Unheard(Deed::harmless(rng, other)),
-                _ => What::Daemon(Deed::harmless(rng, other)),
+                2 => What::Unheard(Deed::harmless(rng, other, beside)),
+                _ => What::Daemon(Deed::harmless(rng, other, beside)),
             };
         }
         match rng.u8(..5) {
@@ -242,6 +268,14 @@ impl Story {
         let other = rng.usize(..self.nodes);
         if self.follows[node] && other != node && rng.u8(..3) == 0 {
             return self.daemon(rng, other);
+        }
+        if self.ethernet[node] && rng.u8(..5) == 0 {
+            return match rng.u8(..4) {
+                0 => What::Missed(other),
+                1 => What::Mac(rng.u64(..4_000)),
+                2 => What::Mute(rng.u64(..8_000)),
+                _ => What::Lose(other),
+            };
         }
         match rng.u8(..18) {
             0 => What::Connect(if other == node {

@@ -8,6 +8,7 @@ use super::daemon::CONDITIONS;
 use super::finding::{Finding, Report};
 use super::machine::Machine;
 use super::node::Node;
+use super::segment::Segment;
 use super::story::Story;
 use super::wire::Wire;
 use crate::settings::RunOptions;
@@ -23,6 +24,7 @@ pub(super) struct World {
     pub(super) now_ns: u64,
     pub(super) nodes: Vec<Node>,
     pub(super) wire: Wire,
+    pub(super) segment: Segment,
     pub(super) rng: Rng,
     /// Of agents that follow nobody, and of those that do.
     pub(super) options: [RunOptions; 2],
@@ -41,9 +43,11 @@ fn options(more: &[&str]) -> RunOptions {
 
 impl World {
     pub(super) fn new(story: &Story) -> Self {
+        let segment = Segment::new(story.nodes);
         let node = |number: usize| {
             let client = story.clients[number].map(|release| Client::new(number, release));
-            let mut machine = Machine::new(number, story.places[number]);
+            let mac = story.ethernet[number].then(|| segment.mac(number));
+            let mut machine = Machine::new(number, story.places[number], mac);
             machine.follows = story.follows[number];
             machine.kernel.borrow_mut().set_now_ns(BEGUN_NS);
             Node {
@@ -55,12 +59,20 @@ impl World {
             now_ns: BEGUN_NS,
             nodes: (0..story.nodes).map(node).collect(),
             wire: Wire::new(story.nodes),
+            segment,
             rng: Rng::with_seed(story.seed ^ 0x5eed),
             options: [options(&[]), options(&CONDITIONS)],
             report: Report::default(),
             healed: false,
             settled_ns: 0,
         }
+    }
+
+    /// Sends a packet of a node that is not Ethernet, or is not to be looked at.
+    pub(super) fn send(&mut self, from: usize, to: usize, packet: Vec<u8>) {
+        let macs = (self.segment.mac(to), self.segment.mac(from));
+        let (now_ns, rng) = (self.now_ns, &mut self.rng);
+        self.wire.send((from, to), macs, packet, now_ns, rng);
     }
 
     pub(super) fn finding(&self, node: usize, what: String) -> Finding {
