@@ -41,6 +41,7 @@ pub(crate) async fn step(
     while let Some(family) = { net.waiting().next() } {
         told.extend(net.next_event(family));
     }
+    told.retain(|event| !kernel.told.repeats(event));
     same("notifications", &events, &by_family(told))?;
     state(kernel, net).await?;
     for _ in 0..QUESTIONS {
@@ -98,6 +99,15 @@ async fn carry_out(operation: &Operation, kernel: &mut Kernel<'_>, net: &mut Net
             requests::rename(ifindex, name),
             net.rename_link(ifindex, name),
         ),
+        Operation::SetMac(ifindex, mac) => {
+            (requests::set_mac(ifindex, mac), net.set_mac(ifindex, mac))
+        }
+        Operation::Lose(ifindex, address) => {
+            if !net.lose_neighbour(ifindex, address) {
+                return Ok(());
+            }
+            (requests::neighbour(ifindex, address, None, false), Ok(()))
+        }
         Operation::AddAddress(ifindex, address) => (
             requests::address(ifindex, &address, true),
             net.add_address(ifindex, address),

@@ -47,6 +47,7 @@ pub(crate) enum Operation {
     Delete(u32),
     SetUp(u32, bool),
     Rename(u32, &'static str),
+    SetMac(u32, [u8; 6]),
     AddAddress(u32, Address),
     DeleteAddress(u32, Address),
     AddOurs(Route),
@@ -56,6 +57,8 @@ pub(crate) enum Operation {
     Resolve(u32, Ipv4Addr),
     /// The search has ended.
     Answer(u32, Ipv4Addr, Option<[u8; 6]>),
+    /// One that was known does not answer any more.
+    Lose(u32, Ipv4Addr),
     SetNeighbour(u32, Ipv4Addr, [u8; 6], bool),
     DeleteNeighbour(u32, Ipv4Addr),
 }
@@ -103,6 +106,7 @@ impl Operation {
                     None => Self::SetUp(link.ifindex, true),
                 }
             }
+            (19, Some(ifindex)) => Self::SetMac(ifindex, mac(rng)),
             (19..33, _) => Self::AddAddress(ifindex, address(rng)),
             (33..40, _) => delete_address(rng, net),
             (40..56, _) => Self::AddOurs(ours(rng, ifindex)),
@@ -118,6 +122,10 @@ impl Operation {
                 let (ifindex, address) = resolving[rng.index(resolving.len())];
                 let mac = rng.chance(60).then(|| mac(rng));
                 Self::Answer(ifindex, address, mac)
+            }
+            (93, Some(ifindex)) if !net.neighbours(ifindex).is_empty() => {
+                let known = net.neighbours(ifindex);
+                Self::Lose(ifindex, known[rng.index(known.len())].0)
             }
             (93..98, Some(ifindex)) => {
                 Self::SetNeighbour(ifindex, any(rng, &NEIGHBOURS), mac(rng), rng.chance(30))

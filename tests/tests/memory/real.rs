@@ -33,8 +33,24 @@ pub(crate) struct Kernel<'a> {
     monitor: Monitor,
     table: Table,
     made: u32,
-    /// What was said last of each link: the kernel repeats it, for instance when it notices the carrier.
-    said: BTreeMap<u32, Event>,
+    /// By the kernel.
+    said: Said,
+    /// By the kernel in memory.
+    pub(crate) told: Said,
+}
+
+/// What was said last of each link. The kernel repeats it, for instance when it notices the carrier.
+#[derive(Default)]
+pub(crate) struct Said(BTreeMap<u32, Event>);
+
+impl Said {
+    /// Takes note of an event; returns whether it says of a link what was said last.
+    pub(crate) fn repeats(&mut self, event: &Event) -> bool {
+        let Event::Link { ifindex, .. } = event else {
+            return false;
+        };
+        self.0.insert(*ifindex, event.clone()).as_ref() == Some(event)
+    }
 }
 
 impl<'a> Kernel<'a> {
@@ -57,7 +73,8 @@ impl<'a> Kernel<'a> {
             monitor,
             table: Table::open(here)?,
             made: 0,
-            said: BTreeMap::new(),
+            said: Said::default(),
+            told: Said::default(),
         };
         kernel.monitor.tell_of_hosts();
         // The kernel may have made links of its own (`gre0`), which have taken indices.
@@ -179,13 +196,8 @@ impl<'a> Kernel<'a> {
                     }
                 }
                 Event::Overrun => bail!("notifications were lost"),
-                Event::Link { ref ifindex, .. } if self.said.get(ifindex) == Some(&event) => {}
-                event => {
-                    if let Event::Link { ifindex, .. } = &event {
-                        self.said.insert(*ifindex, event.clone());
-                    }
-                    events.push(event);
-                }
+                event if self.said.repeats(&event) => {}
+                event => events.push(event),
             }
         }
     }

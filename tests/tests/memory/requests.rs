@@ -38,6 +38,13 @@ pub(crate) fn rename(ifindex: u32, name: &str) -> Request {
     (libc::RTM_NEWLINK, 0, body)
 }
 
+/// Gives a link another Ethernet address.
+pub(crate) fn set_mac(ifindex: u32, mac: [u8; 6]) -> Request {
+    let mut body = link(ifindex, 0, 0);
+    attribute(&mut body, libc::IFLA_ADDRESS, &mac);
+    (libc::RTM_NEWLINK, 0, body)
+}
+
 fn link(ifindex: u32, flags: u32, change: u32) -> Vec<u8> {
     let mut body = vec![0; 4];
     for word in [ifindex, flags, change] {

@@ -3,6 +3,7 @@
 use fastrand::Rng;
 use nix::errno::Errno;
 
+use super::daemon::Deed;
 use super::machine::{Place, address_of};
 use super::node::Undo;
 use super::story::{Story, What};
@@ -11,6 +12,8 @@ use crate::memory::Call;
 
 /// For longer than this nothing is put off that was refused: the next full check sees to it.
 const PUT_OFF_NS: u64 = 12 * SECOND;
+/// Within so long a daemon notices that its routes are gone, and that they can come back.
+const BACK_NS: u64 = SECOND;
 
 impl World {
     /// Something happens to a node.
@@ -29,10 +32,7 @@ impl World {
         match what {
             What::Connect(other) => node.connect(other),
             What::Disconnect(other) => node.disconnect(vec![other]),
-            What::DisconnectAll => {
-                let all = node.wants.iter().copied().collect();
-                node.disconnect(all);
-            }
+            What::DisconnectAll => node.disconnect_all(),
             What::Freeze(ms) => node.frozen_until_ns = now_ns + ms * MS,
             What::Kill(effects, ms) | What::Purge(effects, ms) => {
                 if let Some(agent) = node.agent.as_mut().filter(|agent| !agent.is_stopping()) {
@@ -65,20 +65,26 @@ impl World {
                 self.wire.way(number, to).cut = true;
                 self.undo_way(number, to, ms);
             }
-            What::Move(place) => node.machine.put_address(place),
+            What::Move(place) => {
+                node.machine.put_address(place);
+                node.put_back_by(now_ns + self.rng.u64(..BACK_NS));
+            }
             What::Down(ms) => {
                 node.machine.set_tunnel_up(false);
                 node.undo.push((now_ns + ms * MS, Undo::Up));
+                node.put_back_by(now_ns + ms * MS + self.rng.u64(..BACK_NS));
             }
             What::Delete(ms) => {
                 node.machine.delete_tunnel();
                 node.undo.push((now_ns + ms * MS, Undo::Make));
+                node.put_back_by(now_ns + ms * MS + self.rng.u64(..BACK_NS));
             }
             What::RouteDeleted(other) => node.machine.delete_route(address_of(other)),
             What::Foreign(other, ms) => {
                 let dst = address_of(other);
                 node.machine.foreign_route(dst, true);
                 node.undo.push((now_ns + ms * MS, Undo::Unforeign(dst)));
+                node.put_back_by(now_ns + ms * MS + self.rng.u64(..BACK_NS));
             }
             What::Refuse(percent, ms) => {
                 let mut rng = Rng::with_seed(self.rng.u64(..));
@@ -104,6 +110,32 @@ impl World {
                 }
                 node.machine.lose_notices();
             }
+            What::Daemon(deed) => node.carry(deed, now_ns),
+            What::Unheard(deed) => {
+                node.carry(deed, now_ns);
+                node.machine.lose_notices();
+            }
+            What::Flap(other, times, ms) => {
+                for time in 0..u64::from(times) {
+                    node.do_by(now_ns + 2 * time * ms * MS, Deed::Suspend(other));
+                    node.do_by(now_ns + (2 * time + 1) * ms * MS, Deed::Back);
+                }
+            }
+            What::Reload(ms) => {
+                node.do_by(now_ns, Deed::SuspendAll);
+                node.do_by(now_ns + ms * MS, Deed::Back);
+            }
+            What::Mac(ms) => {
+                node.undo.push((now_ns + ms * MS, Undo::Announce));
+                self.renew(number);
+            }
+            What::Missed(other) => {
+                self.renew(other);
+                self.announce(other);
+                self.nodes[number].machine.lose_notices();
+            }
+            What::Lose(other) => node.machine.lose_neighbour(address_of(other), now_ns),
+            What::Mute(ms) => node.mute_until_ns = now_ns + ms * MS,
         }
     }
 
@@ -126,11 +158,13 @@ impl World {
             What::DisconnectAll => node.wants.iter().copied().collect(),
             _ => return,
         };
+        let mut frames = Vec::new();
         for other in others {
             node.wants.remove(&other);
-            if let Some(frame) = client.disconnect(other) {
-                self.wire.send(number, other, frame, now_ns, &mut self.rng);
-            }
+            frames.extend(client.disconnect(other).map(|frame| (other, frame)));
+        }
+        for (other, frame) in frames {
+            self.send(number, other, frame);
         }
     }
 
@@ -158,7 +192,17 @@ impl World {
             for other in 0..story.nodes {
                 node.machine.foreign_route(address_of(other), false);
             }
-            node.undo.clear();
+            node.mute_until_ns = 0;
+            // Searches go on.
+            node.undo
+                .retain(|(_, undo)| matches!(undo, Undo::Search(..)));
+            node.machine.settle_daemon(now_ns);
+            for other in 0..story.nodes {
+                node.watch.churned(other, now_ns);
+            }
+        }
+        for number in 0..story.nodes {
+            self.announce(number);
         }
     }
 }

@@ -1,17 +1,30 @@
 //! Telling a story, step by step.
 
+use std::net::Ipv4Addr;
+
 use super::agent::{Agent, Life};
-use super::check::{self, Condition, Ends};
+use super::agreement::{self, Ends};
+use super::beside;
+use super::check::{self, Condition};
 use super::finding::{Finding, NOW, Report};
-use super::machine::{Place, node_of};
+use super::machine::node_of;
 use super::node::Undo;
 use super::story::Story;
 use super::world::{AGREED_NS, BEGUN_NS, MS, SECOND, World};
 
 /// How often a node is looked at that does nothing, ns.
 const LOOK_NS: u64 = 100 * MS;
-/// Where the destination stands in an IPv4 header.
+/// How long after its last change a route may still make a peer of somebody.
+const CHURNED_NS: u64 = 3 * SECOND;
+/// Where the source and the destination stand in an IPv4 header.
+const SOURCE: usize = 12;
 const DESTINATION: usize = 16;
+
+/// Returns the address that stands somewhere in a packet.
+fn address_at(frame: &[u8], at: usize) -> Option<Ipv4Addr> {
+    let bytes: [u8; 4] = frame.get(at..at + 4)?.try_into().ok()?;
+    Some(bytes.into())
+}
 
 impl World {
     pub(super) fn run(mut self, story: &Story) -> Result<Report, Finding> {
@@ -45,6 +58,10 @@ impl World {
                 let slow = self.rng.u8(..) < 30;
                 match &mut node.client {
                     Some(client) => client.receive(&packet.frame, story.nodes, self.now_ns),
+                    None if node.machine.beside.is_some() => {
+                        let frame = beside::frame(packet.macs, &packet.frame);
+                        node.machine.receive(&frame, self.now_ns, slow);
+                    }
                     None => node.machine.receive(&packet.frame, self.now_ns, slow),
                 }
                 node.next_ns = self.now_ns;
@@ -53,9 +70,10 @@ impl World {
                 if self.nodes[number].next_ns <= self.now_ns {
                     self.step(number)?;
                     if story.gentle {
-                        let machine = &self.nodes[number].machine;
-                        check::timeouts(machine, warm_ns)
-                            .map_err(|what| self.finding(number, what))?;
+                        let node = &mut self.nodes[number];
+                        let warm = warm_ns..healed_ns;
+                        let kept = node.watch.kept(&node.machine, &warm, self.now_ns);
+                        kept.map_err(|what| self.finding(number, what))?;
                     }
                 }
             }
@@ -63,10 +81,13 @@ impl World {
         let machines: Vec<_> = self
             .nodes
             .drain(..)
-            .map(|node| (Ends::of(node.machine, node.client), node.wants))
+            .map(|node| {
+                let wanted = node.wanted();
+                (Ends::of(node.machine, node.client), wanted)
+            })
             .collect();
         let (ends, wants): (Vec<_>, Vec<_>) = machines.into_iter().unzip();
-        check::agreement(&ends, &wants).map_err(|(node, what)| Finding {
+        agreement::look(&ends, &wants).map_err(|(node, what)| Finding {
             at_ns: end_ns - BEGUN_NS,
             node,
             what: format!("no agreement {what}"),
@@ -83,7 +104,7 @@ impl World {
             self.step_client(number);
             return Ok(());
         }
-        let node = &mut self.nodes[number];
+        let mut node = &mut self.nodes[number];
         {
             let mut kernel = node.machine.kernel.borrow_mut();
             kernel.set_now_ns(now_ns);
@@ -98,8 +119,14 @@ impl World {
                 Undo::Up => node.machine.set_tunnel_up(true),
                 Undo::Make => node.machine.make_tunnel(),
                 Undo::Unforeign(dst) => node.machine.foreign_route(dst, false),
+                Undo::Daemon(deed) => node.carry(deed, now_ns),
                 Undo::Way(to) => *self.wire.way(number, to) = Default::default(),
+                Undo::Search(ifindex, address, times) => {
+                    self.searched(number, ifindex, address, times);
+                }
+                Undo::Announce => self.announce(number),
             }
+            node = &mut self.nodes[number];
         }
         if node.refused_until_ns != 0 && node.refused_until_ns <= now_ns {
             node.refused_until_ns = 0;
@@ -110,7 +137,9 @@ impl World {
             if std::mem::take(&mut node.purge) {
                 node.machine.purge();
             }
-            node.agent = Some(Agent::start(&node.machine, self.options.clone()));
+            let options = self.options[usize::from(node.machine.follows)].clone();
+            node.agent = Some(Agent::start(&node.machine, options));
+            node.started_ns = now_ns;
         }
         if self.healed && now_ns < self.settled_ns {
             node.operate(self.wire.nodes());
@@ -120,6 +149,10 @@ impl World {
         {
             agent.handle.die_after(0);
         }
+        // Answers go where packets have come from, whatever has become of that since.
+        let answering = node.machine.kernel.borrow().running().next().is_some();
+        self.send_frames(number, false)?;
+        let node = &mut self.nodes[number];
         let mut next_ns = now_ns + SECOND;
         let thawed = node.frozen_until_ns <= now_ns;
         if let Some(agent) = node.agent.as_mut().filter(|_| thawed) {
@@ -163,27 +196,18 @@ impl World {
             .extract_if(.., |(_, reply)| !reply.is_empty() || reply.is_terminated());
         for (others, mut reply) in answered.collect::<Vec<_>>() {
             if let Ok(Ok(_)) = reply.try_recv() {
-                let unwanted = others
-                    .into_iter()
-                    .filter(|other| !node.wants.contains(other));
-                node.watch.gone.extend(unwanted);
+                let (watch, machine) = (&mut node.watch, &node.machine);
+                let unwanted = others.into_iter().filter(|other| {
+                    let since_ns = now_ns.saturating_sub(CHURNED_NS);
+                    !node.wants.contains(other) && !machine.daemon.wants(*other, since_ns)
+                });
+                watch.gone.extend(unwanted);
             }
         }
-        let frames = node.machine.kernel.borrow_mut().take_frames();
-        for (_, frame) in frames {
-            let to = frame.get(DESTINATION..DESTINATION + 4).and_then(|bytes| {
-                let to: [u8; 4] = bytes.try_into().ok()?;
-                node_of(to.into(), self.wire.nodes())
-            });
-            let Some(to) = to else { continue };
-            let node = &mut self.nodes[number];
-            let away = node.machine.place == Place::Nowhere;
-            let sent = node.watch.sent(to, away, now_ns);
-            self.wire.send(number, to, frame, now_ns, &mut self.rng);
-            if let Err(what) = sent {
-                return Err(self.finding(number, what));
-            }
-        }
+        let well = node.is_well(now_ns);
+        let settled = node.is_settled(now_ns) && !answering;
+        self.send_frames(number, settled)?;
+        self.search(number);
         let node = &mut self.nodes[number];
         let timer_ns = node.machine.kernel.borrow().next_timer_ns();
         let undo_ns = node.undo.iter().map(|(at_ns, _)| *at_ns).min();
@@ -197,11 +221,8 @@ impl World {
         ];
         let more_ns = more.into_iter().flatten().min().unwrap_or(next_ns);
         node.next_ns = next_ns.min(more_ns).max(now_ns + 1);
-        let agent = node.agent.as_ref();
-        let well = agent.is_some_and(|agent| !agent.is_stopping());
-        let calm = node.refused_until_ns == 0 && node.calm_ns <= now_ns;
-        let well = well && thawed && calm;
         // A step in which the agent has done nothing breaks no promise but those that have their time.
+        let agent = node.agent.as_ref();
         let effects = agent.map(|agent| agent.handle.effects());
         if effects == node.seen.0 && now_ns < node.seen.1 + LOOK_NS {
             return Ok(());
@@ -209,6 +230,39 @@ impl World {
         node.seen = (effects, now_ns);
         let looked = node.watch.look(&node.machine, Condition { well }, now_ns);
         looked.map_err(|what| self.finding(number, what))
+    }
+
+    /// Sends the frames that have left a node. `settled`: they are of its agent, which has had time to notice where
+    /// they are to go.
+    fn send_frames(&mut self, number: usize, settled: bool) -> Result<(), Finding> {
+        let now_ns = self.now_ns;
+        let frames = self.nodes[number].machine.kernel.borrow_mut().take_frames();
+        for (_, mut frame) in frames {
+            let node = &mut self.nodes[number];
+            let beside = node.machine.beside.is_some();
+            let header = if beside { beside::HEADER_LEN } else { 0 };
+            let to = address_at(&frame, header + DESTINATION);
+            let to = to.and_then(|to| node_of(to, self.wire.nodes()));
+            let Some(to) = to else { continue };
+            let from = address_at(&frame, header + SOURCE);
+            let away = from.is_some_and(|from| !node.machine.holds(from));
+            let mut sent = node.watch.sent(to, away, now_ns);
+            if let Some(macs) = beside::macs(&frame).filter(|_| beside) {
+                if settled {
+                    let looked = node.machine.look_at_macs(macs, to, now_ns);
+                    sent = sent.and(looked);
+                }
+                if let Some(macs) = self.segment.carried(macs, to) {
+                    frame.drain(..header);
+                    self.wire
+                        .send((number, to), macs, frame, now_ns, &mut self.rng);
+                }
+            } else {
+                self.send(number, to, frame);
+            }
+            sent.map_err(|what| self.finding(number, what))?;
+        }
+        Ok(())
     }
 
     fn step_client(&mut self, number: usize) {
@@ -229,10 +283,11 @@ impl World {
         let Some(client) = &mut node.client else {
             return;
         };
-        for (to, frame) in client.run(now_ns, &mut self.rng) {
-            self.wire.send(number, to, frame, now_ns, &mut self.rng);
-        }
+        let frames = client.run(now_ns, &mut self.rng);
         let next_ns = client.next_ns().unwrap_or(u64::MAX);
         node.next_ns = next_ns.max(now_ns + 1).min(undo_ns);
+        for (to, frame) in frames {
+            self.send(number, to, frame);
+        }
     }
 }

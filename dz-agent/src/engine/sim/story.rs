@@ -5,6 +5,7 @@ use std::fmt;
 use dz_common::deployed::Release;
 use fastrand::Rng;
 
+use super::daemon::Deed;
 use super::machine::Place;
 
 const SECOND: u64 = 1_000_000_000;
@@ -52,6 +53,22 @@ pub enum What {
     Deaf,
     /// From now on the ring has room for so many events.
     Cramped(usize),
+    /// The daemon whose routes are followed does something.
+    Daemon(Deed),
+    /// The same, and the notification of it is lost, with all others that wait.
+    Unheard(Deed),
+    /// The daemon's routes to another node go and come back, so many times, each after so many ms.
+    Flap(usize, u8, u64),
+    /// The daemon takes all of its routes back, and puts them there again after so many ms.
+    Reload(u64),
+    /// The served interface gets another Ethernet address, of which the others hear after so many ms.
+    Mac(u64),
+    /// What is known of another node as a neighbour is known no longer.
+    Lose(usize),
+    /// Another node gets another Ethernet address and tells everybody, but the notification of it is lost.
+    Missed(usize),
+    /// Searches for the node as a neighbour are not answered for so many ms.
+    Mute(u64),
 }
 
 /// Something happens at a time of the story, to a node.
@@ -76,6 +93,10 @@ pub struct Story {
     pub places: Vec<Place>,
     /// Which of them have the deployed client, and of which pacing; the others have the agent.
     pub clients: Vec<Option<Release>>,
+    /// Which agents follow the routes of another daemon.
+    pub follows: Vec<bool>,
+    /// Which agents serve an Ethernet interface; the others serve a tunnel.
+    pub ethernet: Vec<bool>,
     /// Nothing in it may take a session down: the agents are frozen, killed, refused and deafened, but
     /// packets get through and addresses stay.
     pub gentle: bool,
@@ -91,6 +112,8 @@ impl fmt::Display for Story {
             nodes,
             places,
             clients,
+            follows,
+            ethernet,
             gentle,
             ..
         } = self;
@@ -99,6 +122,7 @@ impl fmt::Display for Story {
             "{nodes} nodes, addresses on {places:?}, gentle: {gentle}"
         )?;
         writeln!(f, "deployed clients: {clients:?}")?;
+        writeln!(f, "follow: {follows:?}, Ethernet: {ethernet:?}")?;
         for Happening { at_ns, node, what } in &self.events {
             writeln!(f, "{:>8} ms  node {node}: {what:?}", at_ns / MS)?;
         }
@@ -129,11 +153,18 @@ impl Story {
         let clients: Vec<_> = (0..nodes)
             .map(|node| client(&mut rng).filter(|_| node > 0))
             .collect();
+        let follow = |client: &Option<Release>| rng.bool() && client.is_none();
+        let follows = clients.iter().map(follow).collect();
+        let any_ethernet = rng.u8(..3) == 0;
+        let ethernet = |client: &Option<Release>| any_ethernet && rng.bool() && client.is_none();
+        let ethernet = clients.iter().map(ethernet).collect();
         let mut story = Self {
             seed,
             nodes,
             places,
             clients,
+            follows,
+            ethernet,
             gentle,
             events: Vec::new(),
             healed_ns: 30 * SECOND,
@@ -142,7 +173,11 @@ impl Story {
         for node in 0..nodes {
             for other in (0..nodes).filter(|other| *other != node) {
                 if rng.u8(..10) < 9 {
-                    story.add(rng.u64(MS..2 * SECOND), node, What::Connect(other));
+                    let what = match story.follows[node] && rng.u8(..3) > 0 {
+                        true => What::Daemon(Deed::plain(other)),
+                        false => What::Connect(other),
+                    };
+                    story.add(rng.u64(MS..2 * SECOND), node, what);
                 }
             }
         }
@@ -150,11 +185,18 @@ impl Story {
         for _ in 0..happenings {
             let node = rng.usize(..nodes);
             if gentle {
-                let what = story.gentle_one(&mut rng);
+                let what = story.gentle_one(&mut rng, node);
                 story.add(rng.u64(8 * SECOND..25 * SECOND), node, what);
             } else {
                 let what = story.any(&mut rng, node);
-                story.add(rng.u64(SECOND..25 * SECOND), node, what);
+                let at_ns = rng.u64(SECOND..25 * SECOND);
+                story.add(at_ns, node, what);
+                // What is to be read again cannot be read.
+                let unheard = matches!(what, What::Deaf | What::Unheard(_) | What::Missed(_));
+                if unheard && rng.u8(..3) == 0 {
+                    let refuse = What::Refuse(rng.u8(20..90), rng.u64(1..1_000));
+                    story.add(at_ns, node, refuse);
+                }
             }
         }
         if gentle {
@@ -180,19 +222,61 @@ impl Story {
         self.events.push(Happening { at_ns, node, what });
     }
 
-    fn gentle_one(&self, rng: &mut Rng) -> What {
-        let other = rng.usize(..self.nodes);
+    /// Says whether a route of a daemon's makes a peer of another node from the beginning.
+    fn is_followed(&self, node: usize, other: usize) -> bool {
+        let plain = What::Daemon(Deed::plain(other));
+        let mut events = self.events.iter();
+        events.any(|event| event.node == node && event.what == plain)
+    }
+
+    fn gentle_one(&self, rng: &mut Rng, node: usize) -> What {
+        let (other, beside) = (rng.usize(..self.nodes), self.ethernet[node]);
+        if beside && rng.u8(..6) == 0 {
+            return What::Lose(other);
+        }
+        if self.is_followed(node, other) && rng.bool() {
+            return match rng.u8(..6) {
+                0 => What::Flap(other, rng.u8(1..4), 0),
+                1 => What::Reload(0),
+                2 => What::Unheard(Deed::harmless(rng, other, beside)),
+                _ => What::Daemon(Deed::harmless(rng, other, beside)),
+            };
+        }
         match rng.u8(..5) {
             0 => What::Refuse(rng.u8(1..60), rng.u64(1..2_000)),
             1 => What::RouteDeleted(other),
-            2 => What::Foreign(other, rng.u64(1..8_000)),
+            // Where a followed route was, this would be its end.
+            2 if !self.gentle || !self.is_followed(node, other) => {
+                What::Foreign(other, rng.u64(1..8_000))
+            }
             3 => What::Cramped(rng.usize(..3)),
             _ => What::Deaf,
         }
     }
 
+    fn daemon(&self, rng: &mut Rng, other: usize) -> What {
+        match rng.u8(..8) {
+            0..3 => What::Daemon(Deed::any(rng, other)),
+            3 => What::Unheard(Deed::any(rng, other)),
+            4 => What::Reload(rng.u64(..1_000)),
+            5 => What::Flap(other, rng.u8(1..4), rng.u64(..2_000)),
+            _ => What::Flap(other, rng.u8(1..30), rng.u64(..12)),
+        }
+    }
+
     fn any(&self, rng: &mut Rng, node: usize) -> What {
         let other = rng.usize(..self.nodes);
+        if self.follows[node] && other != node && rng.u8(..3) == 0 {
+            return self.daemon(rng, other);
+        }
+        if self.ethernet[node] && rng.u8(..5) == 0 {
+            return match rng.u8(..4) {
+                0 => What::Missed(other),
+                1 => What::Mac(rng.u64(..4_000)),
+                2 => What::Mute(rng.u64(..8_000)),
+                _ => What::Lose(other),
+            };
+        }
         match rng.u8(..18) {
             0 => What::Connect(if other == node {
                 (node + 1) % self.nodes
@@ -215,7 +299,7 @@ impl Story {
             11 => What::Delete(rng.u64(1..5_000)),
             12 => What::Freeze(rng.u64(1..10_000)),
             13 => What::Kill(rng.u64(..40), rng.u64(1..8_000)),
-            _ => self.gentle_one(rng),
+            _ => self.gentle_one(rng, node),
         }
     }
 }

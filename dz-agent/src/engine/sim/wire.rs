@@ -5,6 +5,8 @@ use std::collections::BinaryHeap;
 
 use fastrand::Rng;
 
+use super::beside::Mac;
+
 const MS: u64 = 1_000_000;
 
 /// How one direction is at present.
@@ -26,6 +28,7 @@ pub(super) struct Packet {
     pub(super) at_ns: u64,
     number: u64,
     pub(super) to: usize,
+    pub(super) macs: (Mac, Mac),
     pub(super) frame: Vec<u8>,
 }
 
@@ -60,18 +63,26 @@ impl Wire {
         self.ways.fill(Way::default());
     }
 
+    /// Says whether something small is lost on its way.
+    pub(super) fn loses(&mut self, from: usize, to: usize, rng: &mut Rng) -> bool {
+        let way = *self.way(from, to);
+        way.cut || rng.u8(..100) < way.loss
+    }
+
+    /// Sends a packet, with the Ethernet addresses that it carries where the far end is Ethernet: its own, and
+    /// the sender's.
     pub(super) fn send(
         &mut self,
-        from: usize,
-        to: usize,
+        (from, to): (usize, usize),
+        macs: (Mac, Mac),
         frame: Vec<u8>,
         now_ns: u64,
         rng: &mut Rng,
     ) {
-        let way = *self.way(from, to);
-        if way.cut || rng.u8(..100) < way.loss {
+        if self.loses(from, to, rng) {
             return;
         }
+        let way = *self.way(from, to);
         let copies = 1 + u32::from(rng.u8(..100) < way.doubled);
         for _ in 0..copies {
             self.sent += 1;
@@ -80,6 +91,7 @@ impl Wire {
                 at_ns: now_ns + rng.u64(MS..5 * MS) + rng.u64(..=jitter_ns),
                 number: self.sent,
                 to,
+                macs,
                 frame: frame.clone(),
             }));
         }

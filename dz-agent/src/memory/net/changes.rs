@@ -92,6 +92,17 @@ impl Net {
         Ok(())
     }
 
+    /// Gives an interface another Ethernet address: it forgets its neighbours.
+    ///
+    /// # Errors
+    /// There is no such interface (`ENODEV`), or it has none (`EOPNOTSUPP`).
+    pub fn set_mac(&mut self, ifindex: u32, mac: [u8; 6]) -> Result<(), NetlinkError> {
+        self.links.set_mac(ifindex, mac).map_err(refused)?;
+        self.forget_neighbours(ifindex, true);
+        self.tell_of_link(ifindex, false);
+        Ok(())
+    }
+
     /// Adds an address. Whether it is secondary is the kernel's decision.
     ///
     /// # Errors
@@ -138,6 +149,16 @@ impl Net {
         if self.neighbours.answer(ifindex, address, mac) {
             self.tell_of_neighbour(ifindex, address, mac);
         }
+    }
+
+    /// A neighbour that was known does not answer any more, and has failed. One that is permanent is not asked.
+    /// Returns whether there was such a one.
+    pub fn lose_neighbour(&mut self, ifindex: u32, address: Ipv4Addr) -> bool {
+        let lost = self.neighbours.lose(ifindex, address);
+        if lost {
+            self.tell_of_neighbour(ifindex, address, None);
+        }
+        lost
     }
 
     /// Writes a neighbour of an Ethernet interface, as an administrator does.

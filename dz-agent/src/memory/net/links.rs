@@ -150,6 +150,16 @@ impl Links {
         Ok(std::mem::replace(&mut device.carrier, carrier) != carrier)
     }
 
+    /// Gives an interface another Ethernet address.
+    ///
+    /// # Errors
+    /// There is no such interface (`ENODEV`), or it has none (`EOPNOTSUPP`).
+    pub(super) fn set_mac(&mut self, ifindex: u32, mac: [u8; 6]) -> Result<(), Errno> {
+        let own = &mut self.device(ifindex)?.shape.mac;
+        *own.as_mut().ok_or(Errno::EOPNOTSUPP)? = mac;
+        Ok(())
+    }
+
     fn device(&mut self, ifindex: u32) -> Result<&mut Device, Errno> {
         self.devices.get_mut(&ifindex).ok_or(Errno::ENODEV)
     }

@@ -55,6 +55,18 @@ impl Neighbours {
         true
     }
 
+    /// Has a known neighbour fail that is not permanent; returns whether there is such a one.
+    pub(super) fn lose(&mut self, ifindex: u32, address: Ipv4Addr) -> bool {
+        let state = self.0.get_mut(&(ifindex, address));
+        let is_lost =
+            |state: &&mut State| matches!(state, State::Known { permanent, .. } if !*permanent);
+        let Some(state) = state.filter(is_lost) else {
+            return false;
+        };
+        *state = State::Failed;
+        true
+    }
+
     /// Writes a neighbour; returns whether that is news.
     pub(super) fn set(
         &mut self,
@@ -117,6 +129,17 @@ mod tests {
         assert_eq!(neighbours.resolve(7, FAR), Some(MAC));
         assert_eq!(neighbours.known(7).collect::<Vec<_>>(), [(FAR, MAC)]);
         assert_eq!(neighbours.known(8).count(), 0);
+    }
+
+    #[test]
+    fn a_permanent_one_does_not_fail() {
+        let mut neighbours = Neighbours::default();
+        assert!(!neighbours.lose(7, FAR));
+        neighbours.set(7, FAR, MAC, true);
+        assert!(!neighbours.lose(7, FAR));
+        neighbours.set(7, FAR, MAC, false);
+        assert!(neighbours.lose(7, FAR) && !neighbours.lose(7, FAR));
+        assert_eq!(neighbours.known(7).count(), 0);
     }
 
     #[test]
