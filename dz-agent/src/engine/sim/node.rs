@@ -128,6 +128,8 @@ impl Node {
         for other in &others {
             self.wants.remove(other);
         }
+        // A followed route to one of them may have another gateway.
+        self.machine.turn();
         self.asked.push((others, answer));
     }
 
