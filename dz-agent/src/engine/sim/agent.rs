@@ -286,6 +286,8 @@ impl Agent {
                     engine.changed_at_the_end(event).await;
                 }));
             }
+            // Nobody waits for the end of a full check or of a look-up any more (`Engine::withdraw`).
+            Some(Turn::Routes(_) | Turn::Detour(_)) => return Ok(Task::Idle(engine)),
             Some(turn) => return Ok(take(engine, turn)),
             None => {}
         }
