@@ -97,7 +97,7 @@ fn keep_pin(held: &Held, mended: &mut dyn FnMut(&'static str)) -> Result<(), Lin
 }
 
 /// Returns the kernel id of a program.
-pub(super) fn id(program: &Loaded<'_>) -> Result<u32, ProgramError> {
+fn id(program: &Loaded<'_>) -> Result<u32, ProgramError> {
     let info = match program {
         Loaded::Tc(program) => program.info()?,
         Loaded::Xdp(program) => program.info()?,

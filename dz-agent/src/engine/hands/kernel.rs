@@ -248,6 +248,12 @@ impl Hands for KernelHands {
         index: usize,
         interface: &Interface,
     ) -> Result<Kept, NetlinkError> {
+        // Read now: the programs may have been attached since the interface was.
+        let found = links::by_name(self.connections.netlink(), &interface.name).await?;
+        // Another one by now is not the one that is served, and has a notification of its own.
+        let Some(interface) = &found.filter(|found| found.ifindex == interface.ifindex) else {
+            return Ok(Kept::default());
+        };
         let filters = match self.datapath.has_tcx() {
             true => Default::default(),
             false => filters::chains(self.connections.netlink(), interface.ifindex).await?,
