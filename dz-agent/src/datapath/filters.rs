@@ -4,7 +4,6 @@ use std::thread;
 
 use aya::programs::TcAttachType;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::tc::{
     TcAttribute, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption,
 };
@@ -42,13 +41,8 @@ impl Filter {
 /// # Errors
 /// The kernel could not be asked.
 pub async fn list(netlink: &Netlink) -> Result<Vec<Filter>, NetlinkError> {
-    let keep = |message| match message {
-        RouteNetlinkMessage::NewLink(message) => Some(links::interface(&message)),
-        _ => None,
-    };
-    let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
     let mut found = Vec::new();
-    for interface in netlink.dump(request, keep).await? {
+    for interface in links::list(netlink).await? {
         let Ok(index) = i32::try_from(interface.ifindex) else {
             continue;
         };

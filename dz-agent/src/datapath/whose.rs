@@ -5,16 +5,13 @@
 
 use std::path::Path;
 
-use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::LinkMessage;
-
 use super::hook::Hook;
 use super::pins::Pin;
 use super::raw::link::{self, LinkInfo};
 use super::raw::query;
 use crate::error::{ExitCode, FailWith, Failure};
+use crate::net::Netlink;
 use crate::net::links::{self, Interface};
-use crate::net::{Netlink, NetlinkError};
 
 /// Checks that every pinned link in a directory that still is on an interface is on one of this network namespace.
 ///
@@ -24,7 +21,7 @@ pub async fn check_pins(pin_dir: &Path) -> Result<(), Failure> {
     let shown = pin_dir.display();
     let pins = Pin::list(pin_dir).fail_with(ExitCode::Failure, || shown.to_string())?;
     let netlink = Netlink::open().fail_with(ExitCode::Failure, || "netlink")?;
-    let interfaces = interfaces(&netlink).await;
+    let interfaces = links::list(&netlink).await;
     let interfaces = interfaces.fail_with(ExitCode::Failure, || "reading the interfaces")?;
     for pin in pins {
         let hook = match &pin {
@@ -63,13 +60,4 @@ pub(super) fn is_on(link: &LinkInfo, interface: &Interface, hook: Hook) -> bool 
         }
     };
     link.ifindex == interface.ifindex && has_program()
-}
-
-async fn interfaces(netlink: &Netlink) -> Result<Vec<Interface>, NetlinkError> {
-    let keep = |message| match message {
-        RouteNetlinkMessage::NewLink(message) => Some(links::interface(&message)),
-        _ => None,
-    };
-    let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    netlink.dump(request, keep).await
 }

@@ -201,6 +201,19 @@ pub(crate) fn address(message: &AddressMessage) -> Option<Address> {
     })
 }
 
+/// Reads every interface of this network namespace.
+///
+/// # Errors
+/// The kernel could not be asked.
+pub(crate) async fn list(netlink: &Netlink) -> Result<Vec<Interface>, NetlinkError> {
+    let keep = |message| match message {
+        RouteNetlinkMessage::NewLink(message) => Some(interface(&message)),
+        _ => None,
+    };
+    let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    netlink.dump(request, keep).await
+}
+
 /// Reads a link message of the kernel.
 pub(crate) fn interface(message: &LinkMessage) -> Interface {
     let header = &message.header;

@@ -4,6 +4,7 @@
 mod between;
 mod meanwhile;
 mod scene;
+mod xdp;
 
 use std::process::ExitCode;
 
@@ -12,5 +13,6 @@ use dz_tests::harness::run;
 fn main() -> ExitCode {
     let mut tests = meanwhile::tests();
     tests.extend(between::tests());
+    tests.extend(xdp::tests());
     run(tests)
 }
