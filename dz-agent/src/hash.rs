@@ -12,7 +12,9 @@ pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, Order>;
 pub(crate) type HashSet<T> = std::collections::HashSet<T, Order>;
 
 #[cfg(any(test, feature = "sim"))]
-pub(crate) use seeded::{Order, seed};
+pub(crate) use seeded::Order;
+#[cfg(feature = "sim")]
+pub(crate) use seeded::seed;
 
 #[cfg(any(test, feature = "sim"))]
 mod seeded {

@@ -71,6 +71,7 @@ pub async fn serve<L: Accept>(
     stop: impl Future<Output = ()>,
 ) {
     let slots = Arc::new(Semaphore::new(clients.most()));
+    // Of anybody's, the oldest first.
     let mut open = VecDeque::new();
     let graceful = GracefulShutdown::new();
     let mut stop = std::pin::pin!(stop);
@@ -117,8 +118,9 @@ pub async fn serve<L: Accept>(
             }
             drop(slot);
         });
-        open.push_back(task.abort_handle());
-        open.retain(|connection: &AbortHandle| !connection.is_finished());
+        if clients == Clients::Anybodys {
+            open.push_back(task.abort_handle());
+        }
     }
     drop(listener);
     if timeout(STOP_TIME, graceful.shutdown()).await.is_err() {
@@ -133,5 +135,54 @@ fn make_room(open: &mut VecDeque<AbortHandle>, most: usize) {
         && let Some(oldest) = open.pop_front()
     {
         oldest.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tempfile::TempDir;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+
+    use super::super::unix_socket::{API, UnixSocket};
+    use super::*;
+
+    /// More than the kernel keeps for a reader.
+    const LARGE: usize = 16 << 20;
+
+    async fn asked(directory: &TempDir, clients: Clients) -> UnixStream {
+        let path = directory.path().join("socket");
+        let listener = UnixSocket::bind(&path, API).unwrap();
+        let routes = Router::new().route("/", get(async || vec![0_u8; LARGE]));
+        tokio::spawn(serve(listener, routes, clients, std::future::pending()));
+        let mut stream = UnixStream::connect(path).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        stream
+    }
+
+    async fn rest(mut stream: UnixStream) -> usize {
+        let mut text = Vec::new();
+        let _ = stream.read_to_end(&mut text).await;
+        text.len()
+    }
+
+    /// The clock stands still but while everybody waits.
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_nothing_is_let_go() {
+        for (clients, patience) in [
+            (Clients::Ours, WRITE_TIME),
+            (Clients::Anybodys, Clients::Anybodys.lifetime()),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let stream = asked(&directory, clients).await;
+            tokio::time::sleep(patience - Duration::from_secs(1)).await;
+            assert!(rest(stream).await > LARGE, "{clients:?} in time");
+            let directory = tempfile::tempdir().unwrap();
+            let stream = asked(&directory, clients).await;
+            tokio::time::sleep(patience + Duration::from_secs(1)).await;
+            assert!(rest(stream).await < LARGE, "{clients:?} too late");
+        }
     }
 }
