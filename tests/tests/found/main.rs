@@ -2,6 +2,7 @@
 //! by asking the kernel, said, and put right.
 
 mod between;
+mod clsact;
 mod meanwhile;
 mod scene;
 mod xdp;
@@ -14,5 +15,6 @@ fn main() -> ExitCode {
     let mut tests = meanwhile::tests();
     tests.extend(between::tests());
     tests.extend(xdp::tests());
+    tests.extend(clsact::tests());
     run(tests)
 }

@@ -11,7 +11,7 @@ use dz_tests::harness::Test;
 use dz_tests::wait::eventually;
 use nix::sys::signal::Signal;
 
-use crate::scene::{NEEDS, NEEDS_TCX, Scene, TWO_CHECKS, detach, program, start, until_up};
+use crate::scene::{NEEDS_TCX, Scene, TWO_CHECKS, detach, program, start, until_up};
 
 pub(crate) fn tests() -> Vec<Test> {
     let hook = |name: &str, pin: &'static str, hook: &'static str| {
@@ -29,13 +29,6 @@ pub(crate) fn tests() -> Vec<Test> {
         &NEEDS_TCX,
         others_before,
     ));
-    if !attached::by_tcx() {
-        tests.push(Test::new(
-            "meanwhile::clsact_deleted",
-            &NEEDS,
-            clsact_deleted,
-        ));
-    }
     tests
 }
 
@@ -100,13 +93,4 @@ fn others_before() -> Result<()> {
     until_up(&scene.agent)?;
     drop((first, second));
     Ok(())
-}
-
-/// Below Linux 6.6 our programs are filters of this qdisc.
-fn clsact_deleted() -> Result<()> {
-    let scene = Scene::new("clsact")?;
-    let delete = format!("tc qdisc delete dev {INTERFACE} clsact");
-    scene.bed.here.command(&delete)?;
-    scene.until_mended("ingress", 1)?;
-    scene.until_mended("gate", 1)
 }
