@@ -28,6 +28,7 @@ fn start(cli: &Cli) -> Result<(), Failure> {
     runtime.block_on(async {
         match &cli.action {
             Action::Run(options) => run(options, &cli.socket).await,
+            Action::Prepare(options) => prepare(options).await,
             Action::Connect(options) => ask::connect(&cli.socket, options).await,
             Action::Disconnect(options) => ask::disconnect(&cli.socket, options).await,
             Action::Purge(options) => purge::purge(options).await,
@@ -43,4 +44,9 @@ async fn run(options: &RunOptions, socket: &Path) -> Result<(), Failure> {
     heap::give_large_blocks_back();
     let floods = logging::init(options.log_format, options.log_level)?;
     engine::run(options.clone(), socket, floods).await
+}
+
+async fn prepare(options: &RunOptions) -> Result<(), Failure> {
+    logging::init(options.log_format, options.log_level)?;
+    engine::prepare(options).await
 }

@@ -17,6 +17,7 @@ use crate::faults::{self, Faults};
 use crate::netns::Netns;
 use crate::process::Process;
 use crate::program::program_with_faults;
+use crate::rights;
 use crate::wait::eventually;
 
 pub use crate::program::program;
@@ -139,12 +140,25 @@ impl Agent {
     /// # Errors
     /// It ends, or does not answer in time.
     pub fn start_by(wrapper: &[&str], netns: &Netns, arguments: &[&str]) -> anyhow::Result<Self> {
+        let mut agent = Self::spawn_by(wrapper, Home::new()?, netns, arguments)?;
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
+    /// The same in a home, without waiting.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub fn spawn_by(
+        wrapper: &[&str],
+        home: Home,
+        netns: &Netns,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
         let (first, rest) = wrapper.split_first().context("a wrapper")?;
         let mut command = Command::new(first);
         command.args(rest).arg(program()?);
-        let mut agent = Self::spawn_program(command, Home::new()?, netns, arguments)?;
-        agent.wait_ready()?;
-        Ok(agent)
+        Self::spawn_program(command, home, netns, arguments)
     }
 
     /// Starts it without waiting.
@@ -185,12 +199,13 @@ impl Agent {
     }
 
     fn spawn_program(
-        mut command: Command,
+        command: Command,
         home: Home,
         netns: &Netns,
         arguments: &[&str],
     ) -> anyhow::Result<Self> {
-        command.arg("--socket").arg(home.socket()).arg("run");
+        let mut command = rights::started(command)?;
+        command.arg("--socket").arg(home.socket());
         command.arg("--pin-dir").arg(home.pin_dir());
         command.arg("--state-dir").arg(home.state_dir());
         command.args(arguments);

@@ -34,6 +34,7 @@ pub mod program;
 pub mod queue;
 pub mod raw;
 pub mod receive;
+pub mod rights;
 pub mod rng;
 pub mod route_log;
 pub mod rtnl;

@@ -61,6 +61,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
             .env("CARGO_MANIFEST_DIR", &program.folder)
             .env("DZ_AGENT", &programs.agent)
             .env("DZ_AGENT_WITH_FAULTS", &programs.agent_with_faults)
+            .env("DZ_TEST_RIGHTS", program.rights)
             .env("PATH", machine::path()?);
         println!("\n==== {}", program.name);
         let _folder = sh().push_dir(&program.folder);

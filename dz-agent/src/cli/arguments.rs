@@ -66,6 +66,9 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not allowed, 
 pub enum Action {
     /// Run the agent.
     Run(Box<RunOptions>),
+    /// Do with full rights what the same `run` may need and a service's rights do not allow: take over the kernel part of an
+    /// earlier version, remove programs of dead agents with other pins, mount the BPF file system. Ends at once.
+    Prepare(Box<RunOptions>),
     /// Keep a session with each of these peers.
     Connect(ConnectOptions),
     /// Give sessions up: AdminDown to the peers, routes withdrawn.
@@ -185,6 +188,7 @@ pub struct PurgeOptions {
         env = "DZ_AGENT_INTERFACE",
         value_name = "NAME",
         value_delimiter = ',',
+        default_value = "doublezero0",
         value_parser = parse_interface
     )]
     pub interfaces: Vec<String>,

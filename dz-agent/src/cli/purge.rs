@@ -1,9 +1,10 @@
 //! `purge` removes routes, programs and pins that a dead agent has left, and lists them.
 //!
-//! Routes go first: the interfaces that they are on are known by the link pins, so that a purge that
-//! is cut short can be repeated. Whatever is not known to be ours stays.
+//! What it removes is found by the pins, and by the programs that are on interfaces: those of an agent whose pins nobody
+//! sees any more are known by their names. Routes go first: the interfaces that they are on are known by the programs, so
+//! that a purge that is cut short can be repeated. Whatever is not known to be ours stays.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
 use std::io;
@@ -11,11 +12,12 @@ use std::path::Path;
 
 use super::arguments::PurgeOptions;
 use super::output::print;
-use crate::datapath::{MapReader, Pin, filters, unfinished};
+use crate::datapath::{MapReader, Pin, Stray, filters, strays, unfinished};
 use crate::error::{ExitCode, FailWith, Failure};
-use crate::host::lock::{InterfaceLock, PinDirLock};
+use crate::host::lock::{self, InterfaceLock, PinDirLock};
+use crate::net::Netlink;
+use crate::net::links::{self, Interface};
 use crate::net::routes::{Deleted, Routes};
-use crate::net::{Netlink, links};
 
 /// Carries out `purge`.
 ///
@@ -36,20 +38,35 @@ pub async fn purge(options: &PurgeOptions) -> Result<(), Failure> {
         || "reading the filters of the interfaces",
     )?;
 
-    let mut interfaces: BTreeSet<&str> = options.interfaces.iter().map(String::as_str).collect();
-    interfaces.extend(filtered.iter().map(|filter| filter.interface.as_str()));
-    interfaces.extend(pins.iter().filter_map(Pin::interface));
-    let mut locks = Vec::with_capacity(interfaces.len());
-    for interface in &interfaces {
-        locks.push(InterfaceLock::acquire(interface).map_err(Failure::from)?);
+    let mut named: BTreeSet<&str> = options.interfaces.iter().map(String::as_str).collect();
+    named.extend(filtered.iter().map(|filter| filter.interface.as_str()));
+    named.extend(pins.iter().filter_map(Pin::interface));
+    let mut locked = BTreeMap::new();
+    for interface in named {
+        let lock = InterfaceLock::acquire(interface).map_err(Failure::from)?;
+        locked.insert(interface.to_owned(), lock);
     }
 
     let mut report = Report::new(options.dry_run);
     report.found(pin_dir, &pins);
+    let interfaces = links::list(&netlink).await;
+    let interfaces = interfaces.fail_with(ExitCode::Failure, || "reading the interfaces")?;
+    let mut strays = report.strays(pin_dir, &interfaces);
+    strays.retain(|stray| {
+        let name = stray.interface.as_str();
+        // An agent that runs may have its pins elsewhere, and has the lock.
+        locked.contains_key(name)
+            || InterfaceLock::acquire(name)
+                .map(|lock| locked.insert(name.to_owned(), lock))
+                .is_ok()
+    });
     let routes = Routes::new(netlink.clone(), options.route_protocol);
-    for interface in &interfaces {
-        let removed = report.routes(&netlink, &routes, interface).await;
-        report.note(removed.map_err(|error| format!("routes of {interface}: {error:#}")));
+    let removed = report.routes(&routes, &interfaces, &locked).await;
+    report.note(removed.map_err(|error| format!("routes: {error:#}")));
+    for stray in &strays {
+        let (program, interface) = (&stray.program, &stray.interface);
+        let what = format!("{program} on {interface} (its pin is not here)");
+        report.remove(&what, || stray.detach());
     }
     let left = if options.dry_run {
         Vec::new()
@@ -147,29 +164,60 @@ impl Report {
         }
     }
 
+    /// Finds programs of ours that no pin here holds.
+    fn strays(&mut self, pin_dir: &Path, interfaces: &[Interface]) -> Vec<Stray> {
+        strays(pin_dir, interfaces).unwrap_or_else(|error| {
+            self.faults.push(match error.raw_os_error() {
+                Some(libc::EPERM) => {
+                    "programs of ours without a pin here: nobody but CAP_SYS_ADMIN \
+                                      finds them: run as root"
+                        .to_owned()
+                }
+                _ => format!("programs of ours without a pin here: {error}"),
+            });
+            Vec::new()
+        })
+    }
+
+    /// Removes the routes on interfaces that are locked. Those on others may be somebody else's, and are only named.
     async fn routes(
         &mut self,
-        netlink: &Netlink,
         routes: &Routes,
-        interface: &str,
+        interfaces: &[Interface],
+        locked: &BTreeMap<String, InterfaceLock>,
     ) -> anyhow::Result<()> {
-        // The routes of an interface go with it.
-        let Some(found) = links::by_name(netlink, interface).await? else {
-            return Ok(());
-        };
-        for route in routes.list(Some(found.ifindex)).await? {
+        let mut others: BTreeMap<&str, u64> = BTreeMap::new();
+        for route in routes.list(None).await? {
+            // The routes of an interface go with it.
+            let Some(name) = name_of(interfaces, route.ifindex) else {
+                continue;
+            };
+            if !locked.contains_key(name) {
+                *others.entry(name).or_default() += 1;
+                continue;
+            }
             let deleted = if self.dry_run {
                 Ok(Deleted::Deleted)
             } else {
                 routes.delete(route.dst, route.ifindex).await
             };
             match deleted {
-                Ok(Deleted::Deleted) => {
-                    self.say(&format!("route {}/32 dev {interface}", route.dst))
-                }
+                Ok(Deleted::Deleted) => self.say(&format!("route {}/32 dev {name}", route.dst)),
                 Ok(Deleted::AlreadyGone) => {}
                 Err(error) => self.faults.push(error.to_string()),
             }
+        }
+        let served = lock::served();
+        for (name, count) in others
+            .into_iter()
+            .filter(|(name, _)| !served.contains(*name))
+        {
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                self.text,
+                "left alone: routes of our protocol number on {name} ({count}): if a dead agent served it: \
+                 `dz-agent purge --interface {name}`"
+            );
         }
         Ok(())
     }
@@ -197,4 +245,10 @@ impl Report {
         let text = format!("not removed: {}", self.faults.join("; "));
         Err(Failure::new(ExitCode::Failure, text))
     }
+}
+
+fn name_of(interfaces: &[Interface], ifindex: u32) -> Option<&str> {
+    let mut interfaces = interfaces.iter();
+    let found = interfaces.find(|interface| interface.ifindex == ifindex);
+    found.map(|interface| interface.name.as_str())
 }

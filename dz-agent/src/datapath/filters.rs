@@ -69,7 +69,7 @@ pub(super) fn list_at_once() -> Result<Vec<Filter>, String> {
 }
 
 /// Asks while the caller's thread waits.
-fn at_once<T: Send>(
+pub(super) fn at_once<T: Send>(
     ask: impl AsyncFnOnce(&Netlink) -> Result<T, NetlinkError> + Send,
 ) -> Result<T, String> {
     let asked = || {
@@ -85,7 +85,7 @@ fn at_once<T: Send>(
     // A runtime does not start on the thread of another one.
     let answer = thread::scope(|scope| scope.spawn(asked).join());
     let answer = answer.unwrap_or_else(|_| Err("the thread has died".to_owned()));
-    answer.map_err(|error| format!("reading the filters of the interfaces: {error}"))
+    answer.map_err(|error| format!("reading the interfaces and their filters: {error}"))
 }
 
 /// Takes filters away that [`list`] has found, and lists those that are still there. No others are taken

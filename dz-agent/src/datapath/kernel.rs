@@ -2,14 +2,13 @@
 
 use std::error::Error;
 use std::path::Path;
-use std::process::Command;
 
 use aya::maps::MapType;
 use aya::programs::ProgramType;
 use aya::sys::{is_map_supported, is_program_supported};
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::sys::utsname::uname;
 
+use super::bpffs::ensure_bpffs;
 use super::causes::{chain, os_error};
 use super::signals::undisturbed;
 use crate::error::{ExitCode, Failure};
@@ -127,39 +126,6 @@ pub(super) fn kernel_at_least(major: u32, minor: u32) -> bool {
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
-/// Makes sure that the pin directory lies on a BPF file system; mounts one at its usual place, as
-/// bpftool does, for minimal systems without systemd do not. Never over another one, whose pins would be
-/// out of sight: the pin directory may be a link to somewhere else.
-fn ensure_bpffs(pin_dir: &Path) -> Result<(), Failure> {
-    const USUAL: &str = "/sys/fs/bpf";
-    if is_bpffs(pin_dir) {
-        return Ok(());
-    }
-    if pin_dir.starts_with(USUAL) && !is_bpffs(Path::new(USUAL)) {
-        let mount = Command::new("mount")
-            .args(["-t", "bpf", "bpf", USUAL])
-            .output();
-        if mount.is_ok_and(|output| output.status.success()) && is_bpffs(pin_dir) {
-            return Ok(());
-        }
-    }
-    Err(Failure::new(
-        ExitCode::Kernel,
-        format!(
-            "{}: not on a BPF file system: `mount -t bpf bpf {USUAL}`, or choose another --pin-dir",
-            pin_dir.display()
-        ),
-    ))
-}
-
-/// Says whether the deepest existing folder of `path` is on a BPF file system.
-fn is_bpffs(path: &Path) -> bool {
-    let Some(existing) = path.ancestors().find(|path| path.exists()) else {
-        return false;
-    };
-    statfs(existing).is_ok_and(|facts| facts.filesystem_type() == BPF_FS_MAGIC)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Loads the kernel part, attaches it to interfaces, and gives typed access to its maps.
 
 mod attach;
+mod bpffs;
 mod causes;
 mod choice;
 mod clock;
@@ -25,11 +26,13 @@ mod readable;
 mod release;
 mod settings;
 mod signals;
+mod strays;
 mod upgrade;
 mod whole;
 mod whose;
 
 pub use attach::Attachment;
+pub use bpffs::Lasting;
 pub use choice::{Choice, choose};
 pub use clock::now_ns;
 pub use grace::wait_for_programs;
@@ -45,6 +48,7 @@ pub use programs::{Order, Transmitted};
 pub use readable::readable;
 pub use settings::Settings;
 pub use signals::undisturbed;
-pub use upgrade::{take_over, unfinished};
+pub use strays::{Stray, strays};
+pub use upgrade::{keep_types, take_over, unfinished};
 pub use whole::Datapath;
 pub use whose::check_pins;

@@ -11,6 +11,8 @@ use dz_common::packet::Version;
 pub struct Settings {
     /// The folder that maps and links are pinned in.
     pub pin_dir: PathBuf,
+    /// The folder that the types of the maps are kept in, for later versions.
+    pub state_dir: PathBuf,
     /// UDP port.
     pub port: u16,
     /// Packets of unknown peers go on to the stack.

@@ -10,6 +10,7 @@ mod decide;
 mod flows;
 mod hands;
 mod parts;
+mod prepare;
 mod run;
 mod show;
 #[cfg(feature = "sim")]
@@ -19,5 +20,6 @@ mod state;
 mod stop;
 mod turn;
 
+pub use prepare::prepare;
 pub use show::inspect::Inspector;
 pub use start::run;

@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::configured;
-use crate::datapath::{check_kernel, check_pins, readable};
+use crate::datapath::{Lasting, check_kernel, check_pins, readable};
+use crate::engine::hands::earlier::remove_strays;
 use crate::engine::hands::holding::Holding;
 use crate::engine::hands::kernel::KernelHands;
 use crate::engine::hands::pins::remove_pins;
@@ -55,6 +56,11 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
 
     let hands = KernelHands::load(&options, holdings, realtime)
         .inspect_err(|_| remove_pins(&options.pin_dir, fresh))?;
+    remove_strays(&options.pin_dir, &options.interfaces).await?;
+    let lasting = Lasting::of(&options.pin_dir);
+    if let Some(warning) = lasting.warning(&options.pin_dir) {
+        warn!("{warning}");
+    }
     let pin_dir = options.pin_dir.clone();
     let prepared = Prepared {
         wants: Wants::new(configured, policy, Followed::new(conditions)),
@@ -72,7 +78,15 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
     .await;
     match &result {
         Ok(Stop::Withdraw) => remove_pins(&pin_dir, true),
-        Ok(Stop::Leave) => info!("stopped; the kernel part goes on for the next start"),
+        Ok(Stop::Leave) => match lasting {
+            Lasting::Machine => info!("stopped; the kernel part goes on for the next start"),
+            Lasting::MountNamespace => {
+                warn!("stopped; the kernel part ends with this mount namespace, routes stay")
+            }
+            Lasting::Unknown => info!(
+                "stopped; the kernel part goes on for the next start if the BPF file system does"
+            ),
+        },
         Err(_) => remove_pins(&pin_dir, fresh),
     }
     result.map(|_| ())

@@ -30,6 +30,7 @@ const PEER_DISCR: u32 = 0x5678;
 pub(super) fn settings() -> Settings {
     Settings {
         pin_dir: "/nowhere".into(),
+        state_dir: "/nowhere".into(),
         port: LIVENESS_PORT,
         unknown_pass: false,
         max_sessions: 1,

@@ -3,6 +3,7 @@
 
 mod between;
 mod clsact;
+mod elsewhere;
 mod meanwhile;
 mod scene;
 mod xdp;
@@ -14,6 +15,7 @@ use dz_tests::harness::run;
 fn main() -> ExitCode {
     let mut tests = meanwhile::tests();
     tests.extend(between::tests());
+    tests.extend(elsewhere::tests());
     tests.extend(xdp::tests());
     tests.extend(clsact::tests());
     run(tests)

@@ -97,6 +97,12 @@ const _: () = {
     assert!(size_of::<Config>() == 32);
 };
 
+/// The types of its maps, as an agent keeps them for later versions.
+pub(crate) fn types() -> Result<Vec<u8>> {
+    let object = aya_obj::Object::parse(OBJECT)?;
+    Ok(object.btf.context("no BTF")?.to_bytes())
+}
+
 type Sessions = HashMap<MapData, [u8; 8], [u8; 200]>;
 
 /// The kernel answers, and detects.

@@ -13,6 +13,7 @@ use dz_tests::attached::programs;
 use dz_tests::bed::INTERFACE;
 use dz_tests::bpftool;
 use dz_tests::harness::Test;
+use dz_tests::rights;
 use dz_tests::wait::eventually;
 
 use crate::crowd::{Crowd, PATIENCE};
@@ -30,6 +31,7 @@ pub(super) fn tests() -> Vec<Test> {
         Test::new("upgrade::from_layout_4", &NEEDS, || {
             unnoticed(&layout_4::LAYOUT)
         }),
+        Test::new("upgrade::kept_types", &NEEDS, kept_types),
         Test::new("upgrade::later_layout", &NEEDS, || {
             refused(
                 |home| layout_1::set_layout(home, 1_000),
@@ -138,6 +140,41 @@ fn unnoticed(layout: &Layout) -> Result<()> {
         ensure!(left.is_empty(), "{left:?}");
         anyhow::Ok(())
     })
+}
+
+/// With the unit's capabilities alone the kernel does not tell the types of the old maps; a file does, if their version has
+/// left one.
+fn kept_types() -> Result<()> {
+    let crowd = Crowd::with("kept", 20)?;
+    let home = Home::new()?;
+    earlier_of(&layout_4::LAYOUT, &[&crowd], &home)?;
+    let witness = Witness::new(&crowd, (layout_4::LAYOUT.seen)(&home)?)?;
+    let link = attached(&crowd, &home)?;
+    let here = &crowd.bed.here;
+    let start = |home| Agent::spawn_by(&rights::UNIT, home, here, &["--interface", INTERFACE]);
+    let mut agent = start(home)?;
+    let status = agent.process().wait()?;
+    let said = agent.process().log();
+    let home = agent.crash()?;
+    ensure!(status.code() == Some(1), "{status}");
+    ensure!(said.contains("run `dz-agent prepare` as root"), "{said}");
+    ensure!(attached(&crowd, &home)? == link, "another program");
+
+    fs::write(home.state_dir().join("layout-4.btf"), layout_4::types()?)?;
+    let mut agent = start(home)?;
+    agent.wait_ready()?;
+    let capabilities = fs::read_to_string(format!("/proc/{}/status", agent.process().pid()))?;
+    ensure!(
+        capabilities.contains("CapEff:\t000000c000001000"),
+        "{capabilities}"
+    );
+    let now = attached(&crowd, agent.home())?;
+    ensure!(
+        now.link == link.link && now.program != link.program,
+        "{now:?}"
+    );
+    witness.until_heard(agent.home(), 5)?;
+    witness.nothing_happened(agent.home()).map(|_| ())
 }
 
 /// Kernel ids of the pinned maps.

@@ -49,7 +49,7 @@ const BIRD: Unpacked = Unpacked {
 pub(crate) fn guest_programs() -> Vec<PathBuf> {
     let names = PROGRAMS.iter().map(|(program, _)| *program);
     names
-        .chain(["bird", "setpriv", "setarch"])
+        .chain(["bird", "setpriv", "setarch", "sh"])
         .filter_map(find)
         .collect()
 }

@@ -36,8 +36,11 @@ pub(crate) struct Programs {
     pub(crate) documentation: bool,
 }
 
+/// The groups that run a second time, with the rights of the unit in `dist`.
+const WITH_RIGHTS_OF_THE_UNIT: [&str; 1] = ["restart"];
+
 /// One test program.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Program {
     /// For people: package and target.
     pub(crate) name: String,
@@ -46,6 +49,8 @@ pub(crate) struct Program {
     pub(crate) folder: PathBuf,
     /// Whether it needs network namespaces, and few neighbours.
     pub(crate) end_to_end: bool,
+    /// The rights of the agents that it starts (`DZ_TEST_RIGHTS`).
+    pub(crate) rights: &'static str,
 }
 
 impl Program {
@@ -56,7 +61,18 @@ impl Program {
             executable: PathBuf::new(),
             folder: PathBuf::new(),
             end_to_end: false,
+            rights: "root",
         }
+    }
+
+    /// Returns the same program to be run with the rights of the unit, if its group runs twice.
+    fn again(&self) -> Option<Self> {
+        let (package, group) = self.name.rsplit_once(' ')?;
+        WITH_RIGHTS_OF_THE_UNIT.contains(&group).then(|| Self {
+            name: format!("{package} (rights of the unit) {group}"),
+            rights: "unit",
+            ..self.clone()
+        })
     }
 }
 
@@ -99,6 +115,8 @@ impl Programs {
                 tests.extend(program(artifact, package, groups));
             }
         }
+        let again: Vec<_> = tests.iter().filter_map(Program::again).collect();
+        tests.extend(again);
         tests.sort_by_key(|test| (test.end_to_end, rank(&test.name)));
         Ok(Self {
             agent,
@@ -185,6 +203,7 @@ fn program(artifact: Artifact, package: &Package, groups: &[String]) -> Option<P
         executable: executable.into(),
         folder: package.manifest_path.parent()?.into(),
         end_to_end: is_file && package.name == END_TO_END,
+        rights: "root",
     })
 }
 

@@ -8,6 +8,7 @@ pub(super) const CYCLES: &[&[&str]] = &[];
 pub(super) const WRITERS: &[(&str, &str)] = &[
     ("Pin::remove", "dz-agent/src/cli/purge.rs"),
     ("Routes::delete", "dz-agent/src/cli/purge.rs"),
+    ("Stray::detach", "dz-agent/src/cli/purge.rs"),
     ("filters::detach", "dz-agent/src/cli/purge.rs"),
 ];
 

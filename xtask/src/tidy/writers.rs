@@ -33,6 +33,7 @@ const WRITERS: &[(&str, &str)] = &[
     ("Maps::set_peer", DATAPATH),
     ("Maps::set_slot", DATAPATH),
     ("Pin::remove", DATAPATH),
+    ("Stray::detach", DATAPATH),
     ("filters::detach", DATAPATH),
     ("upgrade::take_over", DATAPATH),
     ("Netlink::change", NET),

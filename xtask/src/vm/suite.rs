@@ -136,6 +136,7 @@ fn job(test: &Program, left_out: &[LeftOut], args: &[OsString]) -> Job {
         .env("DZ_AGENT", AGENT)
         .env("DZ_AGENT_WITH_FAULTS", AGENT_WITH_FAULTS)
         .env("DZ_TEST_TUNNEL", "gre")
+        .env("DZ_TEST_RIGHTS", test.rights)
         .arg("--test-threads=2");
     // The variable means seeds to `memory`.
     if group(test) == "differential" {

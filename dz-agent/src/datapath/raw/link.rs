@@ -2,15 +2,16 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::call::{bpf, number, open_pin};
+use super::call::{bpf, descriptor, number, open_pin};
 use super::info::info;
 
-/// `BPF_OBJ_PIN`, `BPF_LINK_DETACH` (include/uapi/linux/bpf.h).
+/// `BPF_OBJ_PIN`, `BPF_LINK_GET_FD_BY_ID`, `BPF_LINK_DETACH` (include/uapi/linux/bpf.h).
 const OBJ_PIN: libc::c_int = 6;
+const LINK_GET_FD_BY_ID: libc::c_int = 30;
 const LINK_DETACH: libc::c_int = 34;
 
 /// The members of `union bpf_attr` for [`OBJ_PIN`].
@@ -50,6 +51,16 @@ pub(in crate::datapath) fn facts(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 /// Reads the facts of a pinned link.
 pub(in crate::datapath) fn pinned_facts(pin: &Path) -> io::Result<LinkInfo> {
     facts(open_pin(pin)?.as_fd())
+}
+
+/// Opens a link by its kernel id.
+///
+/// # Errors
+/// There is no such link; or `EPERM`, without `CAP_SYS_ADMIN`.
+pub(in crate::datapath) fn by_id(id: u32) -> io::Result<OwnedFd> {
+    // The id, the next id and flags.
+    // SAFETY: numbers, and no pointer.
+    unsafe { descriptor(LINK_GET_FD_BY_ID, &mut [id, 0, 0]) }
 }
 
 /// Pins a link.

@@ -93,18 +93,20 @@ impl RawMap {
         self.info.map_type == MapType::PerCpuArray as u32
     }
 
-    /// Reads its types: BTF, and the type ids of key and value; none if it was created without.
-    pub(in crate::datapath) fn btf(&self) -> io::Result<Option<(Vec<u8>, u32, u32)>> {
-        let MapInfo {
-            btf_id,
-            btf_key_type_id,
-            btf_value_type_id,
-            ..
-        } = self.info;
-        if btf_id == 0 {
-            return Ok(None);
+    /// Returns the ids of its key's and its value's type in its BTF; none if it was created without.
+    pub(in crate::datapath) const fn type_ids(&self) -> Option<(u32, u32)> {
+        match self.info.btf_id {
+            0 => None,
+            _ => Some((self.info.btf_key_type_id, self.info.btf_value_type_id)),
         }
-        Ok(Some((btf(btf_id)?, btf_key_type_id, btf_value_type_id)))
+    }
+
+    /// Reads its BTF, which it was created with.
+    ///
+    /// # Errors
+    /// `EPERM` without `CAP_SYS_ADMIN`.
+    pub(in crate::datapath) fn btf(&self) -> io::Result<Vec<u8>> {
+        btf(self.info.btf_id)
     }
 
     /// Reads every key.

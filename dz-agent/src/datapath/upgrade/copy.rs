@@ -1,5 +1,6 @@
 //! Copies the entries of an earlier layout's maps.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,7 +10,9 @@ use zerocopy::{IntoBytes, TryFromBytes};
 
 use super::btf::{Btf, Shape};
 use super::convert::Conversion;
+use super::types::{kept_types, our_types};
 use crate::datapath::clock::now_ns;
+use crate::datapath::layout::abi_version;
 use crate::datapath::maps::Maps;
 use crate::datapath::raw::map::RawMap;
 
@@ -36,18 +39,22 @@ pub(super) struct Copier {
 }
 
 impl Copier {
-    /// Finds the conversion of each map, or why there is none.
-    pub(super) fn new(old: &Path, new: &Path) -> Result<Self, String> {
+    /// Finds the conversion of each map, or why there is none. Types that the kernel does not tell us are read in the state directory.
+    pub(super) fn new(old: &Path, new: &Path, state_dir: &Path) -> Result<Self, String> {
+        let layout = abi_version(&old.join(name::CONFIG)).unwrap_or(0);
+        let kept = kept_types(state_dir, layout);
+        let kept = kept.map_err(|error| format!("types of layout {layout}: {error}"))?;
+        let kept = [kept, Some(our_types().map_err(|error| error.to_string())?)];
         let mut others = Vec::new();
         for name in [name::LOCALS, name::PEERS, name::CONFINED] {
             // A map that the old layout does not have is filled by the new agent.
             if old.join(name).exists() {
-                others.push(Pair::new(name, old, new)?);
+                others.push(Pair::new(name, old, new, &kept)?);
             }
         }
         Ok(Self {
-            sessions: Pair::new(name::SESSIONS, old, new)?,
-            counters: Pair::new(name::COUNTERS, old, new)?,
+            sessions: Pair::new(name::SESSIONS, old, new, &kept)?,
+            counters: Pair::new(name::COUNTERS, old, new, &kept)?,
             others,
         })
     }
@@ -136,7 +143,13 @@ fn extend(entry: &mut SessionEntry, now_ns: u64, slack: Duration) {
 }
 
 impl Pair {
-    fn new(name: &'static str, old: &Path, new: &Path) -> Result<Self, String> {
+    /// `kept`: BTF of the old and the new layout, as far as it is to be had without the kernel.
+    fn new(
+        name: &'static str,
+        old: &Path,
+        new: &Path,
+        kept: &[Option<Vec<u8>>; 2],
+    ) -> Result<Self, String> {
         let open = |directory: &Path| {
             RawMap::from_pin(&directory.join(name)).map_err(|error| format!("{name}: {error}"))
         };
@@ -146,7 +159,8 @@ impl Pair {
         if !same_kind {
             return Err(format!("{name}: a map of another kind"));
         }
-        let ((old_key, old_value), (new_key, new_value)) = (types(name, &old)?, types(name, &new)?);
+        let (old_key, old_value) = types(name, &old, kept[0].as_deref())?;
+        let (new_key, new_value) = types(name, &new, kept[1].as_deref())?;
         let fault = |error| format!("{name}: {error}");
         Ok(Self {
             name,
@@ -187,11 +201,19 @@ impl Pair {
     }
 }
 
-/// Reads the types of a map's keys and values.
-fn types(name: &str, map: &RawMap) -> Result<(Shape, Shape), String> {
-    let found = map.btf().map_err(|error| format!("{name}: {error}"))?;
-    let found = found.ok_or_else(|| format!("{name}: without type information"))?;
-    let (bytes, key, value) = found;
+/// Reads the types of a map's keys and values; where the kernel does not tell them to us, from BTF that was kept.
+fn types(name: &str, map: &RawMap, kept: Option<&[u8]>) -> Result<(Shape, Shape), String> {
+    let untyped = || format!("{name}: without type information");
+    let (key, value) = map.type_ids().ok_or_else(untyped)?;
+    let bytes = match (map.btf(), kept) {
+        (Err(error), Some(kept)) if error.raw_os_error() == Some(libc::EPERM) => Cow::from(kept),
+        (Err(error), _) if error.raw_os_error() == Some(libc::EPERM) => {
+            return Err(format!(
+                "{name}: its types are told to CAP_SYS_ADMIN alone: run `dz-agent prepare` as root first"
+            ));
+        }
+        (btf, _) => Cow::from(btf.map_err(|error| format!("{name}: {error}"))?),
+    };
     let shapes = || {
         let btf = Btf::parse(&bytes)?;
         Some((btf.shape(key)?, btf.shape(value)?))

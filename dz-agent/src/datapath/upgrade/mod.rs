@@ -28,6 +28,7 @@ mod convert;
 mod copy;
 mod old_links;
 mod staging;
+mod types;
 
 use std::fs;
 use std::io;
@@ -48,6 +49,7 @@ use copy::Copier;
 use old_links::{OldLink, old_links};
 pub use staging::unfinished;
 use staging::{MOVE, NEW, SWAP, map_ids, remove, rename};
+pub use types::keep_types;
 
 /// Copies pinned maps of an earlier layout into maps of ours, and replaces the programs that use them by
 /// ours. Finishes the takeover of an agent that died in it. Without maps,
@@ -65,7 +67,8 @@ pub fn take_over(settings: &Settings) -> Result<(), Failure> {
     if pin_dir.join(SWAP).exists() {
         let staged = map_ids(&pin_dir.join(SWAP))?;
         let links = old_links(pin_dir).map_err(|fault| refusal(pin_dir, &fault))?;
-        if links.iter().any(|link| link.uses(&staged)) {
+        let used = any_uses(&links, &staged).map_err(|fault| refusal(pin_dir, &fault))?;
+        if used {
             info!(pin_dir = %pin_dir.display(), "going on with a takeover that was cut short");
             let taken = swap_rest(settings, &staged).map_err(|fault| refusal(pin_dir, &fault));
             return taken.and_then(|()| move_pins(pin_dir));
@@ -78,15 +81,14 @@ pub fn take_over(settings: &Settings) -> Result<(), Failure> {
         return Ok(());
     }
     prepare(settings)
-        .and_then(|datapath| swap(datapath, pin_dir, |_| true))
+        .and_then(|datapath| swap(datapath, pin_dir, |_| Ok(true)))
         .map_err(|fault| {
-            // Unless a link has been given a new program, there is nothing to go on from.
-            for folder in [NEW, SWAP] {
-                let staged = map_ids(&pin_dir.join(folder)).unwrap_or_default();
-                let links = old_links(pin_dir).unwrap_or_default();
-                if !links.iter().any(|link| link.uses(&staged)) {
-                    let _ = remove(&pin_dir.join(folder));
-                }
+            // No link has been given a program of the first; of the second, as far as we may know.
+            let _ = remove(&pin_dir.join(NEW));
+            let staged = map_ids(&pin_dir.join(SWAP)).unwrap_or_default();
+            let links = old_links(pin_dir).unwrap_or_default();
+            if any_uses(&links, &staged) == Ok(false) {
+                let _ = remove(&pin_dir.join(SWAP));
             }
             refusal(pin_dir, &fault)
         })?;
@@ -113,7 +115,7 @@ fn prepare(settings: &Settings) -> Result<Datapath, String> {
     for link in old_links(pin_dir)? {
         link.make_ready(datapath.object())?;
     }
-    let copier = Copier::new(pin_dir, &staging)?;
+    let copier = Copier::new(pin_dir, &staging, &settings.state_dir)?;
     copier.settled()?;
     step();
     copier.counters()?;
@@ -141,25 +143,31 @@ fn swap_rest(settings: &Settings, staged: &[u32]) -> Result<(), String> {
         link.make_ready(datapath.object())?;
     }
     // Which maps an interface's packets change is decided by its ingress program.
-    let old: Vec<_> = links
-        .iter()
-        .filter(|link| link.is_ingress() && !link.uses(staged))
-        .map(|link| link.ifindex)
-        .collect();
+    let mut old = Vec::new();
+    for link in links.iter().filter(|link| link.is_ingress()) {
+        if !link.uses(staged)? {
+            old.push(link.ifindex);
+        }
+    }
     let slots = datapath.slots();
-    let copier = Copier::new(pin_dir, &staging)?;
+    let copier = Copier::new(pin_dir, &staging, &settings.state_dir)?;
     let sessions = copier.sessions(datapath.maps(), slots, |ifindex| old.contains(&ifindex))?;
     info!(sessions, "sessions copied that were still in the old maps");
-    swap(datapath, pin_dir, |link| !link.uses(staged))
+    swap(datapath, pin_dir, |link| Ok(!link.uses(staged)?))
 }
 
 /// Takes steps 3 and 4.
 fn swap(
     mut datapath: Datapath,
     pin_dir: &Path,
-    wanted: impl Fn(&OldLink) -> bool,
+    wanted: impl Fn(&OldLink) -> Result<bool, String>,
 ) -> Result<(), String> {
-    let mut links: Vec<_> = old_links(pin_dir)?.into_iter().filter(wanted).collect();
+    let mut links = Vec::new();
+    for link in old_links(pin_dir)? {
+        if wanted(&link)? {
+            links.push(link);
+        }
+    }
     links.sort_by_key(|link| link.is_ingress());
     for link in links {
         link.swap(datapath.object(), pin_dir)?;
@@ -193,6 +201,16 @@ fn move_pins(pin_dir: &Path) -> Result<(), Failure> {
     })?;
     info!(pin_dir = %pin_dir.display(), "earlier layout taken over");
     Ok(())
+}
+
+/// Says whether one of the links has a program that uses one of these maps.
+fn any_uses(links: &[OldLink], maps: &[u32]) -> Result<bool, String> {
+    for link in links {
+        if link.uses(maps)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn refusal(pin_dir: &Path, fault: &str) -> Failure {

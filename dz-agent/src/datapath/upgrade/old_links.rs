@@ -6,12 +6,15 @@ use std::path::Path;
 use aya::programs::loaded_programs;
 
 use super::staging::{MOVE, NEW, SWAP, map_ids};
-use crate::datapath::filters::{self, Filter};
+use crate::datapath::causes::os_error;
+use crate::datapath::filters::{self, Filter, at_once};
+use crate::datapath::hook::{AttachMode, Hook};
 use crate::datapath::kernel::kernel_at_least;
 use crate::datapath::links::{LinkFailure, swap_filter, swap_pinned};
 use crate::datapath::object::Object;
 use crate::datapath::pins::Pin;
 use crate::datapath::raw::link::pinned_facts;
+use crate::net::links;
 
 /// A link or filter of the old kernel part, whose device is still there.
 pub(super) struct OldLink {
@@ -19,8 +22,8 @@ pub(super) struct OldLink {
     pub(super) ifindex: u32,
     /// Name of the program in it.
     program: String,
-    /// Kernel ids of the maps that the program uses.
-    maps: Vec<u32>,
+    /// Kernel ids of the maps that the program uses; none where the kernel does not tell us.
+    maps: Option<Vec<u32>>,
 }
 
 /// Tells links and filters apart.
@@ -30,8 +33,13 @@ enum Kind {
 }
 
 impl OldLink {
-    pub(super) fn uses(&self, maps: &[u32]) -> bool {
-        self.maps.iter().any(|map| maps.contains(map))
+    /// Says whether its program uses one of these maps.
+    pub(super) fn uses(&self, maps: &[u32]) -> Result<bool, String> {
+        let used = self.maps.as_ref();
+        let used = used.ok_or(
+            "which maps its programs use is told to CAP_SYS_ADMIN alone: run `dz-agent prepare` as root first",
+        )?;
+        Ok(used.iter().any(|map| maps.contains(map)))
     }
 
     /// Has the kernel load the program that is to replace the old one.
@@ -90,7 +98,8 @@ pub(super) fn old_links(pin_dir: &Path) -> Result<Vec<OldLink>, String> {
         for filter in filters::list_at_once()? {
             let (ifindex, id) = (filter.ifindex, filter.program);
             let found = of(Kind::Filter(filter), ifindex, id)?;
-            if found.uses(&ours) {
+            // Where that is not told, its name and its place have to do.
+            if found.maps.is_none() || found.uses(&ours)? {
                 links.push(found);
             }
         }
@@ -99,15 +108,49 @@ pub(super) fn old_links(pin_dir: &Path) -> Result<Vec<OldLink>, String> {
 }
 
 fn of(kind: Kind, ifindex: u32, id: u32) -> Result<OldLink, String> {
-    let mut programs = loaded_programs().filter_map(Result::ok);
-    let program = programs.find(|program| program.id() == id);
-    let program = program.ok_or_else(|| format!("no program {id} any more"))?;
-    let maps = program.map_ids();
-    let maps = maps.map_err(|error| format!("maps of program {id}: {error}"))?;
+    let (program, maps) = match facts(id)? {
+        Some((program, maps)) => (program, Some(maps)),
+        None => (program_by_place(&kind, ifindex)?, None),
+    };
     Ok(OldLink {
         kind,
         ifindex,
-        program: program.name_as_str().unwrap_or_default().to_owned(),
-        maps: maps.unwrap_or_default(),
+        program,
+        maps,
     })
+}
+
+/// Reads name and maps of a program. None: the kernel tells them to `CAP_SYS_ADMIN` alone.
+fn facts(id: u32) -> Result<Option<(String, Vec<u32>)>, String> {
+    for program in loaded_programs() {
+        let program = match program {
+            Ok(program) if program.id() == id => program,
+            Err(error) if os_error(&error) == Some(libc::EPERM) => return Ok(None),
+            // Of another one, which may have ended meanwhile.
+            _ => continue,
+        };
+        let maps = program.map_ids();
+        let maps = maps.map_err(|error| format!("maps of program {id}: {error}"))?;
+        let name = program.name_as_str().unwrap_or_default().to_owned();
+        return Ok(Some((name, maps.unwrap_or_default())));
+    }
+    Err(format!("no program {id} any more"))
+}
+
+/// Returns the name of the program that every version has at this place.
+fn program_by_place(kind: &Kind, ifindex: u32) -> Result<String, String> {
+    let hook = match kind {
+        Kind::Pin(Pin::Link { mode, .. }) => Hook::Ingress(*mode),
+        Kind::Filter(filter) if !filter.egress => Hook::Ingress(AttachMode::Tc),
+        _ => Hook::Egress,
+    };
+    let interfaces = at_once(async |netlink| links::list(netlink).await)?;
+    let interface = interfaces
+        .into_iter()
+        .find(|interface| interface.ifindex == ifindex);
+    let interface = interface.ok_or_else(|| format!("no interface {ifindex} here"))?;
+    let link = interface
+        .link
+        .map_err(|unsuitable| unsuitable.to_string())?;
+    Ok(hook.program(link).to_owned())
 }

@@ -16,12 +16,13 @@ use futures_util::FutureExt;
 use zerocopy::TryFromBytes;
 
 use super::connections::Connections;
+use super::earlier::take_over;
 use super::guard::Guard;
 use super::holding::Holding;
 use super::{Answer, Hands, Kept, Mac};
 use crate::datapath::filters;
 use crate::datapath::{
-    Datapath, Device, MapError, MapReader, Order, Settings, Transmitted, choose, now_ns, take_over,
+    Datapath, Device, MapError, MapReader, Order, Settings, Transmitted, choose, now_ns,
     wait_for_programs,
 };
 use crate::error::{ExitCode, FailWith, Failure};
@@ -101,6 +102,7 @@ impl KernelHands {
 pub(crate) fn settings(options: &RunOptions) -> Settings {
     Settings {
         pin_dir: options.pin_dir.clone(),
+        state_dir: options.state_dir.clone(),
         port: options.port,
         unknown_pass: options.unknown == UnknownPeers::Pass,
         max_sessions: options.max_sessions,

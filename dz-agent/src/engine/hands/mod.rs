@@ -9,6 +9,7 @@
 //! and the engine goes on meanwhile.
 
 mod connections;
+pub(crate) mod earlier;
 mod guard;
 pub(crate) mod holding;
 pub(crate) mod kernel;

@@ -12,7 +12,7 @@ use dz_common::packet::State;
 use tokio::sync::OnceCell;
 
 use super::reverse_path;
-use crate::datapath::{MapReader, now_ns};
+use crate::datapath::{Lasting, MapReader, now_ns};
 use crate::engine::show::shared::{FollowedRoute, Shared};
 use crate::engine::state::keys::{RouteKey, ifname, peer_key, route_key};
 use crate::engine::state::left;
@@ -35,6 +35,8 @@ pub struct Inspector {
     port: u16,
     max_sessions: u32,
     ignore_peer_passive: bool,
+    /// What is to be known of how long the pins last.
+    lasting: Option<String>,
 }
 
 impl Inspector {
@@ -53,6 +55,7 @@ impl Inspector {
             port,
             max_sessions,
             ignore_peer_passive: options.peer_passive == PeerPassive::Ignore,
+            lasting: Lasting::of(&options.pin_dir).warning(&options.pin_dir),
         }
     }
 
@@ -273,7 +276,8 @@ impl Inspect for Inspector {
             Detour::Interface(name) => Some(name.as_str()),
             Detour::None => None,
         });
-        let warnings = reverse_path::warnings(around, reverse_path::mode);
+        let mut warnings = reverse_path::warnings(around, reverse_path::mode);
+        warnings.extend(self.lasting.clone());
         let taken_at_ns = now_ns();
         let beat_ns = self.reader.heartbeat().context("reading the heartbeat")?;
         Ok(Snapshot {
