@@ -7,7 +7,7 @@ use anyhow::Context;
 use dz_agent::cli::{Action, Cli, ask, purge};
 use dz_agent::engine;
 use dz_agent::error::{ExitCode, Failure};
-use dz_agent::host::{heap, logging};
+use dz_agent::host::{descriptors, heap, logging};
 use dz_agent::settings::RunOptions;
 
 pub(crate) fn main() -> process::ExitCode {
@@ -21,6 +21,11 @@ pub(crate) fn main() -> process::ExitCode {
 }
 
 fn start(cli: &Cli) -> Result<(), Failure> {
+    // Before the runtime, which panics where it may not open its own.
+    match &cli.action {
+        Action::Run(options) => descriptors::for_agent(options.interfaces.len())?,
+        _ => descriptors::for_client()?,
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -6,18 +6,17 @@
 //! packet after a restart, and with another one they take an exchange of packets more.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use anyhow::Context;
 use siphasher::sip::SipHasher24;
 use tempfile::NamedTempFile;
 use tracing::warn;
 
-use crate::error::{ExitCode, FailWith, Failure};
+use crate::error::{ExitCode, Failure};
 
 /// Name of the secret's file in the state directory.
 pub const KEY_FILE: &str = "discriminator.key";
@@ -31,43 +30,47 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads the secret, or makes one (mode 0600) where there is none yet, or none that can be read.
+    /// Reads the secret, or makes one (mode 0600) where there is none yet, or something else in its place.
     /// One that others can read is taken away from them. Both are warned about.
     ///
     /// # Errors
-    /// None can be made.
+    /// None can be made, or the one that is there cannot be read now: it is not replaced for that.
     pub fn load(state_dir: &Path) -> Result<Self, Failure> {
         let path = state_dir.join(KEY_FILE);
-        let made = |result: std::io::Result<()>| {
-            result.map_err(|error| Failure {
-                code: match error.kind() {
-                    ErrorKind::PermissionDenied => ExitCode::Privilege,
-                    _ => ExitCode::Failure,
-                },
-                error: anyhow::Error::from(error).context(format!(
-                    "cannot make the discriminator secret: {}: check --state-dir",
-                    path.display()
-                )),
-            })
+        let failed = |verb: &str, error: io::Error| Failure {
+            code: match error.kind() {
+                ErrorKind::PermissionDenied => ExitCode::Privilege,
+                _ => ExitCode::Failure,
+            },
+            error: anyhow::Error::from(error).context(format!(
+                "cannot {verb} the discriminator secret: {}: check --state-dir",
+                path.display()
+            )),
         };
-        if !path.try_exists().is_ok_and(|exists| exists) {
-            made(create(state_dir, &path, Existing::Keep))?;
+        let read = || read(&path).map_err(|error| failed("read", error));
+        let make =
+            |existing| create(state_dir, &path, existing).map_err(|error| failed("make", error));
+        let mut found = read()?;
+        if matches!(found, Found::Nothing) {
+            make(Existing::Keep)?;
+            found = read()?;
         }
-        let key = match read(&path) {
-            Ok(key) => key,
-            Err(error) => {
-                warn!(
-                    file = %path.display(), error = format!("{error:#}"),
-                    "discriminator secret not readable: replaced; peers that know our discriminators \
-                     take some intervals longer to come back, once"
-                );
-                made(create(state_dir, &path, Existing::Replace))?;
-                read(&path).fail_with(ExitCode::Failure, || {
-                    format!("discriminator secret: {}", path.display())
-                })?
-            }
+        let unusable = match found {
+            Found::Key(key) => return Ok(Self { key }),
+            // There is none behind a link.
+            Found::Nothing => "it leads nowhere".to_owned(),
+            Found::SomethingElse(what) => what,
         };
-        Ok(Self { key })
+        warn!(
+            file = %path.display(), error = unusable,
+            "not a discriminator secret: replaced; peers that know our discriminators \
+             take some intervals longer to come back, once"
+        );
+        make(Existing::Replace)?;
+        match read()? {
+            Found::Key(key) => Ok(Self { key }),
+            _ => Err(failed("make", ErrorKind::InvalidData.into())),
+        }
     }
 
     /// One with a secret that is known, for tests and the simulator.
@@ -89,21 +92,32 @@ impl Identity {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<[u8; KEY_LEN]> {
+/// What there is by the secret's name.
+enum Found {
+    Key([u8; KEY_LEN]),
+    Nothing,
+    SomethingElse(String),
+}
+
+/// Reads the secret. Only `ENOENT` means that there is none.
+fn read(path: &Path) -> io::Result<Found> {
     // O_NONBLOCK: a FIFO in its place must not hang the start.
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)?;
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    let mut file = match options.open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
+        file => file?,
+    };
     let metadata = file.metadata()?;
-    anyhow::ensure!(metadata.is_file(), "not a regular file: move it away");
-    anyhow::ensure!(
-        metadata.len() == KEY_LEN as u64,
-        "{} bytes instead of {KEY_LEN}",
-        metadata.len()
-    );
+    if !metadata.is_file() {
+        return Ok(Found::SomethingElse("not a regular file".to_owned()));
+    }
+    if metadata.len() != KEY_LEN as u64 {
+        let text = format!("{} bytes instead of {KEY_LEN}", metadata.len());
+        return Ok(Found::SomethingElse(text));
+    }
     let mut key = [0; KEY_LEN];
-    file.read_exact(&mut key).context("reading")?;
+    file.read_exact(&mut key)?;
     let mode = metadata.mode() & 0o7777;
     if mode & OTHERS != 0 {
         let (file_name, was) = (path.display(), format!("{mode:04o}"));
@@ -117,7 +131,7 @@ fn read(path: &Path) -> anyhow::Result<[u8; KEY_LEN]> {
                 "discriminator secret is readable by others: chmod 600 it"),
         }
     }
-    Ok(key)
+    Ok(Found::Key(key))
 }
 
 /// The action on a file that has the secret's name already.
@@ -216,7 +230,21 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_replaced() {
+    fn what_cannot_be_opened_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(KEY_FILE);
+        // ELOOP, as any other error but ENOENT.
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        let failure = Identity::load(dir.path()).err().unwrap();
+        assert!(failure.to_string().contains("cannot read"), "{failure}");
+        assert!(
+            fs::symlink_metadata(&path).unwrap().is_symlink(),
+            "left alone"
+        );
+    }
+
+    #[test]
+    fn what_is_no_secret_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let first = Identity::load(dir.path()).unwrap();
         let path = dir.path().join(KEY_FILE);

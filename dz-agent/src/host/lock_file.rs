@@ -77,12 +77,14 @@ impl Drop for LockFile {
 /// Returns the names of the files in a directory that are locked, by us or others, and begin with a prefix, without it.
 pub(crate) fn locked(directory: &Path, prefix: &str) -> BTreeSet<String> {
     let is_held = |path: &Path| {
-        let Ok(file) = open(path, false) else {
-            return false;
+        let file = match open(path, false) {
+            Ok(file) => file,
+            // One that cannot be looked at may be held.
+            Err(error) => return error.kind() != ErrorKind::NotFound,
         };
         let mut lock = whole(libc::F_WRLCK);
-        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)).is_ok()
-            && i32::from(lock.l_type) != libc::F_UNLCK
+        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)).is_err()
+            || i32::from(lock.l_type) != libc::F_UNLCK
     };
     let files = fs::read_dir(directory).into_iter().flatten().flatten();
     let name = |file: fs::DirEntry| {

@@ -1,6 +1,7 @@
 //! The agent as a process of this machine: locks, a port, a secret, memory, threads and a log. No file
 //! here knows peers, sessions or routes.
 
+pub mod descriptors;
 pub mod heap;
 pub mod holder;
 pub mod identity;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use dz_agent::datapath::MAPS;
-use dz_tests::agent::{Home, program};
+use dz_tests::agent::{Agent, Home, program};
 use dz_tests::bed::INTERFACE;
 use dz_tests::harness::{Outcome, Requirement, Test};
 use dz_tests::memory_group::MemoryGroup;
@@ -32,6 +32,8 @@ pub(super) fn tests() -> Vec<Test> {
         ),
         Test::new("start::no_realtime", &setpriv, no_realtime),
         Test::new("start::old_kernel", &with("setarch"), old_kernel),
+        Test::new("start::few_open_files", &with("prlimit"), few_open_files),
+        Test::new("start::low_soft_limit", &with("prlimit"), low_soft_limit),
         Test::new("start::no_bpf", &NEEDS, no_bpf),
         Test::new("start::no_memory_for_maps", &NEEDS, no_memory_for_maps),
         Test::new("start::no_memory_for_a_try", &NEEDS, || {
@@ -159,6 +161,25 @@ fn old_kernel() -> Result<()> {
     let wrapper = ["setarch", "--uname-2.6"];
     let command = agent_run_by(&wrapper, program()?, &place.home, &ON_TUN)?;
     place.refuses(command, 4, &["kernel 2.6", "too old", "6.1"])
+}
+
+fn few_open_files() -> Result<()> {
+    let place = Place::new("files")?;
+    for limit in [12, 47, 200] {
+        let wrapper = ["prlimit".to_owned(), format!("--nofile={limit}:{limit}")];
+        let command = agent_run_by(&wrapper, program()?, &place.home, &ON_TUN)?;
+        let words = ["RLIMIT_NOFILE", &limit.to_string(), "LimitNOFILE=260"];
+        place.refuses(command, 3, &words)?;
+    }
+    Ok(())
+}
+
+/// Below the hard limit, the agent may have more.
+fn low_soft_limit() -> Result<()> {
+    let place = Place::new("soft")?;
+    let wrapper = ["prlimit", "--nofile=47:1024"];
+    let agent = Agent::start_by(&wrapper, &place.netns, &ON_TUN)?;
+    agent.cli(&["status"]).map(drop)
 }
 
 fn no_bpf() -> Result<()> {
