@@ -12,6 +12,7 @@
 //! | `session-delete-refused` | error number that deleting a session is refused with |
 //! | `dump-interrupted` | the next so many dumps are called inconsistent |
 //! | `left-after-ms` | for so long a followed peer is Down and silent before it has left, ms |
+//! | `loop-fails` | error number that the engine's loop ends with |
 //! | `die-in-takeover` | so many steps of a takeover are done, then the agent is gone; counts down |
 
 use std::fs;
@@ -79,6 +80,14 @@ pub(crate) fn dump_interrupted() -> bool {
     }
     counted.1 = counted.1.saturating_add(1);
     counted.1 <= wanted
+}
+
+/// Ends the engine's loop with an error, if the test wants that.
+///
+/// # Errors
+/// The test wants one.
+pub(crate) fn turn() -> io::Result<()> {
+    number("loop-fails").map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
 }
 
 /// Returns after how long a silent peer has left, ms, if the test wants another time than usual.

@@ -74,6 +74,14 @@ impl Faults {
         self.set("left-after-ms", silence.as_millis())
     }
 
+    /// Has the engine's loop end with an error.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn fail_loop(&self, errno: Errno) -> anyhow::Result<()> {
+        self.set("loop-fails", errno as u128)
+    }
+
     /// Has the agent die in a takeover, after so many of its steps and one.
     ///
     /// # Errors

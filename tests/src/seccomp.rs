@@ -25,8 +25,22 @@ const fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
 pub enum BpfCommand {
     /// `BPF_MAP_CREATE`
     MapCreate = 0,
+    /// `BPF_PROG_LOAD`
+    ProgLoad = 5,
+    /// `BPF_OBJ_PIN`
+    ObjPin = 6,
+    /// `BPF_OBJ_GET`
+    ObjGet = 7,
     /// `BPF_PROG_TEST_RUN`
     ProgTestRun = 10,
+    /// `BPF_OBJ_GET_INFO_BY_FD`
+    ObjGetInfo = 15,
+    /// `BPF_PROG_QUERY`
+    ProgQuery = 16,
+    /// `BPF_LINK_CREATE`
+    LinkCreate = 28,
+    /// `BPF_LINK_UPDATE`
+    LinkUpdate = 29,
 }
 
 /// Makes bpf(2) fail with `ENOSYS` in the child, as in a kernel without `CONFIG_BPF_SYSCALL`.

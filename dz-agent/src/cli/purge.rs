@@ -26,11 +26,10 @@ use crate::net::routes::{Deleted, Routes};
 /// everything that could not be removed, after the rest has been.
 pub async fn purge(options: &PurgeOptions) -> Result<(), Failure> {
     let pin_dir = &options.pin_dir;
-    let _lock = if pin_dir.exists() {
-        Some(PinDirLock::acquire(pin_dir).map_err(Failure::from)?)
-    } else {
-        None
-    };
+    let there = pin_dir.try_exists();
+    let there = there.fail_with(ExitCode::Failure, || pin_dir.display().to_string())?;
+    let lock = there.then(|| PinDirLock::acquire(pin_dir));
+    let _lock = lock.transpose().map_err(Failure::from)?;
     let pins = Pin::list(pin_dir).fail_with(ExitCode::Failure, || pin_dir.display().to_string())?;
     let netlink = Netlink::open().fail_with(ExitCode::Failure, || "netlink")?;
     let filtered = filters::list(&netlink).await.fail_with(
@@ -94,7 +93,7 @@ pub async fn purge(options: &PurgeOptions) -> Result<(), Failure> {
         report.remove(&what, || pin.remove(pin_dir));
     }
     // Last, as the links above may hold programs with these maps.
-    let unfinished = unfinished(pin_dir);
+    let unfinished = unfinished(pin_dir)?;
     for folder in &unfinished {
         let what = format!("unfinished takeover {}", folder.display());
         report.remove(&what, || fs::remove_dir_all(folder));

@@ -6,10 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
+use nix::errno::Errno;
 use nix::sys::stat::{major, minor};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use crate::error::{ExitCode, Failure};
+use crate::error::{ExitCode, FailWith, Failure};
 
 /// Where a BPF file system usually is.
 const USUAL: &str = "/sys/fs/bpf";
@@ -20,14 +21,14 @@ const INIT_PID_NAMESPACE: &str = "pid:[4026531836]";
 /// bpftool does, where no systemd has: for root alone, as everybody may make directories in that of systemd. Never over another
 /// one, whose pins would be out of sight: the pin directory may be a link to somewhere else.
 pub(super) fn ensure_bpffs(pin_dir: &Path) -> Result<(), Failure> {
-    if is_bpffs(pin_dir) {
+    if is_bpffs(pin_dir)? {
         return Ok(());
     }
-    if pin_dir.starts_with(USUAL) && !is_bpffs(Path::new(USUAL)) {
+    if pin_dir.starts_with(USUAL) && !is_bpffs(Path::new(USUAL))? {
         let mount = Command::new("mount")
             .args(["-t", "bpf", "-o", "mode=0700", "bpf", USUAL])
             .output();
-        if mount.is_ok_and(|output| output.status.success()) && is_bpffs(pin_dir) {
+        if mount.is_ok_and(|output| output.status.success()) && is_bpffs(pin_dir)? {
             return Ok(());
         }
     }
@@ -41,11 +42,21 @@ pub(super) fn ensure_bpffs(pin_dir: &Path) -> Result<(), Failure> {
 }
 
 /// Says whether the deepest existing folder of `path` is on a BPF file system.
-fn is_bpffs(path: &Path) -> bool {
-    let Some(existing) = path.ancestors().find(|path| path.exists()) else {
-        return false;
-    };
-    statfs(existing).is_ok_and(|facts| facts.filesystem_type() == BPF_FS_MAGIC)
+///
+/// # Errors
+/// That cannot be told.
+fn is_bpffs(path: &Path) -> Result<bool, Failure> {
+    for path in path.ancestors() {
+        match statfs(path) {
+            Ok(facts) => return Ok(facts.filesystem_type() == BPF_FS_MAGIC),
+            Err(Errno::ENOENT) => {}
+            Err(errno) => {
+                return Err(io::Error::from(errno))
+                    .fail_with(ExitCode::Failure, || path.display().to_string());
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// How long the BPF file system of a pin directory lasts, and with it the kernel part without an agent.

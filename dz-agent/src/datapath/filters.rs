@@ -3,6 +3,7 @@
 use std::thread;
 
 use aya::programs::TcAttachType;
+use nix::errno::Errno;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{
     TcAttribute, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption,
@@ -12,6 +13,9 @@ use super::clsact;
 use super::names::{gate_name, ingress_name};
 use crate::net::{Netlink, NetlinkError, links};
 use dz_common::ingress::Link;
+
+/// The errors that mean that there are no filters.
+const ABSENT: [Errno; 3] = [Errno::ENODEV, Errno::ENOENT, Errno::EINVAL];
 
 /// A filter of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,21 +127,32 @@ pub async fn chains(netlink: &Netlink, ifindex: u32) -> Result<[Vec<u32>; 2], Ne
     Ok(chains)
 }
 
-/// Finds somebody else's filter with our priority and handle, while the caller's thread waits. Returns its program's name.
+/// Whose filter has our priority and handle at one side of an interface.
+pub(super) enum AtOurPlace {
+    /// Nobody's.
+    Nobodys,
+    /// One of ours.
+    Ours,
+    /// Somebody else's; its program's name.
+    Others(String),
+}
+
+/// Finds out whose filter has our priority and handle, while the caller's thread waits.
 ///
 /// # Errors
 /// The kernel could not be asked.
-pub(super) fn other_at_our_place(ifindex: u32, egress: bool) -> Result<Option<String>, String> {
+pub(super) fn at_our_place(ifindex: u32, egress: bool) -> Result<AtOurPlace, String> {
     let minor = match egress {
         true => TcHandle::MIN_EGRESS,
         false => TcHandle::MIN_INGRESS,
     };
     let index = i32::try_from(ifindex).map_err(|error| error.to_string())?;
     let found = at_once(async |netlink| at(netlink, index, minor).await)?;
-    let other = found
-        .into_iter()
-        .find(|found| found.in_our_place && !found.is_ours());
-    Ok(other.map(|found| found.name))
+    Ok(match found.into_iter().find(|found| found.in_our_place) {
+        None => AtOurPlace::Nobodys,
+        Some(found) if found.is_ours() => AtOurPlace::Ours,
+        Some(found) => AtOurPlace::Others(found.name),
+    })
 }
 
 async fn program_of_ours(
@@ -184,8 +199,8 @@ async fn at(netlink: &Netlink, index: i32, minor: u16) -> Result<Vec<Found>, Net
     };
     let request = RouteNetlinkMessage::GetTrafficFilter(message);
     match netlink.dump(request, keep).await {
-        // No qdisc that could have filters, or gone meanwhile.
-        Err(error) if error.errno().is_some() => Ok(Vec::new()),
+        // No qdisc that could have filters, or the interface is gone meanwhile.
+        Err(error) if error.errno().is_some_and(|errno| ABSENT.contains(&errno)) => Ok(Vec::new()),
         found => found,
     }
 }

@@ -21,11 +21,11 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn new(hook: Hook, program: &'static str, holder: ProgramHolder) -> Self {
+    pub(super) fn new(hook: Hook, program: &'static str, holder: Option<ProgramHolder>) -> Self {
         Self {
             hook,
             program,
-            holder: Some(holder),
+            holder,
             moved: false,
             place: Place::First,
         }

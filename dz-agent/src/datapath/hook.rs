@@ -22,12 +22,6 @@ pub enum AttachMode {
 impl AttachMode {
     /// Every mode.
     pub const ALL: [Self; 3] = [Self::Tc, Self::Xdp, Self::XdpGeneric];
-
-    /// Says whether an interface may have programs in both of two different modes: it has room for one
-    /// XDP program, native or generic, beside those of TC.
-    pub(super) fn goes_with(self, other: Self) -> bool {
-        self == Self::Tc || other == Self::Tc
-    }
 }
 
 impl fmt::Display for AttachMode {

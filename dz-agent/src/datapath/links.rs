@@ -12,19 +12,20 @@ use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{LinkOrder, SchedClassifier};
+use tracing::warn;
 
 use super::causes::chain;
 use super::clsact;
-use super::filters::{self, Filter};
+use super::features::has_tcx;
+use super::filters::{self, AtOurPlace, Filter};
 use super::held::Held;
 use super::hook::{AttachMode, Hook};
-use super::kernel::kernel_at_least;
 use super::object::Loaded;
 use super::pins::Pin;
 use super::raw::link;
 use super::release::{HeldLink, ProgramHolder, unpin_link};
 use super::whose::is_on;
-use crate::error::{ExitCode, FailWith, Failure};
+use crate::error::Failure;
 use crate::net::links::Interface;
 
 /// The failure of a link or filter, in words.
@@ -57,11 +58,14 @@ pub(super) struct Links {
 
 impl Links {
     /// Gives access to the links that are pinned in this directory.
-    pub(super) fn new(pin_dir: &Path) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// [`ExitCode::Kernel`](crate::error::ExitCode::Kernel): the kernel does not say whether TC has links.
+    pub(super) fn new(pin_dir: &Path) -> Result<Self, Failure> {
+        Ok(Self {
             pin_dir: pin_dir.to_owned(),
-            has_tcx: kernel_at_least(6, 6),
-        }
+            has_tcx: has_tcx()?,
+        })
     }
 
     /// Says whether TC has links.
@@ -69,34 +73,97 @@ impl Links {
         self.has_tcx
     }
 
-    /// Puts a program on a hook of an interface, in the place of an earlier agent's if there is one: at no
-    /// moment is there none.
+    /// Makes ready to put a program on a hook of an interface. What an earlier agent has there goes on meanwhile.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub(super) fn put(
+    pub(super) fn ready(
         &self,
         program: &mut Loaded<'_>,
         interface: &Interface,
         hook: Hook,
-    ) -> Result<ProgramHolder, LinkFailure> {
+    ) -> Result<Ready, LinkFailure> {
         if let Loaded::Tc(program) = program
             && !self.has_tcx
         {
-            return put_filter(program, interface, hook);
+            return ready_filter(program, interface, hook);
         }
-        let pin = Pin::at(hook, &interface.name).path(&self.pin_dir);
-        if let Some(old) = pinned(&pin)? {
-            let facts = link::pinned_facts(&pin)?;
-            if is_on(&facts, interface, hook) {
-                swap(program, old)?;
-                return Ok(ProgramHolder::Link(HeldLink::open(pin)?));
+        if let Some(old) = self.link_on(interface, hook)? {
+            return Ok(Ready::Swap(old));
+        }
+        for mode in AttachMode::ALL {
+            let other = Hook::Ingress(mode);
+            if hook.is_xdp() && other.is_xdp() && self.link_on(interface, other)?.is_some() {
+                return Ok(Ready::AfterXdp(mode));
             }
-            // Its interface is gone, or has another name by now.
-            drop(old);
-            unpin_link(&pin)?;
         }
-        self.make(program, interface, hook)
+        Ok(Ready::New(create(program, &interface.name, hook)?))
+    }
+
+    /// Takes the first half of putting a program on its hook: the one that can be taken back.
+    ///
+    /// # Errors
+    /// The kernel refuses; then the hook is as it was.
+    pub(super) fn pin_new(
+        &self,
+        ready: Ready,
+        interface: &Interface,
+        hook: Hook,
+    ) -> Result<Ready, LinkFailure> {
+        Ok(match ready {
+            Ready::New(link) => {
+                let holder = self.pin(link, interface, hook)?;
+                Ready::Put(Put::new(holder))
+            }
+            ready => ready,
+        })
+    }
+
+    /// Takes the second half: puts the program in the place of an earlier agent's, at no moment of which there is
+    /// none, but for the change from one XDP mode to the other.
+    ///
+    /// # Errors
+    /// The kernel refuses; then an earlier agent's link is as it was, or has our program.
+    pub(super) fn put(
+        &self,
+        ready: Ready,
+        program: &mut Loaded<'_>,
+        interface: &Interface,
+        hook: Hook,
+    ) -> Result<Put, LinkFailure> {
+        let pin = Pin::at(hook, &interface.name).path(&self.pin_dir);
+        match ready {
+            Ready::Put(put) => Ok(put),
+            Ready::New(link) => Ok(Put::new(self.pin(link, interface, hook)?)),
+            Ready::Swap(old) => {
+                swap(program, old)?;
+                Ok(Put::taken_over(ProgramHolder::Link(HeldLink::open(pin)?)))
+            }
+            Ready::Filter => match program {
+                Loaded::Tc(program) => Ok(Put::taken_over(put_filter(program, interface, hook)?)),
+                Loaded::Xdp(_) => Err(LinkFailure("XDP has no filters".to_owned())),
+            },
+            Ready::AfterXdp(mode) => {
+                let old = Hook::Ingress(mode);
+                unpin_link(&Pin::at(old, &interface.name).path(&self.pin_dir))?;
+                let made = self.make(program, interface, hook);
+                // This failure is the one to tell.
+                made.map(Put::taken_over).inspect_err(|_| {
+                    let _ = self.make(program, interface, old);
+                })
+            }
+        }
+    }
+
+    /// Opens the link that an earlier agent has pinned for a hook of an interface, if it still is there.
+    fn link_on(&self, interface: &Interface, hook: Hook) -> Result<Option<FdLink>, LinkFailure> {
+        let pin = Pin::at(hook, &interface.name).path(&self.pin_dir);
+        let Some(link) = pinned(&pin)? else {
+            return Ok(None);
+        };
+        // Its interface may be gone, or have another name by now.
+        let is_on = is_on(&link::pinned_facts(&pin)?, interface, hook)?;
+        Ok(is_on.then_some(link))
     }
 
     /// Puts a program on a hook first, and takes what held it there off.
@@ -138,28 +205,110 @@ impl Links {
         hook: Hook,
     ) -> Result<ProgramHolder, LinkFailure> {
         let pin = Pin::at(hook, &interface.name).path(&self.pin_dir);
-        link.pin(&pin).map_err(|error| {
-            LinkFailure(format!("pinning {}: {}", pin.display(), chain(&error)))
-        })?;
+        let stale = HeldLink::find(&pin)?;
+        if let Some(stale) = &stale {
+            stale.unpin()?;
+        }
+        let pinned = link
+            .pin(&pin)
+            .map(drop)
+            .map_err(|error| LinkFailure(format!("pinning {}: {}", pin.display(), chain(&error))));
+        match (pinned, stale) {
+            (Ok(()), None) => {}
+            (Ok(()), Some(stale)) => stale.detach(),
+            (Err(failure), stale) => {
+                // This failure is the one to tell.
+                let _ = stale.map(|stale| stale.keep_pin());
+                return Err(failure);
+            }
+        }
         Ok(ProgramHolder::Link(HeldLink::open(pin)?))
     }
 
     /// Takes the program of an earlier agent off an interface's ingress in this mode, if there is one.
     ///
     /// # Errors
-    /// If the pin cannot be removed.
-    pub(super) fn clear(&self, interface: &str, mode: AttachMode) -> Result<(), Failure> {
+    /// It cannot be taken off, or its pin not removed.
+    pub(super) fn clear(&self, interface: &str, mode: AttachMode) -> Result<(), LinkFailure> {
         let hook = Hook::Ingress(mode);
         if mode == AttachMode::Tc && !self.has_tcx {
             clsact::detach(interface, hook.tc());
         }
         let pin = Pin::at(hook, interface).path(&self.pin_dir);
-        if pin.exists() {
-            unpin_link(&pin)
-                .fail_with(ExitCode::Failure, || format!("removing {}", pin.display()))?;
+        match unpin_link(&pin) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(LinkFailure(format!("removing {}: {error}", pin.display())))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
+}
+
+/// A program on its way to a hook. Dropped, the value leaves the hook as it was.
+pub(super) enum Ready {
+    /// An earlier agent's link, which is to be given the program.
+    Swap(FdLink),
+    /// A link of ours without a pin: it ends with this value.
+    New(FdLink),
+    /// Our place among the filters has an earlier agent's program.
+    Filter,
+    /// The interface has ours in another XDP mode, and no room for two.
+    AfterXdp(AttachMode),
+    /// It is there.
+    Put(Put),
+}
+
+/// A program that a start has put on a hook. Dropped before it is [kept](Self::keep), it is taken off again, unless
+/// there was one of an earlier agent's.
+pub(super) struct Put {
+    holder: Option<ProgramHolder>,
+    is_new: bool,
+}
+
+impl Put {
+    const fn new(holder: ProgramHolder) -> Self {
+        Self {
+            holder: Some(holder),
+            is_new: true,
+        }
+    }
+
+    const fn taken_over(holder: ProgramHolder) -> Self {
+        Self {
+            holder: Some(holder),
+            is_new: false,
+        }
+    }
+
+    /// Leaves the program there.
+    pub(super) fn keep(mut self) -> Option<ProgramHolder> {
+        self.holder.take()
+    }
+}
+
+impl Drop for Put {
+    fn drop(&mut self) {
+        if let Some(holder) = self.holder.take().filter(|_| self.is_new)
+            && let Err(error) = holder.release()
+        {
+            warn!(%error, "a program is not taken off again: `dz-agent purge` does it");
+        }
+    }
+}
+
+/// Makes ready to put a program into our place among the filters. Where there is none, it is put there.
+fn ready_filter(
+    program: &mut SchedClassifier,
+    interface: &Interface,
+    hook: Hook,
+) -> Result<Ready, LinkFailure> {
+    let egress = hook == Hook::Egress;
+    let found = filters::at_our_place(interface.ifindex, egress).map_err(LinkFailure)?;
+    if matches!(found, AtOurPlace::Ours) {
+        return Ok(Ready::Filter);
+    }
+    let holder = put_filter(program, interface, hook)?;
+    Ok(Ready::Put(Put::new(holder)))
 }
 
 /// Puts a program into our place among the filters.
@@ -168,9 +317,9 @@ fn put_filter(
     interface: &Interface,
     hook: Hook,
 ) -> Result<ProgramHolder, LinkFailure> {
-    if let Some(other) =
-        filters::other_at_our_place(interface.ifindex, hook == Hook::Egress).map_err(LinkFailure)?
-    {
+    let egress = hook == Hook::Egress;
+    let found = filters::at_our_place(interface.ifindex, egress).map_err(LinkFailure)?;
+    if let AtOurPlace::Others(other) = found {
         return Err(LinkFailure(format!(
             "the filter at our place (priority {}) is somebody else's, {other}: remove it",
             clsact::PRIORITY

@@ -36,6 +36,24 @@ impl HeldLink {
         Ok(Self { link, id, pin })
     }
 
+    /// Opens the link of a pin, if there is one.
+    pub(super) fn find(pin: &Path) -> io::Result<Option<Self>> {
+        match Self::open(pin.to_owned()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    /// Removes its pin. It stays where it is while this value lives.
+    pub(super) fn unpin(&self) -> io::Result<()> {
+        fs::remove_file(&self.pin)
+    }
+
+    /// Takes the program off its device, see [`Self::release`].
+    pub(super) fn detach(self) {
+        let _ = link::detach(self.link.as_fd());
+    }
+
     /// Pins it again, if its pin is gone or another link's. Says whether that was so.
     pub(super) fn keep_pin(&self) -> io::Result<bool> {
         match link::pinned_facts(&self.pin) {

@@ -9,13 +9,14 @@ use dz_common::counters::Counter;
 use dz_common::ingress::Link;
 use dz_common::map::SLOTS_PER_GROUP;
 
-use super::attach::{self, Attachment};
+use super::attach::{self, Attachment, Ready};
 use super::choice::Choice;
 use super::clock::now_ns;
 use super::held::{Device, Mended};
 use super::hook::{AttachMode, Hook};
-use super::layout::slots;
+use super::layout::{check_shapes, slots};
 use super::links::Links;
+use super::made::MadePins;
 use super::maps::{MapReader, Maps};
 use super::names::{CONTROL, TRANSMIT};
 use super::object::Object;
@@ -32,41 +33,66 @@ pub struct Datapath {
     runner: Runner,
     links: Links,
     slots: u32,
+    /// The pins of maps that were not there.
+    made: MadePins,
 }
 
 impl Datapath {
-    /// Loads programs and maps and starts the detection timers. Nothing is attached yet.
+    /// Loads programs and maps. What an earlier agent has left goes on as it was until [`Self::begin`]; maps that
+    /// are made here are removed if that does not come.
     ///
     /// # Errors
-    /// [`ExitCode::Kernel`] if the kernel refuses a map, a program or a timer;
-    /// [`ExitCode::Failure`] if the pinned maps are of another layout.
+    /// [`ExitCode::Kernel`] if the kernel refuses a map or a program;
+    /// [`ExitCode::Failure`] if the pinned maps are of another layout, or cannot be read.
     pub fn load(settings: &Settings) -> Result<Self, Failure> {
         let pin_dir = &settings.pin_dir;
         let slots = slots(pin_dir, settings.max_sessions)?;
+        check_shapes(pin_dir)?;
+        let made = MadePins::of_missing(pin_dir)?;
         let mut object = Object::new(pin_dir, slots)?;
         for name in [TRANSMIT, CONTROL] {
             object.program(name)?;
         }
-        let maps = Maps::take(&mut object, slots).fail_with(ExitCode::Kernel, || {
-            format!("maps in {}", pin_dir.display())
-        })?;
         let reader = MapReader::from_pins(pin_dir).fail_with(ExitCode::Kernel, || {
             format!("maps in {}", pin_dir.display())
         })?;
+        let maps = Maps::take(&mut object, slots).fail_with(ExitCode::Kernel, || {
+            format!("maps in {}", pin_dir.display())
+        })?;
         let runner = Runner::new(&mut object)?;
-        let groups = slots.div_ceil(SLOTS_PER_GROUP);
-        maps.set_config(settings.config(groups));
-        maps.beat(now_ns());
-        let datapath = Self {
+        Ok(Self {
             maps,
             reader: Arc::new(reader),
             object,
             runner,
-            links: Links::new(pin_dir),
+            links: Links::new(pin_dir)?,
             slots,
-        };
-        datapath.start_timers(groups)?;
-        Ok(datapath)
+            made,
+        })
+    }
+
+    /// Attaches to the interfaces that have been made ready, and has the kernel part go on with these settings, and
+    /// a first heartbeat. Everything that changes what an earlier agent has left is done here.
+    ///
+    /// # Errors
+    /// [`ExitCode::Kernel`] if a timer does not start, [`ExitCode::Interface`] if a device does not carry a program
+    /// after all. The settings are those of the earlier agent then.
+    pub fn begin(
+        &mut self,
+        settings: &Settings,
+        ready: Vec<Ready>,
+    ) -> Result<Vec<Attachment>, Failure> {
+        self.start_timers()?;
+        let attachments = attach::attach(&mut self.object, &self.links, ready)?;
+        self.maps.set_config(settings.config(self.groups()));
+        self.maps.beat(now_ns());
+        self.keep_maps();
+        Ok(attachments)
+    }
+
+    /// Leaves the maps that were made in their place, from now on.
+    pub(super) fn keep_maps(&mut self) {
+        self.made.keep();
     }
 
     /// Loads every program of an interface, to be sure that the kernel takes them when an interface comes
@@ -119,17 +145,25 @@ impl Datapath {
         self.object.forward_logs()
     }
 
-    /// Attaches to an interface, or takes over from an earlier agent there.
+    /// Makes ready to attach to an interface.
     ///
     /// # Errors
     /// [`ExitCode::Interface`] if the device cannot carry any of the modes chosen.
-    pub fn attach(
+    pub fn ready(
         &mut self,
         interface: &Interface,
         link: Link,
         choice: &Choice,
-    ) -> Result<Attachment, Failure> {
-        attach::attach(&mut self.object, &self.links, interface, link, choice)
+    ) -> Result<Ready, Failure> {
+        attach::ready(&mut self.object, &self.links, interface, link, choice)
+    }
+
+    /// Attaches to interfaces that have come while the agent runs, or takes over from an earlier agent there.
+    ///
+    /// # Errors
+    /// [`ExitCode::Interface`] if a device does not carry a program after all.
+    pub fn attach(&mut self, ready: Vec<Ready>) -> Result<Vec<Attachment>, Failure> {
+        attach::attach(&mut self.object, &self.links, ready)
     }
 
     /// Looks where the programs of an interface are, and puts right what is not as it should be.
@@ -169,9 +203,15 @@ impl Datapath {
         &mut self.object
     }
 
-    /// Starts the timers. A load whose timers do not start must fail: sessions would never be detected as
+    /// Returns how many groups of deadlines there are.
+    pub(super) const fn groups(&self) -> u32 {
+        self.slots.div_ceil(SLOTS_PER_GROUP)
+    }
+
+    /// Starts the timers. A start whose timers do not start must fail: sessions would never be detected as
     /// Down.
-    fn start_timers(&self, groups: u32) -> Result<(), Failure> {
+    pub(super) fn start_timers(&self) -> Result<(), Failure> {
+        let groups = self.groups();
         for index in 0..groups {
             let request = Request {
                 op: OP_START_GROUP,

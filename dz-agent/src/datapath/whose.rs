@@ -3,6 +3,7 @@
 //! Names and numbers of interfaces are the same in many namespaces. An agent that took over links of another namespace
 //! would set routes here by the liveness of peers there.
 
+use std::io;
 use std::path::Path;
 
 use super::hook::Hook;
@@ -33,7 +34,9 @@ pub async fn check_pins(pin_dir: &Path) -> Result<(), Failure> {
         let link = link::pinned_facts(&path);
         let link = link.fail_with(ExitCode::Failure, || path.display().to_string())?;
         // A pinned link outlives its device.
-        if link.ifindex != 0 && !is_here(&link, hook, &interfaces) {
+        let is_here = is_here(&link, hook, &interfaces);
+        let is_here = is_here.fail_with(ExitCode::Failure, || path.display().to_string())?;
+        if link.ifindex != 0 && !is_here {
             let what = format!(
                 "pin directory {shown}: {} holds a program on an interface of another network namespace (index {} \
                  there): start the agent there, run `dz-agent purge` there, or give this one another --pin-dir",
@@ -46,18 +49,25 @@ pub async fn check_pins(pin_dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn is_here(link: &LinkInfo, hook: Hook, interfaces: &[Interface]) -> bool {
-    let mut interfaces = interfaces.iter();
-    interfaces.any(|interface| is_on(link, interface, hook))
+fn is_here(link: &LinkInfo, hook: Hook, interfaces: &[Interface]) -> io::Result<bool> {
+    let with_index = interfaces.iter().find(|i| i.ifindex == link.ifindex);
+    with_index.map_or(Ok(false), |interface| is_on(link, interface, hook))
 }
 
 /// Says whether a link is on an interface.
-pub(super) fn is_on(link: &LinkInfo, interface: &Interface, hook: Hook) -> bool {
-    let has_program = || match hook.is_xdp() {
-        true => interface.xdp == Some(link.program),
-        false => {
-            query::tcx(link.ifindex, hook).is_ok_and(|programs| programs.contains(&link.program))
-        }
-    };
-    link.ifindex == interface.ifindex && has_program()
+///
+/// # Errors
+/// The kernel could not be asked.
+pub(super) fn is_on(link: &LinkInfo, interface: &Interface, hook: Hook) -> io::Result<bool> {
+    if link.ifindex != interface.ifindex {
+        return Ok(false);
+    }
+    if hook.is_xdp() {
+        return Ok(interface.xdp == Some(link.program));
+    }
+    match query::tcx(link.ifindex, hook) {
+        // It is gone since it was read.
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
+        programs => Ok(programs?.contains(&link.program)),
+    }
 }

@@ -56,6 +56,8 @@ impl<H: Hands> Engine<H> {
             // Heartbeat and full check are no arms of the `select!`: an arm before theirs that is always
             // ready would keep them waiting.
             let begun_ns = self.hands.now_ns();
+            #[cfg(feature = "faults")]
+            crate::faults::turn().fail_with(ExitCode::Failure, || "a fault of a test")?;
             if begun_ns >= beat_ns {
                 self.beat(begun_ns);
                 floods.report();

@@ -1,7 +1,6 @@
 //! The agent's life: it takes its locks, loads the kernel part, starts the engine, runs it until a signal,
 //! and cleans up.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use super::configured;
 use crate::datapath::{Lasting, check_kernel, check_pins, readable};
 use crate::engine::hands::earlier::remove_strays;
 use crate::engine::hands::holding::Holding;
-use crate::engine::hands::kernel::KernelHands;
+use crate::engine::hands::kernel::{KernelHands, check_interfaces};
 use crate::engine::hands::pins::remove_pins;
 use crate::engine::parts::{Engine, Prepared};
 use crate::engine::run::Senses;
@@ -36,8 +35,12 @@ const COMMANDS: usize = 64;
 
 /// Runs the agent until a signal stops it.
 ///
+/// Until it is ready, whatever it makes is taken back if it fails: sockets, locks, the pin directory, maps and links go
+/// with the values that hold them. What an earlier agent has left changes last, in [`Engine::start`]. From then on only
+/// a withdrawal takes anything back; every other end leaves what a crash leaves, for the next start.
+///
 /// # Errors
-/// The agent cannot start, or cannot take everything back when it stops.
+/// The agent cannot start, or go on, or take everything back when it stops.
 pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Result<(), Failure> {
     options.validate()?;
     let conditions = options.conditions()?;
@@ -45,79 +48,43 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
     check_kernel(&options.pin_dir)?;
     let holdings = options.interfaces.iter().map(|name| Holding::take(name));
     let holdings = holdings.collect::<Result<Vec<_>, LockError>>()?;
-    let _lock = PinDirLock::create(&options.pin_dir).map_err(Failure::from)?;
+    let mut pins = PinDirLock::create(&options.pin_dir).map_err(Failure::from)?;
     check_pins(&options.pin_dir).await?;
+    check_interfaces(&options).await?;
     let identity = Identity::load(&options.state_dir)?;
     let front = Front::bind(socket, options.metrics_listen.clone())?;
     // After `Front::bind` has started the API's thread, which is not to inherit real-time priority.
     let realtime = realtime::apply(options.realtime)?;
-    let fresh = fs::read_dir(&options.pin_dir).is_ok_and(|mut files| files.next().is_none());
     let mut signals = Signals::new()?;
-
-    let hands = KernelHands::load(&options, holdings, realtime)
-        .inspect_err(|_| remove_pins(&options.pin_dir, fresh))?;
-    remove_strays(&options.pin_dir, &options.interfaces).await?;
-    let lasting = Lasting::of(&options.pin_dir);
-    if let Some(warning) = lasting.warning(&options.pin_dir) {
-        warn!("{warning}");
-    }
-    let pin_dir = options.pin_dir.clone();
-    let prepared = Prepared {
-        wants: Wants::new(configured, policy, Followed::new(conditions)),
-        identity,
-    };
-    let result = serve(
-        options,
-        prepared,
-        hands,
-        front,
-        floods,
-        &mut signals,
-        realtime,
-    )
-    .await;
-    match &result {
-        Ok(Stop::Withdraw) => remove_pins(&pin_dir, true),
-        Ok(Stop::Leave) => match lasting {
-            Lasting::Machine => info!("stopped; the kernel part goes on for the next start"),
-            Lasting::MountNamespace => {
-                warn!("stopped; the kernel part ends with this mount namespace, routes stay")
-            }
-            Lasting::Unknown => info!(
-                "stopped; the kernel part goes on for the next start if the BPF file system does"
-            ),
-        },
-        Err(_) => remove_pins(&pin_dir, fresh),
-    }
-    result.map(|_| ())
-}
-
-async fn serve(
-    options: RunOptions,
-    prepared: Prepared,
-    hands: KernelHands,
-    front: Front,
-    floods: FloodLimit,
-    signals: &mut Signals,
-    realtime: bool,
-) -> Result<Stop, Failure> {
     let mut monitor = Monitor::open().fail_with(ExitCode::Failure, || "netlink notifications")?;
-    if prepared.wants.followed().is_on() {
+
+    let hands = KernelHands::load(&options, holdings, realtime)?;
+    let wants = Wants::new(configured, policy, Followed::new(conditions));
+    if wants.followed().is_on() {
         monitor.tell_of_hosts();
     }
-    let reader = Arc::clone(hands.reader());
     // Notifications of our own route changes are left out before the first is asked for: their answers tell.
     let left_out = monitor.leave_out(hands.ports());
     left_out.fail_with(ExitCode::Failure, || "netlink notifications")?;
     let ring = hands.events_descriptor().and_then(readable);
     let ring = ring.fail_with(ExitCode::Failure, || "dz_events")?;
+    let reader = Arc::clone(hands.reader());
     let recorded = Recorded::default();
     let shared = Arc::new(Shared::new(recorded.clone(), front.metrics()));
+    let prepared = Prepared { wants, identity };
     let mut engine = Engine::new(hands, options, prepared, Arc::clone(&shared))?;
-    if let Err(failure) = engine.start().await {
-        engine.detach_all();
-        return Err(failure);
+    engine.start().await?;
+    pins.keep();
+    // Ours run before them by now.
+    let strays = remove_strays(&engine.options.pin_dir, &engine.options.interfaces).await;
+    if let Err(failure) = strays {
+        warn!("programs of dead agents may be left on the interfaces: {failure}");
     }
+    let lasting = Lasting::of(&engine.options.pin_dir);
+    if let Some(warning) = lasting.warning(&engine.options.pin_dir) {
+        warn!("{warning}");
+    }
+
     let (commands, requests) = mpsc::channel(COMMANDS);
     let inspector = Inspector::new(reader, &engine.options, shared, engine.capacity());
     let front = front.serve(
@@ -133,7 +100,7 @@ async fn serve(
         monitor,
         requests,
     };
-    let stop = engine.run(&mut senses, signals, &floods).await?;
+    let stop = engine.run(&mut senses, &mut signals, &floods).await?;
     // Requests that come now are refused: the engine does not read them any more.
     let Senses {
         mut monitor,
@@ -146,5 +113,18 @@ async fn serve(
         Stop::Withdraw => engine.withdraw(&mut monitor).await,
     };
     front.stop();
-    withdrawn.map(|()| stop)
+    withdrawn?;
+    match stop {
+        Stop::Withdraw => remove_pins(&engine.options.pin_dir),
+        Stop::Leave => match lasting {
+            Lasting::Machine => info!("stopped; the kernel part goes on for the next start"),
+            Lasting::MountNamespace => {
+                warn!("stopped; the kernel part ends with this mount namespace, routes stay")
+            }
+            Lasting::Unknown => info!(
+                "stopped; the kernel part goes on for the next start if the BPF file system does"
+            ),
+        },
+    }
+    Ok(())
 }

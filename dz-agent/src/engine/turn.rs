@@ -43,15 +43,13 @@ impl<H: Hands> Engine<H> {
     ///
     /// # Errors
     /// An interface cannot be served, the kernel refuses our programs, or interfaces and addresses cannot
-    /// be read.
+    /// be read. Then nothing of an earlier agent has changed.
     pub(super) async fn start(&mut self) -> Result<(), Failure> {
         let (found, addresses) = self.read_interfaces().await?;
+        self.begin_serving(&found)?;
+        // Nothing fails any more.
         for (index, found) in found.into_iter().enumerate() {
-            let followed = self.update_interface(index, found, &addresses);
-            followed.map_err(|failure| {
-                let name = self.interfaces.at(index).name();
-                failure.context(format!("interface {name}"))
-            })?;
+            self.update_or_wait(index, found, &addresses);
             let interface = self.interfaces.at(index);
             if let Some(reason) = interface.unavailable() {
                 warn!(
@@ -59,9 +57,6 @@ impl<H: Hands> Engine<H> {
                     reason, "waiting for the interface"
                 );
             }
-        }
-        if self.interfaces.iter().any(|i| i.ifindex().is_none()) {
-            self.hands.load_all()?;
         }
         if let Some(file) = &self.options.peers {
             let peers = self.wants.configured().len();

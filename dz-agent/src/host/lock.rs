@@ -189,14 +189,26 @@ const STICKY: u32 = 0o1000;
 #[derive(Debug)]
 pub struct PinDirLock {
     directory: File,
+    /// The directories that were made for it, the innermost first.
+    made: Vec<PathBuf>,
     _file: LockFile,
+}
+
+impl Drop for PinDirLock {
+    fn drop(&mut self) {
+        for path in &self.made {
+            // Fails if something is in it, which is to stay.
+            let _ = fs::remove_dir(path);
+        }
+    }
 }
 
 impl PinDirLock {
     /// Makes the directory where it is missing, and locks it.
     ///
     /// It is for its owner alone (mode 0700). Everybody may make directories in the root of a BPF file
-    /// system, and whoever owns one may remove what is pinned in it.
+    /// system, and whoever owns one may remove what is pinned in it. Unless it is [kept](Self::keep), a directory that is
+    /// made here and empty at the end goes with this value.
     ///
     /// # Errors
     /// As [`Self::acquire`], or the directory cannot be made.
@@ -206,10 +218,18 @@ impl PinDirLock {
 
     fn create_in(locks: &Path, path: &Path) -> Result<Self, LockError> {
         let failed = |error| LockError::io(format!("pin directory {}", path.display()), error);
+        let mut made = Vec::new();
+        for directory in path.ancestors() {
+            if directory.as_os_str().is_empty() || directory.try_exists().map_err(failed)? {
+                break;
+            }
+            made.push(directory.to_owned());
+        }
         let mut builder = DirBuilder::new();
         builder.mode(PRIVATE).recursive(true);
         builder.create(path).map_err(failed)?;
-        let lock = Self::acquire_in(locks, path)?;
+        let mut lock = Self::acquire_in(locks, path)?;
+        lock.made = made;
         let mode = lock.directory.metadata().map_err(failed)?.mode();
         // An earlier version's. A sticky one is the root of the file system, which is for everybody.
         if mode & 0o077 != 0 && mode & STICKY == 0 {
@@ -217,6 +237,11 @@ impl PinDirLock {
             lock.directory.set_permissions(private).map_err(failed)?;
         }
         Ok(lock)
+    }
+
+    /// Leaves the directory, from now on.
+    pub fn keep(&mut self) {
+        self.made.clear();
     }
 
     /// Locks a directory that is there.
@@ -251,6 +276,7 @@ impl PinDirLock {
         let file = take(locks, &name, &what, busy)?;
         Ok(Self {
             directory,
+            made: Vec::new(),
             _file: file,
         })
     }
@@ -300,13 +326,34 @@ mod tests {
         let locks = place.path().join("locks");
         let path = place.path().join("pins");
         let mode = || fs::metadata(&path).expect("it is there").mode() & 0o7777;
-        drop(PinDirLock::create_in(&locks, &path).expect("made"));
+        PinDirLock::create_in(&locks, &path).expect("made").keep();
         assert_eq!(mode(), 0o700);
         for (before, after) in [(0o755, 0o700), (0o1777, 0o1777)] {
             fs::set_permissions(&path, Permissions::from_mode(before)).expect("ours");
             drop(PinDirLock::create_in(&locks, &path).expect("it is ours"));
             assert_eq!(mode(), after, "{before:o}");
         }
+    }
+
+    #[test]
+    fn a_directory_that_was_made_goes_unless_it_is_kept_or_used() {
+        let place = tempfile::tempdir().expect("a directory");
+        let locks = place.path().join("locks");
+        let path = place.path().join("a/b");
+        drop(PinDirLock::create_in(&locks, &path).expect("made"));
+        assert!(!place.path().join("a").exists());
+        let lock = PinDirLock::create_in(&locks, &path).expect("made");
+        fs::write(path.join("theirs"), "").expect("written");
+        drop(lock);
+        assert!(path.join("theirs").exists());
+        fs::remove_file(path.join("theirs")).expect("removed");
+        drop(PinDirLock::create_in(&locks, &path).expect("it is there"));
+        assert!(path.exists(), "not made then");
+        fs::remove_dir(&path).expect("empty");
+        let mut lock = PinDirLock::create_in(&locks, &path).expect("made");
+        lock.keep();
+        drop(lock);
+        assert!(path.exists());
     }
 
     #[test]
@@ -330,7 +377,7 @@ mod tests {
         let place = tempfile::tempdir().expect("a directory");
         let locks = place.path().join("locks");
         let (ours, link) = (place.path().join("ours"), place.path().join("link"));
-        drop(PinDirLock::create_in(&locks, &ours).expect("made"));
+        PinDirLock::create_in(&locks, &ours).expect("made").keep();
         fs::set_permissions(&ours, Permissions::from_mode(0o755)).expect("ours");
         std::os::unix::fs::symlink(&ours, &link).expect("made");
         drop(PinDirLock::acquire_in(&locks, &link).expect("one of our own leads where we want"));

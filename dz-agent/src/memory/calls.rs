@@ -38,6 +38,8 @@ pub enum Call {
     Beat,
     /// A deadline slot is written. Memory is mapped: it cannot fail.
     PrepareSlot(u32),
+    /// The maps are made, or opened.
+    MakeMaps,
     /// The configuration is written. Memory is mapped: it cannot fail.
     Configure,
     /// The control program is run, for this operation on this session.
@@ -102,6 +104,7 @@ impl Call {
             | Self::ReadLocals
             | Self::ReadConfined
             | Self::ReadCounters(_)
+            | Self::MakeMaps
             | Self::Attach(_) => MEMORY,
             Self::Beat | Self::PrepareSlot(_) | Self::Configure | Self::Detach(_) => &[],
             Self::Control(..) | Self::Transmit(_) => RUN,

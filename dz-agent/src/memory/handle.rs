@@ -113,6 +113,12 @@ impl Handle {
         }
     }
 
+    /// Says whether programs of ours are on an interface.
+    #[must_use]
+    pub fn is_attached(&self, ifindex: u32) -> bool {
+        self.kernel.borrow().attached(ifindex).is_some()
+    }
+
     /// Takes our programs off an interface.
     ///
     /// # Errors

@@ -14,30 +14,36 @@ use super::handle::{Done, Handle};
 use super::kernel::Kernel;
 use super::maps::deleted;
 use crate::datapath::{MapError, Order, Settings, Transmitted};
-use crate::error::{ExitCode, Failure};
+use crate::error::{ExitCode, FailWith, Failure};
 
 /// How long a dead agent is told to wait before it asks for a session again.
 const DEAD_PAUSE_NS: u64 = 1_000_000_000;
 
 impl Handle {
-    /// Loads the kernel part, or takes over what an earlier agent has left, as
+    /// Loads the kernel part, or opens what an earlier agent has left, as
     /// [`Datapath::load`](crate::datapath::Datapath::load).
     ///
     /// # Errors
-    /// [`ExitCode::Kernel`]: a timer does not start.
+    /// [`ExitCode::Kernel`]: there is no memory for the maps.
     pub fn load(&self, settings: &Settings) -> Result<(), Failure> {
-        let now_ns = self.now_ns();
         let wanted = settings.max_sessions.next_multiple_of(SLOTS_PER_GROUP);
-        let loaded = self.change(&Call::Configure, |kernel| {
-            let maps = kernel.make_maps(wanted);
-            let groups = maps.slots().div_ceil(SLOTS_PER_GROUP);
-            maps.set_config(settings.config(groups));
-            maps.beat(now_ns);
-            groups
+        let made = self.change(&Call::MakeMaps, |kernel| {
+            kernel.make_maps(wanted);
         });
-        let Done::Made(groups) = loaded else {
-            return Ok(());
-        };
+        match made {
+            Done::Made(()) | Done::Dead => Ok(()),
+            Done::Refused(errno) => {
+                Err(io_error(errno)).fail_with(ExitCode::Kernel, || "the kernel refuses the maps")
+            }
+        }
+    }
+
+    /// Starts the timers.
+    ///
+    /// # Errors
+    /// [`ExitCode::Kernel`]: one does not start.
+    pub fn start_timers(&self) -> Result<(), Failure> {
+        let groups = self.slots().div_ceil(SLOTS_PER_GROUP);
         for index in 0..groups {
             let request = Request {
                 op: OP_START_GROUP,
@@ -53,6 +59,17 @@ impl Handle {
             return Err(Failure::new(ExitCode::Kernel, what));
         }
         Ok(())
+    }
+
+    /// Has the kernel part go on with these settings, and a first heartbeat.
+    pub fn configure(&self, settings: &Settings) {
+        let now_ns = self.now_ns();
+        self.change(&Call::Configure, |kernel| {
+            let maps = kernel.loaded();
+            let groups = maps.slots().div_ceil(SLOTS_PER_GROUP);
+            maps.set_config(settings.config(groups));
+            maps.beat(now_ns);
+        });
     }
 
     /// Returns how many sessions the maps have room for.

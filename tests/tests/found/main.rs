@@ -4,6 +4,7 @@
 mod between;
 mod clsact;
 mod elsewhere;
+mod failing;
 mod meanwhile;
 mod scene;
 mod xdp;
@@ -18,5 +19,6 @@ fn main() -> ExitCode {
     tests.extend(elsewhere::tests());
     tests.extend(xdp::tests());
     tests.extend(clsact::tests());
+    tests.extend(failing::tests());
     run(tests)
 }

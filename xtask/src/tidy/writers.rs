@@ -16,8 +16,10 @@ const HANDS: [&str; 2] = ["dz-agent/src/engine/hands.rs", "dz-agent/src/engine/h
 const WRITERS: &[(&str, &str)] = &[
     ("Attachment::detach", DATAPATH),
     ("Datapath::attach", DATAPATH),
+    ("Datapath::begin", DATAPATH),
     ("Datapath::control", DATAPATH),
     ("Datapath::load", DATAPATH),
+    ("Datapath::ready", DATAPATH),
     ("Datapath::transmit", DATAPATH),
     ("Maps::beat", DATAPATH),
     ("Maps::clear_counters", DATAPATH),

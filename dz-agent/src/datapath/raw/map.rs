@@ -7,7 +7,7 @@ use std::path::Path;
 use aya::maps::{MapData, MapType};
 use aya::util::nr_cpus;
 
-use super::call::{bpf, descriptor, number};
+use super::call::{bpf, descriptor, number, open_pin};
 use super::info::{get_info, info};
 
 // From the kernel's `bpf.h`.
@@ -68,7 +68,7 @@ pub(in crate::datapath) struct RawMap {
 impl RawMap {
     /// Opens a pinned map.
     pub(in crate::datapath) fn from_pin(pin: &Path) -> io::Result<Self> {
-        let data = MapData::from_pin(pin).map_err(io::Error::other)?;
+        let data = MapData::from_fd(open_pin(pin)?).map_err(io::Error::other)?;
         let info = info(data.fd().as_fd())?;
         Ok(Self { data, info })
     }
@@ -81,6 +81,12 @@ impl RawMap {
     /// Returns how many entries it can hold.
     pub(in crate::datapath) const fn max_entries(&self) -> u32 {
         self.info.max_entries
+    }
+
+    /// Returns its kind, and the sizes of its keys and values.
+    pub(in crate::datapath) const fn shape(&self) -> (u32, u32, u32) {
+        let info = &self.info;
+        (info.map_type, info.key_size, info.value_size)
     }
 
     /// Says whether it is a hash.

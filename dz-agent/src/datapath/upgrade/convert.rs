@@ -59,10 +59,16 @@ impl Conversion {
 
     /// Converts one value.
     pub(super) fn convert(&self, old: &[u8]) -> Result<Vec<u8>, String> {
-        if old.len() < self.from {
+        let mut new = vec![0; self.to];
+        self.convert_onto(old, &mut new)?;
+        Ok(new)
+    }
+
+    /// Converts one value onto another of the new type, which keeps the fields that the old one does not have.
+    pub(super) fn convert_onto(&self, old: &[u8], new: &mut [u8]) -> Result<(), String> {
+        if old.len() < self.from || new.len() < self.to {
             return Err("a value that is too short".to_owned());
         }
-        let mut new = vec![0; self.to];
         for step in &self.steps {
             match step {
                 Step::Copy(from, to) => {
@@ -83,7 +89,7 @@ impl Conversion {
                 }
             }
         }
-        Ok(new)
+        Ok(())
     }
 
     fn add(

@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use dz_common::map::{SessionEntry, name};
+use dz_common::map::{Config, SessionEntry, name};
+use tracing::warn;
 use zerocopy::{IntoBytes, TryFromBytes};
 
 use super::btf::{Btf, Shape};
@@ -13,6 +15,7 @@ use super::convert::Conversion;
 use super::types::{kept_types, our_types};
 use crate::datapath::clock::now_ns;
 use crate::datapath::layout::abi_version;
+use crate::datapath::made::is_there;
 use crate::datapath::maps::Maps;
 use crate::datapath::raw::map::RawMap;
 
@@ -30,9 +33,12 @@ struct Pair {
     locked: bool,
 }
 
-/// The maps that are copied: those with keys, and the counters. The new agent writes the entries of the
-/// others anew, or reads them in sessions.
+/// The maps that are copied: settings, heartbeat, those with keys, and the counters. The new agent writes the entries
+/// of the others anew, or reads them in sessions.
 pub(super) struct Copier {
+    /// None: an old layout without them, or where they mean something else, so that ours serve from the start.
+    config: Option<Pair>,
+    heartbeat: Option<Pair>,
     sessions: Pair,
     counters: Pair,
     others: Vec<Pair>,
@@ -48,15 +54,44 @@ impl Copier {
         let mut others = Vec::new();
         for name in [name::LOCALS, name::PEERS, name::CONFINED] {
             // A map that the old layout does not have is filled by the new agent.
-            if old.join(name).exists() {
+            let pin = old.join(name);
+            if is_there(&pin).map_err(|error| format!("{}: {error}", pin.display()))? {
                 others.push(Pair::new(name, old, new, &kept)?);
             }
         }
         Ok(Self {
+            config: pair_or_none(name::CONFIG, old, new, &kept)?,
+            heartbeat: pair_or_none(name::HEARTBEAT, old, new, &kept)?,
             sessions: Pair::new(name::SESSIONS, old, new, &kept)?,
             counters: Pair::new(name::COUNTERS, old, new, &kept)?,
             others,
         })
+    }
+
+    /// Copies the settings and the heartbeat: until the start is over, the earlier agent's count. `ours`: the values of
+    /// fields that the old layout does not have.
+    pub(super) fn settings(&self, maps: &Maps, ours: Config) -> Result<(), String> {
+        match &self.heartbeat {
+            Some(pair) => pair.copy(&[0; 4])?,
+            None => maps.beat(now_ns()),
+        }
+        let mut value = ours.as_bytes().to_vec();
+        if let Some(pair) = &self.config {
+            let old = pair.old.get(&[0; 4], pair.locked);
+            let old = old.map_err(|error| pair.failed(&error))?;
+            // A value that means nothing here leaves ours.
+            if pair.value.convert_onto(&old, &mut value).is_err() {
+                value = ours.as_bytes().to_vec();
+            }
+        }
+        let config = Config::try_read_from_bytes(&value).unwrap_or(ours);
+        maps.set_config(Config {
+            abi_version: ours.abi_version,
+            version: ours.version,
+            groups: ours.groups,
+            ..config
+        });
+        Ok(())
     }
 
     /// Copies the maps that no kernel program writes.
@@ -96,28 +131,35 @@ impl Copier {
         let start = Instant::now();
         self.sessions_once(maps, slots, &wanted, SLACK)?;
         let slack = start.elapsed() * 2 + SLACK;
-        self.sessions_once(maps, slots, &wanted, slack)
+        let (copied, left) = self.sessions_once(maps, slots, &wanted, slack)?;
+        for key in left {
+            self.sessions
+                .left_behind(&key, "it cannot be read or served");
+        }
+        Ok(copied)
     }
 
+    /// Returns how many it has copied, and the keys of those that it could not.
     fn sessions_once(
         &self,
         maps: &Maps,
         slots: u32,
         wanted: &impl Fn(u32) -> bool,
         slack: Duration,
-    ) -> Result<usize, String> {
+    ) -> Result<(usize, Vec<Vec<u8>>), String> {
         let pair = &self.sessions;
-        let mut copied = HashSet::new();
+        let (mut copied, mut left) = (HashSet::new(), Vec::new());
         for key in pair.old.keys().map_err(|error| pair.failed(&error))? {
             let value = pair.old.get(&key, pair.locked);
             let value = value.map_err(|error| pair.failed(&error))?;
-            let key = pair.convert(&pair.key, &key)?;
-            let value = pair.convert(&pair.value, &value)?;
-            let unreadable = || format!("{}: a value that this version cannot read", pair.name);
-            let mut entry = SessionEntry::try_read_from_bytes(&value).map_err(|_| unreadable())?;
-            if entry.slot >= slots || key != entry.key.destination().as_bytes() {
-                return Err(unreadable());
-            }
+            let found = pair.key.convert(&key).ok().zip(session(pair, &value));
+            let sound = |(key, entry): &(Vec<u8>, SessionEntry)| {
+                entry.slot < slots && *key == entry.key.destination().as_bytes()
+            };
+            let Some((key, mut entry)) = found.filter(sound) else {
+                left.push(key);
+                continue;
+            };
             if !wanted(entry.key.ifindex) {
                 continue;
             }
@@ -128,7 +170,27 @@ impl Copier {
             put.map_err(|error| pair.failed(&error))?;
             copied.insert(key);
         }
-        Ok(copied.len())
+        Ok((copied.len(), left))
+    }
+}
+
+/// Reads a session of the old layout; none if it means nothing in ours.
+fn session(pair: &Pair, value: &[u8]) -> Option<SessionEntry> {
+    let value = pair.value.convert(value).ok()?;
+    SessionEntry::try_read_from_bytes(&value).ok()
+}
+
+/// Makes a pair of two maps, unless there is no old one, or they have nothing in common.
+fn pair_or_none(
+    name: &'static str,
+    old: &Path,
+    new: &Path,
+    kept: &[Option<Vec<u8>>; 2],
+) -> Result<Option<Pair>, String> {
+    match RawMap::from_pin(&old.join(name)) {
+        Ok(_) => Ok(Pair::new(name, old, new, kept).ok()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("{name}: {error}")),
     }
 }
 
@@ -172,7 +234,7 @@ impl Pair {
         })
     }
 
-    /// Copies one entry, of a per-CPU map with the values of every CPU.
+    /// Copies one entry, if it means something in the new layout; of a per-CPU map with the values of every CPU.
     fn copy(&self, key: &[u8]) -> Result<(), String> {
         let failed = |error| self.failed(&error);
         let old = self.old.get(key, self.locked).map_err(failed)?;
@@ -184,16 +246,28 @@ impl Pair {
         };
         let mut new = Vec::with_capacity(length);
         for value in old.chunks(old.len() / cpus) {
-            new.extend(self.convert(&self.value, value)?);
+            match self.value.convert(value) {
+                Ok(value) => new.extend(value),
+                Err(error) => {
+                    self.left_behind(key, &error);
+                    return Ok(());
+                }
+            }
             new.resize(new.len().next_multiple_of(length / cpus), 0);
         }
-        let key = self.convert(&self.key, key)?;
-        self.new.put(&key, &new).map_err(failed)
+        match self.key.convert(key) {
+            Ok(key) => self.new.put(&key, &new).map_err(failed),
+            Err(error) => {
+                self.left_behind(key, &error);
+                Ok(())
+            }
+        }
     }
 
-    fn convert(&self, by: &Conversion, value: &[u8]) -> Result<Vec<u8>, String> {
-        by.convert(value)
-            .map_err(|error| format!("{}: {error}", self.name))
+    /// Says that an entry is not taken over.
+    fn left_behind(&self, key: &[u8], why: &str) {
+        let (map, key) = (self.name, format!("{key:02x?}"));
+        warn!(map, key, why, "entry not taken over");
     }
 
     fn failed(&self, error: &std::io::Error) -> String {

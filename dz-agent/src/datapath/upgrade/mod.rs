@@ -4,6 +4,8 @@
 //! filters instead). Each step leaves a state from which the next start goes on; the folder's name says
 //! how far it was:
 //!
+//! Settings and heartbeat are copied, too: those of this start follow when it cannot fail any more.
+//!
 //! | step | a crash right after it leaves | the next start |
 //! |---|---|---|
 //! | 1. maps of the new layout pinned in `takeover_new`, entries copied | the old part at work | throws the folder away |
@@ -48,7 +50,7 @@ use crate::error::{ExitCode, FailWith, Failure};
 use copy::Copier;
 use old_links::{OldLink, old_links};
 pub use staging::unfinished;
-use staging::{MOVE, NEW, SWAP, map_ids, remove, rename};
+use staging::{MOVE, NEW, SWAP, exists, map_ids, remove, rename};
 pub use types::keep_types;
 
 /// Copies pinned maps of an earlier layout into maps of ours, and replaces the programs that use them by
@@ -60,11 +62,11 @@ pub use types::keep_types;
 pub fn take_over(settings: &Settings) -> Result<(), Failure> {
     let pin_dir = &settings.pin_dir;
     remove(&pin_dir.join(NEW))?;
-    if pin_dir.join(MOVE).exists() {
+    if exists(&pin_dir.join(MOVE))? {
         info!(pin_dir = %pin_dir.display(), "finishing a takeover that was cut short");
         return move_pins(pin_dir);
     }
-    if pin_dir.join(SWAP).exists() {
+    if exists(&pin_dir.join(SWAP))? {
         let staged = map_ids(&pin_dir.join(SWAP))?;
         let links = old_links(pin_dir).map_err(|fault| refusal(pin_dir, &fault))?;
         let used = any_uses(&links, &staged).map_err(|fault| refusal(pin_dir, &fault))?;
@@ -75,7 +77,7 @@ pub fn take_over(settings: &Settings) -> Result<(), Failure> {
         }
         remove(&pin_dir.join(SWAP))?;
     }
-    let found = abi_version(&pin_dir.join(name::CONFIG));
+    let found = abi_version(pin_dir)?;
     // None or 0: nothing that could be taken over; see `Datapath::load`.
     if !found.is_some_and(|found| (1..ABI_VERSION).contains(&found)) {
         return Ok(());
@@ -83,16 +85,23 @@ pub fn take_over(settings: &Settings) -> Result<(), Failure> {
     prepare(settings)
         .and_then(|datapath| swap(datapath, pin_dir, |_| Ok(true)))
         .map_err(|fault| {
-            // No link has been given a program of the first; of the second, as far as we may know.
-            let _ = remove(&pin_dir.join(NEW));
-            let staged = map_ids(&pin_dir.join(SWAP)).unwrap_or_default();
-            let links = old_links(pin_dir).unwrap_or_default();
-            if any_uses(&links, &staged) == Ok(false) {
-                let _ = remove(&pin_dir.join(SWAP));
+            // Unless a link has been given a new program, there is nothing to go on from.
+            for folder in [NEW, SWAP] {
+                if is_unused(pin_dir, folder) {
+                    let _ = remove(&pin_dir.join(folder));
+                }
             }
             refusal(pin_dir, &fault)
         })?;
     move_pins(pin_dir)
+}
+
+/// Says whether no link has a program with the maps in a folder, as none has before the folder has its second name. What cannot be
+/// looked at may be in use.
+fn is_unused(pin_dir: &Path, folder: &str) -> bool {
+    let (staged, links) = (map_ids(&pin_dir.join(folder)), old_links(pin_dir));
+    let unused = |staged: Vec<u32>, links: Vec<OldLink>| any_uses(&links, &staged) == Ok(false);
+    folder == NEW || matches!((staged, links), (Ok(staged), Ok(links)) if unused(staged, links))
 }
 
 /// Takes steps 1 and 2.
@@ -110,12 +119,18 @@ fn prepare(settings: &Settings) -> Result<Datapath, String> {
         ..settings.clone()
     })
     .map_err(|failure| failure.to_string())?;
+    // From here on it is the folder that is thrown away.
+    datapath.keep_maps();
+    datapath
+        .start_timers()
+        .map_err(|failure| failure.to_string())?;
     step();
     // The verifier takes its time, and the copy is the better the younger it is.
     for link in old_links(pin_dir)? {
         link.make_ready(datapath.object())?;
     }
     let copier = Copier::new(pin_dir, &staging, &settings.state_dir)?;
+    copier.settings(datapath.maps(), settings.config(datapath.groups()))?;
     copier.settled()?;
     step();
     copier.counters()?;

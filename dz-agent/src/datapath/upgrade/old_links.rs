@@ -7,9 +7,9 @@ use aya::programs::loaded_programs;
 
 use super::staging::{MOVE, NEW, SWAP, map_ids};
 use crate::datapath::causes::os_error;
+use crate::datapath::features::has_tcx;
 use crate::datapath::filters::{self, Filter, at_once};
 use crate::datapath::hook::{AttachMode, Hook};
-use crate::datapath::kernel::kernel_at_least;
 use crate::datapath::links::{LinkFailure, swap_filter, swap_pinned};
 use crate::datapath::object::Object;
 use crate::datapath::pins::Pin;
@@ -85,7 +85,7 @@ pub(super) fn old_links(pin_dir: &Path) -> Result<Vec<OldLink>, String> {
             links.push(of(Kind::Pin(pin), link.ifindex, link.program)?);
         }
     }
-    if !kernel_at_least(6, 6) {
+    if !has_tcx().map_err(|failure| failure.to_string())? {
         let mut ours = Vec::new();
         for folder in [
             pin_dir.to_owned(),

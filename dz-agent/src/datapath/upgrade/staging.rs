@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
+use crate::datapath::made::is_there;
 use crate::datapath::pins::Pin;
 use crate::datapath::raw::map::RawMap;
 use crate::error::{ExitCode, FailWith, Failure};
@@ -18,9 +19,22 @@ pub(super) const SWAP: &str = "takeover_swap";
 pub(super) const MOVE: &str = "takeover_move";
 
 /// Returns the folders that an unfinished takeover has left, for `purge`.
-pub fn unfinished(pin_dir: &Path) -> Vec<PathBuf> {
-    let folders = [NEW, SWAP, MOVE].map(|folder| pin_dir.join(folder));
-    folders.into_iter().filter(|path| path.exists()).collect()
+///
+/// # Errors
+/// They cannot be looked for.
+pub fn unfinished(pin_dir: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut found = Vec::new();
+    for folder in [NEW, SWAP, MOVE].map(|folder| pin_dir.join(folder)) {
+        if exists(&folder)? {
+            found.push(folder);
+        }
+    }
+    Ok(found)
+}
+
+/// Says whether there is a folder.
+pub(super) fn exists(folder: &Path) -> Result<bool, Failure> {
+    is_there(folder).fail_with(ExitCode::Failure, || folder.display().to_string())
 }
 
 /// Reads the kernel ids of the maps pinned in a folder.

@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 
+use dz_common::ingress::Link;
 use dz_common::map::LocalKey;
 use tracing::{info, warn};
 
@@ -27,12 +28,7 @@ impl<H: Hands> Engine<H> {
         };
         let mut unseen = None;
         for (index, found) in found.into_iter().enumerate() {
-            if let Err(failure) = self.update_interface(index, found.clone(), &addresses) {
-                let interface = self.interfaces.at_mut(index);
-                if interface.wait(format!("is not served: {failure}")) {
-                    warn!(interface = interface.name(), reason = %failure, "interface not served");
-                }
-            }
+            self.update_or_wait(index, found.clone(), &addresses);
             if let (Some(found), Some(_)) = (found, self.interfaces.at(index).ifindex())
                 && let Err(error) = self.keep_programs(index, &found).await
             {
@@ -41,6 +37,49 @@ impl<H: Hands> Engine<H> {
         }
         self.show_interfaces();
         unseen
+    }
+
+    /// Attaches to every interface that exists, or to none; with that the kernel part is ours. Of each kind of
+    /// interface that does not exist yet, the programs are loaded, to be sure of them.
+    ///
+    /// # Errors
+    /// An interface cannot be served, or the kernel refuses our programs.
+    pub(crate) fn begin_serving(
+        &mut self,
+        found: &[Option<links::Interface>],
+    ) -> Result<(), Failure> {
+        let mut here = Vec::new();
+        for (index, found) in found.iter().enumerate() {
+            if let Some(found) = found {
+                let link = link_of(found);
+                let name = || format!("interface {}", found.name);
+                let link = link.map_err(|failure| failure.context(name()))?;
+                here.push((index, found.clone(), link));
+            }
+        }
+        if here.len() < found.len() {
+            self.hands.load_all()?;
+        }
+        self.hands.begin(&here)?;
+        for (index, found, link) in here {
+            self.interfaces.at_mut(index).serve(&found, link);
+        }
+        Ok(())
+    }
+
+    /// Updates an interface ([`Self::update_interface`]). One that cannot be served is logged and shown.
+    pub(crate) fn update_or_wait(
+        &mut self,
+        index: usize,
+        found: Option<links::Interface>,
+        addresses: &[(u32, Address)],
+    ) {
+        if let Err(failure) = self.update_interface(index, found, addresses) {
+            let interface = self.interfaces.at_mut(index);
+            if interface.wait(format!("is not served: {failure}")) {
+                warn!(interface = interface.name(), reason = %failure, "interface not served");
+            }
+        }
     }
 
     /// Has the programs of an interface looked for, and says what was put right and what could not be.
@@ -101,7 +140,7 @@ impl<H: Hands> Engine<H> {
     ///
     /// # Errors
     /// [`ExitCode::Interface`]: it exists and cannot be served. The caller adds its name.
-    pub(crate) fn update_interface(
+    fn update_interface(
         &mut self,
         index: usize,
         found: Option<links::Interface>,
@@ -143,8 +182,7 @@ impl<H: Hands> Engine<H> {
     }
 
     fn attach(&mut self, index: usize, found: &links::Interface) -> Result<(), Failure> {
-        let link = found.link.clone();
-        let link = link.map_err(|why| Failure::new(ExitCode::Interface, why))?;
+        let link = link_of(found)?;
         self.hands.attach(index, found, link)?;
         self.interfaces.at_mut(index).serve(found, link);
         Ok(())
@@ -181,4 +219,10 @@ impl<H: Hands> Engine<H> {
             }
         }
     }
+}
+
+/// Returns what the frames of an interface start with.
+fn link_of(found: &links::Interface) -> Result<Link, Failure> {
+    let link = found.link.clone();
+    link.map_err(|why| Failure::new(ExitCode::Interface, why))
 }

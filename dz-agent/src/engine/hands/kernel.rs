@@ -22,7 +22,7 @@ use super::holding::Holding;
 use super::{Answer, Hands, Kept, Mac};
 use crate::datapath::filters;
 use crate::datapath::{
-    Datapath, Device, MapError, MapReader, Order, Settings, Transmitted, choose, now_ns,
+    Datapath, Device, MapError, MapReader, Order, Ready, Settings, Transmitted, choose, now_ns,
     wait_for_programs,
 };
 use crate::error::{ExitCode, FailWith, Failure};
@@ -31,7 +31,7 @@ use crate::net::detours::{self, Flow, Way};
 use crate::net::hosts::{self, HostRoute};
 use crate::net::links::{self, Address, Interface};
 use crate::net::routes::{Added, Deleted, Route, RouteError};
-use crate::net::{NetlinkError, local, neighbours};
+use crate::net::{Netlink, NetlinkError, local, neighbours};
 use crate::settings::{Attach, Follow, PeerPassive, RunOptions, Switch, UnknownPeers};
 use crate::view::InterfaceView;
 
@@ -42,14 +42,15 @@ pub(crate) struct KernelHands {
     connections: Connections,
     /// The hold on each interface, in their order.
     holdings: Vec<Holding>,
+    settings: Settings,
     attach: Attach,
     /// Whether the liveness port is to be taken on each interface.
     guarded: bool,
-    port: u16,
 }
 
 impl KernelHands {
-    /// Loads the kernel part, or takes over that of an earlier agent. `holdings`: one for each interface, in
+    /// Loads the kernel part, or opens that of an earlier agent, which goes on as it was until [`Hands::begin`]: of
+    /// another map layout, it is taken over here, with its settings. `holdings`: one for each interface, in
     /// their order; `first`: the thread of route changes is to be real-time. Needs a tokio runtime.
     ///
     /// # Errors
@@ -60,11 +61,11 @@ impl KernelHands {
         first: bool,
     ) -> Result<Self, Failure> {
         let settings = settings(options);
+        let connections = Connections::open(options.route_protocol, first)
+            .fail_with(ExitCode::Failure, || "netlink")?;
         take_over(&settings)?;
         let mut datapath = Datapath::load(&settings)?;
         datapath.forward_logs()?;
-        let connections = Connections::open(options.route_protocol, first)
-            .fail_with(ExitCode::Failure, || "netlink")?;
         let events = datapath.take_events();
         let events = events.ok_or_else(|| Failure::new(ExitCode::Failure, "dz_events is gone"))?;
         Ok(Self {
@@ -72,10 +73,10 @@ impl KernelHands {
             events,
             connections,
             holdings,
+            settings,
             attach: options.attach,
             // With `--unknown pass` another program's socket has the port.
             guarded: options.port_guard == Switch::On && options.unknown == UnknownPeers::Drop,
-            port: options.port,
         })
     }
 
@@ -89,6 +90,15 @@ impl KernelHands {
         self.connections.ports()
     }
 
+    /// Takes an interface's port, if that is wanted and it is free, and makes its programs ready.
+    fn ready(&mut self, interface: &Interface, link: Link) -> Result<(Guard, Ready), Failure> {
+        let choice = choose(self.attach, interface, link)?;
+        // The port before the programs: packets that a change of mode misses reach our socket, and the
+        // kernel does not answer them with an ICMP error.
+        let guard = Guard::new(self.guarded, &interface.name, self.settings.port);
+        Ok((guard, self.datapath.ready(interface, link, &choice)?))
+    }
+
     /// Returns a descriptor that is readable while there are events ([`Hands::next_event`]).
     ///
     /// # Errors
@@ -96,6 +106,25 @@ impl KernelHands {
     pub(crate) fn events_descriptor(&self) -> io::Result<OwnedFd> {
         self.events.as_fd().try_clone_to_owned()
     }
+}
+
+/// Checks that the interfaces that exist can be served, before an earlier agent's maps are taken over.
+///
+/// # Errors
+/// [`ExitCode::Interface`]: one cannot.
+pub(crate) async fn check_interfaces(options: &RunOptions) -> Result<(), Failure> {
+    let netlink = Netlink::open().fail_with(ExitCode::Failure, || "netlink")?;
+    for name in &options.interfaces {
+        let context = || format!("interface {name}");
+        let found = links::by_name(&netlink, name).await;
+        if let Some(found) = found.fail_with(ExitCode::Failure, context)? {
+            let link = found.link.clone();
+            let link = link.map_err(|why| Failure::new(ExitCode::Interface, why));
+            let choice = link.and_then(|link| choose(options.attach, &found, link));
+            choice.map_err(|failure| failure.context(context()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns the settings of the kernel part that follow from the options.
@@ -231,13 +260,27 @@ impl Hands for KernelHands {
     }
 
     fn attach(&mut self, index: usize, interface: &Interface, link: Link) -> Result<(), Failure> {
-        let name = &interface.name;
-        let choice = choose(self.attach, interface, link)?;
-        // The port before the programs: packets that a change of mode misses reach our socket, and the
-        // kernel does not answer them with an ICMP error.
-        let guard = Guard::new(self.guarded, name, self.port);
-        let attachment = self.datapath.attach(interface, link, &choice)?;
-        self.holdings[index].attached(attachment, guard);
+        let (guard, ready) = self.ready(interface, link)?;
+        let attachments = self.datapath.attach(vec![ready])?.into_iter();
+        for (attachment, guard) in attachments.zip([guard]) {
+            self.holdings[index].attached(attachment, guard);
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, found: &[(usize, Interface, Link)]) -> Result<(), Failure> {
+        let (mut guards, mut all) = (Vec::new(), Vec::new());
+        for (_, interface, link) in found {
+            let ready = self.ready(interface, *link);
+            let name = || format!("interface {}", interface.name);
+            let (guard, ready) = ready.map_err(|failure| failure.context(name()))?;
+            guards.push(guard);
+            all.push(ready);
+        }
+        let attachments = self.datapath.begin(&self.settings, all)?;
+        for (((index, ..), attachment), guard) in found.iter().zip(attachments).zip(guards) {
+            self.holdings[*index].attached(attachment, guard);
+        }
         Ok(())
     }
 
@@ -268,7 +311,7 @@ impl Hands for KernelHands {
     }
 
     fn keep_port(&mut self, index: usize) {
-        self.holdings[index].keep_port(self.port);
+        self.holdings[index].keep_port(self.settings.port);
     }
 
     fn detach(&mut self, index: usize) -> io::Result<()> {

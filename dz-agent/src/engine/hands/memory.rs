@@ -4,25 +4,24 @@
 //! ([`Pauses`]). A method that returns an [`Answer`] queues a request, which the test carries out when it
 //! wants to ([`Requests`]).
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use dz_common::control::Request;
 use dz_common::counters::{Counter, Counters};
 use dz_common::ingress::Link;
 use dz_common::map::{Confined, Event, LocalKey, Peer, PeerKey, SessionEntry, SessionKey};
-use futures_util::FutureExt;
 use nix::errno::Errno;
-use tokio::sync::oneshot;
 
+use super::kernel::settings;
+use super::pending::{Pauses, Requests};
 use super::{Answer, Hands, Kept, Mac};
-use crate::datapath::{AttachMode, MapError, Order, Transmitted};
+use crate::datapath::{AttachMode, MapError, Order, Settings, Transmitted};
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::memory::net::Net;
 use crate::memory::{Ask, Call, Done, Handle};
@@ -31,69 +30,8 @@ use crate::net::detours::{Flow, Way};
 use crate::net::hosts::HostRoute;
 use crate::net::links::{Address, Interface};
 use crate::net::routes::{Added, Deleted, Route, RouteError};
-use crate::settings::Follow;
+use crate::settings::{Follow, RunOptions};
 use crate::view::InterfaceView;
-
-/// A request's change in the kernel in memory, and its answer.
-type CarryOut = Box<dyn FnOnce()>;
-
-/// The engine's requests whose [`Answer`]s it waits for while it goes on, first come first served.
-#[derive(Clone, Default)]
-pub(crate) struct Requests(Rc<RefCell<VecDeque<CarryOut>>>);
-
-impl Requests {
-    /// Carries the first request out and answers it. Returns whether there was one.
-    pub(crate) fn carry_out(&self) -> bool {
-        let next = self.0.borrow_mut().pop_front();
-        next.map(|carry_out| carry_out()).is_some()
-    }
-
-    fn ask<T: 'static>(&self, carry_out: impl FnOnce() -> T + 'static) -> Answer<T> {
-        let queue = Rc::clone(&self.0);
-        async move {
-            let (done, answer) = oneshot::channel();
-            // Sending fails if nobody waits for the answer any more.
-            let carry_out = move || drop(done.send(carry_out()));
-            queue.borrow_mut().push_back(Box::new(carry_out));
-            match answer.await {
-                Ok(answer) => answer,
-                Err(_) => std::future::pending().await,
-            }
-        }
-        .boxed_local()
-    }
-}
-
-/// Pauses of the engine at a question that it awaits: other things happen meanwhile, as on a busy machine.
-#[derive(Clone, Default)]
-pub(crate) struct Pauses(Rc<Cell<u32>>);
-
-impl Pauses {
-    #[cfg(feature = "sim")]
-    /// Has the engine stand still once, at the `questions`th question from now on; 0: not at all.
-    pub(crate) fn after(&self, questions: u32) {
-        self.0.set(questions);
-    }
-
-    async fn question(&self) {
-        match self.0.get() {
-            0 => {}
-            1 => {
-                self.0.set(0);
-                let mut asked = false;
-                std::future::poll_fn(|context| {
-                    if std::mem::replace(&mut asked, true) {
-                        return Poll::Ready(());
-                    }
-                    context.waker().wake_by_ref();
-                    Poll::Pending
-                })
-                .await;
-            }
-            more => self.0.set(more - 1),
-        }
-    }
-}
 
 /// The hands of one agent process on a machine in memory.
 pub(crate) struct MemoryHands {
@@ -101,6 +39,7 @@ pub(crate) struct MemoryHands {
     net: Rc<RefCell<Net>>,
     requests: Requests,
     pauses: Pauses,
+    settings: Settings,
     /// The `rtm_protocol` of our routes.
     protocol: u8,
     /// The interfaces that we serve or wait for.
@@ -110,20 +49,16 @@ pub(crate) struct MemoryHands {
 }
 
 impl MemoryHands {
-    /// Makes the hands of a process that serves these interfaces, in their order.
-    pub(crate) fn new(
-        handle: Handle,
-        net: Rc<RefCell<Net>>,
-        protocol: u8,
-        served: Vec<String>,
-    ) -> Self {
+    /// Makes the hands of a process with these options.
+    pub(crate) fn new(handle: Handle, net: Rc<RefCell<Net>>, options: &RunOptions) -> Self {
         Self {
             handle,
             net,
             requests: Requests::default(),
             pauses: Pauses::default(),
-            protocol,
-            served,
+            settings: settings(options),
+            protocol: options.route_protocol,
+            served: options.interfaces.clone(),
             attached: BTreeMap::new(),
         }
     }
@@ -275,6 +210,26 @@ impl Hands for MemoryHands {
             .attach(ifindex, AttachMode::Tc)
             .fail_with(ExitCode::Interface, || "cannot attach as tc".to_owned())?;
         self.attached.insert(index, ifindex);
+        Ok(())
+    }
+
+    fn begin(&mut self, found: &[(usize, Interface, Link)]) -> Result<(), Failure> {
+        self.handle.start_timers()?;
+        let mut new = Vec::new();
+        for (index, interface, link) in found {
+            let ifindex = interface.ifindex;
+            let is_new = !self.handle.is_attached(ifindex);
+            if let Err(failure) = self.attach(*index, interface, *link) {
+                for ifindex in new {
+                    let _ = self.handle.detach(ifindex);
+                }
+                return Err(failure);
+            }
+            if is_new {
+                new.push(ifindex);
+            }
+        }
+        self.handle.configure(&self.settings);
         Ok(())
     }
 

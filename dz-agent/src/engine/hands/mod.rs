@@ -15,6 +15,8 @@ pub(crate) mod holding;
 pub(crate) mod kernel;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod memory;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) mod pending;
 pub(crate) mod pins;
 
 use std::collections::BTreeSet;
@@ -218,6 +220,14 @@ pub(crate) trait Hands: 'static {
     /// # Errors
     /// [`ExitCode::Interface`](crate::error::ExitCode::Interface): the interface cannot carry the programs.
     fn attach(&mut self, index: usize, interface: &Interface, link: Link) -> Result<(), Failure>;
+
+    /// Attaches our programs to the interfaces that exist, each with its position and the start of its frames, and
+    /// has the kernel part go on with this agent's settings. It is the last step of a start that can fail.
+    ///
+    /// # Errors
+    /// An interface cannot carry the programs, or the kernel refuses a timer. What this start has made is taken back
+    /// then, and what an earlier agent has left goes on as it was.
+    fn begin(&mut self, found: &[(usize, Interface, Link)]) -> Result<(), Failure>;
 
     /// Loads every program, to find out before an interface exists whether the kernel takes its programs.
     ///

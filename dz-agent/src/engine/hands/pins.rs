@@ -1,4 +1,4 @@
-//! Removes the pins, at the end of a withdrawal and of a start that has failed.
+//! Removes the pins, at the end of a withdrawal.
 
 use std::fs;
 use std::path::Path;
@@ -7,13 +7,13 @@ use tracing::warn;
 
 use crate::datapath::Pin;
 
-/// Removes our pins, and with them maps and links. `all`: otherwise they stay, for the kernel part of an
-/// earlier agent is to go on.
-pub(crate) fn remove_pins(pin_dir: &Path, all: bool) {
-    if !all {
-        return;
-    }
-    for pin in Pin::list(pin_dir).unwrap_or_default() {
+/// Removes our pins, and with them maps and links.
+pub(crate) fn remove_pins(pin_dir: &Path) {
+    let pins = Pin::list(pin_dir).unwrap_or_else(|error| {
+        warn!(pin_dir = %pin_dir.display(), %error, "pins not removed: `dz-agent purge` does it");
+        Vec::new()
+    });
+    for pin in pins {
         if let Err(error) = pin.remove(pin_dir) {
             warn!(pin = %pin.path(pin_dir).display(), %error, "pin not removed");
         }

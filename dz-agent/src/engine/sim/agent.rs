@@ -11,7 +11,8 @@ use tokio::sync::watch;
 
 use super::machine::Machine;
 use crate::command::Command;
-use crate::engine::hands::memory::{MemoryHands, Pauses, Requests};
+use crate::engine::hands::memory::MemoryHands;
+use crate::engine::hands::pending::{Pauses, Requests};
 use crate::engine::parts::{Engine, Prepared};
 use crate::engine::show::shared::Shared;
 use crate::engine::state::followed::Followed;
@@ -102,10 +103,7 @@ impl Agent {
                 identity: Identity::known([7; 16]),
             };
             let mut engine = Box::new(Engine::new(hands, options, prepared, shared)?);
-            if let Err(failure) = engine.start().await {
-                engine.detach_all();
-                return Err(failure);
-            }
+            engine.start().await?;
             Ok(engine)
         };
         let now_ns = handle.now_ns();

@@ -338,8 +338,7 @@ impl Machine {
         let handle = Handle::new(&self.kernel);
         let net = Rc::clone(&self.net);
         net.borrow_mut().subscribe(self.follows, NOTICES);
-        let served = options.interfaces.clone();
-        let hands = MemoryHands::new(handle.clone(), net, options.route_protocol, served);
+        let hands = MemoryHands::new(handle.clone(), net, options);
         (handle, hands)
     }
 }

@@ -29,7 +29,9 @@ fn agent() -> Handle {
         kernel.set_device(IFINDEX, Some(device));
     }
     handle.load(&settings()).unwrap();
+    handle.start_timers().unwrap();
     handle.attach(IFINDEX, AttachMode::Tc).unwrap();
+    handle.configure(&settings());
     handle
 }
 
@@ -62,7 +64,10 @@ fn disconnect(entry: &SessionEntry) -> Request {
 fn what_a_dead_agent_does_changes_nothing() {
     let mut dead = agent();
     let before = dead.effects();
-    assert_eq!(before, 3, "configured, a timer started, attached");
+    assert_eq!(
+        before, 4,
+        "maps made, a timer started, attached, configured"
+    );
     let entry = entry(PEER);
     dead.die_after(before + 2);
     open(&mut dead, &entry).unwrap();
@@ -95,7 +100,11 @@ fn an_agent_may_die_while_it_loads() {
         let handle = Handle::new(&kernel);
         handle.die_after(effects);
         handle.load(&settings()).unwrap();
-        assert_eq!(handle.effects(), effects.min(2));
+        if effects > 0 {
+            handle.start_timers().unwrap();
+            handle.configure(&settings());
+        }
+        assert_eq!(handle.effects(), effects.min(3));
     }
     assert_eq!(kernel.borrow().maps().unwrap().slots(), SLOTS_PER_GROUP);
 }

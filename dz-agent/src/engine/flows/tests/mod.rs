@@ -3,6 +3,7 @@
 
 mod changes;
 mod refused;
+mod start;
 mod transaction;
 
 use std::cell::RefCell;
@@ -20,13 +21,15 @@ use tokio::sync::{oneshot, watch};
 
 use crate::command::{Command, Named, Refusal, Selector};
 use crate::engine::hands::kernel::settings;
-use crate::engine::hands::memory::{MemoryHands, Requests};
+use crate::engine::hands::memory::MemoryHands;
+use crate::engine::hands::pending::Requests;
 use crate::engine::parts::{Engine, Prepared};
 use crate::engine::show::shared::Shared;
 use crate::engine::state::followed::Followed;
 use crate::engine::state::keys::peer_key;
 use crate::engine::state::wants::{Configured, Wants};
 use crate::engine::turn::Turn;
+use crate::error::Failure;
 use crate::host::identity::Identity;
 use crate::memory::net::{Net, Shape};
 use crate::memory::{Call, Device, Handle, Kernel};
@@ -107,17 +110,15 @@ impl Machine {
     }
 
     fn start(&self) -> Process {
+        self.try_start().unwrap()
+    }
+
+    fn try_start(&self) -> Result<Process, Failure> {
         let options = options();
         let handle = Handle::new(&self.kernel);
-        handle.load(&settings(&options)).unwrap();
+        handle.load(&settings(&options))?;
         self.net.borrow_mut().subscribe(false, 64);
-        let names = options.interfaces.clone();
-        let hands = MemoryHands::new(
-            handle.clone(),
-            Rc::clone(&self.net),
-            DEFAULT_PROTOCOL,
-            names,
-        );
+        let hands = MemoryHands::new(handle.clone(), Rc::clone(&self.net), &options);
         let requests = hands.requests().clone();
         let (_, metrics) = watch::channel(MetricsView::Off);
         let shared = Arc::new(Shared::new(Recorded::default(), metrics));
@@ -126,15 +127,15 @@ impl Machine {
             wants: Wants::new(Configured::default(), options.policy(), followed),
             identity: Identity::known([7; 16]),
         };
-        let mut engine = Engine::new(hands, options, prepared, shared).unwrap();
-        finish(&handle, &requests, engine.start()).unwrap();
+        let mut engine = Engine::new(hands, options, prepared, shared)?;
+        finish(&handle, &requests, engine.start())?;
         let mut process = Process {
             engine,
             handle,
             requests,
         };
         process.settle();
-        process
+        Ok(process)
     }
 
     fn key(&self) -> SessionKey {
