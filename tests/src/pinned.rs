@@ -67,6 +67,43 @@ impl Pinned {
         Ok(map.insert(key, value, 0)?)
     }
 
+    /// Writes a session with one byte of its value changed: to an enumerator that nobody knows, say.
+    ///
+    /// # Errors
+    /// As `bpf(2)`.
+    pub fn spoil_session(
+        &self,
+        entry: &SessionEntry,
+        offset: usize,
+        byte: u8,
+    ) -> anyhow::Result<()> {
+        let mut map: HashMap<_, [u8; size_of::<Destination>()], [u8; size_of::<SessionEntry>()]> =
+            HashMap::try_from(self.map(name::SESSIONS)?)?;
+        let key: [u8; size_of::<Destination>()] = zerocopy::transmute!(entry.key.destination());
+        let mut value: [u8; size_of::<SessionEntry>()] = zerocopy::transmute!(*entry);
+        value[offset] = byte;
+        Ok(map.insert(key, value, 0)?)
+    }
+
+    /// Writes a peer with one byte of its value changed.
+    ///
+    /// # Errors
+    /// As `bpf(2)`.
+    pub fn spoil_peer(
+        &self,
+        key: &PeerKey,
+        peer: &Peer,
+        offset: usize,
+        byte: u8,
+    ) -> anyhow::Result<()> {
+        let mut map: HashMap<_, [u8; size_of::<PeerKey>()], [u8; size_of::<Peer>()]> =
+            HashMap::try_from(self.map(name::PEERS)?)?;
+        let key: [u8; size_of::<PeerKey>()] = zerocopy::transmute!(*key);
+        let mut value: [u8; size_of::<Peer>()] = zerocopy::transmute!(*peer);
+        value[offset] = byte;
+        Ok(map.insert(key, value, 0)?)
+    }
+
     /// Deletes a session.
     ///
     /// # Errors

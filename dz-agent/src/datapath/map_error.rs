@@ -35,6 +35,15 @@ impl From<aya::maps::MapError> for MapError {
     }
 }
 
+/// An entry that this version of the agent does not understand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The map.
+    pub map: &'static str,
+    /// Its key, as it is in the map.
+    pub key: Vec<u8>,
+}
+
 /// Reads a key or value of a map.
 pub(super) fn read<T: TryFromBytes>(bytes: &[u8], map: &'static str) -> Result<T, MapError> {
     T::try_read_from_bytes(bytes).map_err(|_| MapError::Layout(map))

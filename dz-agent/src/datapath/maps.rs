@@ -2,7 +2,6 @@
 //!
 //! The agent is the only user-space writer; [`MapReader`] is for threads that only read.
 
-use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
@@ -12,11 +11,11 @@ use dz_common::map::{
     SessionEntry, SessionKey, name,
 };
 use dz_common::pacing::{ahead_ns, due_now_stamp};
-use zerocopy::{Immutable, IntoBytes};
+use zerocopy::TryFromBytes;
 
 use super::clock::now_ns;
-use super::map_error::{MapError, gone_is_fine, read};
-use super::mmap::Mapped;
+use super::map_error::{MapError, Unreadable, gone_is_fine, read};
+use super::mmap::{Mapped, mapped};
 use super::object::Object;
 use super::raw::batch::each;
 
@@ -74,36 +73,68 @@ impl MapReader {
         }
     }
 
-    /// Reads every session, each copied under its lock.
+    /// Reads every session that this version can read, each copied under its lock.
     ///
     /// # Errors
     /// See [`MapError`].
     pub fn sessions(&self) -> Result<Vec<SessionEntry>, MapError> {
+        self.sessions_and(|_| ())
+    }
+
+    /// The same, and shows the entries that it cannot read.
+    ///
+    /// # Errors
+    /// See [`MapError`].
+    pub fn sessions_and(
+        &self,
+        mut unreadable: impl FnMut(Unreadable),
+    ) -> Result<Vec<SessionEntry>, MapError> {
         let mut sessions = Vec::new();
-        each(&self.sessions, LOCKED, |_, value| {
-            sessions.push(read(value, name::SESSIONS)?);
+        each(&self.sessions, LOCKED, |key, value| {
+            match SessionEntry::try_read_from_bytes(value) {
+                Ok(entry) if as_key(&entry.key) == *key => sessions.push(entry),
+                _ => unreadable(Unreadable {
+                    map: name::SESSIONS,
+                    key: key.to_vec(),
+                }),
+            }
             Ok(())
         })?;
         Ok(sessions)
     }
 
-    /// Reads every peer.
+    /// Reads every peer that this version can read.
     ///
     /// # Errors
     /// See [`MapError`].
     pub fn peers(&self) -> Result<Vec<(PeerKey, Peer)>, MapError> {
         let mut peers = Vec::new();
-        self.each_peer(|key, peer| peers.push((key, peer)))?;
+        self.each_peer(|key, peer| peers.push((key, peer)), |_| ())?;
         Ok(peers)
     }
 
-    /// Shows every peer. What comes or goes meanwhile may be shown.
+    /// Shows every peer that this version can read, and the entries that it cannot. What comes or goes meanwhile may be
+    /// shown.
     ///
     /// # Errors
     /// See [`MapError`].
-    pub fn each_peer(&self, mut show: impl FnMut(PeerKey, Peer)) -> Result<(), MapError> {
+    pub fn each_peer(
+        &self,
+        mut show: impl FnMut(PeerKey, Peer),
+        mut unreadable: impl FnMut(Unreadable),
+    ) -> Result<(), MapError> {
         each(&self.peers, 0, |key, value| {
-            show(read(key, name::PEERS)?, read(value, name::PEERS)?);
+            let read = (
+                PeerKey::try_read_from_bytes(key),
+                Peer::try_read_from_bytes(value),
+            );
+            match read {
+                (Ok(key), Ok(peer)) => show(key, peer),
+                _ => unreadable(Unreadable {
+                    map: name::PEERS,
+                    key: key.to_vec(),
+                }),
+            }
             Ok(())
         })
     }
@@ -266,6 +297,22 @@ impl Maps {
         gone_is_fine(self.reader.sessions.remove(&as_key(key)))
     }
 
+    /// Deletes an entry that this version cannot read. That it is gone already is no error.
+    ///
+    /// # Errors
+    /// See [`MapError`].
+    pub fn discard(&mut self, unreadable: &Unreadable) -> Result<(), MapError> {
+        let of = |map| move |_| MapError::Layout(map);
+        let key = unreadable.key.as_slice();
+        gone_is_fine(if unreadable.map == name::PEERS {
+            let key = key.try_into().map_err(of(name::PEERS))?;
+            self.reader.peers.remove(&key)
+        } else {
+            let key = key.try_into().map_err(of(name::SESSIONS))?;
+            self.reader.sessions.remove(&key)
+        })
+    }
+
     /// Writes a peer.
     ///
     /// # Errors
@@ -335,21 +382,6 @@ impl Maps {
             Some((exit, (&raw const (*due).next_due_ns).read_volatile()))
         }
     }
-}
-
-fn mapped<T>(object: &Object, name: &'static str, len: u32) -> Result<Mapped<T>, MapError>
-where
-    T: Immutable + IntoBytes + Copy,
-{
-    let Some(Map::Array(data)) = object.map(name) else {
-        return Err(MapError::Layout(name));
-    };
-    Mapped::new(data.fd().as_fd(), len).map_err(|error| {
-        MapError::Kernel(aya::maps::MapError::SyscallError(aya::sys::SyscallError {
-            call: "mmap",
-            io_error: error,
-        }))
-    })
 }
 
 fn as_key(key: &SessionKey) -> [u8; size_of::<Destination>()] {

@@ -4,10 +4,14 @@
 use std::cell::Cell;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use aya::maps::Map;
 use memmap2::{MmapOptions, MmapRaw};
 use zerocopy::{Immutable, IntoBytes};
+
+use super::map_error::MapError;
+use super::object::Object;
 
 /// An mmapped array map with values of type `T`, whose size is a multiple of 8 as the kernel rounds
 /// it up to.
@@ -46,4 +50,24 @@ impl<T: IntoBytes + Immutable + Copy> Mapped<T> {
             unsafe { target.write_volatile(value) }
         }
     }
+}
+
+/// Maps the first `len` values of a map of the object, which keeps it open.
+pub(super) fn mapped<T>(
+    object: &Object,
+    name: &'static str,
+    len: u32,
+) -> Result<Mapped<T>, MapError>
+where
+    T: Immutable + IntoBytes + Copy,
+{
+    let Some(Map::Array(data)) = object.map(name) else {
+        return Err(MapError::Layout(name));
+    };
+    Mapped::new(data.fd().as_fd(), len).map_err(|error| {
+        MapError::Kernel(aya::maps::MapError::SyscallError(aya::sys::SyscallError {
+            call: "mmap",
+            io_error: error,
+        }))
+    })
 }

@@ -41,7 +41,7 @@ pub use grace::wait_for_programs;
 pub use held::{Device, Mended, Place};
 pub use hook::AttachMode;
 pub use kernel::check_kernel;
-pub use map_error::MapError;
+pub use map_error::{MapError, Unreadable};
 pub use maps::{MapReader, Maps};
 pub use names::MAPS;
 pub use object::OBJECT;

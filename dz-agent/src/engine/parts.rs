@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dz_common::map::{Peer, PeerKey, SessionKey};
 
 use crate::datapath::MapError;
+use crate::engine::decide::sound::take_unsound;
 use crate::engine::hands::Hands;
 use crate::engine::show::shared::Shared;
 use crate::engine::state::agenda::Agenda;
@@ -70,7 +71,10 @@ impl<H: Hands> Engine<H> {
         // Events of an earlier agent's time: what they told is in the sessions, which the first full check
         // reads.
         while hands.next_event().is_some() {}
-        let sessions = hands.sessions().fail_with(ExitCode::Failure, kernel)?;
+        // The first full check deals with what cannot be read or served.
+        let sessions = hands.sessions(|_| ());
+        let mut sessions = sessions.fail_with(ExitCode::Failure, kernel)?;
+        take_unsound(&mut sessions, hands.slots());
         let reroute = [options.when_down, options.when_never_up].contains(&Gate::Reroute);
         let blocks = Blocks::new(hands.locals().fail_with(ExitCode::Failure, kernel)?);
         let interfaces = options.interfaces.iter().map(|name| Interface::new(name));

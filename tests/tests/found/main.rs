@@ -7,6 +7,7 @@ mod elsewhere;
 mod failing;
 mod meanwhile;
 mod scene;
+mod values;
 mod xdp;
 
 use std::process::ExitCode;
@@ -20,5 +21,6 @@ fn main() -> ExitCode {
     tests.extend(xdp::tests());
     tests.extend(clsact::tests());
     tests.extend(failing::tests());
+    tests.extend(values::tests());
     run(tests)
 }

@@ -28,6 +28,7 @@ const WRITERS: &[(&str, &str)] = &[
     ("Maps::delete_session", DATAPATH),
     ("Maps::insert_session", DATAPATH),
     ("Maps::prepare_slot", DATAPATH),
+    ("Maps::discard", DATAPATH),
     ("Maps::release", DATAPATH),
     ("Maps::set_config", DATAPATH),
     ("Maps::set_due", DATAPATH),

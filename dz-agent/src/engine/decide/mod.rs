@@ -2,3 +2,4 @@
 
 pub(super) mod reconcile;
 pub(super) mod select;
+pub(super) mod sound;

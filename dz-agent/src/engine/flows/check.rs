@@ -106,7 +106,7 @@ impl<H: Hands> Engine<H> {
         }
         self.show_interfaces();
         let refused = self.interfaces.refused_peers(&self.peers);
-        let sessions = self.hands.sessions()?;
+        let sessions = self.read_sessions()?;
         if !self.sessions.are(&sessions) {
             self.forget_missing(&sessions);
             let gateways = gateways(routes.as_deref().unwrap_or_default());
@@ -147,15 +147,19 @@ impl<H: Hands> Engine<H> {
     /// Reads the peers from their map, which somebody else may have changed.
     fn read_peers(&mut self) -> Result<(), MapError> {
         let (mut read, mut known) = (0, 0);
-        self.hands.each_peer(|key, peer| {
+        let mut unreadable = Vec::new();
+        let show = |key, peer| {
             read += 1;
             known += usize::from(self.peers.get(&key) == Some(&peer));
-        })?;
+        };
+        self.hands.each_peer(show, |entry| unreadable.push(entry))?;
+        self.discard(&unreadable);
         if known != read || known != self.peers.len() {
             let mut peers = HashMap::default();
-            self.hands.each_peer(|key, peer| {
+            let show = |key, peer| {
                 peers.insert(key, peer);
-            })?;
+            };
+            self.hands.each_peer(show, |_| ())?;
             self.peers = peers;
         }
         Ok(())

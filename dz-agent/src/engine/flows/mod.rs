@@ -2,7 +2,7 @@
 //! them.
 //!
 //! A flow calls only flows further down in this list: notices, events, reload · check · settle, connect ·
-//! disconnect · answers · close, open · routes · farewell · transmit · resolve.
+//! disconnect · answers · close, open · routes · farewell · transmit · resolve, discard.
 
 pub(super) mod answers;
 pub(super) mod borrow;
@@ -10,6 +10,7 @@ pub(super) mod check;
 pub(super) mod choose;
 pub(super) mod close;
 pub(super) mod connect;
+pub(super) mod discard;
 pub(super) mod disconnect;
 pub(super) mod diverted;
 pub(super) mod due;

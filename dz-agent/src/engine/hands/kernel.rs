@@ -22,8 +22,8 @@ use super::holding::Holding;
 use super::{Answer, Hands, Kept, Mac};
 use crate::datapath::filters;
 use crate::datapath::{
-    Datapath, Device, MapError, MapReader, Order, Ready, Settings, Transmitted, choose, now_ns,
-    wait_for_programs,
+    Datapath, Device, MapError, MapReader, Order, Ready, Settings, Transmitted, Unreadable, choose,
+    now_ns, wait_for_programs,
 };
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::host::lock;
@@ -161,12 +161,16 @@ impl Hands for KernelHands {
         self.datapath.maps().reader().session(key)
     }
 
-    fn sessions(&self) -> Result<Vec<SessionEntry>, MapError> {
-        self.datapath.maps().reader().sessions()
+    fn sessions(&self, unreadable: impl FnMut(Unreadable)) -> Result<Vec<SessionEntry>, MapError> {
+        self.datapath.maps().reader().sessions_and(unreadable)
     }
 
-    fn each_peer(&self, show: impl FnMut(PeerKey, Peer)) -> Result<(), MapError> {
-        self.datapath.maps().reader().each_peer(show)
+    fn each_peer(
+        &self,
+        show: impl FnMut(PeerKey, Peer),
+        unreadable: impl FnMut(Unreadable),
+    ) -> Result<(), MapError> {
+        self.datapath.maps().reader().each_peer(show, unreadable)
     }
 
     fn locals(&self) -> Result<Vec<(LocalKey, u32)>, MapError> {
@@ -205,6 +209,10 @@ impl Hands for KernelHands {
 
     fn delete_session(&mut self, key: &SessionKey) -> Result<(), MapError> {
         self.datapath.maps_mut().delete_session(key)
+    }
+
+    fn discard(&mut self, unreadable: &Unreadable) -> Result<(), MapError> {
+        self.datapath.maps_mut().discard(unreadable)
     }
 
     fn set_peer(&mut self, key: &PeerKey, peer: &Peer) -> Result<(), MapError> {

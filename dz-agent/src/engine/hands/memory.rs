@@ -21,7 +21,7 @@ use nix::errno::Errno;
 use super::kernel::settings;
 use super::pending::{Pauses, Requests};
 use super::{Answer, Hands, Kept, Mac};
-use crate::datapath::{AttachMode, MapError, Order, Settings, Transmitted};
+use crate::datapath::{AttachMode, MapError, Order, Settings, Transmitted, Unreadable};
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::memory::net::Net;
 use crate::memory::{Ask, Call, Done, Handle};
@@ -108,11 +108,15 @@ impl Hands for MemoryHands {
         self.handle.session(key)
     }
 
-    fn sessions(&self) -> Result<Vec<SessionEntry>, MapError> {
+    fn sessions(&self, _: impl FnMut(Unreadable)) -> Result<Vec<SessionEntry>, MapError> {
         self.handle.sessions()
     }
 
-    fn each_peer(&self, show: impl FnMut(PeerKey, Peer)) -> Result<(), MapError> {
+    fn each_peer(
+        &self,
+        show: impl FnMut(PeerKey, Peer),
+        _: impl FnMut(Unreadable),
+    ) -> Result<(), MapError> {
         self.handle.each_peer(show)
     }
 
@@ -150,6 +154,11 @@ impl Hands for MemoryHands {
 
     fn delete_session(&mut self, key: &SessionKey) -> Result<(), MapError> {
         self.handle.delete_session(key)
+    }
+
+    /// Entries in memory are of this version.
+    fn discard(&mut self, _: &Unreadable) -> Result<(), MapError> {
+        Ok(())
     }
 
     fn set_peer(&mut self, key: &PeerKey, peer: &Peer) -> Result<(), MapError> {

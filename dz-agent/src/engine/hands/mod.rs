@@ -31,7 +31,7 @@ use dz_common::ingress::Link;
 use dz_common::map::{Confined, Event, LocalKey, Peer, PeerKey, SessionEntry, SessionKey};
 use futures_util::future::LocalBoxFuture;
 
-use crate::datapath::{MapError, Mended, Order, Place, Transmitted};
+use crate::datapath::{MapError, Mended, Order, Place, Transmitted, Unreadable};
 use crate::error::Failure;
 use crate::net::NetlinkError;
 use crate::net::detours::{Flow, Way};
@@ -78,17 +78,21 @@ pub(crate) trait Hands: 'static {
     fn session(&self, key: &SessionKey) -> Result<Option<SessionEntry>, MapError>;
 
     /// Reads every session, each under its lock. While sessions are inserted or deleted, the list may lack
-    /// some.
+    /// some. Calls `unreadable` with each entry that this version cannot read.
     ///
     /// # Errors
     /// The kernel refuses.
-    fn sessions(&self) -> Result<Vec<SessionEntry>, MapError>;
+    fn sessions(&self, unreadable: impl FnMut(Unreadable)) -> Result<Vec<SessionEntry>, MapError>;
 
-    /// Calls `show` with every peer.
+    /// Calls `show` with every peer, and `unreadable` with each entry that this version cannot read.
     ///
     /// # Errors
     /// The kernel refuses.
-    fn each_peer(&self, show: impl FnMut(PeerKey, Peer)) -> Result<(), MapError>;
+    fn each_peer(
+        &self,
+        show: impl FnMut(PeerKey, Peer),
+        unreadable: impl FnMut(Unreadable),
+    ) -> Result<(), MapError>;
 
     /// Reads every local address, with its block of counters.
     ///
@@ -138,6 +142,12 @@ pub(crate) trait Hands: 'static {
     /// # Errors
     /// The kernel refuses.
     fn delete_session(&mut self, key: &SessionKey) -> Result<(), MapError>;
+
+    /// Deletes an entry that this version cannot read. It is no error if it is gone already.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn discard(&mut self, unreadable: &Unreadable) -> Result<(), MapError>;
 
     /// Writes a peer.
     ///

@@ -19,8 +19,12 @@ pub(crate) struct Blocks {
 
 impl Blocks {
     pub(crate) fn new(inherited: impl IntoIterator<Item = (LocalKey, u32)>) -> Self {
-        let inherited: HashMap<_, _> = inherited.into_iter().collect();
-        let used = inherited.values().copied().collect();
+        let mut used = HashSet::default();
+        // A block that there is not, or that another address has already, is not inherited; 0 is shared.
+        let inherited = inherited
+            .into_iter()
+            .filter(|(_, block)| *block == 0 || (*block < BLOCKS && used.insert(*block)));
+        let inherited = inherited.collect();
         Self {
             blocks: HashMap::default(),
             inherited,
@@ -47,6 +51,18 @@ impl Blocks {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_block_that_cannot_be_had_is_not_inherited() {
+        let key = |last| LocalKey {
+            ifindex: 3,
+            addr: [10, 0, 0, last],
+        };
+        let mut blocks = Blocks::new([(key(1), 999), (key(2), 5), (key(3), 5)]);
+        let given: HashSet<_> = (1..4).map(|last| blocks.of("dz0", &key(last))).collect();
+        assert_eq!(given.len(), 3, "{given:?}");
+        assert!(given.iter().all(|block| (1..BLOCKS).contains(block)));
+    }
 
     #[test]
     fn an_address_keeps_its_block() {

@@ -1,4 +1,4 @@
-//! What a start changes that fails.
+//! What a start changes that fails, and what it makes of entries that are no use.
 
 use super::*;
 use crate::memory::Ask;
@@ -40,4 +40,41 @@ fn a_first_start_that_fails_leaves_no_program() {
     assert!(machine.try_start().is_err());
     let kernel = machine.kernel.borrow();
     assert!(kernel.attached(machine.ifindex).is_none());
+}
+
+#[test]
+fn a_session_that_cannot_be_served_costs_itself() {
+    let (machine, mut process) = connected();
+    let good = machine.session().unwrap();
+    let spoil = || {
+        for (last, slot) in [(9, u32::MAX), (8, good.slot)] {
+            let mut bad = good;
+            bad.key.peer[3] = last;
+            bad.slot = slot;
+            bad.generation = 0;
+            let mut kernel = machine.kernel.borrow_mut();
+            let maps = kernel.maps_mut().unwrap();
+            maps.put_session(&bad.key, &bad).unwrap();
+        }
+    };
+    let all = || {
+        let kernel = machine.kernel.borrow();
+        let sessions = kernel.maps().unwrap().sessions();
+        let entries = sessions.iter().map(|(_, entry)| entry);
+        entries
+            .map(|entry| (entry.key, entry.generation))
+            .collect::<Vec<_>>()
+    };
+    spoil();
+    process.check();
+    assert_eq!(all(), [(good.key, good.generation)]);
+    drop(process);
+    spoil();
+    let mut process = machine.start();
+    assert_eq!(all(), [(good.key, good.generation)]);
+    assert!(machine.has_route());
+    // Its slot is not given to another one.
+    process.disconnect();
+    process.let_pass(&machine);
+    assert_eq!(all(), []);
 }
