@@ -47,7 +47,8 @@ pub(super) struct Copier {
 impl Copier {
     /// Finds the conversion of each map, or why there is none. Types that the kernel does not tell us are read in the state directory.
     pub(super) fn new(old: &Path, new: &Path, state_dir: &Path) -> Result<Self, String> {
-        let layout = abi_version(&old.join(name::CONFIG)).unwrap_or(0);
+        let layout = abi_version(old).map_err(|failure| failure.to_string())?;
+        let layout = layout.unwrap_or(0);
         let kept = kept_types(state_dir, layout);
         let kept = kept.map_err(|error| format!("types of layout {layout}: {error}"))?;
         let kept = [kept, Some(our_types().map_err(|error| error.to_string())?)];

@@ -99,9 +99,10 @@ pub fn take_over(settings: &Settings) -> Result<(), Failure> {
 /// Says whether no link has a program with the maps in a folder, as none has before the folder has its second name. What cannot be
 /// looked at may be in use.
 fn is_unused(pin_dir: &Path, folder: &str) -> bool {
-    let (staged, links) = (map_ids(&pin_dir.join(folder)), old_links(pin_dir));
-    let unused = |staged: Vec<u32>, links: Vec<OldLink>| any_uses(&links, &staged) == Ok(false);
-    folder == NEW || matches!((staged, links), (Ok(staged), Ok(links)) if unused(staged, links))
+    let (Ok(staged), Ok(links)) = (map_ids(&pin_dir.join(folder)), old_links(pin_dir)) else {
+        return folder == NEW;
+    };
+    folder == NEW || any_uses(&links, &staged) == Ok(false)
 }
 
 /// Takes steps 1 and 2.
