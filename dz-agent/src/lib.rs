@@ -11,6 +11,8 @@ pub mod error;
 mod faults;
 #[cfg(test)]
 mod fixture;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod hash;
 pub mod host;
 #[cfg(any(test, feature = "sim"))]

@@ -6,6 +6,7 @@ mod build_ebpf;
 mod ci;
 mod conform;
 mod demo;
+mod fuzz;
 mod record;
 mod shell;
 mod sim;
@@ -44,6 +45,8 @@ enum Command {
     Vm(vm::Options),
     /// Measures the agent as it is shipped, beside a baseline, against goals
     Bench(bench::Options),
+    /// Runs the fuzzers; installs cargo-fuzz if it is missing
+    Fuzz(fuzz::Options),
     /// Format, lints, the committed object, all tests, also in virtual machines
     Ci,
     /// Shows two agents on this machine: sessions come Up, survive a freeze, lose a link
@@ -85,6 +88,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Test(options) => return test_suite::run(&options),
         Command::Vm(options) => return vm::run(&options),
         Command::Bench(options) => return bench::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Ci => ci::run(),
         Command::Demo => return demo::run(),
         Command::Sim { arguments } => {

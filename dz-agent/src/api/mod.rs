@@ -29,6 +29,8 @@ pub use connections::{Clients, serve};
 pub use inert::InertJson;
 pub use metrics_listener::MetricsListener;
 pub use server::{api_router, metrics_router};
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use server::{peers_to_connect, peers_to_disconnect};
 pub use shown::{
     BlockJson, CountersJson, MissedJson, ParkedJson, RouteJson, RouteTotalsJson, SessionJson,
     SessionsJson,

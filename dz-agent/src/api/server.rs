@@ -18,9 +18,9 @@ use tracing::warn;
 use super::shown::{CountersJson, SessionsJson};
 use super::status::StatusJson;
 use super::types::{ConnectedJson, DisconnectRequest, DisconnectedJson, ErrorJson, invalid};
-use crate::command::{Command, Refusal, RefusalKind};
+use crate::command::{Command, Refusal, RefusalKind, Selector};
 use crate::metrics::{Exporter, Format};
-use crate::settings::PeerBatch;
+use crate::settings::{PeerBatch, PeerSpec};
 use crate::view::{Inspect, Snapshot};
 
 /// Largest request body: some 100,000 peers.
@@ -71,34 +71,42 @@ pub fn metrics_router<I: Inspect>(exporter: Arc<Exporter<I>>) -> Router {
 type Reply<T> = Result<Json<T>, Refused>;
 
 async fn connect<I: Inspect>(State(api): State<Api<I>>, body: Body) -> Reply<ConnectedJson> {
-    let body = read(body).await?;
-    // One peer or an array: told apart here, for serde's word on neither fitting would not say why.
-    let mut batch = PeerBatch::default();
-    if body.trim_ascii_start().starts_with(b"[") {
-        parse_each(&body, &mut batch)?;
-    } else {
-        batch.add(&parse(&body)?);
-    }
-    drop(body);
-    let peers = batch.specs().map_err(invalid)?;
+    let peers = peers_to_connect(&read(body).await?)?;
     let connected = api.ask(|reply| Command::Connect { peers, reply }).await?;
     Ok(Json(connected.into()))
 }
 
 async fn disconnect<I: Inspect>(State(api): State<Api<I>>, body: Body) -> Reply<DisconnectedJson> {
-    let request: DisconnectRequest = parse(&read(body).await?)?;
-    api.disconnect(request).await
+    let selector = peers_to_disconnect(&read(body).await?)?;
+    api.disconnect(selector).await
+}
+
+/// Reads the body of a request to connect.
+pub(crate) fn peers_to_connect(body: &[u8]) -> Result<Vec<PeerSpec>, Refusal> {
+    // One peer or an array: told apart here, for serde's word on neither fitting would not say why.
+    let mut batch = PeerBatch::default();
+    if body.trim_ascii_start().starts_with(b"[") {
+        parse_each(body, &mut batch)?;
+    } else {
+        batch.add(&parse(body)?);
+    }
+    batch.specs().map_err(invalid)
+}
+
+/// Reads the body of a request to disconnect.
+pub(crate) fn peers_to_disconnect(body: &[u8]) -> Result<Selector, Refusal> {
+    parse::<DisconnectRequest>(body)?.selector()
 }
 
 async fn disconnect_one<I: Inspect>(
     State(api): State<Api<I>>,
     Path(peer): Path<String>,
 ) -> Reply<DisconnectedJson> {
-    api.disconnect(DisconnectRequest {
+    let request = DisconnectRequest {
         peers: vec![peer],
         ..DisconnectRequest::default()
-    })
-    .await
+    };
+    api.disconnect(request.selector()?).await
 }
 
 async fn show<I: Inspect, T: for<'a> From<&'a Snapshot>>(State(api): State<Api<I>>) -> Reply<T> {
@@ -158,8 +166,7 @@ async fn no_such_method(method: Method, uri: Uri) -> Refused {
 }
 
 impl<I: Inspect> Api<I> {
-    async fn disconnect(&self, request: DisconnectRequest) -> Reply<DisconnectedJson> {
-        let selector = request.selector()?;
+    async fn disconnect(&self, selector: Selector) -> Reply<DisconnectedJson> {
         let gone = self
             .ask(|reply| Command::Disconnect { selector, reply })
             .await?;

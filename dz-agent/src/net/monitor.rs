@@ -247,7 +247,7 @@ const fn code(code: u32) -> u16 {
 }
 
 /// Takes a datagram apart. A message that cannot be read counts as lost.
-fn parse(mut datagram: &[u8], hosts: bool, events: &mut VecDeque<Event>) {
+pub(crate) fn parse(mut datagram: &[u8], hosts: bool, events: &mut VecDeque<Event>) {
     while !datagram.is_empty() {
         let message = NetlinkBuffer::new_checked(datagram)
             .ok()

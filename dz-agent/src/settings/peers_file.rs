@@ -27,10 +27,18 @@ impl PeersFile {
     /// # Errors
     /// [`ExitCode::Usage`] with every line that cannot be read or makes no sense.
     pub fn read(path: &Path) -> Result<Self, Failure> {
+        Self::parse(&lines::read(path)?).map_err(|faults| {
+            let text = format!("{}: {}", source(path), faults.join("; "));
+            Failure::new(ExitCode::Usage, text)
+        })
+    }
+
+    /// Reads the text of a file, or lists its faults.
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, Vec<String>> {
         let mut file = Self::default();
         let (mut peers, mut faults) = (Vec::new(), Vec::new());
         let mut overridden = HashSet::new();
-        for (line, read) in all_lines(&lines::read(path)?) {
+        for (line, read) in all_lines(text) {
             match read {
                 Ok(None) => {}
                 Ok(Some(Line::Peer(request))) => peers.push(Asked {
@@ -49,8 +57,7 @@ impl PeersFile {
         }
         faults.extend(lines::senseless(&peers));
         if !faults.is_empty() {
-            let text = format!("{}: {}", source(path), faults.join("; "));
-            return Err(Failure::new(ExitCode::Usage, text));
+            return Err(faults);
         }
         let spec = |asked: Asked| Some((asked.line?, asked.request.spec().ok()?));
         file.peers = peers.into_iter().filter_map(spec).collect();
