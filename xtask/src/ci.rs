@@ -1,4 +1,4 @@
-//! Runs the steps of continuous integration: format, lints, the committed object, stories of the simulator, all tests, some of
+//! Runs the steps of continuous integration: format, lints, dependencies, the committed object, stories of the simulator, all tests, some of
 //! them on other kernels.
 
 use std::path::Path;
@@ -7,6 +7,7 @@ use std::time::Instant;
 use xshell::cmd;
 
 use crate::build_ebpf::{self, Comparison};
+use crate::deny;
 use crate::shell::{self, sh};
 use crate::sim;
 
@@ -18,8 +19,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let cargo = shell::cargo();
     step("format", || {
         cmd!(sh(), "{cargo} fmt --all --check").run()?;
-        let manifest = ["--manifest-path", "dz-ebpf/Cargo.toml"];
-        cmd!(sh(), "{cargo} fmt --check {manifest...}").run()?;
+        for manifest in ["dz-ebpf/Cargo.toml", "fuzz/Cargo.toml"] {
+            cmd!(sh(), "{cargo} fmt --check --manifest-path {manifest}").run()?;
+        }
         Ok(())
     })?;
     let comparison = step("the committed object", build_ebpf::check)?;
@@ -32,6 +34,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         cmd!(sh(), "{cargo} clippy {all...} -- -D warnings").run()?;
         Ok(())
     })?;
+    step("dependencies", deny::run)?;
     step("stories", || {
         sim::run(&["--seeds", "10000"])?;
         sim::run(&["--seeds", "200", "--nodes", "50"])

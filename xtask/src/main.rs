@@ -6,6 +6,7 @@ mod build_ebpf;
 mod ci;
 mod conform;
 mod demo;
+mod deny;
 mod fuzz;
 mod record;
 mod shell;
@@ -47,7 +48,9 @@ enum Command {
     Bench(bench::Options),
     /// Runs the fuzzers; installs cargo-fuzz if it is missing
     Fuzz(fuzz::Options),
-    /// Format, lints, the committed object, all tests, also in virtual machines
+    /// Checks licences, versions and sources of all dependencies
+    Deny,
+    /// Format, lints, dependencies, the committed object, all tests, also in virtual machines
     Ci,
     /// Shows two agents on this machine: sessions come Up, survive a freeze, lose a link
     Demo,
@@ -89,6 +92,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Vm(options) => return vm::run(&options),
         Command::Bench(options) => return bench::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Deny => deny::run(),
         Command::Ci => ci::run(),
         Command::Demo => return demo::run(),
         Command::Sim { arguments } => {
