@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::bpffs;
 use crate::faults::{self, Faults};
+use crate::injector::{Call, Fault, Injector};
 use crate::netns::Netns;
 use crate::process::Process;
 use crate::program::program_with_faults;
@@ -198,6 +199,25 @@ impl Agent {
         Self::spawn_program(command, home, netns, arguments)
     }
 
+    /// Starts it with one of its system calls hit by the fault, or with all of them written down.
+    ///
+    /// # Errors
+    /// The program cannot be started, or the kernel cannot ask about calls.
+    pub fn spawn_injected(
+        home: Home,
+        netns: &Netns,
+        arguments: &[&str],
+        fault: Option<(Call, Fault)>,
+    ) -> anyhow::Result<(Self, Injector)> {
+        let mut command = Command::new(program()?);
+        command.arg("run");
+        prepare(&mut command, &home, arguments);
+        let title = title(netns, arguments);
+        let spawn = |command: &mut Command| Injector::spawn(netns, command, fault);
+        let (process, injector) = Process::spawn_by(spawn, &mut command, title)?;
+        Ok((Self { process, home }, injector))
+    }
+
     fn spawn_program(
         command: Command,
         home: Home,
@@ -205,16 +225,8 @@ impl Agent {
         arguments: &[&str],
     ) -> anyhow::Result<Self> {
         let mut command = rights::started(command)?;
-        command.arg("--socket").arg(home.socket());
-        command.arg("--pin-dir").arg(home.pin_dir());
-        command.arg("--state-dir").arg(home.state_dir());
-        command.args(arguments);
-        let title = format!(
-            "log of dz-agent {} in {}",
-            arguments.join(" "),
-            netns.name()
-        );
-        let process = Process::spawn(netns, &mut command, title)?;
+        prepare(&mut command, &home, arguments);
+        let process = Process::spawn(netns, &mut command, title(netns, arguments))?;
         Ok(Self { process, home })
     }
 
@@ -306,6 +318,18 @@ impl Agent {
         }
         Ok(self.home)
     }
+}
+
+fn prepare(command: &mut Command, home: &Home, arguments: &[&str]) {
+    command.arg("--socket").arg(home.socket());
+    command.arg("--pin-dir").arg(home.pin_dir());
+    command.arg("--state-dir").arg(home.state_dir());
+    command.args(arguments);
+}
+
+fn title(netns: &Netns, arguments: &[&str]) -> String {
+    let arguments = arguments.join(" ");
+    format!("log of dz-agent {arguments} in {}", netns.name())
 }
 
 fn said(output: &Output) -> anyhow::Error {

@@ -21,6 +21,7 @@ pub mod faults;
 pub mod frame;
 pub mod gre;
 pub mod harness;
+pub mod injector;
 pub mod kernel;
 pub mod load;
 pub mod machine;

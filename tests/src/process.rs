@@ -1,7 +1,7 @@
 //! Children of a test.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -34,13 +34,21 @@ impl Process {
     /// # Errors
     /// The program cannot be started.
     pub fn spawn(netns: &Netns, command: &mut Command, title: String) -> anyhow::Result<Self> {
+        Ok(Self::spawn_by(|command| Ok((netns.spawn(command)?, ())), command, title)?.0)
+    }
+
+    /// Starts it as `spawn` does, which returns something beside the child.
+    pub(crate) fn spawn_by<T>(
+        spawn: impl FnOnce(&mut Command) -> io::Result<(Child, T)>,
+        command: &mut Command,
+        title: String,
+    ) -> anyhow::Result<(Self, T)> {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut child = netns
-            .spawn(command)
-            .with_context(|| format!("starting {command:?}"))?;
+        let (mut child, beside) =
+            spawn(command).with_context(|| format!("starting {command:?}"))?;
         let log = Arc::new(Mutex::new(String::new()));
         children::keep_log(&title, &log);
         let mut readers = Vec::new();
@@ -50,12 +58,13 @@ impl Process {
         if let Some(output) = child.stderr.take() {
             readers.push(collect(output, &log));
         }
-        Ok(Self {
+        let process = Self {
             child,
             title,
             log,
             readers,
-        })
+        };
+        Ok((process, beside))
     }
 
     /// What it has printed so far, both streams.

@@ -11,7 +11,7 @@ const NUMBER: u32 = 0;
 const FIRST_ARGUMENT: u32 = 16;
 
 /// `struct sock_filter` of classic BPF.
-const fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+pub(crate) const fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
     libc::sock_filter {
         code: code as u16,
         jt,
@@ -64,16 +64,19 @@ pub fn without_memory_for(command: &mut Command, refused: BpfCommand) -> &mut Co
     }
 }
 
-const LOAD_NUMBER: libc::sock_filter = load(NUMBER);
+/// Loads the number of the system call.
+pub(crate) const LOAD_NUMBER: libc::sock_filter = load(NUMBER);
 const LOAD_FIRST_ARGUMENT: libc::sock_filter = load(FIRST_ARGUMENT);
-const ALLOW: libc::sock_filter =
+/// Lets the call through.
+pub(crate) const ALLOW: libc::sock_filter =
     instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW);
 
 const fn load(offset: u32) -> libc::sock_filter {
     instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset)
 }
 
-const fn jump_unless_equal(value: u32, over: u8) -> libc::sock_filter {
+/// Skips so many instructions unless the value that was loaded last is this one.
+pub(crate) const fn jump_unless_equal(value: u32, over: u8) -> libc::sock_filter {
     instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, over, value)
 }
 

@@ -8,6 +8,7 @@ mod conform;
 mod demo;
 mod deny;
 mod fuzz;
+mod inject;
 mod record;
 mod shell;
 mod sim;
@@ -46,6 +47,8 @@ enum Command {
     Vm(vm::Options),
     /// Measures the agent as it is shipped, beside a baseline, against goals
     Bench(bench::Options),
+    /// Makes each system call of the agent fail, and kills it after each: nothing of others is touched, the next start is right
+    Inject(inject::Options),
     /// Runs the fuzzers; installs cargo-fuzz if it is missing
     Fuzz(fuzz::Options),
     /// Checks licences, versions and sources of all dependencies
@@ -91,6 +94,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Test(options) => return test_suite::run(&options),
         Command::Vm(options) => return vm::run(&options),
         Command::Bench(options) => return bench::run(&options),
+        Command::Inject(options) => return inject::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Deny => deny::run(),
         Command::Ci => ci::run(),

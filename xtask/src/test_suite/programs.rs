@@ -88,8 +88,7 @@ impl Programs {
             .exec()?;
         check_groups(groups, &metadata)?;
         let agent = build_agent()?;
-        let agent_with_faults =
-            build_binary(&["--features", "faults", "--bin", "dz-agent-faults"])?;
+        let agent_with_faults = build_agent_with_faults()?;
         let mut tests = Vec::new();
         // Always with the features of the whole workspace, lest every group compiles everything
         // anew.
@@ -135,15 +134,36 @@ pub(crate) fn build_agent() -> anyhow::Result<PathBuf> {
     build_binary(&["--bin", "dz-agent"])
 }
 
+/// Builds the agent with fault hooks and returns its binary.
+///
+/// # Errors
+/// It does not compile.
+pub(crate) fn build_agent_with_faults() -> anyhow::Result<PathBuf> {
+    build_binary(&["--features", "faults", "--bin", "dz-agent-faults"])
+}
+
+/// Builds a program of the test harness, with the features of the whole workspace, as tests are built.
+///
+/// # Errors
+/// It does not compile.
+pub(crate) fn build_program(name: &str) -> anyhow::Result<PathBuf> {
+    binary_of(&["--workspace", "--all-features", "--bin", name])
+}
+
 fn build_binary(arguments: &[&str]) -> anyhow::Result<PathBuf> {
+    let package = ["--package", "dz-agent"];
+    binary_of(&[&package, arguments].concat())
+}
+
+fn binary_of(arguments: &[&str]) -> anyhow::Result<PathBuf> {
     let cargo = shell::cargo();
-    let command = cmd!(sh(), "{cargo} build --package dz-agent {arguments...}");
-    let agent = artifacts(command)?
+    let command = cmd!(sh(), "{cargo} build {arguments...}");
+    let binary = artifacts(command)?
         .into_iter()
         .filter(|artifact| artifact.target.is_bin())
         .find_map(|artifact| artifact.executable)
-        .context("cargo built no binary of dz-agent")?;
-    Ok(agent.into())
+        .with_context(|| format!("cargo built no binary: {}", arguments.join(" ")))?;
+    Ok(binary.into())
 }
 
 /// The programs that a bench needs, both without debug checks.
