@@ -12,6 +12,7 @@ mod inject;
 mod record;
 mod shell;
 mod sim;
+mod soak;
 mod test_suite;
 #[cfg(test)]
 mod tidy;
@@ -49,6 +50,8 @@ enum Command {
     Bench(bench::Options),
     /// Makes each system call of the agent fail, and kills it after each: nothing of others is touched, the next start is right
     Inject(inject::Options),
+    /// Keeps an agent busy, with restarts and faults, and looks for what is left behind
+    Soak(soak::Options),
     /// Runs the fuzzers; installs cargo-fuzz if it is missing
     Fuzz(fuzz::Options),
     /// Checks licences, versions and sources of all dependencies
@@ -96,6 +99,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(options) => return bench::run(&options),
         Command::Inject(options) => return inject::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Soak(options) => return soak::run(&options),
         Command::Deny => deny::run(),
         Command::Ci => ci::run(),
         Command::Demo => return demo::run(),
