@@ -140,9 +140,17 @@ fn met(
         }
         Life::Ready => {
             let met = watched.injector.has_hit();
-            let marks = watched.right(scene, wanted);
-            let marks =
-                marks.with_context(|| format!("it went on, but ({})", watched.last_line()))?;
+            let marks = match watched.right(scene, wanted) {
+                Ok(marks) => marks,
+                // It was ready, and has ended since, with a line.
+                Err(_) if watched.ended()?.is_some() => {
+                    return Ok((Outcome::Ended, watched.crash()?, None));
+                }
+                Err(error) => {
+                    let last = watched.last_line();
+                    return Err(error.context(format!("it went on, but ({last})")));
+                }
+            };
             let outcome = if met {
                 Outcome::WentOn
             } else {

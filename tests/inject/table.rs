@@ -23,12 +23,12 @@ pub(crate) fn outcomes(tried: &[Tried]) -> BTreeMap<&'static str, usize> {
     counts
 }
 
-/// Writes the page of docs about them: for each phase, kind of call and fault, how many ended in which way.
+/// Writes the page of docs about them: for each phase, kind of call and faults, how many calls ended in which way with each of them.
 pub(crate) fn markdown(tried: &[Tried]) -> String {
     let mut text = "# System calls that fail\n\n\
         `cargo xtask inject --table docs/inject.md` has written this page: it makes one call of the agent fail, or kills the agent \
         after it, looks at what becomes of sessions, routes, programs, pins and other people's things, and starts the next \
-        agent. A number says how many calls of a kind ended so.\n\n\
+        agent. A number says how many calls of a kind ended so with each of the faults.\n\n\
         - *refused*: one line and an exit code; nothing has changed.\n\
         - *went on*: the agent has run on, and all was right.\n\
         - *ended, next start right*: it has ended, or was killed; the next start found everything and no session has flapped.\n\
@@ -54,12 +54,17 @@ pub(crate) fn markdown(tried: &[Tried]) -> String {
             "\n## {}\n\n| call | fault | outcome |\n|---|---|---|",
             phase.name()
         );
+        // Faults of a kind that all ended in the same ways share a line.
+        let mut lines: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for ((kind, fault), outcomes) in rows {
-            let outcomes = outcomes
-                .iter()
-                .map(|(name, count)| format!("{name} {count}"));
+            let outcomes = outcomes.iter();
+            let outcomes = outcomes.map(|(name, count)| format!("{name} {count}"));
             let outcomes = outcomes.collect::<Vec<_>>().join(", ");
-            let _ = writeln!(text, "| `{kind}` | {fault} | {outcomes} |");
+            lines.entry((kind, outcomes)).or_default().push(fault);
+        }
+        for ((kind, outcomes), faults) in lines {
+            let faults = faults.join(", ");
+            let _ = writeln!(text, "| `{kind}` | {faults} | {outcomes} |");
         }
     }
     text

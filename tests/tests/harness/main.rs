@@ -1,5 +1,6 @@
 //! The harness itself: what the other tests stand on.
 
+mod injected;
 mod reports;
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -339,6 +340,7 @@ fn main() -> std::process::ExitCode {
             two_agents_find_each_other,
         ),
     ];
+    tests.extend(injected::tests());
     tests.extend(reports::tests());
     dz_tests::harness::run(tests)
 }
