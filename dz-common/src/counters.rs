@@ -137,6 +137,9 @@ counters! {
         RxBurstSpent = rx_burst_spent,
         /// Not answered, proven or not: the agent's heartbeat is older than the restart grace.
         RxUnattended = rx_unattended,
+        /// Not answered in XDP, proven or not: longer than a packet, so it may be several in one (UDP GSO), and
+        /// what generic XDP makes of one nobody receives. Our clock speaks instead.
+        RxLong = rx_long,
         /// Answer due, but the frame could not be rewritten.
         RxAnswerFailed = rx_answer_failed,
         // Transmit program, one exit per entry of `dz_due`.
@@ -172,9 +175,14 @@ counters! {
         GateDropped = gate_dropped,
         /// Dropped: its source address must not leave by another interface.
         GateConfined = gate_confined,
-        /// Dropped: no route by another interface, or diverted once already.
+        /// Dropped: no route by another interface, or one by an interface with a gate for the same peer.
         GateNoDetour = gate_no_detour,
-        /// Dropped: could not be rewritten for the other interface.
+        /// Dropped: larger than what the other interface takes, and its source is not to be told (it may be
+        /// fragmented, say).
+        GateTooBig = gate_too_big,
+        /// Became "fragmentation needed" to its source: larger than what the other interface takes.
+        GateFragNeeded = gate_frag_needed,
+        /// Dropped: could not be rewritten for the other interface, or that is gone.
         GateRerouteFailed = gate_reroute_failed,
         // Control program.
         /// Carried out.

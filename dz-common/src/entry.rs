@@ -139,7 +139,8 @@ impl SessionEntry {
         attended: bool,
     ) -> Outcome {
         let taken = self.take(packet, now_ns);
-        let exit = self.reply(taken.receipt, taken.changed, attended, true, now_ns);
+        let barred = (!attended).then_some(Counter::RxUnattended);
+        let exit = self.reply(taken.receipt, taken.changed, barred, true, now_ns);
         Outcome {
             exit,
             stale_down: matches!(taken.receipt, Receipt::StaleDown),
@@ -163,14 +164,15 @@ impl SessionEntry {
     }
 
     /// Decides on the answer to a packet that was taken, to be called under the lock. Returns the way
-    /// out; [`Self::answer`] has the packet that goes with it. `reachable`: it is known where a frame
-    /// to the peer goes, other than back to where this one came from.
+    /// out; [`Self::answer`] has the packet that goes with it. `barred`: the way out of all that would be
+    /// answered, where answering is out of the question. `reachable`: it is known where a frame to the peer
+    /// goes, other than back to where this one came from.
     #[inline(always)]
     pub fn reply(
         &mut self,
         receipt: Receipt,
         changed: bool,
-        attended: bool,
+        barred: Option<Counter>,
         reachable: bool,
         now_ns: u64,
     ) -> Counter {
@@ -184,8 +186,8 @@ impl SessionEntry {
             Receipt::Returning => Some(true),
             Receipt::RemoteDown | Receipt::StaleDown | Receipt::Accepted => None,
         };
-        if !attended {
-            return Counter::RxUnattended;
+        if let Some(exit) = barred {
+            return exit;
         }
         if let Some(returning) = returning {
             if !reachable {

@@ -90,6 +90,16 @@ pub fn addresses<F: Frame + ?Sized>(frame: &F, link: Link) -> Option<([u8; 4], [
     Some((src.to_ne_bytes(), dst.to_ne_bytes()))
 }
 
+/// Length of a packet that has [`addresses`], in its own words; 0 says that it is larger than these can.
+#[inline(always)]
+pub fn total_len<F: Frame + ?Sized>(frame: &F, link: Link) -> u32 {
+    let header = frame.read::<IPV4_LEN>(link.ip_offset());
+    header.map_or(0, |header| {
+        let [_, _, length @ ..] = word::<0, _>(header).to_ne_bytes();
+        u16::from_be_bytes(length) as u32
+    })
+}
+
 /// Whether a packet that leaves is a liveness packet: UDP to `port` (host order), not a fragment,
 /// without IPv4 options, as everybody's are.
 #[inline(always)]

@@ -71,6 +71,9 @@ pub struct Received {
     /// The UDP checksum field holds the folded pseudo-header sum: either the checksum is still to
     /// be completed (`CHECKSUM_PARTIAL`), or it just happens to be equal (1 in 65,536).
     pub maybe_partial: bool,
+    /// The payload is longer than a packet. So are several packets that the sender has handed over in one
+    /// (UDP GSO), where the frame comes from this host's own virtual link.
+    pub is_long: bool,
 }
 
 /// Decides whether a frame is a UDP datagram to `port` (host order).
@@ -202,6 +205,7 @@ pub fn decode<F: Frame + ?Sized>(
         Ok(packet) => Ok(Received {
             packet,
             maybe_partial,
+            is_long: udp_len > (UDP_LEN + PACKET_LEN) as u16,
         }),
         Err(reject) => Err(Counter::rejected(reject)),
     }

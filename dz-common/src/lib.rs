@@ -27,6 +27,7 @@ pub mod packet;
 pub mod scan;
 pub mod session;
 mod timers;
+pub mod too_big;
 pub mod transmit;
 pub mod unaligned;
 

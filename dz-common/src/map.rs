@@ -6,7 +6,7 @@ use crate::packet::State;
 use crate::session::{DownReason, Session};
 
 /// Version of everything in this module, kept in [`Config::abi_version`].
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 /// Deadline slots watched by one timer.
 pub const SLOTS_PER_GROUP: u32 = 2_048;
 /// Most timers, and with [`SLOTS_PER_GROUP`] the most sessions: 131,072.

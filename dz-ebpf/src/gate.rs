@@ -3,14 +3,14 @@
 //! | packet | becomes |
 //! |---|---|
 //! | not IPv4, or to an address that is no peer's | passed on after one look-up |
-//! | a liveness packet | passed on: it is what brings the session Up; one that our programs have made, at once |
+//! | a liveness packet, ours or another agent's | passed on: it is what brings the session Up |
 //! | to a peer that is Up, or passive | passed on |
 //! | to a peer that was never Up | as `--when-never-up` says |
 //! | to a peer that is not Up any more | as `--when-down` says |
 //!
-//! A packet is diverted at most once, and only to an interface that the agent has named; which next
-//! hop it takes there the kernel looks up for each packet, so that this stays right while the agent
-//! is frozen.
+//! A packet is diverted only to an interface that the agent has named, and to none where a gate of ours
+//! could divert it again; which next hop it takes there the kernel looks up for each packet, so that this
+//! stays right while the agent is frozen. Nothing that a packet carries is believed but its headers.
 
 use core::ptr;
 
@@ -27,10 +27,10 @@ use dz_common::map::{Config, Confined, Destination, SessionEntry};
 use crate::count::count;
 use crate::frame::Linear;
 use crate::maps::{CONFINED, SESSIONS};
-use crate::mark;
 use crate::receive;
 use crate::session::identity;
 use crate::skb::linear;
+use crate::too_big;
 
 const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
 
@@ -49,9 +49,6 @@ pub fn dz_gate_eth(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn egress(ctx: &TcContext, link: Link) -> i32 {
     let skb = ctx.skb.skb;
-    if let Some(block) = mark::take_liveness(skb) {
-        return pass(block, Counter::GateLiveness);
-    }
     // SAFETY: the kernel's own context.
     let (ifindex, protocol, vlan) =
         unsafe { ((*skb).ifindex, (*skb).protocol, (*skb).vlan_present) };
@@ -80,7 +77,13 @@ fn egress(ctx: &TcContext, link: Link) -> i32 {
     match action {
         Action::Pass => pass(block, exit),
         Action::Drop => drop(block, exit),
-        Action::Reroute => reroute(skb, link, Confined { addr: src }, detour(entry), block),
+        Action::Reroute => {
+            let around = Destination {
+                ifindex: detour(entry),
+                peer: dst,
+            };
+            reroute(skb, &frame, link, Confined { addr: src }, around, block)
+        }
     }
 }
 
@@ -141,13 +144,26 @@ fn detour(entry: *mut SessionEntry) -> u32 {
 }
 
 #[inline(always)]
-fn reroute(skb: *mut __sk_buff, link: Link, source: Confined, detour: u32, block: u32) -> i32 {
+fn reroute(
+    skb: *mut __sk_buff,
+    frame: &Linear,
+    link: Link,
+    source: Confined,
+    around: Destination,
+    block: u32,
+) -> i32 {
     // SAFETY: a look-up whose value is not used.
     if unsafe { CONFINED.get(&source) }.is_some() {
         return drop(block, Counter::GateConfined);
     }
-    if detour == 0 || mark::is_diverted(skb) {
+    // With a session by that interface, its gate might divert the packet back.
+    if around.ifindex == 0 || SESSIONS.get_ptr(around).is_some() {
         return drop(block, Counter::GateNoDetour);
+    }
+    match too_big::exceeded(skb, around.ifindex, gate::total_len(frame, link)) {
+        Ok(None) => {}
+        Ok(Some(mtu)) => return refuse(skb, frame, link, mtu, block),
+        Err(_) => return drop(block, Counter::GateRerouteFailed),
     }
     if let Link::Layer3 = link {
         // bpf_redirect_neigh takes an Ethernet header off, whatever the device (net/core/filter.c,
@@ -157,11 +173,23 @@ fn reroute(skb: *mut __sk_buff, link: Link, source: Confined, detour: u32, block
             return drop(block, Counter::GateRerouteFailed);
         }
     }
-    mark::divert(skb);
     count(block, Counter::GateRerouted);
     // Without a next hop of ours the kernel looks the destination up among the routes by that
     // interface. Where there is none it takes the destination for a neighbour (ip_route_output_key):
     // hence the agent names only an interface with a route.
     // SAFETY: a helper that looks at its arguments only; it may be given no parameters.
-    unsafe { bpf_redirect_neigh(detour, ptr::null_mut(), 0, 0) as i32 }
+    unsafe { bpf_redirect_neigh(around.ifindex, ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// Tells the source of a packet that is too big for the way around, or drops it without a word. To divert
+/// it all the same would be no better: the other device drops it, and nobody counts that.
+#[inline(always)]
+fn refuse(skb: *mut __sk_buff, frame: &Linear, link: Link, mtu: u32, block: u32) -> i32 {
+    match too_big::tell(skb, frame, link, mtu) {
+        Some(action) => {
+            count(block, Counter::GateFragNeeded);
+            action
+        }
+        None => drop(block, Counter::GateTooBig),
+    }
 }

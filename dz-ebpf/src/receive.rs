@@ -30,6 +30,8 @@ pub struct Work {
     pub config: &'static Config,
     pub entry: *mut SessionEntry,
     pub packet: Packet,
+    /// Whether it is too long to be answered where it came in.
+    pub unanswerable: bool,
     pub key: SessionKey,
     pub block: u32,
     /// Whether frames have an Ethernet header.
@@ -140,7 +142,7 @@ pub fn handle(work: &Work, reply: &mut Reply) -> Option<Counter> {
     };
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    let attended = attended(work.config, now_ns);
+    let barred = barred(work, now_ns);
     let Some(mut session) = Locked::new(work.entry, &work.key, slot) else {
         count(block, Counter::DropUnknownPeer);
         return None;
@@ -150,7 +152,7 @@ pub fn handle(work: &Work, reply: &mut Reply) -> Option<Counter> {
     let taken = session.take(&work.packet, now_ns);
     let taken = forgotten(&taken, now_ns);
     let reachable = !work.ethernet || session.neighbour != [0; 6];
-    let exit = session.reply(taken.receipt, taken.changed, attended, reachable, now_ns);
+    let exit = session.reply(taken.receipt, taken.changed, barred, reachable, now_ns);
     let exit = forget(exit, now_ns);
     let answered = matches!(exit, Counter::RxAnswered);
     let reserved_set = work.packet.reserved_set;
@@ -222,6 +224,18 @@ fn note(block: u32, taken: &PacketEffect, reserved_set: bool) {
     }
     if matches!(taken.receipt, Receipt::StaleDown) {
         count(block, Counter::StaleDown);
+    }
+}
+
+/// Returns the way out of a packet that is not to be answered, whatever its session says.
+#[inline(always)]
+fn barred(work: &Work, now_ns: u64) -> Option<Counter> {
+    if !attended(work.config, now_ns) {
+        Some(Counter::RxUnattended)
+    } else if work.unanswerable {
+        Some(Counter::RxLong)
+    } else {
+        None
     }
 }
 

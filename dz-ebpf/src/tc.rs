@@ -17,7 +17,7 @@ use dz_common::map::Config;
 
 use crate::count::count;
 use crate::frame::Linear;
-use crate::mark;
+use crate::priority::first_in_queues;
 use crate::receive::{self, Reply, Verdict, Work};
 use crate::session::identity;
 use crate::skb::{Outgoing, check, frame_len, linear};
@@ -68,6 +68,7 @@ fn ingress(ctx: &TcContext, link: Link) -> i32 {
         config,
         entry,
         packet: received.packet,
+        unanswerable: false,
         key,
         block,
         ethernet: link as u32 == Link::Ethernet as u32,
@@ -76,13 +77,16 @@ fn ingress(ctx: &TcContext, link: Link) -> i32 {
     let Some(exit) = receive::handle(&work, &mut reply) else {
         return TC_ACT_SHOT;
     };
-    let error = answer(skb, &reply, link as u32);
+    let error = match trim(skb, link) {
+        0 => answer(skb, &reply, link as u32),
+        error => error,
+    };
     receive::answered(block, exit, error == 0);
     if error != 0 {
         complain(ctx, &key.peer, error);
         return TC_ACT_SHOT;
     }
-    mark::liveness(skb, block);
+    first_in_queues(skb);
     // SAFETY: a helper that looks at its arguments only.
     unsafe { bpf_redirect(ifindex, 0) as i32 }
 }
@@ -139,7 +143,20 @@ fn complain(ctx: &TcContext, peer: &[u8; 4], error: i64) {
     );
 }
 
-/// Turns the packet into its answer, in place. Returns 0, or the error of the helper that failed.
+/// Makes the packet as long as an answer, and one packet: of several segments (UDP GSO) it would leave in such
+/// again. Not in [`answer`], whose stack is full.
+#[inline(always)]
+fn trim(skb: *mut __sk_buff, link: Link) -> i64 {
+    // SAFETY: the kernel's own context.
+    let (len, segment_len) = unsafe { ((*skb).len as usize, (*skb).gso_size) };
+    if len == link.frame_len() && segment_len == 0 {
+        return 0;
+    }
+    // SAFETY: the kernel's own context.
+    unsafe { bpf_skb_change_tail(skb, link.frame_len() as u32, 0) }
+}
+
+/// Turns a packet that is [as long](trim) into its answer, in place. Returns 0, or the error of the helper that failed.
 #[inline(never)]
 fn answer(skb: *mut __sk_buff, reply: &Reply, link: u32) -> i64 {
     let link = if link == Link::Layer3 as u32 {
@@ -158,11 +175,6 @@ fn rewrite(skb: *mut __sk_buff, reply: &Reply, link: Link) -> Result<(), i64> {
     let Some(config) = receive::config() else {
         return Err(-ENOENT);
     };
-    // SAFETY: the kernel's own context.
-    if unsafe { (*skb).len } as usize != link.frame_len() {
-        // SAFETY: the kernel's own context.
-        check(unsafe { bpf_skb_change_tail(skb, link.frame_len() as u32, 0) })?;
-    }
     let checksum = if reply.maybe_partial && is_partial(skb, link.ip_offset())? {
         UdpChecksum::Partial
     } else {

@@ -21,7 +21,7 @@ use dz_common::transmit::{self, Transmission};
 
 use crate::count::count;
 use crate::maps::DUE;
-use crate::mark;
+use crate::priority::first_in_queues;
 use crate::receive;
 use crate::session::{Locked, find, identity};
 use crate::skb::{Outgoing, check};
@@ -73,7 +73,7 @@ fn transmit(skb: *mut __sk_buff, config: &Config, due: &mut Due) -> (u32, Counte
     let Some(packet) = transmission.packet else {
         return (block, transmission.unsent);
     };
-    mark::liveness(skb, block);
+    first_in_queues(skb);
     let sent = send(skb, config, due, &packet);
     if let Err(error) = sent {
         let ctx = TcContext::new(skb);

@@ -47,6 +47,9 @@ pub fn dz_xdp(ctx: XdpContext) -> u32 {
         config,
         entry,
         packet: received.packet,
+        // Generic XDP sends a packet of several segments (UDP GSO) as such, whatever is left of it, and
+        // a program cannot tell it from another.
+        unanswerable: received.is_long,
         key,
         block,
         ethernet: true,

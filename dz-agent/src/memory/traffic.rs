@@ -6,7 +6,7 @@ use dz_common::map::Due;
 
 use super::kernel::Kernel;
 use super::maps::BpfMaps;
-use super::programs::gate::{self, Gate, Leaving, Mark};
+use super::programs::gate::{self, Gate, Leaving};
 use super::programs::receive::{self, Arrival, Verdict};
 use super::programs::transmit::{self, Outgoing};
 use crate::datapath::AttachMode;
@@ -59,7 +59,7 @@ impl Kernel {
             return Verdict::Drop;
         };
         let verdict = receive::finish(maps, &work, now_ns);
-        if let Verdict::Answer { block, frame } = &verdict {
+        if let Verdict::Answer { frame } = &verdict {
             let ifindex = work.ifindex();
             match self.attached.get(&ifindex) {
                 // XDP_TX passes no queue, and so no gate.
@@ -67,7 +67,7 @@ impl Kernel {
                     self.outbox.push((ifindex, frame.clone()));
                 }
                 _ => {
-                    self.leave(ifindex, *block, frame.clone());
+                    self.leave(ifindex, frame.clone());
                 }
             }
         }
@@ -101,7 +101,7 @@ impl Kernel {
     }
 
     /// Runs the gate over a packet that is about to leave; nothing is sent. Without a gate it passes.
-    pub fn gate(&mut self, ifindex: u32, packet: &[u8], mark: Mark) -> Gate {
+    pub fn gate(&mut self, ifindex: u32, packet: &[u8]) -> Gate {
         let (Some(device), true, Some(maps)) = (
             self.devices.get(&ifindex),
             self.attached.contains_key(&ifindex),
@@ -112,7 +112,6 @@ impl Kernel {
         let leaving = Leaving {
             ifindex,
             link: device.link,
-            mark,
             frame: packet,
         };
         gate::egress(maps, &leaving)
@@ -126,11 +125,7 @@ impl Kernel {
     /// Sends a frame of the transmit program, which has an Ethernet header whatever the device
     /// (`bpf_clone_redirect`).
     fn send(&mut self, maps: &mut BpfMaps, outgoing: Outgoing) -> bool {
-        let Outgoing {
-            ifindex,
-            block,
-            mut frame,
-        } = outgoing;
+        let Outgoing { ifindex, mut frame } = outgoing;
         let Some(&device) = self.devices.get(&ifindex) else {
             return false;
         };
@@ -141,7 +136,6 @@ impl Kernel {
             let leaving = Leaving {
                 ifindex,
                 link: device.link,
-                mark: Mark::Liveness(block),
                 frame: &frame,
             };
             gate::egress(maps, &leaving);
@@ -154,8 +148,8 @@ impl Kernel {
 
     /// Sends an answer by the interface where its packet came in (`bpf_redirect`): what becomes of it the
     /// program does not learn.
-    fn leave(&mut self, ifindex: u32, block: u32, frame: Vec<u8>) {
-        self.gate(ifindex, &frame, Mark::Liveness(block));
+    fn leave(&mut self, ifindex: u32, frame: Vec<u8>) {
+        self.gate(ifindex, &frame);
         if self.devices.get(&ifindex).is_some_and(|device| device.up) {
             self.outbox.push((ifindex, frame));
         }

@@ -51,10 +51,11 @@ const INVALID: [(Counter, &str); 9] = [
 ];
 
 /// Answers that were due and not sent.
-const SUPPRESSED: [(Counter, &str); 4] = [
+const SUPPRESSED: [(Counter, &str); 5] = [
     (Counter::RxPaced, "paced"),
     (Counter::RxBurstSpent, "burst_spent"),
     (Counter::RxUnattended, "unattended"),
+    (Counter::RxLong, "long"),
     (Counter::RxAnswerFailed, "failed"),
 ];
 

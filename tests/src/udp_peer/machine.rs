@@ -60,7 +60,7 @@ impl Machine {
         match self {
             Self::Ours(entry) => {
                 let taken = entry.take(packet, now_ns);
-                let exit = entry.reply(taken.receipt, taken.changed, true, true, now_ns);
+                let exit = entry.reply(taken.receipt, taken.changed, None, true, now_ns);
                 let answer = entry.answer(exit, packet.my_discr, config.version);
                 (taken.receipt.is_proven(), answer)
             }

@@ -1,11 +1,10 @@
-//! The gate: `dz_gate_eth` in the kernel and in memory, on sessions in all kinds of states. What programs
-//! have marked is for unit tests: the field cannot be set from outside.
+//! The gate: `dz_gate_eth` in the kernel and in memory, on sessions in all kinds of states.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, ensure};
 use dz_agent::memory::BpfMaps;
-use dz_agent::memory::programs::gate::{Gate, Leaving, Mark, egress};
+use dz_agent::memory::programs::gate::{Gate, Leaving, egress};
 use dz_common::counters::{Counter, Counters};
 use dz_common::entry::Identity;
 use dz_common::gate::Action;
@@ -27,9 +26,11 @@ use crate::states::scramble;
 const PACKETS: u64 = 20_000;
 const MAC: [u8; 6] = [2, 0xdb, 0, 0, 0, 1];
 const BLOCK: u32 = 2;
+/// An interface without a gate.
+const LOOPBACK: u32 = 1;
 /// What `Gate` is to the kernel: `TC_ACT_UNSPEC`, `TC_ACT_SHOT`, `TC_ACT_REDIRECT`.
 const VERDICTS: [u32; 3] = [u32::MAX, 2, 7];
-/// The ends of a packet that nobody has marked and whose source is not confined.
+/// The ends of a packet whose source is not confined.
 const ENDS: [Counter; 9] = [
     Counter::GateNotIpv4,
     Counter::GateNoSession,
@@ -114,7 +115,6 @@ fn one(
     let leaving = Leaving {
         ifindex,
         link: Link::Ethernet,
-        mark: Mark::None,
         frame: &frame,
     };
     let expected = match egress(maps, &leaving) {
@@ -142,7 +142,7 @@ fn entry(rng: &Rng, key: SessionKey) -> SessionEntry {
     let now_ns = monotonic_ns();
     let mut entry = SessionEntry::new(identity, Session::new(Timers::DEFAULT, 1, now_ns));
     scramble(&mut entry, rng, now_ns);
-    entry.detour = rng.pick(&[0, key.ifindex]);
+    entry.detour = rng.pick(&[0, key.ifindex, LOOPBACK]);
     entry
 }
 

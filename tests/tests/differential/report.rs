@@ -115,6 +115,8 @@ fn can(hook: Hook, counter: Counter) -> bool {
         // It takes a kernel without memory.
         (_, Counter::RxAnswerFailed) => false,
         (Hook::TcLayer3, Counter::PassVlan | Counter::PassNotHost) => false,
+        // TC makes it one packet.
+        (hook, Counter::RxLong) => hook == Hook::Xdp,
         // A layer-3 device has no neighbours.
         (Hook::TcLayer3, Counter::RxUnprovenNoNeighbour) => false,
         _ => by_receipt,

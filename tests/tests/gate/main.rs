@@ -6,6 +6,7 @@ mod flips;
 mod flows;
 mod own;
 mod scene;
+mod sizes;
 mod verdicts;
 
 use std::process::ExitCode;
@@ -24,5 +25,6 @@ fn main() -> ExitCode {
     tests.extend(flips::tests());
     tests.extend(own::tests());
     tests.extend(detours::tests());
+    tests.extend(sizes::tests());
     run(tests)
 }

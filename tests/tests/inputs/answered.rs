@@ -83,7 +83,13 @@ const ODDITIES: [Oddity; PEERS.len()] = [
 /// opens it.
 pub(crate) fn test(bed: &Bed) -> Result<()> {
     let peers = bed.connect(&PEERS)?;
+    // In XDP what is longer than a packet is left to our clock (`segments`).
+    let here = |oddity: &Oddity| !bed.attach.is_xdp() || !oddity.name.starts_with("payload of");
     let cases: Vec<_> = ODDITIES.iter().zip(peers).collect();
+    let cases: Vec<_> = cases
+        .into_iter()
+        .filter(|(oddity, _)| here(oddity))
+        .collect();
     case::each(
         bed,
         &cases,

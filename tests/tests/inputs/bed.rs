@@ -77,7 +77,7 @@ impl Attach {
         matches!(self, Self::XdpNative | Self::XdpGeneric)
     }
 
-    const fn argument(self) -> &'static str {
+    pub(crate) const fn argument(self) -> &'static str {
         match self {
             Self::TcLayer3 | Self::TcEthernet => "tc",
             Self::XdpNative => "xdp",

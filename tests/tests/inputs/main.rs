@@ -10,6 +10,7 @@ mod hops;
 mod liveness;
 mod peer;
 mod refused;
+mod segments;
 mod session;
 mod states;
 mod unknown;
@@ -98,6 +99,15 @@ fn main() -> ExitCode {
             hops(attach)
         }));
     }
+    for attach in [Attach::TcEthernet, Attach::XdpNative, Attach::XdpGeneric] {
+        let name = format!("{}::segments", attach.name());
+        tests.push(Test::new(name, &attach.requirements(), move || {
+            segments::packets(attach)
+        }));
+    }
+    let name = format!("{}::segments_of_one", Attach::TcEthernet.name());
+    let needs = Attach::TcEthernet.requirements();
+    tests.push(Test::new(name, &needs, segments::halves));
     // Whoever runs last takes the agent down.
     drop(attach_points);
     harness::run(tests)

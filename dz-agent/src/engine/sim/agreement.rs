@@ -10,7 +10,7 @@ use super::beside;
 use super::client::Client;
 use super::machine::{Machine, Place, address_of, node_of};
 use super::seen::{peer_of, peers, routes, sessions};
-use crate::memory::programs::gate::{Gate, Mark};
+use crate::memory::programs::gate::Gate;
 
 /// Length of an IPv4 header.
 const HEADER_LEN: usize = 20;
@@ -118,7 +118,7 @@ fn traffic(machine: &Machine, sessions: &[SessionEntry]) -> Result<(), String> {
             None => packet.to_vec(),
         };
         let mut kernel = machine.kernel.borrow_mut();
-        let gate = kernel.gate(entry.key.ifindex, &frame, Mark::None);
+        let gate = kernel.gate(entry.key.ifindex, &frame);
         if gate != expected {
             let state = entry.session.state;
             return Err(format!(

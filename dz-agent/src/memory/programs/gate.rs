@@ -7,18 +7,6 @@ use dz_common::map::{Confined, SessionKey};
 
 use crate::memory::maps::BpfMaps;
 
-/// What one of our programs has said of a packet (`dz-ebpf/src/mark.rs`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mark {
-    /// Nothing.
-    #[default]
-    None,
-    /// It is a liveness packet of ours, of an address with this block of counters.
-    Liveness(u32),
-    /// A gate has diverted it.
-    Diverted,
-}
-
 /// A packet that is about to leave.
 #[derive(Clone, Copy, Debug)]
 pub struct Leaving<'a> {
@@ -26,8 +14,6 @@ pub struct Leaving<'a> {
     pub ifindex: u32,
     /// What frames there start with.
     pub link: Link,
-    /// What our programs have said of it.
-    pub mark: Mark,
     /// All of it.
     pub frame: &'a [u8],
 }
@@ -54,12 +40,8 @@ fn decide(maps: &BpfMaps, leaving: &Leaving<'_>) -> (u32, Counter, Gate) {
     let Leaving {
         ifindex,
         link,
-        mark,
         frame,
     } = *leaving;
-    if let Mark::Liveness(block) = mark {
-        return (block, Counter::GateLiveness, Gate::Pass);
-    }
     let Some((src, dst)) = gate::addresses(frame, link) else {
         return (NO_BLOCK, Counter::GateNotIpv4, Gate::Pass);
     };
@@ -83,13 +65,19 @@ fn decide(maps: &BpfMaps, leaving: &Leaving<'_>) -> (u32, Counter, Gate) {
         (Action::Reroute, exit) => {
             if maps.confined.get(&Confined { addr: src }).is_some() {
                 (block, Counter::GateConfined, Gate::Drop)
-            } else if entry.detour == 0 || mark == Mark::Diverted {
+            } else if entry.detour == 0 || gated(maps, entry.detour, key) {
                 (block, Counter::GateNoDetour, Gate::Drop)
             } else {
                 (block, exit, Gate::Divert(entry.detour))
             }
         }
     }
+}
+
+/// Says whether the interface has a gate for the same peer, which might divert the packet back.
+fn gated(maps: &BpfMaps, ifindex: u32, key: SessionKey) -> bool {
+    let by_it = SessionKey { ifindex, ..key };
+    maps.sessions.find(&by_it).is_some()
 }
 
 #[cfg(test)]
@@ -110,11 +98,10 @@ mod tests {
         packet
     }
 
-    fn leave(maps: &mut BpfMaps, frame: &[u8], mark: Mark) -> Gate {
+    fn leave(maps: &mut BpfMaps, frame: &[u8]) -> Gate {
         let leaving = Leaving {
             ifindex: IFINDEX,
             link: Link::Layer3,
-            mark,
             frame,
         };
         egress(maps, &leaving)
@@ -139,7 +126,7 @@ mod tests {
             (State::AdminDown, 1, Gate::Drop),
         ] {
             set(&mut maps, state, ups, 0);
-            assert_eq!(leave(&mut maps, &traffic(), Mark::None), gate, "{state:?}");
+            assert_eq!(leave(&mut maps, &traffic()), gate, "{state:?}");
         }
         let counters = maps.counters(BLOCK).unwrap();
         assert_eq!(
@@ -164,11 +151,8 @@ mod tests {
         };
         let said = packet(&session(&maps), State::Down);
         let frame = fixture::frame(&backwards, &said, Link::Layer3);
-        assert_eq!(leave(&mut maps, &frame, Mark::None), Gate::Pass);
-        let marked = leave(&mut maps, &traffic(), Mark::Liveness(9));
-        assert_eq!(marked, Gate::Pass, "the mark is believed");
+        assert_eq!(leave(&mut maps, &frame), Gate::Pass);
         assert_eq!(maps.counters(BLOCK).unwrap().gate_liveness, 1);
-        assert_eq!(maps.counters(9).unwrap().gate_liveness, 1);
     }
 
     #[test]
@@ -177,14 +161,14 @@ mod tests {
         set(&mut maps, State::Down, 1, 0);
         let mut other = traffic();
         other[19] = 99;
-        assert_eq!(leave(&mut maps, &other, Mark::None), Gate::Pass);
-        assert_eq!(leave(&mut maps, &[0x60; 40], Mark::None), Gate::Pass);
+        assert_eq!(leave(&mut maps, &other), Gate::Pass);
+        assert_eq!(leave(&mut maps, &[0x60; 40]), Gate::Pass);
         let counters = maps.counters(NO_BLOCK).unwrap();
         assert_eq!((counters.gate_no_session, counters.gate_not_ipv4), (1, 1));
     }
 
     #[test]
-    fn a_packet_is_diverted_once_and_only_where_it_may() {
+    fn a_packet_is_diverted_only_where_no_gate_diverts_it_back() {
         let mut maps = maps();
         let config = *maps.config();
         maps.set_config(dz_common::map::Config {
@@ -192,16 +176,20 @@ mod tests {
             ..config
         });
         set(&mut maps, State::Down, 1, 0);
-        assert_eq!(leave(&mut maps, &traffic(), Mark::None), Gate::Drop);
+        assert_eq!(leave(&mut maps, &traffic()), Gate::Drop);
         set(&mut maps, State::Down, 1, 3);
-        let around = leave(&mut maps, &traffic(), Mark::None);
+        let around = leave(&mut maps, &traffic());
         assert_eq!(around, Gate::Divert(3));
-        assert_eq!(leave(&mut maps, &traffic(), Mark::Diverted), Gate::Drop);
+        let mut by_it = session(&maps);
+        by_it.key.ifindex = 3;
+        maps.insert_session(&by_it).unwrap();
+        assert_eq!(leave(&mut maps, &traffic()), Gate::Drop, "another gate");
+        maps.delete_session(&by_it.key);
         let source = Confined {
             addr: [10, 0, 0, 1],
         };
         maps.confine(&source, IFINDEX).unwrap();
-        assert_eq!(leave(&mut maps, &traffic(), Mark::None), Gate::Drop);
+        assert_eq!(leave(&mut maps, &traffic()), Gate::Drop);
         let counters = maps.counters(BLOCK).unwrap();
         assert_eq!(
             (

@@ -40,8 +40,6 @@ pub enum Verdict {
     Drop,
     /// It has become this one, which leaves by the interface that it came in by.
     Answer {
-        /// The session's block of counters, by which the packet is marked for the gate.
-        block: u32,
         /// All of it.
         frame: Vec<u8>,
     },
@@ -55,6 +53,8 @@ pub struct Work {
     block: u32,
     key: SessionKey,
     packet: Packet,
+    /// Whether it is too long to be answered where it came in.
+    unanswerable: bool,
     link: Link,
     /// On Ethernet, where the frame came from, and our address in it.
     back: ([u8; 6], [u8; 6]),
@@ -121,6 +121,7 @@ pub fn begin(maps: &mut BpfMaps, arrival: &Arrival<'_>) -> Result<Work, Verdict>
         block,
         key,
         packet: received.packet,
+        unanswerable: received.is_long && arrival.mode != AttachMode::Tc,
         link,
         back: back(frame, link),
     })
@@ -176,6 +177,11 @@ pub fn finish(maps: &mut BpfMaps, work: &Work, now_ns: u64) -> Verdict {
         return Verdict::Drop;
     };
     let attended = now_ns.saturating_sub(maps.beat_ns) <= maps.config.grace_ns;
+    let barred = match (attended, work.unanswerable) {
+        (false, _) => Some(Counter::RxUnattended),
+        (true, true) => Some(Counter::RxLong),
+        (true, false) => None,
+    };
     let Some(session) = maps.sessions.lock(work.element, &work.key, work.slot) else {
         maps.count(block, Counter::DropUnknownPeer);
         return Verdict::Drop;
@@ -186,7 +192,7 @@ pub fn finish(maps: &mut BpfMaps, work: &Work, now_ns: u64) -> Verdict {
     let before_ns = session.scan_deadline_ns();
     let taken = session.take(&work.packet, now_ns);
     let reachable = !ethernet || session.neighbour != [0; 6];
-    let exit = session.reply(taken.receipt, taken.changed, attended, reachable, now_ns);
+    let exit = session.reply(taken.receipt, taken.changed, barred, reachable, now_ns);
     let answer = session.answer(exit, work.packet.my_discr, maps.config.version);
     let mut destination = came_from;
     if ethernet {
@@ -220,7 +226,6 @@ pub fn finish(maps: &mut BpfMaps, work: &Work, now_ns: u64) -> Verdict {
     match answer {
         None => Verdict::Drop,
         Some(packet) => Verdict::Answer {
-            block,
             frame: frame(
                 &maps.config,
                 &work.key,
@@ -258,10 +263,9 @@ mod tests {
     }
 
     fn answer(verdict: &Verdict, link: Link) -> Packet {
-        let Verdict::Answer { block, frame } = verdict else {
+        let Verdict::Answer { frame } = verdict else {
             panic!("{verdict:?}");
         };
-        assert_eq!(*block, BLOCK);
         let frame = &frame[..];
         let flow = ingress::classify(frame, link, dz_common::LIVENESS_PORT).unwrap();
         assert_eq!((flow.src, flow.dst), (entry(PEER).key.local, PEER));

@@ -12,8 +12,6 @@ use crate::memory::maps::BpfMaps;
 pub struct Outgoing {
     /// The interface.
     pub ifindex: u32,
-    /// The session's block of counters, by which the packet is marked for the gate.
-    pub block: u32,
     /// All of it.
     pub frame: Vec<u8>,
 }
@@ -37,7 +35,6 @@ pub fn transmit(
                     let frame = frame(&maps.config, &due.key, &packet, Link::Ethernet, ethernet);
                     let outgoing = Outgoing {
                         ifindex: due.key.ifindex,
-                        block,
                         frame,
                     };
                     (block, transmit::exit(send(maps, outgoing)))
@@ -117,7 +114,7 @@ mod tests {
         assert_eq!(exit, Counter::TxOriginated);
         assert!(next_ns > NOW_NS && next_ns <= NOW_NS + 1_000_000_000);
         let sent = sent.unwrap();
-        assert_eq!((sent.ifindex, sent.block), (IFINDEX, BLOCK));
+        assert_eq!(sent.ifindex, IFINDEX);
         let packet = decoded(&sent.frame[ETHERNET_LEN..], Link::Layer3);
         assert_eq!((packet.state, packet.my_discr), (State::Down, 0x1234));
 
