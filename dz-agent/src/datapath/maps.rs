@@ -356,6 +356,7 @@ impl Maps {
     pub fn release(&mut self, key: &Confined) -> Result<(), MapError> {
         gone_is_fine(self.reader.confined.remove(&zerocopy::transmute!(*key)))
     }
+
     /// Sets a block of counters to zero on every CPU: its address is gone, another gets it.
     ///
     /// # Errors

@@ -76,7 +76,9 @@ impl<H: Hands> Engine<H> {
         let mut sessions = sessions.fail_with(ExitCode::Failure, kernel)?;
         take_unsound(&mut sessions, hands.slots());
         let reroute = [options.when_down, options.when_never_up].contains(&Gate::Reroute);
-        let blocks = Blocks::new(hands.locals().fail_with(ExitCode::Failure, kernel)?);
+        let locals = hands.locals().fail_with(ExitCode::Failure, kernel)?;
+        let in_sessions = sessions.iter().map(|entry| (entry.key.local, entry.block));
+        let blocks = Blocks::new(locals, in_sessions, hands.now_ns());
         let interfaces = options.interfaces.iter().map(|name| Interface::new(name));
         let mut engine = Self {
             sessions: Sessions::new(prepared.identity, hands.slots(), &sessions),

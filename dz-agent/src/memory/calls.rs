@@ -28,6 +28,8 @@ pub enum Call {
     SetPeer(PeerKey),
     /// A local address is written.
     SetLocal(LocalKey),
+    /// A block of counters is set to zero.
+    ClearCounters(u32),
     /// A local address is deleted.
     DeleteLocal(LocalKey),
     /// An address is confined.
@@ -105,6 +107,7 @@ impl Call {
             | Self::ReadConfined
             | Self::ReadCounters(_)
             | Self::MakeMaps
+            | Self::ClearCounters(_)
             | Self::Attach(_) => MEMORY,
             Self::Beat | Self::PrepareSlot(_) | Self::Configure | Self::Detach(_) => &[],
             Self::Control(..) | Self::Transmit(_) => RUN,

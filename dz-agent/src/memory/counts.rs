@@ -20,6 +20,11 @@ impl Counts {
         }
     }
 
+    /// Sets a block to zero.
+    pub(super) fn clear(&mut self, block: u32) {
+        self.0.remove(&block);
+    }
+
     /// Reads a block; none if there is no such block.
     pub(super) fn read(&self, block: u32) -> Option<Counters> {
         let counters = self.0.get(&block).unwrap_or(&[0; Counter::COUNT]);
@@ -42,6 +47,8 @@ mod tests {
         let all = Counter::ALL.iter().map(|counter| block.get(*counter));
         assert_eq!(all.sum::<u64>(), 3);
         assert_eq!(counts.read(4), Some(Counters::default()));
+        counts.clear(3);
+        assert_eq!(counts.read(3), Some(Counters::default()));
     }
 
     #[test]

@@ -187,6 +187,11 @@ impl BpfMaps {
         updated(self.locals.update(*key, block))
     }
 
+    /// Sets a block of counters to zero.
+    pub fn clear_counters(&mut self, block: u32) {
+        self.counts.clear(block);
+    }
+
     /// Deletes a local address. That it is gone already is no error.
     pub fn delete_local(&mut self, key: &LocalKey) {
         let _ = self.locals.delete(key);

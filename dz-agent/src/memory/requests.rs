@@ -215,6 +215,18 @@ impl Handle {
         written(self.change(&call, |kernel| kernel.loaded().set_local(key, block)))
     }
 
+    /// Sets a block of counters to zero.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn clear_counters(&mut self, block: u32) -> Result<(), MapError> {
+        let call = Call::ClearCounters(block);
+        written(self.change(&call, |kernel| {
+            kernel.loaded().clear_counters(block);
+            Ok(())
+        }))
+    }
+
     /// Deletes a local address. That it is gone already is no error.
     ///
     /// # Errors

@@ -8,15 +8,28 @@ use tracing::{info, warn};
 
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
+use crate::engine::state::blocks::Given;
 use crate::hash::HashSet;
 
 impl<H: Hands> Engine<H> {
     /// Writes a local address that sessions over an interface may have from now on.
     pub(crate) fn local_came(&mut self, interface: &str, key: &LocalKey) {
-        let block = self.interfaces.block_of(interface, key);
-        if block == 0 {
-            warn!(interface, "no block of counters left: counted in block 0");
-        }
+        let sessions = &self.sessions;
+        let has_sessions = |local| sessions.keys().any(|key| key.local == local);
+        let blocks = self.interfaces.blocks_mut();
+        let block = match blocks.came(interface, key, self.hands.now_ns(), has_sessions) {
+            Given::Own(block) => block,
+            Given::Another(block) => {
+                if let Err(error) = self.hands.clear_counters(block) {
+                    warn!(interface, block, %error, "counters go on from another address's");
+                }
+                block
+            }
+            Given::Shared => {
+                warn!(interface, "no block of counters left: counted in block 0");
+                0
+            }
+        };
         if let Err(error) = self.hands.set_local(key, block) {
             warn!(interface, local = %Ipv4Addr::from(key.addr), %error, "address not noted");
         }
@@ -25,8 +38,15 @@ impl<H: Hands> Engine<H> {
     /// Deletes a local address that sessions over an interface may not have any more.
     pub(crate) fn local_went(&mut self, interface: &str, key: &LocalKey) {
         info!(interface, local = %Ipv4Addr::from(key.addr), "address gone, or not used any more");
-        if let Err(error) = self.hands.delete_local(key) {
-            warn!(interface, local = %Ipv4Addr::from(key.addr), %error, "address not forgotten");
+        match self.hands.delete_local(key) {
+            Ok(()) => {
+                let now_ns = self.hands.now_ns();
+                self.interfaces.blocks_mut().went(key, now_ns);
+            }
+            // Packets may still be counted in its block, which it keeps.
+            Err(error) => {
+                warn!(interface, local = %Ipv4Addr::from(key.addr), %error, "address not forgotten");
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use dz_common::entry;
-use dz_common::map::{LocalKey, Origin, PeerKey, SessionEntry, SessionKey};
+use dz_common::map::{Origin, PeerKey, SessionEntry, SessionKey};
 use dz_common::session::{Mode, Session};
 
 use crate::engine::hands::Hands;
@@ -38,11 +38,7 @@ impl<H: Hands> Engine<H> {
             .sessions
             .discriminator(interface.name(), local, address);
         let name: Arc<str> = interface.shared_name();
-        let local_key = LocalKey {
-            ifindex,
-            addr: peer.local,
-        };
-        let block = self.interfaces.block_of(&name, &local_key);
+        let block = self.interfaces.blocks().of(&name, peer.local);
         if self.sessions.has_resting() {
             self.hands.wait_for_programs();
             self.sessions.settle();

@@ -223,6 +223,10 @@ impl Hands for KernelHands {
         self.datapath.maps_mut().set_local(key, block)
     }
 
+    fn clear_counters(&mut self, block: u32) -> Result<(), MapError> {
+        self.datapath.maps_mut().clear_counters(block)
+    }
+
     fn delete_local(&mut self, key: &LocalKey) -> Result<(), MapError> {
         self.datapath.maps_mut().delete_local(key)
     }

@@ -169,6 +169,10 @@ impl Hands for MemoryHands {
         self.handle.set_local(key, block)
     }
 
+    fn clear_counters(&mut self, block: u32) -> Result<(), MapError> {
+        self.handle.clear_counters(block)
+    }
+
     fn delete_local(&mut self, key: &LocalKey) -> Result<(), MapError> {
         self.handle.delete_local(key)
     }

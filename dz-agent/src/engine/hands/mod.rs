@@ -161,6 +161,12 @@ pub(crate) trait Hands: 'static {
     /// The map is full, or the kernel refuses.
     fn set_local(&mut self, key: &LocalKey, block: u32) -> Result<(), MapError>;
 
+    /// Sets a block of counters to zero.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn clear_counters(&mut self, block: u32) -> Result<(), MapError>;
+
     /// Deletes a local address. It is no error if it is gone already.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use dz_common::map::{LocalKey, Peer, PeerKey};
+use dz_common::map::{Peer, PeerKey};
 
 use super::blocks::Blocks;
 use super::host_addresses::HostAddresses;
@@ -118,9 +118,14 @@ impl Interfaces {
         &mut self.host_addresses
     }
 
-    /// Returns the block of counters of an address; 0, which is shared, if there is none left.
-    pub(crate) fn block_of(&mut self, interface: &str, key: &LocalKey) -> u32 {
-        self.blocks.of(interface, key)
+    /// Returns the blocks of counters.
+    pub(crate) const fn blocks(&self) -> &Blocks {
+        &self.blocks
+    }
+
+    /// Returns the blocks of counters, to be changed.
+    pub(crate) const fn blocks_mut(&mut self) -> &mut Blocks {
+        &mut self.blocks
     }
 
     /// Says whether packets may leave by an interface with this source: never with an address that is gone.
@@ -195,7 +200,7 @@ mod tests {
     /// `dz0`, index 7, is served with a /31; `dz1` is waited for; the NIC, index 2, is public.
     fn interfaces() -> Interfaces {
         let list = vec![Interface::new("dz0"), Interface::new("dz1")];
-        let mut interfaces = Interfaces::new(list, Blocks::new([]));
+        let mut interfaces = Interfaces::new(list, Blocks::new([], [], 0));
         let found = links::Interface {
             ifindex: 7,
             name: "dz0".into(),

@@ -2,7 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use dz_common::map::{Origin, Peer};
+use dz_common::counters::Counters;
+use dz_common::map::{LocalKey, Origin, Peer};
 use dz_common::packet::State;
 use dz_common::session::Timers;
 
@@ -46,6 +47,41 @@ fn a_gone_address_is_not_spoken_from_for_a_moment() {
     assert!(machine.frames().is_empty());
     process.let_pass(&machine);
     assert!(machine.frames().is_empty() && machine.session().is_none());
+}
+
+#[test]
+fn an_address_does_not_begin_with_the_counts_of_another() {
+    let (machine, mut process) = connected();
+    let block = machine.session().unwrap().block;
+    let counted = || {
+        let kernel = machine.kernel.borrow();
+        kernel.maps().unwrap().counters(block).unwrap()
+    };
+    assert_ne!(counted(), Counters::default(), "what was sent");
+    let _reply = process.disconnect();
+    machine.take_address(LOCAL, 32);
+    process.hear(&machine);
+    process.let_pass(&machine);
+    assert!(machine.session().is_none() && machine.locals().is_empty());
+    assert_ne!(counted(), Counters::default(), "it may come back");
+    drop(process);
+    let other = Ipv4Addr::new(10, 0, 0, 9);
+    let address = Address::plain(other, 32);
+    let added = machine
+        .net
+        .borrow_mut()
+        .add_address(machine.ifindex, address);
+    added.unwrap();
+    let _process = machine.start();
+    let kernel = machine.kernel.borrow();
+    let locals: Vec<_> = kernel.maps().unwrap().locals().collect();
+    let key = LocalKey {
+        ifindex: machine.ifindex,
+        addr: other.octets(),
+    };
+    assert_eq!(locals, [(&key, &block)], "nobody has it any more");
+    drop(kernel);
+    assert_eq!(counted(), Counters::default());
 }
 
 #[test]
