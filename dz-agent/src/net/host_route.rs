@@ -15,6 +15,8 @@ pub(super) struct Read {
     pub(super) src: Option<Ipv4Addr>,
     pub(super) via: Option<Ipv4Addr>,
     pub(super) next_hop: NextHop,
+    /// The number of its next hop object, if it uses one.
+    pub(super) object: Option<u32>,
 }
 
 /// How a route names its next hop, from the plainest on.
@@ -38,7 +40,7 @@ pub(super) fn read(message: &RouteMessage) -> Option<Read> {
     }
     let mut table = u32::from(header.table);
     let (mut dst, mut src, mut via, mut ifindex) = (None, None, None, None);
-    let mut metric = 0;
+    let (mut metric, mut object) = (0, None);
     let mut next_hop = match header.kind {
         RouteType::Unicast => NextHop::Plain,
         _ => NextHop::Other,
@@ -51,7 +53,10 @@ pub(super) fn read(message: &RouteMessage) -> Option<Read> {
             RouteAttribute::Gateway(RouteAddress::Inet(addr)) => via = Some(*addr),
             RouteAttribute::Oif(index) => ifindex = Some(*index),
             RouteAttribute::Priority(value) => metric = *value,
-            RouteAttribute::NhId(_) => next_hop = next_hop.max(NextHop::Object),
+            RouteAttribute::NhId(id) => {
+                next_hop = next_hop.max(NextHop::Object);
+                object = Some(*id);
+            }
             RouteAttribute::MultiPath(_) | RouteAttribute::Encap(_) | RouteAttribute::Via(_) => {
                 next_hop = NextHop::Other;
             }
@@ -66,5 +71,6 @@ pub(super) fn read(message: &RouteMessage) -> Option<Read> {
         src,
         via,
         next_hop,
+        object,
     })
 }

@@ -10,6 +10,7 @@ mod host_route;
 pub mod hosts;
 pub mod links;
 pub mod local;
+mod main_route;
 pub mod monitor;
 pub mod neighbours;
 mod netlink;

@@ -29,8 +29,9 @@ use tokio::io::unix::AsyncFd;
 
 use super::hosts::{self, HostChange};
 use super::links::{self, Address};
+use super::main_route::MainRoute;
 use super::neighbours;
-use super::routes::{MainRoute, Route};
+use super::routes::Route;
 
 /// Bytes of the socket's buffer; the kernel doubles it for its bookkeeping. An event takes about
 /// 1 KiB there, so that the routes of some ten thousand peers can change at once.

@@ -15,7 +15,8 @@ pub struct Route {
     /// Index of the interface.
     pub ifindex: u32,
     /// Source address of what this host sends over it. Ours always have one; a route that somebody
-    /// else made under our number may lack it.
+    /// else made under our number may lack it, and one that uses a next hop object is read without: so it
+    /// never is the one that is wanted.
     pub src: Option<Ipv4Addr>,
     /// Gateway, reached over the interface whatever its addresses are.
     pub via: Option<Ipv4Addr>,

@@ -4,6 +4,9 @@
 //! ever changed or deleted. The kernel itself checks both on every deletion, so no race with another
 //! daemon (or another agent, on another interface) can make us hit its routes.
 //!
+//! Ours name their next hop themselves. One that somebody has put on a next hop object, under our number, is
+//! ours all the same: it is replaced, and deleted by the object's number, as the kernel wants it.
+//!
 //! The order of operations on one destination is the caller's business; operations on different
 //! destinations may be in flight together.
 //!
@@ -22,7 +25,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::error::NetlinkError;
-use super::host_route::{self, NextHop};
+use super::main_route::{MainRoute, on_object};
 use super::netlink::Netlink;
 pub use super::route::{Added, Deleted, Foreign, Route, RouteError};
 
@@ -73,16 +76,26 @@ impl Routes {
             let Some(found) = self.in_the_way(route.dst).await? else {
                 continue;
             };
-            if found.route == Some(*route) && found.protocol == self.protocol {
+            let is_plain = found.object.is_none();
+            if found.route == Some(*route) && found.protocol == self.protocol && is_plain {
                 return Ok(Added::AlreadyThere);
             }
-            if found.protocol != self.protocol || found.ifindex != Some(route.ifindex) {
+            if found.protocol != self.protocol
+                || self.interface_of(&found).await? != Some(route.ifindex)
+            {
                 return Err(RouteError::Conflict {
                     route: *route,
                     foreign: found.foreign(),
                 });
             }
-            if self.delete(route.dst, route.ifindex).await? == Deleted::Deleted {
+            let deleted = match found.object {
+                Some(object) => {
+                    self.delete_by(route.dst, RouteAttribute::NhId(object))
+                        .await
+                }
+                None => self.delete(route.dst, route.ifindex).await,
+            };
+            if deleted? == Deleted::Deleted {
                 added = Added::Replaced;
             }
         }
@@ -94,12 +107,39 @@ impl Routes {
     /// # Errors
     /// The kernel refuses; the route may still be there.
     pub async fn delete(&self, dst: Ipv4Addr, ifindex: u32) -> Result<Deleted, RouteError> {
+        let deleted = self.delete_by(dst, RouteAttribute::Oif(ifindex)).await?;
+        if deleted == Deleted::Deleted {
+            return Ok(deleted);
+        }
+        // The kernel finds no route on a next hop object by its interface.
+        let found = self.in_use(dst).await?;
+        let found = found.filter(|found| found.protocol == self.protocol && found.metric == 0);
+        let Some((found, object)) = found.and_then(|found| Some((found, found.object?))) else {
+            return Ok(deleted);
+        };
+        if self.interface_of(&found).await? != Some(ifindex) {
+            return Ok(deleted);
+        }
+        self.delete_by(dst, RouteAttribute::NhId(object)).await
+    }
+
+    /// Deletes our route to `dst` that has this interface or next hop object.
+    async fn delete_by(
+        &self,
+        dst: Ipv4Addr,
+        next_hop: RouteAttribute,
+    ) -> Result<Deleted, RouteError> {
         let mut message = main_table(dst);
         message.header.protocol = RouteProtocol::from(self.protocol);
         // RT_SCOPE_NOWHERE is the kernel's "any scope" here.
         message.header.scope = RouteScope::NoWhere;
         message.header.kind = RouteType::Unicast;
-        message.attributes.push(RouteAttribute::Oif(ifindex));
+        let what = match &next_hop {
+            RouteAttribute::NhId(object) => format!("nhid {object}"),
+            RouteAttribute::Oif(ifindex) => format!("dev #{ifindex}"),
+            _ => String::new(),
+        };
+        message.attributes.push(next_hop);
         match self
             .netlink
             .change(RouteNetlinkMessage::DelRoute(message), 0)
@@ -110,7 +150,7 @@ impl Routes {
                 // ENODEV: the interface is gone, and its routes went with it.
                 Some(Errno::ESRCH | Errno::ENODEV) => Ok(Deleted::AlreadyGone),
                 _ => {
-                    let what = format_args!("deleting route {dst}/32 dev #{ifindex}");
+                    let what = format_args!("deleting route {dst}/32 {what}");
                     Err(RouteError::new(what, cause))
                 }
             },
@@ -126,15 +166,26 @@ impl Routes {
         let mut message = main_table_dump();
         message.header.protocol = RouteProtocol::from(self.protocol);
         message.attributes.extend(ifindex.map(RouteAttribute::Oif));
-        // The kernel has filtered; a mistake in the request must not make us own other routes.
         let ours = |found: MainRoute| {
-            let route = found.route.filter(|_| found.protocol == self.protocol)?;
-            ifindex
-                .is_none_or(|ifindex| ifindex == route.ifindex)
-                .then_some(route)
+            let ours = found.protocol == self.protocol && found.metric == 0;
+            (ours && (found.route.is_some() || found.object.is_some())).then_some(found)
         };
         let found = self.dump(message, ours).await;
-        found.map_err(|cause| RouteError::new("reading our routes", cause))
+        let found = found.map_err(|cause| RouteError::new("reading our routes", cause))?;
+        let mut routes = Vec::with_capacity(found.len());
+        for found in found {
+            let route = match found.route {
+                Some(route) => Some(route),
+                None => {
+                    let ifindex = self.interface_of(&found).await?;
+                    ifindex.map(|ifindex| on_object(found.dst, ifindex))
+                }
+            };
+            routes.extend(route);
+        }
+        // The kernel has filtered; a mistake in the request must not make us own other routes.
+        routes.retain(|route| ifindex.is_none_or(|ifindex| ifindex == route.ifindex));
+        Ok(routes)
     }
 
     /// Tells whose host route a packet to `dst` would use, if it is not ours: one lookup, however
@@ -162,16 +213,39 @@ impl Routes {
         Ok(found.into_iter().next())
     }
 
+    /// Returns the interface that a host route leads through, if it is one. Of a route on a next hop object the
+    /// kernel may tell the object alone (`net.ipv4.nexthop_compat_mode` 0): then it is asked where a packet
+    /// would go.
+    async fn interface_of(&self, found: &MainRoute) -> Result<Option<u32>, RouteError> {
+        if found.ifindex.is_some() || found.object.is_none() {
+            return Ok(found.ifindex);
+        }
+        let message = look_up(found.dst);
+        match self
+            .netlink
+            .get(RouteNetlinkMessage::GetRoute(message))
+            .await
+        {
+            Ok(RouteNetlinkMessage::NewRoute(message)) => {
+                let by = |attribute: &RouteAttribute| match attribute {
+                    RouteAttribute::Oif(ifindex) => Some(*ifindex),
+                    _ => None,
+                };
+                Ok(message.attributes.iter().find_map(by))
+            }
+            Ok(_) | Err(NetlinkError::Refused { .. }) => Ok(None),
+            Err(cause) => {
+                let what = format_args!("looking up {}", found.dst);
+                Err(RouteError::new(what, cause))
+            }
+        }
+    }
+
     /// Looks up the host route in the main table that a packet to `dst` would use, if it would use one.
     async fn in_use(&self, dst: Ipv4Addr) -> Result<Option<MainRoute>, RouteError> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
-        message.header.destination_prefix_length = 32;
+        let mut message = look_up(dst);
         // The entry of the table, not the cached result of the lookup.
         message.header.flags = RouteFlags::FibMatch;
-        message
-            .attributes
-            .push(RouteAttribute::Destination(RouteAddress::Inet(dst)));
         match self
             .netlink
             .get(RouteNetlinkMessage::GetRoute(message))
@@ -236,6 +310,17 @@ impl Routes {
     }
 }
 
+/// A question where a packet would go.
+fn look_up(dst: Ipv4Addr) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = 32;
+    message
+        .attributes
+        .push(RouteAttribute::Destination(RouteAddress::Inet(dst)));
+    message
+}
+
 fn adding(route: &Route) -> String {
     format!("adding route {route}")
 }
@@ -254,48 +339,4 @@ fn main_table_dump() -> RouteMessage {
     message.header.address_family = AddressFamily::Inet;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message
-}
-
-/// A host route of the main table, whichever its protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct MainRoute {
-    dst: Ipv4Addr,
-    protocol: u8,
-    pub(super) metric: u32,
-    ifindex: Option<u32>,
-    /// Set if it has the shape of ours.
-    pub(super) route: Option<Route>,
-}
-
-impl MainRoute {
-    fn foreign(self) -> Foreign {
-        Foreign {
-            protocol: self.protocol,
-            ifindex: self.ifindex,
-            metric: self.metric,
-        }
-    }
-
-    pub(super) fn parse(message: &RouteMessage) -> Option<Self> {
-        let header = &message.header;
-        let read = host_route::read(message)?;
-        // Only tos 0 meets ours in the table.
-        if header.tos != 0 || read.table != u32::from(RouteHeader::RT_TABLE_MAIN) {
-            return None;
-        }
-        let plain = read.next_hop == NextHop::Plain && read.metric == 0;
-        let route = read.ifindex.filter(|_| plain).map(|ifindex| Route {
-            dst: read.dst,
-            ifindex,
-            src: read.src,
-            via: read.via,
-        });
-        Some(Self {
-            dst: read.dst,
-            protocol: header.protocol.into(),
-            metric: read.metric,
-            ifindex: read.ifindex,
-            route,
-        })
-    }
 }

@@ -7,7 +7,7 @@ use dz_agent::net::routes::{Added, Deleted, Route};
 use dz_tests::harness::{Requirement::Root, Test};
 use nix::errno::Errno;
 
-use super::fixture::{Fixture, OTHER_SRC};
+use super::fixture::{DST, Fixture, OTHER_SRC};
 
 fn added_once_and_deleted_once() -> Result<()> {
     let fixture = Fixture::new()?;
@@ -147,6 +147,57 @@ fn lists_what_is_ours_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
+/// Somebody puts a route of ours on a next hop object: it is ours all the same, and not the one that is wanted;
+/// whether or not the kernel tells what the object is.
+fn on_a_next_hop_object() -> Result<()> {
+    let fixture = Fixture::new()?;
+    let route = fixture.route();
+    let read = Route { src: None, ..route };
+    fixture.netns.ip("nexthop add id 7 dev v0")?;
+    fixture.netns.ip("nexthop add id 8 dev v0")?;
+    fixture.netns.ip("nexthop add id 9 group 7/8")?;
+    let shapes = ["nhid 7 src 10.0.0.1", "nhid 7", "nhid 9"];
+    for (told, shape) in ["1", "0"]
+        .iter()
+        .flat_map(|told| shapes.map(|shape| (told, shape)))
+    {
+        let case = format!("{shape}, nexthop_compat_mode {told}");
+        let file = "/proc/sys/net/ipv4/nexthop_compat_mode";
+        fixture.netns.run(|| std::fs::write(file, told))?;
+        let put = format!("route replace {DST}/32 {shape} proto 144");
+        fixture.add(route)?;
+        fixture.netns.ip(&put)?;
+        ensure!(
+            fixture.list(None)? == [read],
+            "{case}: {:?}",
+            fixture.list(None)?
+        );
+        ensure!(fixture.list(Some(fixture.v0))? == [read], "{case}");
+        ensure!(fixture.list(Some(fixture.v1))?.is_empty(), "{case}");
+        ensure!(fixture.add(route)? == Added::Replaced, "{case}");
+        ensure!(fixture.list(None)? == [route], "{case}");
+        fixture.netns.ip(&put)?;
+        ensure!(
+            fixture.delete(fixture.v1)? == Deleted::AlreadyGone,
+            "{case}"
+        );
+        ensure!(fixture.delete(fixture.v0)? == Deleted::Deleted, "{case}");
+        ensure!(fixture.shown()?.is_empty(), "{case}: {}", fixture.shown()?);
+        // Another one's, under another number.
+        fixture
+            .netns
+            .ip(&format!("route add {DST}/32 {shape} proto static"))?;
+        ensure!(fixture.add(route).is_err(), "{case}: somebody else's");
+        ensure!(
+            fixture.delete(fixture.v0)? == Deleted::AlreadyGone,
+            "{case}"
+        );
+        ensure!(!fixture.shown()?.is_empty(), "{case}: somebody else's");
+        fixture.netns.ip(&format!("route delete {DST}/32"))?;
+    }
+    Ok(())
+}
+
 fn many_in_flight_at_once() -> Result<()> {
     const COUNT: u16 = 1000;
     let fixture = Fixture::new()?;
@@ -208,6 +259,11 @@ pub(super) fn tests() -> Vec<Test> {
             a_link_set_down_flushes_our_routes,
         ),
         Test::new("routes::list", &[Root], lists_what_is_ours_and_nothing_else),
+        Test::new(
+            "routes::on_a_next_hop_object",
+            &[Root],
+            on_a_next_hop_object,
+        ),
         Test::new("routes::many_in_flight", &[Root], many_in_flight_at_once),
     ]
 }
