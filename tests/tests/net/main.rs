@@ -1,5 +1,6 @@
 //! The agent's netlink code against the kernel, in network namespaces.
 
+mod coverage;
 mod exclusive;
 mod links;
 mod monitor;
@@ -14,6 +15,7 @@ fn main() -> std::process::ExitCode {
             monitor::tests(),
             neighbours::tests(),
             exclusive::tests(),
+            coverage::tests(),
         ]
         .into_iter()
         .flatten()

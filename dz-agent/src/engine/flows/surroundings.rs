@@ -37,11 +37,15 @@ impl<H: Hands> Engine<H> {
             } => {
                 // No way around is by an interface of ours, which has a gate.
                 if ifindex.is_none_or(|ifindex| self.interfaces.with_index(ifindex).is_none()) {
+                    self.detours.cover(dst, prefix_len, ifindex);
                     self.detours.look_within(dst, prefix_len);
                 }
             }
             Event::Neighbour { .. } | Event::Host(_) | Event::Local { .. } => {}
-            Event::Overrun => self.detours.look_at_all(),
+            Event::Overrun => {
+                self.detours.doubt_coverage();
+                self.detours.look_at_all();
+            }
         }
         self.look_up_ways();
     }
@@ -99,6 +103,14 @@ impl<H: Hands> Engine<H> {
             .filter(|carrier| !served.contains(&carrier.name));
         let mut candidates: Vec<u32> = others.map(|carrier| carrier.ifindex).collect();
         candidates.sort_unstable();
+        if self.detours.wants_coverage() {
+            match self.hands.coverage().await {
+                Ok(coverage) => self.detours.use_coverage(coverage),
+                Err(error) => {
+                    warn!(%error, "routes not read: ways around are asked for by each interface")
+                }
+            }
+        }
         self.detours.use_candidates(candidates);
         self.use_holders();
 

@@ -27,6 +27,7 @@ use crate::datapath::{
 };
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::host::lock;
+use crate::net::coverage::{self, Coverage};
 use crate::net::detours::{self, Flow, Way};
 use crate::net::hosts::{self, HostRoute};
 use crate::net::links::{self, Address, Interface};
@@ -384,6 +385,10 @@ impl Hands for KernelHands {
 
     async fn host_routes_nowhere(&self, follow: &Follow) -> Result<Vec<HostRoute>, NetlinkError> {
         hosts::list_nowhere(self.connections.netlink(), follow).await
+    }
+
+    async fn coverage(&self) -> Result<Coverage, NetlinkError> {
+        coverage::read(self.connections.netlink()).await
     }
 
     fn way_around(

@@ -26,6 +26,7 @@ use crate::error::{ExitCode, FailWith, Failure};
 use crate::memory::net::Net;
 use crate::memory::{Ask, Call, Done, Handle};
 use crate::net::NetlinkError;
+use crate::net::coverage::Coverage;
 use crate::net::detours::{Flow, Way};
 use crate::net::hosts::HostRoute;
 use crate::net::links::{Address, Interface};
@@ -348,6 +349,10 @@ impl Hands for MemoryHands {
     async fn host_routes_nowhere(&self, follow: &Follow) -> Result<Vec<HostRoute>, NetlinkError> {
         let answer = |net: &Net| net.host_routes_nowhere(follow);
         self.ask(Ask::Routes, answer).await
+    }
+
+    async fn coverage(&self) -> Result<Coverage, NetlinkError> {
+        self.ask(Ask::Routes, Net::coverage).await
     }
 
     fn way_around(

@@ -34,6 +34,7 @@ use futures_util::future::LocalBoxFuture;
 use crate::datapath::{MapError, Mended, Order, Place, Transmitted, Unreadable};
 use crate::error::Failure;
 use crate::net::NetlinkError;
+use crate::net::coverage::Coverage;
 use crate::net::detours::{Flow, Way};
 use crate::net::hosts::HostRoute;
 use crate::net::links::{Address, Interface};
@@ -329,6 +330,12 @@ pub(crate) trait Hands: 'static {
     /// # Errors
     /// The table could not be read, or kept changing.
     async fn host_routes_nowhere(&self, follow: &Follow) -> Result<Vec<HostRoute>, NetlinkError>;
+
+    /// Reads which interfaces have routes, in all tables, and to which destinations.
+    ///
+    /// # Errors
+    /// The tables could not be read, or kept changing.
+    async fn coverage(&self) -> Result<Coverage, NetlinkError>;
 
     /// Finds the best route of a flow by one of the interfaces; one by a holder of its source comes first.
     fn way_around(

@@ -13,12 +13,20 @@ use tracing::warn;
 use super::ways::Ways;
 use crate::engine::hands::Answer;
 use crate::net::NetlinkError;
+use crate::net::coverage::Coverage;
 use crate::net::detours::{Flow, Way};
 
 /// Most look-ups under way at the same time.
 const MAX_LOOKUPS: usize = 8;
 /// Flows that are looked up again every second, whatever was notified.
 const EVERY_SECOND: usize = 32;
+/// Interfaces without a known route to a flow's destination that are asked for all the same, in turns: not
+/// every route is notified.
+const SPARE: usize = 2;
+/// Most routes for which the tables are read each time we look around.
+const FEW_ROUTES: usize = 4_096;
+/// How many interfaces may be known that are not there any more.
+const MOST_GONE: usize = 1_024;
 
 /// The flow that is sorted before every other.
 const FIRST: Flow = Flow {
@@ -52,6 +60,8 @@ pub(crate) struct Detours {
     candidates: Arc<[u32]>,
     /// The interfaces that hold each source.
     holders: Holders,
+    /// Which of them have routes to which destinations.
+    cover: Cover,
     ways: Ways,
     /// Flows to be looked up.
     wanted: BTreeSet<Flow>,
@@ -69,6 +79,7 @@ impl Detours {
         Self {
             candidates: Arc::default(),
             holders: Holders::new(),
+            cover: Cover::default(),
             ways: Ways::new(warn),
             wanted: BTreeSet::new(),
             underway: BTreeSet::new(),
@@ -107,6 +118,28 @@ impl Detours {
             self.candidates = candidates.into();
             self.look_at_all();
         }
+    }
+
+    /// Says whether the routes of all interfaces should be read before the next question.
+    pub(crate) fn wants_coverage(&self) -> bool {
+        self.cover.wanted(self.candidates.len())
+    }
+
+    /// Notes which interfaces have routes to which destinations.
+    pub(crate) fn use_coverage(&mut self, coverage: Coverage) {
+        self.cover.known = Some(coverage);
+    }
+
+    /// Notes a route that has come or gone.
+    pub(crate) fn cover(&mut self, prefix: Ipv4Addr, prefix_len: u8, ifindex: Option<u32>) {
+        if let Some(known) = &mut self.cover.known {
+            known.note(prefix, prefix_len, ifindex);
+        }
+    }
+
+    /// Forgets which interfaces have routes, for some may have come without a word.
+    pub(crate) fn doubt_coverage(&mut self) {
+        self.cover.known = None;
     }
 
     /// Replaces the interfaces that hold each source, and has the flows looked up again whose source they
@@ -177,7 +210,13 @@ impl Detours {
         let WayFound { flow, way } = found;
         self.underway.remove(&flow);
         let changed = match way {
-            Ok(way) => self.ways.note(flow, way),
+            Ok(way) => {
+                if way.ifindex != 0 {
+                    // It may have been one of the spare ones.
+                    self.cover(flow.dst, 32, Some(way.ifindex));
+                }
+                self.ways.note(flow, way)
+            }
             // The periodic look-up comes to it again; until then the last known way stays.
             Err(error) => {
                 warn!(dst = %flow.dst, %error, "way around not looked up; repeated");
@@ -205,7 +244,7 @@ impl Detours {
         self.underway.insert(flow);
         Some(Question {
             flow,
-            interfaces: Arc::clone(&self.candidates),
+            interfaces: self.cover.worth_asking(flow.dst, &self.candidates),
             holders: self.holders.get(&flow.src).cloned().unwrap_or_default(),
         })
     }
@@ -214,6 +253,39 @@ impl Detours {
     pub(crate) fn asked(&mut self, flow: Flow, way: Answer<Result<Way, NetlinkError>>) {
         self.running
             .push(way.map(move |way| WayFound { flow, way }).boxed_local());
+    }
+}
+
+/// Which interfaces have routes to which destinations, as far as it is known.
+#[derive(Debug, Default)]
+struct Cover {
+    known: Option<Coverage>,
+    /// Where the spare interfaces go on.
+    next: usize,
+}
+
+impl Cover {
+    /// Says whether the routes should be read: they are not known, or few, or too many interfaces are known
+    /// for what there is.
+    fn wanted(&self, candidates: usize) -> bool {
+        self.known.as_ref().is_none_or(|known| {
+            known.routes() <= FEW_ROUTES || known.interfaces() > candidates + MOST_GONE
+        })
+    }
+
+    /// Returns the interfaces by which a destination is to be asked for, in ascending order.
+    fn worth_asking(&mut self, dst: Ipv4Addr, candidates: &Arc<[u32]>) -> Arc<[u32]> {
+        let Some(known) = &self.known else {
+            return Arc::clone(candidates);
+        };
+        let mut worth = known.covering(dst, candidates);
+        for _ in 0..SPARE.min(candidates.len()) {
+            self.next = (self.next + 1) % candidates.len();
+            worth.extend(candidates.get(self.next));
+        }
+        worth.sort_unstable();
+        worth.dedup();
+        worth.into()
     }
 }
 
@@ -256,6 +328,62 @@ mod tests {
         (0..flows).for_each(|n| detours.look(flow(n)));
         answer_all(&mut detours, 7);
         detours
+    }
+
+    /// Counts the questions to the kernel, each by one interface, about 100 peers on a host with so many
+    /// containers.
+    fn questions(containers: u32) -> usize {
+        let mut detours = Detours::new(false);
+        let mut coverage = Coverage::default();
+        coverage.note(Ipv4Addr::UNSPECIFIED, 0, Some(2));
+        for n in 0..containers {
+            coverage.note((0xac11_0000 + n).into(), 32, Some(10 + n));
+        }
+        detours.use_coverage(coverage);
+        detours.use_candidates([2].into_iter().chain(10..10 + containers).collect());
+        (0..100).for_each(|n| detours.look(flow(n)));
+        let mut asked = 0;
+        loop {
+            while let Some(question) = detours.next_to_ask() {
+                assert!(question.interfaces.contains(&2), "{question:?}");
+                asked += question.interfaces.len();
+                let way = Way {
+                    ifindex: 2,
+                    named: None,
+                };
+                detours.asked(question.flow, answer(Ok(way)));
+            }
+            let Some(found) = detours.answered().now_or_never().flatten() else {
+                return asked;
+            };
+            detours.done(found);
+        }
+    }
+
+    #[test]
+    fn containers_cost_no_questions() {
+        let bound = 100 * (1 + SPARE);
+        let [none, some, many] = [0, 100, 300].map(questions);
+        assert_eq!(none, 100);
+        assert!(some <= bound && many <= bound, "{some}, {many} questions");
+    }
+
+    #[test]
+    fn a_route_that_nobody_has_notified_is_found_in_time() {
+        let mut detours = looked_up(1);
+        detours.use_coverage(Coverage::default());
+        detours.use_candidates((1..=300).collect());
+        let mut asked = BTreeSet::new();
+        for _ in 0..150 {
+            detours.look_at_all();
+            let question = detours.next_to_ask().unwrap();
+            asked.extend(question.interfaces.iter().copied());
+            let none = Way::default();
+            detours.asked(question.flow, answer(Ok(none)));
+            let found = detours.answered().now_or_never().flatten().unwrap();
+            detours.done(found);
+        }
+        assert_eq!(asked.len(), 300);
     }
 
     #[test]

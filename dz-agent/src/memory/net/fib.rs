@@ -235,6 +235,11 @@ impl Fib {
         flushed
     }
 
+    /// Returns the entries of all tables.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.0.values().flatten()
+    }
+
     /// Returns all entries of a table, in the kernel's order.
     pub(super) fn table(&self, table: u32) -> impl Iterator<Item = &Entry> {
         let first = (table, Ipv4Addr::UNSPECIFIED, Reverse(32), Reverse(255), 0);

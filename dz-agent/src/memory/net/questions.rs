@@ -8,6 +8,7 @@ use super::addresses::SCOPE_LINK;
 use super::fib::{Entry, Kind};
 use super::message::describe;
 use super::namespace::Net;
+use crate::net::coverage::Coverage;
 use crate::net::detours::{Flow, Way};
 use crate::net::hosts::{self, HostRoute};
 use crate::net::links::{Address, Interface, Unsuitable};
@@ -57,6 +58,16 @@ impl Net {
     /// Returns the source that the kernel would choose for packets to a destination by an interface.
     pub fn source_to(&self, dst: Ipv4Addr, ifindex: u32) -> Option<Ipv4Addr> {
         self.look_up(dst, None, Some(ifindex)).ok()?.source
+    }
+
+    /// Reads which interfaces have routes, and to which destinations ([`crate::net::coverage::read`]).
+    pub fn coverage(&self) -> Coverage {
+        let mut coverage = Coverage::default();
+        let all = self.fib.entries();
+        for entry in all.filter(|entry| entry.kind == Kind::Unicast) {
+            coverage.note(entry.dst, entry.prefix_len, entry.ifindex);
+        }
+        coverage
     }
 
     /// Finds the best route of a flow by one of the interfaces ([`crate::net::detours::best`]).
