@@ -147,6 +147,8 @@ fn compile(toolchain: &Toolchain) -> anyhow::Result<[PathBuf; 2]> {
         .env("CARGO_ENCODED_RUSTFLAGS", flags(toolchain)?.join("\x1f"))
         .env("RUSTC_WRAPPER", std::env::current_exe()?)
         .env(rustc_wrapper::MARKER, "1")
+        // Other units of code would have other stack frames, and the object would not be the same everywhere.
+        .env("CARGO_INCREMENTAL", "0")
         .run()?;
     let stripped = OBJECTS.map(|object| target.join(object.binary).with_extension("o"));
     for (object, stripped) in OBJECTS.iter().zip(&stripped) {
