@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use dz_common::counters::Counters;
 use dz_common::entry::Identity;
-use dz_common::map::{Origin, SessionEntry, SessionKey};
+use dz_common::map::{Event, Origin, SessionEntry, SessionKey};
 use dz_common::packet::{State, Version};
 use dz_common::session::{DownReason, Mode, Session, Timers};
 
@@ -53,6 +53,21 @@ pub(crate) fn entry(peer: [u8; 4]) -> SessionEntry {
     )
 }
 
+/// A session with the peer 10.0.0.`peer` has gone down.
+pub(crate) fn event(peer: u8) -> Event {
+    Event {
+        key: entry([10, 0, 0, peer]).key,
+        from: State::Up,
+        to: State::Down,
+        reason: DownReason::Timeout,
+        generation: 1,
+        at_ns: NOW_NS,
+        since_ns: NOW_NS,
+        sequence: 1,
+        reserved: 0,
+    }
+}
+
 /// Up for 60 s, last packet 250 ms ago.
 pub(crate) fn up(peer: [u8; 4]) -> SessionEntry {
     let mut entry = entry(peer);
@@ -88,6 +103,7 @@ fn view(entry: SessionEntry, route: RouteState) -> SessionView {
         route,
         ignore_peer_passive: false,
         left: false,
+        held: None,
         route_error: None,
     }
 }
@@ -185,6 +201,7 @@ pub(crate) fn snapshot() -> Snapshot {
             uninstall_failures: 0,
             repairs: 3,
             conflicts: 1,
+            holds: 2,
             installed: 1,
         }],
         agent: AgentView {

@@ -104,6 +104,22 @@ impl Untouched {
 }
 
 reasons! {
+    /// Why a session is held: while Up it does not count as Up, has no route of ours, and the gate acts as if it
+    /// were down.
+    Held {
+        /// It went Down too often.
+        Flapping: "flapping", "it went down more than 5 times within 30 s: --damping off changes that";
+        /// Others deleted or changed its route too often.
+        RouteTaken: "route_taken",
+            "others deleted or changed its route more than 20 times within 30 s: --damping off changes that";
+        /// An earlier agent held it.
+        TakenOver: "taken_over", "it was held before the agent was restarted";
+        /// It has just come Up.
+        HoldUp: "hold_up", "it has not been up for long enough: --hold-up";
+    }
+}
+
+reasons! {
     /// Why a peer has no session at present.
     Parked {
         /// No interface of this agent has the name.
@@ -178,6 +194,7 @@ mod tests {
     #[test]
     fn every_set_has_fit_labels() {
         labels_are_fit_and_unique::<Untouched>();
+        labels_are_fit_and_unique::<Held>();
         labels_are_fit_and_unique::<Parked>();
         labels_are_fit_and_unique::<PassedOver>();
         assert_eq!(

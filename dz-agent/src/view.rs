@@ -9,7 +9,7 @@ use dz_common::map::{Origin, SessionEntry};
 
 use crate::settings::MetricsListen;
 
-pub use crate::reason::{Parked, PassedOver, Untouched};
+pub use crate::reason::{Held, Parked, PassedOver, Untouched};
 
 /// Reads snapshots.
 pub trait Inspect: Send + Sync + 'static {
@@ -124,6 +124,8 @@ pub struct SessionView {
     pub ignore_peer_passive: bool,
     /// Whether the peer has left: it is followed, and long Down without a packet.
     pub left: bool,
+    /// Why it is held, and until when, ns of `CLOCK_MONOTONIC`; none if it is not.
+    pub held: Option<(Held, u64)>,
 }
 
 /// The way around a peer.
@@ -267,6 +269,8 @@ pub struct RouteTotals {
     pub repairs: u64,
     /// Sessions now whose route cannot be ours, since somebody else has one there.
     pub conflicts: u64,
+    /// How often damping has begun to hold a session.
+    pub holds: u64,
     /// Routes of ours in the kernel's table now.
     pub installed: u64,
 }

@@ -19,6 +19,10 @@ pub const OP_DISCONNECT: u32 = 3;
 /// Name the way around a session's peer, [`Request::index`]: `SessionEntry::detour`.
 pub const OP_SET_DETOUR: u32 = 4;
 
+/// Say why a session does not count as Up, and whether its changes are told, [`Request::index`]:
+/// `SessionEntry::held`.
+pub const OP_HOLD: u32 = 6;
+
 /// One request.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +38,7 @@ pub const OP_SET_DETOUR: u32 = 4;
 pub struct Request {
     /// One of the `OP_*` constants.
     pub op: u32,
-    /// A group, for [`OP_START_GROUP`]; an interface, for [`OP_SET_DETOUR`].
+    /// A group, for [`OP_START_GROUP`]; an interface, for [`OP_SET_DETOUR`]; `HELD_*`, for [`OP_HOLD`].
     pub index: u32,
     /// The session meant.
     pub key: SessionKey,
@@ -74,6 +78,8 @@ pub enum Command {
     Disconnect,
     /// [`OP_SET_DETOUR`]: [`SessionEntry::set_detour`].
     SetDetour,
+    /// [`OP_HOLD`]: [`SessionEntry::hold`].
+    Hold,
 }
 
 impl Request {
@@ -85,6 +91,7 @@ impl Request {
             OP_ADMIN_DOWN => Command::AdminDown,
             OP_DISCONNECT => Command::Disconnect,
             OP_SET_DETOUR => Command::SetDetour,
+            OP_HOLD => Command::Hold,
             _ => return None,
         })
     }
@@ -151,6 +158,17 @@ impl SessionEntry {
         self.detour = request.index;
         Some(done(self.block))
     }
+
+    /// Holds the session, or lets it count, to be called under the lock; returns block and exit. None: this is
+    /// not the session that is meant, see [`NO_SESSION`]. State, timers and packets go on as before.
+    #[inline(always)]
+    pub const fn hold(&mut self, request: &Request) -> Option<(u32, Counter)> {
+        if self.generation != request.generation {
+            return None;
+        }
+        self.held = request.index as u8;
+        Some(done(self.block))
+    }
 }
 
 const _: () = assert!(size_of::<Request>() == 44);
@@ -158,8 +176,9 @@ const _: () = assert!(size_of::<Request>() == 44);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::tells_of_packets;
     use crate::fixture::{NOW_NS, entry};
-    use crate::map::NEVER_NS;
+    use crate::map::{HELD_DAMPED, HELD_NEW, HELD_QUIET, NEVER_NS};
     use crate::packet::State;
     use crate::session::DownReason;
 
@@ -175,14 +194,15 @@ mod tests {
     }
 
     #[test]
-    fn requests_ask_for_four_things() {
+    fn requests_ask_for_so_many_things() {
         for (op, command) in [
             (0, None),
             (OP_START_GROUP, Some(Command::StartGroup)),
             (OP_ADMIN_DOWN, Some(Command::AdminDown)),
             (OP_DISCONNECT, Some(Command::Disconnect)),
             (OP_SET_DETOUR, Some(Command::SetDetour)),
-            (5, None),
+            (OP_HOLD, Some(Command::Hold)),
+            (7, None),
             (u32::MAX, None),
         ] {
             let request = Request {
@@ -228,6 +248,7 @@ mod tests {
         other.generation += 1;
         assert_eq!(entry.close(&other, NOW_NS), None);
         assert_eq!(entry.set_detour(&other), None);
+        assert_eq!(entry.hold(&other), None);
         assert_eq!(entry, before);
     }
 
@@ -240,6 +261,29 @@ mod tests {
             let end = entry.set_detour(&request(&entry, OP_SET_DETOUR, index));
             assert_eq!(end, Some((entry.block, Counter::ControlDone)));
             assert_eq!(entry, expected);
+        }
+    }
+
+    #[test]
+    fn a_session_is_held_and_let_go_whatever_its_state() {
+        for state in [State::AdminDown, State::Down, State::Init, State::Up] {
+            let mut entry = entry(state);
+            for held in [
+                0,
+                HELD_DAMPED,
+                HELD_NEW,
+                HELD_QUIET,
+                HELD_DAMPED | HELD_QUIET,
+            ] {
+                let mut expected = entry;
+                expected.held = held;
+                let end = entry.hold(&request(&entry, OP_HOLD, held.into()));
+                assert_eq!(end, Some((entry.block, Counter::ControlDone)));
+                assert_eq!(entry, expected);
+                let counts = held & (HELD_DAMPED | HELD_NEW) == 0;
+                assert_eq!(entry.counts_as_up(), counts && state == State::Up);
+                assert_eq!(tells_of_packets(entry.held), held & HELD_QUIET == 0);
+            }
         }
     }
 

@@ -3,7 +3,10 @@
 use crate::counters::Counter;
 #[cfg(doc)]
 use crate::map::Deadline;
-use crate::map::{Config, Event, NEVER_NS, SessionEntry, SessionKey, bpf_spin_lock};
+use crate::map::{
+    Config, Event, HELD_DAMPED, HELD_NEW, HELD_QUIET, NEVER_NS, SessionEntry, SessionKey,
+    bpf_spin_lock,
+};
 use crate::pacing::{Answer, due_now_stamp, due_stamp, long_ago_stamp};
 use crate::packet::{Packet, State, Version};
 use crate::session::{DownReason, Receipt, Session};
@@ -84,7 +87,7 @@ pub struct Outcome {
     pub exit: Counter,
     /// Rule 5 ignored a stale Down.
     pub stale_down: bool,
-    /// The state changed.
+    /// The state changed, and the agent is told.
     pub transition: Option<Transition>,
     /// Transmit this.
     pub answer: Option<Packet>,
@@ -103,6 +106,19 @@ pub struct Identity {
     pub block: u32,
     /// Seed of the generator that jitter is drawn from; any number.
     pub seed: u32,
+}
+
+/// Says whether a session with this [`SessionEntry::held`] is held.
+#[inline(always)]
+pub const fn is_held(held: u8) -> bool {
+    held & (HELD_DAMPED | HELD_NEW) != 0
+}
+
+/// Says whether the agent is told of changes of state that packets make in a session with this
+/// [`SessionEntry::held`].
+#[inline(always)]
+pub const fn tells_of_packets(held: u8) -> bool {
+    held & HELD_QUIET == 0
 }
 
 impl SessionEntry {
@@ -125,8 +141,20 @@ impl SessionEntry {
             session,
             neighbour: [0; 6],
             introduced_unknown: 0,
-            reserved: 0,
+            held: 0,
         }
+    }
+
+    /// Says whether the session is held: Up or not, it does not count as Up.
+    #[inline(always)]
+    pub const fn is_held(&self) -> bool {
+        is_held(self.held)
+    }
+
+    /// Says whether the session counts as Up: it is, and is not held.
+    #[inline(always)]
+    pub const fn counts_as_up(&self) -> bool {
+        matches!(self.session.state, State::Up) && !self.is_held()
     }
 
     /// Applies a valid packet to its session and decides on the answer, on a layer-3 device: [`Self::take`],
@@ -144,7 +172,7 @@ impl SessionEntry {
         Outcome {
             exit,
             stale_down: matches!(taken.receipt, Receipt::StaleDown),
-            transition: taken.changed.then_some(taken.transition),
+            transition: (taken.changed && tells_of_packets(self.held)).then_some(taken.transition),
             answer: self.answer(exit, packet.my_discr, config.version),
         }
     }

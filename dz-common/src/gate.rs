@@ -6,9 +6,9 @@ use crate::counters::Counter;
 use crate::headers::{ETHERNET_LEN, ETHERTYPE_IPV4, IPV4_LEN, UDP_LEN};
 use crate::ingress::{Frame, Link};
 pub use crate::map::Action;
-use crate::map::Config;
+use crate::map::{Config, SessionEntry};
 use crate::packet::State;
-use crate::session::{Mode, Session};
+use crate::session::Mode;
 use crate::unaligned::{be16, word};
 
 /// The facts about a session that the gate decides by.
@@ -16,18 +16,22 @@ use crate::unaligned::{be16, word};
 pub struct Facts {
     /// Its state.
     pub state: State,
-    /// Whether it was ever Up.
-    pub ever_up: bool,
+    /// Whether it is held, and so does not count as Up.
+    pub held: bool,
+    /// How often it came Up.
+    pub ups: u32,
     /// Whether routes and traffic are left alone, see [`is_passive`].
     pub passive: bool,
 }
 
 impl Facts {
     /// Takes the facts from a session.
-    pub const fn of(session: &Session, ignore_peer_passive: bool) -> Self {
+    pub const fn of(entry: &SessionEntry, ignore_peer_passive: bool) -> Self {
+        let session = &entry.session;
         Self {
             state: session.state,
-            ever_up: session.ups != 0,
+            held: entry.is_held(),
+            ups: session.ups,
             passive: is_passive(session.timers.mode, session.peer_mode, ignore_peer_passive),
         }
     }
@@ -35,13 +39,15 @@ impl Facts {
     /// Decides about a packet; the counter says why a packet that passes does.
     #[inline(always)]
     pub const fn verdict(&self, config: &Config) -> (Action, Counter) {
-        if matches!(self.state, State::Up) {
+        let is_up = matches!(self.state, State::Up);
+        if is_up && !self.held {
             return (Action::Pass, Counter::GateUp);
         }
         if self.passive {
             return (Action::Pass, Counter::GatePassive);
         }
-        let (action, passed) = if self.ever_up {
+        // A session that is held at its first Up has not counted yet, and moves nobody's traffic before it has.
+        let (action, passed) = if self.ups > is_up as u32 {
             (config.when_down, Counter::GateDownPassed)
         } else {
             (config.when_never_up, Counter::GateNeverUpPassed)

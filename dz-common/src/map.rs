@@ -27,6 +27,14 @@ pub const DUE_FORCE: u32 = 1 << 0;
 /// [`Due::flags`]: the interface has Ethernet headers.
 pub const DUE_ETHERNET: u32 = 1 << 1;
 
+/// [`SessionEntry::held`]: the session went Down too often lately, or others took its route too often.
+pub const HELD_DAMPED: u8 = 1 << 0;
+/// [`SessionEntry::held`]: the session has not been Up for long enough (`--hold-up`).
+pub const HELD_NEW: u8 = 1 << 1;
+/// [`SessionEntry::held`]: packets change the state faster than the agent wants to hear of; no events are made of
+/// these changes. It does not hold the session.
+pub const HELD_QUIET: u8 = 1 << 2;
+
 /// Names of the maps, at most 15 characters (`BPF_OBJ_NAME_LEN`).
 pub mod name {
     #![allow(missing_docs, reason = "the value is the documentation")]
@@ -170,8 +178,9 @@ map_types! {
         pub neighbour: [u8; 6],
         /// 1 if the last unproven packet that was answered had another discriminator than the peer's last proven.
         pub introduced_unknown: u8,
-        /// Always zero.
-        pub reserved: u8,
+        /// Why the session does not count as Up while it is Up ([`HELD_DAMPED`], [`HELD_NEW`]), and whether its
+        /// changes are told ([`HELD_QUIET`]). The agent decides ([`crate::control::OP_HOLD`]); no packet changes it.
+        pub held: u8,
     }
 
     /// Value of `dz_deadlines`: an index for the scan. The truth is in the session.

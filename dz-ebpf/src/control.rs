@@ -51,6 +51,7 @@ fn carry_out(ctx: &TcContext, request: &Request) -> (u32, Counter) {
             control::disconnected(deleted, admin_down(request).unwrap_or(NO_SESSION))
         }
         Some(Command::SetDetour) => set_detour(request).unwrap_or(NO_SESSION),
+        Some(Command::Hold) => hold(request).unwrap_or(NO_SESSION),
         None => REFUSED,
     }
 }
@@ -73,6 +74,13 @@ fn set_detour(request: &Request) -> Option<(u32, Counter)> {
     let entry = find(&request.key)?;
     let (slot, _) = identity(entry);
     Locked::new(entry, &request.key, slot)?.set_detour(request)
+}
+
+#[inline(always)]
+fn hold(request: &Request) -> Option<(u32, Counter)> {
+    let entry = find(&request.key)?;
+    let (slot, _) = identity(entry);
+    Locked::new(entry, &request.key, slot)?.hold(request)
 }
 
 #[inline(always)]

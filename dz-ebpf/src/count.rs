@@ -29,13 +29,25 @@ pub fn count(block: u32, counter: Counter) {
     unsafe { atomic::add(counters.cast::<u64>().add(index as usize), 1) }
 }
 
-/// Counts a state change and tells the agent. The agent compares what it read with
-/// `event_emitted`, so nothing depends on this arriving.
+/// Counts a state change.
 #[inline(always)]
-pub fn transition(block: u32, event: &Event) {
+pub fn changed(block: u32, event: &Event) {
     if let Some(counter) = Counter::transition(event.from, event.to, event.reason) {
         count(block, counter);
     }
+}
+
+/// Counts a state change and tells the agent.
+#[inline(always)]
+pub fn transition(block: u32, event: &Event) {
+    changed(block, event);
+    tell(event);
+}
+
+/// Tells the agent of a state change. The agent compares what it read with `event_emitted`, so nothing
+/// depends on this arriving.
+#[inline(always)]
+pub fn tell(event: &Event) {
     let emitted = match EVENTS.output(event, 0) {
         Ok(()) => Counter::EventEmitted,
         Err(_) => Counter::EventLost,

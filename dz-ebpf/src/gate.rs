@@ -4,7 +4,7 @@
 //! |---|---|
 //! | not IPv4, or to an address that is no peer's | passed on after one look-up |
 //! | a liveness packet, ours or another agent's | passed on: it is what brings the session Up |
-//! | to a peer that is Up, or passive | passed on |
+//! | to a peer that is Up and not held, or passive | passed on |
 //! | to a peer that was never Up | as `--when-never-up` says |
 //! | to a peer that is not Up any more | as `--when-down` says |
 //!
@@ -19,6 +19,7 @@ use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_skb_change_head};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use dz_common::counters::{Counter, NO_BLOCK};
+use dz_common::entry::is_held;
 use dz_common::gate::{self, Action, Facts};
 use dz_common::headers::ETHERNET_LEN;
 use dz_common::ingress::Link;
@@ -115,7 +116,7 @@ fn frame(ctx: &TcContext, link: Link) -> Option<Linear> {
 }
 
 /// Reads the facts of the verdict without the session's lock: each of them is one load that cannot
-/// tear, and state alone decides what changes while packets flow. `ups` is read first: it only
+/// tear, and state and `held` alone decide what changes while packets flow. `ups` is read first: it only
 /// grows, so 0 means that no state before this moment was Up. The agent gives the memory to another
 /// session only after every program that could have found this one has ended.
 #[inline(always)]
@@ -124,13 +125,15 @@ fn facts(entry: *mut SessionEntry, config: &Config) -> Facts {
     // stored there is a valid one.
     unsafe {
         let session = &raw const (*entry).session;
-        let ever_up = (&raw const (*session).ups).read_volatile() != 0;
+        let ups = (&raw const (*session).ups).read_volatile();
         let peer_mode = (&raw const (*session).peer_mode).read_volatile();
         let mode = (&raw const (*session).timers.mode).read_volatile();
+        let held = (&raw const (*entry).held).read_volatile();
         let state = (&raw const (*session).state).read_volatile();
         Facts {
             state,
-            ever_up,
+            held: is_held(held),
+            ups,
             passive: gate::is_passive(mode, peer_mode, config.ignore_peer_passive != 0),
         }
     }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use dz_common::counters::{Counter, NO_BLOCK};
-use dz_common::entry::{PacketEffect, Transition};
+use dz_common::entry::{PacketEffect, Transition, tells_of_packets};
 use dz_common::headers::ETHERNET_LEN;
 use dz_common::ingress::{Fence, Flow, Frame, Link, Received};
 use dz_common::map::{Config, LocalKey, SessionEntry, SessionKey};
@@ -10,10 +10,10 @@ use dz_common::packet::Packet;
 use dz_common::session::Receipt;
 use dz_common::unaligned::word;
 
-use crate::count::{count, transition};
+use crate::count::{changed, count, tell};
 use crate::detect;
 use crate::maps::{CONFIG, HEARTBEAT, LOCALS};
-use crate::session::{self, Locked, identity, local, min_ttl};
+use crate::session::{self, Locked, held, identity, local, min_ttl};
 use crate::verifier::forget;
 
 /// The verdict on a frame that is not answered.
@@ -112,12 +112,12 @@ pub fn find(config: &Config, key: &SessionKey) -> Result<*mut SessionEntry, Verd
     {
         return Ok(entry);
     }
-    let held = LocalKey {
+    let own = LocalKey {
         ifindex: key.ifindex,
         addr: key.local,
     };
     // SAFETY: a u32 that the agent replaces as a whole.
-    Err(match unsafe { LOCALS.get(&held) } {
+    Err(match unsafe { LOCALS.get(&own) } {
         None => pass(Counter::PassNotLocal),
         Some(&block) if config.unknown_pass != 0 => {
             count(block, Counter::PassUnknownPeer);
@@ -184,7 +184,11 @@ pub fn handle(work: &Work, reply: &mut Reply) -> Option<Counter> {
     note(block, &taken, reserved_set);
     if taken.changed {
         let event = taken.transition.event(work.key, generation, now_ns);
-        transition(block, &event);
+        changed(block, &event);
+        // Read here, as under the lock it would take room of the stack until now.
+        if tells_of_packets(held(work.entry)) {
+            tell(&event);
+        }
     }
     if sends {
         return Some(exit);

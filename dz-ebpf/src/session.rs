@@ -75,6 +75,13 @@ pub fn local(entry: *mut SessionEntry) -> [u8; 4] {
     unsafe { (*entry).key.local }
 }
 
+/// Reads why a session does not count as Up, and whether its changes are told, as [`min_ttl`] is read.
+#[inline(always)]
+pub fn held(entry: *mut SessionEntry) -> u8 {
+    // SAFETY: map values stay allocated while a program runs; volatile, for it is read without the lock.
+    unsafe { (&raw const (*entry).held).read_volatile() }
+}
+
 /// Reads the fewest hops that a packet of the session may have left, as its [`identity`] is read: a byte
 /// is stored as a whole.
 #[inline(always)]

@@ -77,13 +77,13 @@ fn ingress(ctx: &TcContext, link: Link) -> i32 {
     let Some(exit) = receive::handle(&work, &mut reply) else {
         return TC_ACT_SHOT;
     };
-    let error = match trim(skb, link) {
-        0 => answer(skb, &reply, link as u32),
-        error => error,
+    let error = match make_ready(skb, &mut reply, link) {
+        Ok(()) => answer(skb, &reply, link as u32),
+        Err(error) => error,
     };
     receive::answered(block, exit, error == 0);
     if error != 0 {
-        complain(ctx, &key.peer, error);
+        complain(ctx, &reply.peer, error);
         return TC_ACT_SHOT;
     }
     first_in_queues(skb);
@@ -144,19 +144,22 @@ fn complain(ctx: &TcContext, peer: &[u8; 4], error: i64) {
 }
 
 /// Makes the packet as long as an answer, and one packet: of several segments (UDP GSO) it would leave in such
-/// again. Not in [`answer`], whose stack is full.
+/// again. Then finds out for certain whether it is `CHECKSUM_PARTIAL`. Not in [`answer`], whose stack is full.
 #[inline(always)]
-fn trim(skb: *mut __sk_buff, link: Link) -> i64 {
+fn make_ready(skb: *mut __sk_buff, reply: &mut Reply, link: Link) -> Result<(), i64> {
     // SAFETY: the kernel's own context.
     let (len, segment_len) = unsafe { ((*skb).len as usize, (*skb).gso_size) };
-    if len == link.frame_len() && segment_len == 0 {
-        return 0;
+    if len != link.frame_len() || segment_len != 0 {
+        // SAFETY: the kernel's own context.
+        check(unsafe { bpf_skb_change_tail(skb, link.frame_len() as u32, 0) })?;
     }
-    // SAFETY: the kernel's own context.
-    unsafe { bpf_skb_change_tail(skb, link.frame_len() as u32, 0) }
+    if reply.maybe_partial {
+        reply.maybe_partial = is_partial(skb, link.ip_offset())?;
+    }
+    Ok(())
 }
 
-/// Turns a packet that is [as long](trim) into its answer, in place. Returns 0, or the error of the helper that failed.
+/// Turns a packet that is [ready](make_ready) into its answer, in place. Returns 0, or the error of the helper that failed.
 #[inline(never)]
 fn answer(skb: *mut __sk_buff, reply: &Reply, link: u32) -> i64 {
     let link = if link == Link::Layer3 as u32 {
@@ -175,7 +178,7 @@ fn rewrite(skb: *mut __sk_buff, reply: &Reply, link: Link) -> Result<(), i64> {
     let Some(config) = receive::config() else {
         return Err(-ENOENT);
     };
-    let checksum = if reply.maybe_partial && is_partial(skb, link.ip_offset())? {
+    let checksum = if reply.maybe_partial {
         UdpChecksum::Partial
     } else {
         UdpChecksum::Full

@@ -23,18 +23,24 @@ pub struct InertJson {
     /// minute.
     #[serde(default)]
     pub left: u64,
+    /// Sessions that are held: [`reason::Held`].
+    #[serde(default)]
+    pub held: BTreeMap<String, u64>,
 }
 
 impl From<&Snapshot> for InertJson {
     fn from(snapshot: &Snapshot) -> Self {
         let untouched = snapshot.sessions.iter().filter_map(SessionView::untouched);
         let parked = snapshot.parked.iter().map(|parked| parked.why);
+        let held = snapshot.sessions.iter().filter_map(|session| session.held);
+        let held = held.map(|(why, _)| why);
         let left = snapshot.sessions.iter().filter(|session| session.left);
         Self {
             untouched: by_label(&reason::count(untouched)),
             passed_over: by_label(&snapshot.passed_over),
             parked_reasons: by_label(&reason::count(parked)),
             left: left.count() as u64,
+            held: by_label(&reason::count(held)),
         }
     }
 }

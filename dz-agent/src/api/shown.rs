@@ -106,6 +106,12 @@ pub struct SessionJson {
     /// Whether the peer has left: it is followed, and long Down without a packet.
     #[serde(default)]
     pub left: bool,
+    /// Why it is held, that is, does not count as Up while it is Up: [`crate::reason::Held`]; none if it is not.
+    #[serde(default)]
+    pub held: Option<String>,
+    /// For how long it is still held.
+    #[serde(default)]
+    pub held_for_seconds: Option<f64>,
     /// The interface that packets for the peer take while it is Down, if they are rerouted; none if
     /// there is none with a route.
     pub detour: Option<String>,
@@ -236,6 +242,11 @@ impl SessionJson {
             passive_end: passive_end.to_owned(),
             untouched: view.untouched().map(|why| why.label().to_owned()),
             left: view.left,
+            held: view.held.map(|(why, _)| why.label().to_owned()),
+            held_for_seconds: view.held.map(|(_, until_ns)| {
+                let left_ns = until_ns.saturating_sub(now_ns);
+                std::time::Duration::from_nanos(left_ns).as_secs_f64()
+            }),
             detour: match &view.detour {
                 Detour::Interface(name) => Some(name.clone()),
                 Detour::None => None,
@@ -309,6 +320,9 @@ pub struct RouteTotalsJson {
     pub uninstall_failures: u64,
     /// Routes put back after somebody else had deleted or changed them.
     pub repairs: u64,
+    /// How often damping has begun to hold a session.
+    #[serde(default)]
+    pub holds: u64,
 }
 
 impl From<&RouteTotals> for RouteTotalsJson {
@@ -323,6 +337,7 @@ impl From<&RouteTotals> for RouteTotalsJson {
             install_failures: totals.install_failures,
             uninstall_failures: totals.uninstall_failures,
             repairs: totals.repairs,
+            holds: totals.holds,
         }
     }
 }

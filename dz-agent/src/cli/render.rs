@@ -12,7 +12,7 @@ use crate::api::{
     CountersJson, InertJson, InterfaceJson, ParkedJson, RouteJson, SessionJson, SessionsJson,
     StatusJson,
 };
-use crate::reason::{Parked, PassedOver, Reason, Untouched, text_of};
+use crate::reason::{Held, Parked, PassedOver, Reason, Untouched, text_of};
 use crate::settings::MAIN_TABLE;
 
 /// Shows the agent in a few lines, then its interfaces, one per line.
@@ -136,6 +136,7 @@ fn inert(inert: &InertJson) -> String {
         "routes that stay when their session goes down",
         &inert.untouched,
     );
+    text += &by_reason::<Held>("sessions held, which do not count as up", &inert.held);
     text += &by_reason::<PassedOver>("followed routes without a session", &inert.passed_over);
     if inert.left > 0 {
         let _ = writeln!(
@@ -195,7 +196,7 @@ fn session(session: &SessionJson) -> [String; 15] {
         session.local.to_string(),
         session.peer.to_string(),
         session.origin.clone().unwrap_or_else(|| "-".to_owned()),
-        session.state.clone(),
+        state(session),
         time(Duration::try_from_secs_f64(session.state_for_seconds).unwrap_or_default()),
         dash(&session.last_down_reason, "none"),
         route(&session.route),
@@ -239,6 +240,18 @@ pub(super) fn counters(counters: &CountersJson, zeros: bool) -> String {
     }
 }
 
+/// Shows the state, and for how long the session is held if it is.
+fn state(session: &SessionJson) -> String {
+    let state = &session.state;
+    match session.held_for_seconds {
+        Some(left) => {
+            let left = Duration::try_from_secs_f64(left).unwrap_or_default();
+            format!("{state} (held for {})", time(left))
+        }
+        None => state.clone(),
+    }
+}
+
 /// Shows the effective mode, and the peer's part in it if it has one.
 fn mode(session: &SessionJson) -> String {
     match session.passive_end.as_str() {
@@ -260,6 +273,7 @@ fn done_to_routes(
             ("route_install_failures", routes.install_failures),
             ("route_uninstall_failures", routes.uninstall_failures),
             ("route_repairs", routes.repairs),
+            ("session_holds", routes.holds),
         ]
         .map(|(name, value)| {
             (

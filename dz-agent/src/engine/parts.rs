@@ -9,9 +9,11 @@ use crate::engine::decide::sound::take_unsound;
 use crate::engine::hands::Hands;
 use crate::engine::show::shared::Shared;
 use crate::engine::state::agenda::Agenda;
+use crate::engine::state::backoff::nanos;
 use crate::engine::state::blocks::Blocks;
 use crate::engine::state::checks::Checks;
 use crate::engine::state::closings::Closings;
+use crate::engine::state::damping::Damping;
 use crate::engine::state::detours::Detours;
 use crate::engine::state::interface::Interface;
 use crate::engine::state::interfaces::Interfaces;
@@ -23,7 +25,7 @@ use crate::engine::state::wants::Wants;
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::hash::HashMap;
 use crate::host::identity::Identity;
-use crate::settings::{Gate, RunOptions};
+use crate::settings::{Gate, RunOptions, Switch};
 
 /// The engine: its owners ([`super::state`]), its hands, and what it shows.
 pub(super) struct Engine<H> {
@@ -79,9 +81,10 @@ impl<H: Hands> Engine<H> {
         let locals = hands.locals().fail_with(ExitCode::Failure, kernel)?;
         let in_sessions = sessions.iter().map(|entry| (entry.key.local, entry.block));
         let blocks = Blocks::new(locals, in_sessions, hands.now_ns());
+        let damping = Damping::new(options.damping == Switch::On, nanos(options.hold_up));
         let interfaces = options.interfaces.iter().map(|name| Interface::new(name));
         let mut engine = Self {
-            sessions: Sessions::new(prepared.identity, hands.slots(), &sessions),
+            sessions: Sessions::new(prepared.identity, hands.slots(), &sessions).damped_by(damping),
             interfaces: Interfaces::new(interfaces.collect(), blocks),
             hands,
             options,

@@ -105,8 +105,13 @@ impl<H: Hands> Engine<H> {
         self.hands.beat(now_ns);
         self.detours.look_at_some();
         self.look_up_ways();
+        self.log_lists();
         if self.events_missing() {
-            self.begin_check();
+            if self.agenda.is_resting(now_ns) {
+                self.agenda.check_by(now_ns);
+            } else {
+                self.begin_check();
+            }
         }
     }
 
@@ -115,6 +120,7 @@ impl<H: Hands> Engine<H> {
         self.tick();
         self.say_farewells();
         self.retry_routes();
+        self.review_due();
         if self.agenda.is_time_to_look_around(self.hands.now_ns())
             && let Some(error) = self.look_around().await
         {

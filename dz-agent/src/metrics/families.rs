@@ -124,7 +124,7 @@ impl Families {
     }
 
     fn routes(&self, out: Out<'_, '_>) -> fmt::Result {
-        let mut totals = BTreeMap::<_, [u64; 7]>::new();
+        let mut totals = BTreeMap::<_, [u64; 8]>::new();
         for route in &self.snapshot.routes {
             let RouteTotals {
                 interface, local, ..
@@ -140,6 +140,7 @@ impl Families {
                 route.uninstall_failures,
                 route.repairs,
                 route.conflicts,
+                route.holds,
             ];
             for (sum, value) in sums.iter_mut().zip(values) {
                 *sum += value;
@@ -187,7 +188,9 @@ impl Families {
             counter(out, &format!("doublezero_liveness_{name}"), help, column(i))?;
         }
         let help = "Sessions that cannot have their route, since somebody else has one there";
-        gauge(out, "doublezero_liveness_route_conflicts", help, column(6))
+        gauge(out, "doublezero_liveness_route_conflicts", help, column(6))?;
+        let help = "How often damping has begun to hold a session";
+        counter(out, "doublezero_liveness_holds", help, column(7))
     }
 
     fn convergence(&self, out: Out<'_, '_>) -> fmt::Result {

@@ -17,6 +17,10 @@ pub(super) fn encode(out: Out<'_, '_>, snapshot: &Snapshot) -> fmt::Result {
     let name = "doublezero_liveness_untouched_routes";
     let help = "Sessions whose route stays when they go down, by reason";
     by_reason(out, name, help, &reason::count(untouched))?;
+    let held = snapshot.sessions.iter().filter_map(|session| session.held);
+    let name = "doublezero_liveness_held_sessions";
+    let help = "Sessions that are held, and do not count as Up while they are Up, by reason";
+    by_reason(out, name, help, &reason::count(held.map(|(why, _)| why)))?;
     let parked = snapshot.parked.iter().map(|parked| parked.why);
     let name = "doublezero_liveness_parked_peers";
     let help = "Peers without a session, by reason";

@@ -14,7 +14,7 @@ use ipnet::Ipv4Net;
 use super::address::parse_interface;
 use super::follow::{Conditions, Follows};
 use super::policy::{self, Overrides, Policy};
-use super::values::{MetricsListen, Tos, grace, interval, micros, route_protocol};
+use super::values::{MetricsListen, Tos, grace, hold_up, interval, micros, route_protocol};
 use crate::error::{ExitCode, Failure};
 
 /// The folder that maps and links are pinned in by default.
@@ -145,6 +145,14 @@ pub struct RunOptions {
     #[arg(long, env = "DZ_AGENT_RESTART_GRACE", value_name = "TIME", default_value = "30s",
         value_parser = grace)]
     pub restart_grace: Duration,
+    /// Whether a session that goes Down more than 5 times within 30 s, or whose route others take more than 20
+    /// times, is held: for 5 s, then longer each time, up to 60 s, it does not count as Up.
+    #[arg(long, env = "DZ_AGENT_DAMPING", value_enum, default_value_t = Switch::On)]
+    pub damping: Switch,
+    /// How long a session must have been Up before it counts as Up, for its route and for the gate.
+    #[arg(long, env = "DZ_AGENT_HOLD_UP", value_name = "TIME", default_value = "0s",
+        value_parser = hold_up)]
+    pub hold_up: Duration,
     /// Protocol number of our routes. Routes that carry it on our interfaces are ours to delete.
     #[arg(long, env = "DZ_AGENT_ROUTE_PROTOCOL", value_name = "N", default_value = "144",
         value_parser = route_protocol)]

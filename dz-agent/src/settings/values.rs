@@ -30,6 +30,15 @@ pub(crate) fn grace(text: &str) -> Result<Duration, String> {
     Ok(time)
 }
 
+/// Reads for how long a session must have been Up to count: 0 to an hour.
+pub(crate) fn hold_up(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time > Duration::from_secs(3_600) {
+        return Err("must be at most 1h".to_owned());
+    }
+    Ok(time)
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 300ms or 1s"))
 }

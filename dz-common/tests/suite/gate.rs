@@ -21,19 +21,26 @@ fn verdict(facts: Facts, when_down: Action, when_never_up: Action) -> (Action, C
 #[test]
 fn a_peer_that_is_not_up_gets_what_the_policy_says() {
     for state in State::ALL {
-        for ever_up in [false, true] {
+        // Held at its first Up, a session has not counted yet.
+        for (held, ups, ever_up) in [
+            (false, 0, false),
+            (false, 1, true),
+            (true, 1, state != State::Up),
+            (true, 2, true),
+        ] {
             for passive in [false, true] {
                 for when_down in ACTIONS {
                     for when_never_up in ACTIONS {
                         let facts = Facts {
                             state,
-                            ever_up,
+                            held,
+                            ups,
                             passive,
                         };
                         let found = verdict(facts, when_down, when_never_up);
                         let policy = if ever_up { when_down } else { when_never_up };
                         let expected = match (state, passive, policy) {
-                            (State::Up, ..) => (Action::Pass, Counter::GateUp),
+                            (State::Up, ..) if !held => (Action::Pass, Counter::GateUp),
                             (_, true, _) => (Action::Pass, Counter::GatePassive),
                             (.., Action::Drop) => (Action::Drop, Counter::GateDropped),
                             (.., Action::Reroute) => (Action::Reroute, Counter::GateRerouted),

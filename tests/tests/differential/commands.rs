@@ -133,7 +133,7 @@ fn scene(rng: &Rng, now_ns: u64) -> (SessionEntry, Deadline) {
 
 /// Mostly one that means the session.
 fn request(rng: &Rng) -> Request {
-    let op = rng.below(6) as u32;
+    let op = rng.below(8) as u32;
     let local = rng.pick(&[KEY.local, KEY.local, KEY.local, [10, 1, 0, 2]]);
     let peer = rng.pick(&[KEY.peer, KEY.peer, KEY.peer, [10, 9, 2, 1]]);
     Request {

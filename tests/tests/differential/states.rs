@@ -1,6 +1,6 @@
 //! Sessions in all kinds of states.
 
-use dz_common::map::SessionEntry;
+use dz_common::map::{HELD_DAMPED, HELD_NEW, HELD_QUIET, SessionEntry};
 use dz_common::pacing::{due_now_stamp, long_ago_stamp};
 use dz_common::packet::{State, Version};
 use dz_common::session::{DownReason, Mode, Session, Timers};
@@ -58,6 +58,14 @@ pub(crate) fn scramble(entry: &mut SessionEntry, rng: &Rng, now_ns: u64) {
     entry.neighbour = rng.pick(&[[0; 6], NEXT_HOP, NEXT_HOP]);
     entry.introduced = introduced(rng, now_ns, pace_ns);
     entry.introduced_unknown = rng.below(2) as u8;
+    entry.held = rng.pick(&[
+        0,
+        0,
+        HELD_DAMPED,
+        HELD_NEW,
+        HELD_QUIET,
+        HELD_DAMPED | HELD_QUIET,
+    ]);
     entry.session = session;
 }
 

@@ -4,6 +4,7 @@ mod batches;
 mod configured;
 mod freeze;
 mod handshake;
+mod held;
 mod many;
 mod marks;
 mod metrics;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     tests.extend(handshake::tests());
     tests.extend(routes::tests());
     tests.extend(many::tests());
+    tests.extend(held::tests());
     tests.extend(batches::tests());
     tests.extend(configured::tests());
     tests.extend(purge::tests());

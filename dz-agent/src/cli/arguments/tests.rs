@@ -1,7 +1,7 @@
 use super::*;
 use crate::error::ExitCode;
-use crate::settings::MetricsListen;
 use crate::settings::address::NO_IPV6;
+use crate::settings::{MetricsListen, Switch};
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(line.split_whitespace())
@@ -31,6 +31,8 @@ fn defaults_are_the_protocols() {
     assert_eq!(options.metrics_listen.to_string(), "127.0.0.1:44881");
     assert_eq!(options.restart_grace, Duration::from_secs(30));
     assert!(!options.metrics_per_peer);
+    assert_eq!(options.damping, Switch::On);
+    assert_eq!(options.hold_up, Duration::ZERO);
 }
 
 #[test]
@@ -56,6 +58,9 @@ fn ranges_are_kept() {
         "--tx-interval 100us",
         "--tx-interval 1500ns",
         "--restart-grace 0s",
+        "--hold-up 2",
+        "--hold-up 61m",
+        "--damping maybe",
         "--route-protocol 186",
         "--route-protocol 2",
         "--route-protocol 256",

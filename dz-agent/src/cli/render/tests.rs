@@ -78,14 +78,14 @@ fn the_status_says_what_is_not_served() {
 fn counters_show_what_counted() {
     let shown = CountersJson::from(&fixture::snapshot());
     let text = counters(&shown, false);
-    assert_eq!(text.lines().count(), 1 + 2 + 12 + 3, "{text}");
+    assert_eq!(text.lines().count(), 1 + 2 + 12 + 4, "{text}");
     assert!(
         text.contains("-            -         pass_not_udp"),
         "{text}"
     );
     assert_eq!(
         counters(&shown, true).lines().count(),
-        1 + 2 * Counter::COUNT + 5 + 3
+        1 + 2 * Counter::COUNT + 6 + 3
     );
 }
 

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | registered | – | own passive: installed |
 //! | Up | installed | installed if absent |
-//! | Init, Down | withdrawn | left as it is |
+//! | Init, Down; Up, but held | withdrawn | left as it is |
 //! | AdminDown | withdrawn | left as it is |
 //! | disconnected | removed | removed, if it is ours |
 //!
@@ -62,6 +62,9 @@ pub(crate) enum Op {
     AdjustRoute(RouteKey),
     /// Store the way around in the session, where the gate reads it.
     Divert(RouteKey),
+    /// Have the session reviewed: it is held and should not be, or the other way round. Time tells, so that
+    /// [`decide`] never returns this.
+    Review(SessionKey),
 }
 
 /// Everything that a full check has read.
@@ -259,7 +262,7 @@ pub(crate) fn wanted_route(entry: &SessionEntry, peer: &Peer, ignore_peer_passiv
     };
     let own = session.timers.mode;
     match session.state {
-        State::Up => Wanted::Present(route),
+        State::Up if !entry.is_held() => Wanted::Present(route),
         _ if own == Mode::Passive => Wanted::Present(route),
         _ if is_passive(own, session.peer_mode, ignore_peer_passive) => Wanted::AsIs,
         _ => Wanted::Absent,

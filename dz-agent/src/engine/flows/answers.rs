@@ -80,6 +80,7 @@ impl<H: Hands> Engine<H> {
                 if success.repair {
                     warn!(interface, %dst, "route put back: somebody else had deleted or changed it");
                     count(|counts| counts.repairs += 1);
+                    self.route_taken(key);
                 }
                 if success.failures > 0 {
                     let failures = success.failures;

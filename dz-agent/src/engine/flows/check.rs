@@ -70,6 +70,7 @@ impl<H: Hands> Engine<H> {
         }
         let took_ns = self.hands.now_ns().saturating_sub(begun_ns);
         self.shared.full_check_ns.store(took_ns, Ordering::Relaxed);
+        self.agenda.checked(self.hands.now_ns(), took_ns);
     }
 
     /// Notes that a full check or a look around has failed, and schedules another check.
@@ -121,6 +122,8 @@ impl<H: Hands> Engine<H> {
             self.resolve_missing();
         }
         self.note_who_has_left(&sessions);
+        let now_ns = self.hands.now_ns();
+        self.sessions.damping_mut().forgive(&sessions, now_ns);
         let mut ops = reconcile::decide(&Facts {
             peers: &self.peers,
             carriers: &self.interfaces.carriers(),
@@ -131,6 +134,10 @@ impl<H: Hands> Engine<H> {
             detours: self.detours.known(),
             ignore_peer_passive: self.options.peer_passive == PeerPassive::Ignore,
         });
+        let damping = self.sessions.damping();
+        let amiss = |entry: &&SessionEntry| damping.is_amiss(entry, now_ns);
+        let amiss = sessions.iter().filter(amiss);
+        ops.extend(amiss.map(|entry| Op::Review(entry.key)));
         *self.shared.refused() = refused;
         if routes.is_err() {
             // Without our routes, sessions are opened and closed all the same.
@@ -193,6 +200,7 @@ impl<H: Hands> Engine<H> {
         if self.sessions.adopt(entry, about, self.hands.now_ns()) {
             self.detours.look(flow(&entry.key));
             self.look_up_ways();
+            self.show_hold(&entry.key);
         }
     }
 
@@ -217,6 +225,7 @@ impl<H: Hands> Engine<H> {
             Op::Close { key, announce } => self.close(key, announce),
             Op::AdjustRoute(key) => self.adjust_route(key),
             Op::Divert(key) => self.divert(key),
+            Op::Review(key) => self.review(key),
         }
     }
 }

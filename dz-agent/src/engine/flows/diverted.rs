@@ -84,6 +84,7 @@ impl<H: Hands> Engine<H> {
     /// Forgets a session that is gone, and its way around if no other session has these ends.
     pub(crate) fn forget(&mut self, key: &SessionKey) {
         self.sessions.forget(key);
+        self.shared.holds().remove(key);
         if !self.has_flow(flow(key)) {
             self.detours.forget(flow(key));
         }

@@ -15,6 +15,7 @@ impl<H: Hands> Engine<H> {
             self.sessions.next_look_ns(),
             self.closings_due_ns(),
             self.agenda.next_ns(),
+            self.sessions.damping().next_ns(),
         ];
         due_ns.into_iter().flatten().min()
     }

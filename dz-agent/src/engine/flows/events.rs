@@ -8,24 +8,25 @@ use dz_common::map::{Event, Origin};
 use dz_common::packet::State;
 use tracing::{info, warn};
 
+use crate::engine::decide::lists::{List, lists};
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::keys::route_key;
-use crate::engine::state::ledger::Missing;
-use crate::host::logging;
+use crate::engine::state::ledger::{Logged, Missing};
 use crate::reason::{Reason, Untouched};
 use crate::settings::PeerPassive;
 
 /// Most events that are acted on before the loop looks at anything else.
 const EVENTS_PER_TURN: usize = 1_024;
 
-/// Most sessions that are read for the log of one group of events: as many lines as the flood limit lets
-/// through.
-const LOOKED_UP: u32 = logging::BURST;
+/// Most groups of [`EVENTS_PER_TURN`] events that are read before they are counted: more than the ring has room for.
+const TURNS_PER_COUNT: usize = 32;
 
-/// Logs state changes. `untouched` returns why a route stays although its session has gone down.
-fn log(events: Vec<(Event, Arc<str>)>, untouched: impl Fn(&Event) -> Option<Untouched>) {
-    let mut look_ups = LOOKED_UP;
+/// Most events that are listed at once: so many lists, if each is long, as the log takes within a second.
+const LISTED_AT_ONCE: usize = 4_096;
+
+/// Logs state changes, a line each. `untouched` returns why a route stays although its session has gone down.
+fn log(events: Vec<Logged>, untouched: impl Fn(&Event) -> Option<Untouched>) {
     for (event, interface) in events {
         let interface = &*interface;
         let local = Ipv4Addr::from(event.key.local);
@@ -37,12 +38,9 @@ fn log(events: Vec<(Event, Arc<str>)>, untouched: impl Fn(&Event) -> Option<Unto
         }
         let reason = event.reason.name();
         let mut route_stays = None;
-        if event.from == State::Up && look_ups > 0 {
-            look_ups -= 1;
+        if event.from == State::Up {
             route_stays = untouched(&event).map(Reason::text);
         }
-        // One call for both kinds of Downs: the flood limit, which counts by call, then lets through first
-        // those that were looked up.
         info!(interface, %local, %peer, from, to, reason, route_stays, "session");
     }
 }
@@ -67,8 +65,29 @@ impl<H: Hands> Engine<H> {
     }
 
     fn log_events(&mut self) {
-        let events = self.ledger.take_unlogged();
+        let events = self.ledger.take_lines(self.hands.now_ns());
         log(events, |event| self.why_untouched(event));
+    }
+
+    /// Logs the state changes that were too many for a line each.
+    pub(crate) fn log_lists(&mut self) {
+        let (events, left_out) = self.ledger.take_listed(LISTED_AT_ONCE);
+        for list in lists(events) {
+            let List {
+                interface,
+                local,
+                from,
+                to,
+                reason,
+                count,
+                peers,
+            } = list;
+            let interface = &*interface;
+            info!(interface, %local, from, to, reason, count, peers, "sessions");
+        }
+        if left_out > 0 {
+            warn!(left_out, "state changes neither logged nor listed");
+        }
     }
 
     /// Returns why the route of a session that has gone down stays, by the session as it is now. To be called
@@ -117,15 +136,22 @@ impl<H: Hands> Engine<H> {
             // Our clock tells the peer the new state, unless an answer has.
             self.sessions.look_by(event.key, self.hands.now_ns());
         }
+        let now_ns = self.hands.now_ns();
+        let is_to_be_reviewed = self.sessions.damping_mut().changed(event, now_ns);
         let route = route_key(&event.key);
-        // The route of a followed peer is not touched: the gate has acted already.
-        if self
-            .peer_of(route)
-            .is_some_and(|peer| peer.origin == Origin::Follow)
-        {
+        let peer = self.peer_of(route);
+        let is_followed = peer.is_some_and(|peer| peer.origin == Origin::Follow);
+        if !is_followed {
+            self.jobs.converging(route, event);
+        }
+        if is_to_be_reviewed {
+            self.review(event.key);
             return;
         }
-        self.jobs.converging(route, event);
+        // The route of a followed peer is not touched: the gate has acted already.
+        if is_followed {
+            return;
+        }
         // AdminDown is our own doing: closing the session deletes the route.
         let ours = event.to == State::AdminDown;
         if (event.from == State::Up || event.to == State::Up) && !ours {
@@ -133,17 +159,27 @@ impl<H: Hands> Engine<H> {
         }
     }
 
+    /// Acts on the events in the ring, as many as it has room for at most. Returns whether it is empty.
+    fn drain_all(&mut self) -> bool {
+        let is_empty = (0..TURNS_PER_COUNT).any(|_| !self.drain());
+        self.log_events();
+        is_empty
+    }
+
     /// Compares the number of events that the kernel has emitted with the number read. Returns whether any are
     /// missing, so that everything must be read.
     pub(crate) fn events_missing(&mut self) -> bool {
-        while self.drain() {}
-        self.log_events();
+        if !self.drain_all() {
+            // They come faster than they are read: the next count will do.
+            return false;
+        }
         let Ok((emitted, lost)) = self.events_emitted() else {
             return true;
         };
         // Reads events that were emitted between the first reading and the count.
-        while self.drain() {}
-        self.log_events();
+        if !self.drain_all() {
+            return false;
+        }
         let Some(missing) = self.ledger.balance(emitted, lost) else {
             return false;
         };
@@ -151,48 +187,5 @@ impl<H: Hands> Engine<H> {
         warn!(unread, lost, "events lost: reading everything instead");
         self.shared.events_lost.store(lost, Ordering::Relaxed);
         true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use dz_common::session::DownReason;
-
-    use super::*;
-    use crate::fixture;
-
-    fn event(from: State, to: State) -> Event {
-        Event {
-            key: fixture::entry([10, 0, 0, 2]).key,
-            from,
-            to,
-            reason: DownReason::Timeout,
-            generation: 1,
-            at_ns: 0,
-            since_ns: 0,
-            sequence: 1,
-            reserved: 0,
-        }
-    }
-
-    #[test]
-    fn a_flood_of_downs_is_looked_up_as_far_as_it_is_written() {
-        let mut events = Vec::new();
-        let interface: Arc<str> = "doublezero0".into();
-        let mut note = |from, to| events.push((event(from, to), Arc::clone(&interface)));
-        note(State::Down, State::Up);
-        note(State::Init, State::Down);
-        for _ in 0..100 {
-            note(State::Up, State::Down);
-        }
-        let looked_up = Cell::new(0);
-        log(events, |event| {
-            assert_eq!((event.from, event.to), (State::Up, State::Down));
-            looked_up.set(looked_up.get() + 1);
-            Some(Untouched::PeerPassive)
-        });
-        assert_eq!(looked_up.get(), LOOKED_UP);
     }
 }

@@ -2,7 +2,7 @@
 //! them.
 //!
 //! A flow calls only flows further down in this list: notices, events, reload · check · settle, connect ·
-//! disconnect · answers · close, open · routes · farewell · transmit · resolve, discard.
+//! disconnect · answers · close, open · hold · routes · farewell · transmit · resolve, discard.
 
 pub(super) mod answers;
 pub(super) mod borrow;
@@ -17,6 +17,7 @@ pub(super) mod due;
 pub(super) mod events;
 pub(super) mod farewell;
 pub(super) mod followed;
+pub(super) mod hold;
 pub(super) mod interfaces;
 pub(super) mod later;
 pub(super) mod locals;

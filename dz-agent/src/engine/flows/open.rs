@@ -49,6 +49,7 @@ impl<H: Hands> Engine<H> {
         let now_ns = self.hands.now_ns();
         let entry = SessionEntry {
             detour: self.detours.of(flow(&session_key)).unwrap_or(0),
+            held: self.sessions.damping().at_first(),
             ..SessionEntry::new(
                 entry::Identity {
                     key: session_key,

@@ -12,6 +12,7 @@ use tracing::warn;
 use crate::engine::decide::reconcile::{Wanted, wanted_route};
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
+use crate::engine::state::backoff::nanos;
 use crate::engine::state::keys::RouteKey;
 use crate::engine::state::routes::{Change, ChangeResult, WhenToAsk};
 use crate::net::monitor::RouteSlot;
@@ -19,6 +20,8 @@ use crate::settings::PeerPassive;
 
 /// The pause before a route is decided about again whose session could not be read.
 const UNREAD: Duration = Duration::from_secs(1);
+/// The pause before a route is put right again that others change all the time.
+const CONTESTED: Duration = Duration::from_secs(1);
 
 impl<H: Hands> Engine<H> {
     /// Decides which route is wanted to a destination, and begins the change that it needs, if any.
@@ -107,7 +110,7 @@ impl<H: Hands> Engine<H> {
                     self.put_back(key, place);
                 }
             }
-            Some(Wanted::Absent) if !gone => self.adjust_route(key),
+            Some(Wanted::Absent) if !gone && self.may_correct(key) => self.adjust_route(key),
             Some(Wanted::Absent | Wanted::AsIs) | None => {}
         }
     }
@@ -117,7 +120,9 @@ impl<H: Hands> Engine<H> {
         let keys: Vec<_> = self.ways_to(dst).collect();
         for key in keys {
             if place.ours && gone && self.jobs.is_failing(key) {
-                self.adjust_route(key);
+                if self.may_correct(key) {
+                    self.adjust_route(key);
+                }
             } else if place.ours
                 && place.replaced
                 && matches!(self.wanted(key), Some(Wanted::Present(_)))
@@ -130,7 +135,26 @@ impl<H: Hands> Engine<H> {
     /// Puts a route of ours back that was deleted or changed.
     fn put_back(&mut self, key: RouteKey, place: &RouteSlot) {
         self.jobs.taken(key, place.by != 0);
-        self.adjust_route(key);
+        if self.may_correct(key) {
+            self.adjust_route(key);
+        }
+    }
+
+    /// Says whether a route that somebody else has changed may be put right now. If not, that is done later: nobody
+    /// who changes routes in a loop keeps us busy.
+    fn may_correct(&mut self, key: RouteKey) -> bool {
+        let now_ns = self.hands.now_ns();
+        let owner = self.sessions.owner_of(key);
+        if owner.is_some_and(|owner| self.sessions.damping().is_contested(&owner, now_ns)) {
+            self.jobs.try_later(key, CONTESTED, now_ns);
+            return false;
+        }
+        let may = self.jobs.may_correct(now_ns);
+        if !may {
+            self.agenda
+                .check_by(now_ns.saturating_add(nanos(CONTESTED)));
+        }
+        may
     }
 
     /// Tries the changes again whose next try is due.

@@ -65,6 +65,7 @@ impl<H: Hands> Engine<H> {
 
     /// Begins to disconnect every peer.
     pub(crate) fn begin_withdrawal(&mut self) {
+        self.log_lists();
         info!(peers = self.peers.len(), "withdrawing everything");
         // File and followed routes want no peer any more.
         self.wants.clear();

@@ -8,12 +8,13 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use dz_common::map::{Origin, SessionEntry};
-use dz_common::packet::State;
 use tokio::sync::OnceCell;
 
+use super::held::held;
 use super::reverse_path;
 use crate::datapath::{Lasting, MapReader, now_ns};
 use crate::engine::show::shared::{FollowedRoute, Shared};
+use crate::engine::state::backoff::nanos;
 use crate::engine::state::keys::{RouteKey, ifname, peer_key, route_key};
 use crate::engine::state::left;
 use crate::hash::{HashMap, HashSet};
@@ -37,6 +38,7 @@ pub struct Inspector {
     ignore_peer_passive: bool,
     /// What is to be known of how long the pins last.
     lasting: Option<String>,
+    hold_up_ns: u64,
 }
 
 impl Inspector {
@@ -56,6 +58,7 @@ impl Inspector {
             max_sessions,
             ignore_peer_passive: options.peer_passive == PeerPassive::Ignore,
             lasting: Lasting::of(&options.pin_dir).warning(&options.pin_dir),
+            hold_up_ns: nanos(options.hold_up),
         }
     }
 
@@ -77,6 +80,7 @@ impl Inspector {
     ) -> anyhow::Result<Vec<SessionView>> {
         let peers: HashMap<_, _> = self.reader.peers()?.into_iter().collect();
         let mut troubles = self.shared.troubles().clone();
+        let holds = self.shared.holds().clone();
         let (now_ns, left_after_ns) = (now_ns(), left::after_ns());
         let mut sessions = Vec::new();
         for entry in self.reader.sessions()? {
@@ -107,6 +111,7 @@ impl Inspector {
             sessions.push(SessionView {
                 interface,
                 left: left::has_left(|| origin, &entry, now_ns, left_after_ns),
+                held: held(&entry, holds.get(&entry.key).copied(), self.hold_up_ns),
                 entry,
                 origin,
                 via,
@@ -197,6 +202,7 @@ impl Inspector {
             uninstall_failures: 0,
             repairs: 0,
             conflicts: 0,
+            holds: 0,
             installed: 0,
         };
         for interface in interfaces {
@@ -214,6 +220,7 @@ impl Inspector {
             row.install_failures = counts.install_failures;
             row.uninstall_failures = counts.uninstall_failures;
             row.repairs = counts.repairs;
+            row.holds = counts.holds;
         }
         let foreign = |session: &&SessionView| matches!(session.route, RouteState::Foreign { .. });
         for session in sessions.iter().filter(foreign) {
@@ -342,7 +349,7 @@ fn why_parked(
 
 /// Returns the state of a route of ours that is absent: another daemon's may be in its place.
 async fn absent(table: &Routes, entry: &SessionEntry) -> RouteState {
-    if entry.session.state != State::Up {
+    if !entry.counts_as_up() {
         return RouteState::Absent;
     }
     match table.foreign(entry.key.peer.into()).await {

@@ -2,6 +2,7 @@
 //! engine.
 
 pub(super) mod front;
+pub(super) mod held;
 pub(super) mod inspect;
 mod reverse_path;
 mod scrapes;

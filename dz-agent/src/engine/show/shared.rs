@@ -6,13 +6,14 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use dz_common::map::PeerKey;
+use dz_common::map::{PeerKey, SessionKey};
 use tokio::sync::watch;
 
 use crate::engine::state::keys::RouteKey;
 use crate::hash::HashMap;
 use crate::metrics::Recorded;
 use crate::net::hosts::HostRoute;
+use crate::reason::Held;
 use crate::view::{FollowChanges, InterfaceView, MetricsView, PassedOver};
 
 /// The numbers of changes of routes, for one interface and local address.
@@ -24,6 +25,8 @@ pub(crate) struct RouteCounts {
     pub(crate) uninstall_failures: u64,
     /// Routes put back after somebody else had deleted or changed them.
     pub(crate) repairs: u64,
+    /// How often damping has begun to hold a session.
+    pub(crate) holds: u64,
 }
 
 /// The route that makes a followed peer, or would make one if nothing spoke against it.
@@ -81,6 +84,8 @@ pub(crate) struct Shared {
     /// The error of the last full check, if it has failed.
     check_error: Mutex<Option<String>>,
     troubles: Mutex<HashMap<RouteKey, Trouble>>,
+    /// The sessions that damping holds: why, and until when, ns.
+    holds: Mutex<HashMap<SessionKey, (Held, u64)>>,
     interfaces: Mutex<Vec<InterfaceView>>,
     /// Peers with an address that no peer may have, with the reason.
     refused: Mutex<HashMap<PeerKey, String>>,
@@ -102,6 +107,7 @@ impl Shared {
             full_check_ns: AtomicU64::new(0),
             check_error: Mutex::default(),
             troubles: Mutex::default(),
+            holds: Mutex::default(),
             interfaces: Mutex::default(),
             refused: Mutex::default(),
             counts: Mutex::default(),
@@ -132,6 +138,11 @@ impl Shared {
     /// Returns the routes whose last change has failed.
     pub(crate) fn troubles(&self) -> MutexGuard<'_, HashMap<RouteKey, Trouble>> {
         lock(&self.troubles)
+    }
+
+    /// Returns the sessions that damping holds, with the reason and the end of the hold, ns.
+    pub(crate) fn holds(&self) -> MutexGuard<'_, HashMap<SessionKey, (Held, u64)>> {
+        lock(&self.holds)
     }
 
     pub(crate) fn counts(&self) -> MutexGuard<'_, BTreeMap<(String, Ipv4Addr), RouteCounts>> {

@@ -88,6 +88,13 @@ pub(super) fn look(ends: &[Ends], wants: &[BTreeSet<usize>]) -> Result<(), (usiz
             let other = node_of(entry.key.peer.into(), ends.len());
             other.is_some_and(|other| wants[node].contains(&other))
         };
+        if let Some(entry) = sessions.iter().find(|entry| is_held(entry)) {
+            let peer = Ipv4Addr::from(entry.key.peer);
+            return Err((
+                node,
+                format!("with {peer}, whose session is held: {}", entry.held),
+            ));
+        }
         if let Some(entry) = sessions.iter().find(|entry| !known(entry)) {
             let peer = Ipv4Addr::from(entry.key.peer);
             return Err((node, format!("a session with {peer}, whom nobody wants")));
@@ -97,6 +104,11 @@ pub(super) fn look(ends: &[Ends], wants: &[BTreeSet<usize>]) -> Result<(), (usiz
     Ok(())
 }
 
+/// Says whether a session is Up, and held or quiet all the same.
+pub(super) fn is_held(entry: &SessionEntry) -> bool {
+    entry.session.state == State::Up && entry.held != 0
+}
+
 /// Looks what the gate makes of packets for each peer.
 fn traffic(machine: &Machine, sessions: &[SessionEntry]) -> Result<(), String> {
     for entry in sessions {
@@ -104,7 +116,7 @@ fn traffic(machine: &Machine, sessions: &[SessionEntry]) -> Result<(), String> {
         let allocated = machine.place == Place::Tunnel;
         let confined = allocated && entry.key.local == machine.address().octets();
         let expected = match entry.session.state {
-            State::Up => Gate::Pass,
+            State::Up if !entry.is_held() => Gate::Pass,
             _ if entry.session.ups == 0 => Gate::Pass,
             _ if confined || !machine.has_way_around() => Gate::Drop,
             _ => Gate::Divert(machine.nic),

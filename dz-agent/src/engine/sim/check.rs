@@ -80,11 +80,16 @@ impl Watch {
         self.churned.entry(other).or_default().push(now_ns);
     }
 
+    /// Notes that more than usual may be sent to a node around a time.
+    pub(super) fn expect_churn(&mut self, other: usize, at_ns: u64) {
+        self.churned.entry(other).or_default().push(at_ns);
+    }
+
     /// Counts those changes that may have to do with what is sent within a second.
     fn churns(&self, other: usize, now_ns: u64) -> usize {
         let churned = self.churned.get(&other).map_or(&[][..], Vec::as_slice);
-        let recent = |at_ns: &&u64| **at_ns + 3 * SECOND > now_ns;
-        churned.iter().rev().take_while(recent).count()
+        let is_near = |at_ns: &&u64| **at_ns <= now_ns && **at_ns + 3 * SECOND > now_ns;
+        churned.iter().filter(is_near).count()
     }
 
     /// Looks whether the sessions of a gentle story go on: none has gone down because nothing was heard, and

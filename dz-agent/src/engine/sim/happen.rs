@@ -21,6 +21,10 @@ impl World {
         let now_ns = self.now_ns;
         let node = &mut self.nodes[number];
         node.next_ns = now_ns;
+        if let What::Twitch(other, times, ms) = what {
+            return self.twitch(number, other, times, ms * MS);
+        }
+        let node = &mut self.nodes[number];
         if node.client.is_some()
             && !matches!(
                 what,
@@ -136,12 +140,30 @@ impl World {
             }
             What::Lose(other) => node.machine.lose_neighbour(address_of(other), now_ns),
             What::Mute(ms) => node.mute_until_ns = now_ns + ms * MS,
+            What::Twitch(..) => {}
+        }
+    }
+
+    /// Somebody disconnects a node's peer and connects it again, so many times, with a pause in between.
+    fn twitch(&mut self, number: usize, other: usize, times: u8, pause_ns: u64) {
+        if other == number {
+            return;
+        }
+        for time in 0..u64::from(times) {
+            let at_ns = self.now_ns + 2 * time * pause_ns;
+            let undo = &mut self.nodes[number].undo;
+            undo.push((at_ns, Undo::Disconnect(other)));
+            undo.push((at_ns + pause_ns, Undo::Connect(other)));
+            for (node, peer) in [(number, other), (other, number)] {
+                self.nodes[node].watch.expect_churn(peer, at_ns);
+                self.nodes[node].watch.expect_churn(peer, at_ns + pause_ns);
+            }
         }
     }
 
     /// Something happens to a node with the deployed client. What would happen to an agent or its
     /// machine happens to nobody there.
-    fn happen_to_client(&mut self, number: usize, what: What) {
+    pub(super) fn happen_to_client(&mut self, number: usize, what: What) {
         let now_ns = self.now_ns;
         let node = &mut self.nodes[number];
         let Some(client) = &mut node.client else {

@@ -7,11 +7,12 @@ use dz_common::map::Origin;
 use tokio::sync::oneshot;
 
 use super::agent::Agent;
+use super::agreement::is_held;
 use super::check::{MENDED_NS, Watch};
 use super::client::Client;
 use super::daemon::Deed;
 use super::machine::{Machine, address_of, node_of};
-use super::seen::peers;
+use super::seen::{peers, sessions};
 use crate::command::{Command, Disconnected, Named, Refusal, Selector};
 use crate::settings::PeerSpec;
 
@@ -63,6 +64,10 @@ pub(super) enum Undo {
     Search(u32, Ipv4Addr, u8),
     /// The others hear of its Ethernet address.
     Announce,
+    /// Somebody connects another node.
+    Connect(usize),
+    /// Somebody disconnects it.
+    Disconnect(usize),
 }
 
 impl Node {
@@ -140,6 +145,11 @@ impl Node {
         let runs = agent.is_some_and(|agent| !agent.is_stopping());
         let calm = self.refused_until_ns == 0 && self.calm_ns <= now_ns;
         runs && self.frozen_until_ns <= now_ns && calm
+    }
+
+    /// Says whether its agent holds a session that is Up.
+    pub(super) fn has_held(&self) -> bool {
+        self.client.is_none() && sessions(&self.machine).iter().any(is_held)
     }
 
     /// Says whether that has been so for as long as it takes to notice anything.

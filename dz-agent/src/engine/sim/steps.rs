@@ -8,12 +8,14 @@ use super::beside;
 use super::check::{self, Condition};
 use super::finding::{Finding, NOW, Report};
 use super::machine::node_of;
-use super::node::Undo;
-use super::story::Story;
+use super::node::{Node, Undo};
+use super::story::{Story, What};
 use super::world::{AGREED_NS, BEGUN_NS, MS, SECOND, World};
 
 /// How often a node is looked at that does nothing, ns.
 const LOOK_NS: u64 = 100 * MS;
+/// The longest time that a session is held, and some more, ns.
+const HELD_NS: u64 = 70 * SECOND;
 /// How long after its last change a route may still make a peer of somebody.
 const CHURNED_NS: u64 = 3 * SECOND;
 /// Where the source and the destination stand in an IPv4 header.
@@ -30,7 +32,8 @@ impl World {
     pub(super) fn run(mut self, story: &Story) -> Result<Report, Finding> {
         let mut events = story.events.iter().copied().peekable();
         let healed_ns = BEGUN_NS + story.healed_ns;
-        let end_ns = healed_ns + AGREED_NS;
+        let mut end_ns = healed_ns + AGREED_NS;
+        let latest_ns = end_ns + HELD_NS;
         let warm_ns = BEGUN_NS + 8 * SECOND;
         loop {
             let next = [
@@ -41,7 +44,11 @@ impl World {
             ];
             let next_ns = next.into_iter().flatten().min().unwrap_or(end_ns);
             if next_ns >= end_ns {
-                break;
+                // Who went down too often is held, but not for ever.
+                if end_ns == latest_ns || !self.nodes.iter().any(Node::has_held) {
+                    break;
+                }
+                end_ns = latest_ns;
             }
             self.now_ns = self.now_ns.max(next_ns);
             while let Some(event) = events.next_if(|event| BEGUN_NS + event.at_ns <= self.now_ns) {
@@ -125,6 +132,8 @@ impl World {
                     self.searched(number, ifindex, address, times);
                 }
                 Undo::Announce => self.announce(number),
+                Undo::Connect(other) => node.connect(other),
+                Undo::Disconnect(other) => node.disconnect(vec![other]),
             }
             node = &mut self.nodes[number];
         }
@@ -268,12 +277,19 @@ impl World {
     fn step_client(&mut self, number: usize) {
         let now_ns = self.now_ns;
         let node = &mut self.nodes[number];
+        let mut again = Vec::new();
         for (at_ns, undo) in std::mem::take(&mut node.undo) {
             match undo {
                 Undo::Way(to) if at_ns <= now_ns => *self.wire.way(number, to) = Default::default(),
+                Undo::Connect(other) if at_ns <= now_ns => again.push(What::Connect(other)),
+                Undo::Disconnect(other) if at_ns <= now_ns => again.push(What::Disconnect(other)),
                 _ => node.undo.push((at_ns, undo)),
             }
         }
+        for what in again {
+            self.happen_to_client(number, what);
+        }
+        let node = &mut self.nodes[number];
         let undo_ns = node.undo.iter().map(|(at_ns, _)| *at_ns).min();
         let undo_ns = undo_ns.unwrap_or(u64::MAX).max(now_ns + 1);
         if node.frozen_until_ns > now_ns {

@@ -67,6 +67,8 @@ pub enum What {
     Lose(usize),
     /// Another node gets another Ethernet address and tells everybody, but the notification of it is lost.
     Missed(usize),
+    /// Another node is disconnected and connected again, so many times, with so many ms in between.
+    Twitch(usize, u8, u64),
     /// Searches for the node as a neighbour are not answered for so many ms.
     Mute(u64),
 }
@@ -100,6 +102,8 @@ pub struct Story {
     /// Nothing in it may take a session down: the agents are frozen, killed, refused and deafened, but
     /// packets get through and addresses stay.
     pub gentle: bool,
+    /// Its agents let a session count when it has been Up for a while.
+    pub hold_up: bool,
     /// What happens, in this order.
     pub events: Vec<Happening>,
     /// When everything is made well again, ns.
@@ -115,11 +119,12 @@ impl fmt::Display for Story {
             follows,
             ethernet,
             gentle,
+            hold_up,
             ..
         } = self;
         writeln!(
             f,
-            "{nodes} nodes, addresses on {places:?}, gentle: {gentle}"
+            "{nodes} nodes, addresses on {places:?}, gentle: {gentle}, hold-up: {hold_up}"
         )?;
         writeln!(f, "deployed clients: {clients:?}")?;
         writeln!(f, "follow: {follows:?}, Ethernet: {ethernet:?}")?;
@@ -166,6 +171,7 @@ impl Story {
             follows,
             ethernet,
             gentle,
+            hold_up: Rng::with_seed(seed ^ 0x401d).u8(..4) == 0,
             events: Vec::new(),
             healed_ns: 30 * SECOND,
         };
@@ -277,7 +283,8 @@ impl Story {
                 _ => What::Lose(other),
             };
         }
-        match rng.u8(..18) {
+        match rng.u8(..19) {
+            18 => What::Twitch(other, rng.u8(1..10), rng.u64(100..2_000)),
             0 => What::Connect(if other == node {
                 (node + 1) % self.nodes
             } else {

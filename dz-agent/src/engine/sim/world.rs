@@ -61,7 +61,10 @@ impl World {
             wire: Wire::new(story.nodes),
             segment,
             rng: Rng::with_seed(story.seed ^ 0x5eed),
-            options: [options(&[]), options(&CONDITIONS)],
+            options: [&[][..], &CONDITIONS[..]].map(|more| {
+                let hold_up = if story.hold_up { "700ms" } else { "0s" };
+                options(&[more, &["--hold-up", hold_up]].concat())
+            }),
             report: Report::default(),
             healed: false,
             settled_ns: 0,

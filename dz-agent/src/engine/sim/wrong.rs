@@ -24,8 +24,8 @@ pub(super) fn wrong(machine: &Machine, routes: &[Route]) -> BTreeSet<Wrong> {
         let has_route = routes
             .binary_search_by_key(&peer, |route| route.dst)
             .is_ok();
-        if has_route && state != State::Up {
-            wrong.insert((peer, "a route without Up"));
+        if has_route && !entry.counts_as_up() {
+            wrong.insert((peer, "a route without Up, or of a session that is held"));
         }
         if state == State::AdminDown {
             wrong.insert((peer, "a session that does not end"));
@@ -44,7 +44,7 @@ pub(super) fn wrong(machine: &Machine, routes: &[Route]) -> BTreeSet<Wrong> {
         if has_route && is_followed {
             wrong.insert((peer, "a route of ours beside one that is followed"));
         }
-        let is_missing = !has_route && !is_followed && state == State::Up;
+        let is_missing = !has_route && !is_followed && entry.counts_as_up();
         if is_missing && is_home && !machine.has_in_place(peer) {
             wrong.insert((peer, "Up without a route"));
         }

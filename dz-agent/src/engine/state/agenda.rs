@@ -10,7 +10,15 @@ pub(crate) struct Agenda {
     check_at_ns: Option<u64>,
     look_around_at_ns: Option<u64>,
     settle_at_ns: Option<u64>,
+    /// Before this no full check is run, however many are asked for.
+    rests_until_ns: u64,
 }
+
+/// After a full check of some length there is none for so many times that length: where notifications and events
+/// are lost all the time, full checks take a fifth of the thread's time at most.
+const REST: u64 = 4;
+/// The longest rest between full checks, ns.
+const LONGEST_REST_NS: u64 = 2_000_000_000;
 
 impl Agenda {
     /// Schedules a full check for `at_ns`, or leaves an earlier one as it is.
@@ -45,12 +53,22 @@ impl Agenda {
 
     /// Takes the full check off the agenda if its time has come, and returns whether it has.
     pub(crate) fn take_check(&mut self, now_ns: u64) -> bool {
-        take_due(&mut self.check_at_ns, now_ns)
+        !self.is_resting(now_ns) && take_due(&mut self.check_at_ns, now_ns)
+    }
+
+    /// Notes that a full check has ended that took so long.
+    pub(crate) fn checked(&mut self, now_ns: u64, took_ns: u64) {
+        self.rests_until_ns = now_ns + took_ns.saturating_mul(REST).min(LONGEST_REST_NS);
+    }
+
+    /// Says whether it is too soon for the next full check.
+    pub(crate) const fn is_resting(&self, now_ns: u64) -> bool {
+        now_ns < self.rests_until_ns
     }
 
     /// Returns the time of the scheduled full check, ns.
-    pub(crate) const fn next_check_ns(&self) -> Option<u64> {
-        self.check_at_ns
+    pub(crate) fn next_check_ns(&self) -> Option<u64> {
+        self.check_at_ns.map(|at_ns| at_ns.max(self.rests_until_ns))
     }
 
     /// Says whether it is time to look around. [`Self::looked_around`] takes the appointment off.
@@ -70,13 +88,18 @@ impl Agenda {
 
     /// Returns the time of the first appointment, ns.
     pub(crate) fn next_ns(&self) -> Option<u64> {
-        let at_ns = [self.check_at_ns, self.look_around_at_ns, self.settle_at_ns];
+        let at_ns = [
+            self.next_check_ns(),
+            self.look_around_at_ns,
+            self.settle_at_ns,
+        ];
         at_ns.into_iter().flatten().min()
     }
 
     /// Takes everything off the agenda, because the engine stops.
     pub(crate) const fn clear(&mut self) {
         (self.check_at_ns, self.look_around_at_ns, self.settle_at_ns) = (None, None, None);
+        self.rests_until_ns = 0;
     }
 }
 
@@ -117,6 +140,20 @@ mod tests {
         assert!(!agenda.is_time_to_look_around(then));
         assert!(agenda.take_settling(then) && agenda.take_check(then));
         assert_eq!(agenda.next_ns(), None);
+    }
+
+    #[test]
+    fn full_checks_do_not_run_back_to_back() {
+        let (mut agenda, now) = (Agenda::default(), 7 * SECOND);
+        agenda.checked(now, SECOND / 10);
+        agenda.check_soon(now);
+        let rested = now + REST * SECOND / 10;
+        assert!(agenda.is_resting(rested - 1) && !agenda.take_check(rested - 1));
+        assert_eq!(agenda.next_ns(), Some(rested));
+        assert!(agenda.take_check(rested));
+        // One that took long is not waited for in proportion.
+        agenda.checked(now, 9 * SECOND);
+        assert!(!agenda.is_resting(now + LONGEST_REST_NS));
     }
 
     #[test]

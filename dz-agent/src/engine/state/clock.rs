@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 
 use dz_common::map::SessionKey;
 
+use super::left::Left;
+use crate::hash::HashSet;
+
 /// The coarsest grid that due times are put on, ns: about 4 ms.
 const COARSEST_NS: u64 = 1 << 22;
 /// A due time is put off by at most one part in `LATE` of the time from now until then.
@@ -33,6 +36,8 @@ pub(crate) struct Clock {
     due: Vec<Option<(SessionKey, u64)>>,
     /// The number of sessions in `due`.
     set: usize,
+    /// Sessions of peers that have left: our clock asks for them once a minute only.
+    left: Left,
 }
 
 impl Clock {
@@ -75,6 +80,23 @@ impl Clock {
     fn due_ns(&self, slot: u32) -> Option<u64> {
         let due = self.due.get(slot as usize)?.as_ref();
         due.map(|(_, due_ns)| *due_ns)
+    }
+
+    /// Sets the due time of a session to when the transmit program wants to be asked again, or later if the peer
+    /// has left.
+    pub(crate) fn set_again(&mut self, slot: u32, key: SessionKey, next_due_ns: u64, now_ns: u64) {
+        let due_ns = self.left.due_ns(&key, next_due_ns, now_ns);
+        self.set(slot, key, gathered_ns(due_ns, now_ns));
+    }
+
+    /// Notes that a session's peer has not left: its state has changed, or the session is gone.
+    pub(crate) fn has_not_left(&mut self, key: &SessionKey) {
+        self.left.forget(key);
+    }
+
+    /// Replaces the sessions whose peers have left. Returns those whose peers are back.
+    pub(crate) fn have_left(&mut self, left: HashSet<SessionKey>) -> Vec<SessionKey> {
+        self.left.replace(left)
     }
 
     /// Forgets the session of a slot.

@@ -22,6 +22,12 @@ use crate::net::routes::{Added, Deleted, RouteError};
 /// than a netlink socket's buffer takes by default (some 270 in 208 KiB).
 const MAX_CHANGES: usize = 256;
 
+/// Most routes that are put right one by one within a second because somebody else has changed them. The next
+/// full check puts the others right, all at once.
+const CORRECTIONS: u32 = 1_000;
+/// The time in which corrections are counted, ns.
+const CORRECTIONS_NS: u64 = 1_000_000_000;
+
 /// A kind of change, each with a queue of its own. Withdrawals are asked for before installations: a route
 /// to a peer that is gone does harm, one that comes a moment later does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +115,8 @@ pub(crate) struct RouteJobs {
     retries: BTreeSet<(u64, RouteKey)>,
     /// The queues, by [`Change`]. An entry is stale unless its job waits in this queue.
     waiting: [VecDeque<RouteKey>; 2],
+    /// When corrections began to be counted, ns, and their number.
+    corrections: (u64, u32),
 }
 
 impl RouteJobs {
@@ -209,6 +217,16 @@ impl RouteJobs {
         job.repair |= by_others && job.failures == 0;
     }
 
+    /// Counts a correction: a route that somebody else has changed is to be put right. Returns whether that may be
+    /// done now; else a full check does it.
+    pub(crate) const fn may_correct(&mut self, now_ns: u64) -> bool {
+        if now_ns.saturating_sub(self.corrections.0) >= CORRECTIONS_NS {
+            self.corrections = (now_ns, 0);
+        }
+        self.corrections.1 = self.corrections.1.saturating_add(1);
+        self.corrections.1 <= CORRECTIONS
+    }
+
     /// Notes a state change to Up or away from it, from which the convergence of the route is measured.
     pub(crate) fn converging(&mut self, key: RouteKey, event: &Event) {
         if event.to == State::Up || event.from == State::Up {
@@ -251,6 +269,13 @@ impl RouteJobs {
             self.retries.remove(&(before_ns, key));
         }
         self.retries.insert((at_ns, key));
+    }
+
+    /// Has a destination tried after a pause, unless a time is set for it already.
+    pub(crate) fn try_later(&mut self, key: RouteKey, pause: Duration, now_ns: u64) {
+        if self.jobs.get(&key).is_none_or(|job| job.retry_ns.is_none()) {
+            self.retry(key, pause, now_ns);
+        }
     }
 
     /// Returns when the next try is due, ns.
@@ -378,6 +403,22 @@ mod tests {
         jobs.taken(key(1), true);
         jobs.begin(key(1), Some(Change::Install));
         assert!(!jobs.succeeded(key(1), false).expect("a job").repair);
+    }
+
+    #[test]
+    fn corrections_are_so_many_a_second_at_most() {
+        let mut jobs = RouteJobs::default();
+        let allowed = (0..2 * CORRECTIONS).filter(|_| jobs.may_correct(NOW_NS));
+        assert_eq!(allowed.count(), CORRECTIONS as usize);
+        assert!(jobs.may_correct(NOW_NS + CORRECTIONS_NS));
+    }
+
+    #[test]
+    fn a_try_that_is_due_is_not_put_off() {
+        let mut jobs = RouteJobs::default();
+        jobs.try_later(key(1), PAUSE, NOW_NS);
+        jobs.try_later(key(1), 2 * PAUSE, NOW_NS + 1);
+        assert_eq!(jobs.next_retry_ns(), Some(NOW_NS + nanos(PAUSE)));
     }
 
     #[test]

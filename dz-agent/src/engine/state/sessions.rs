@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use dz_common::map::{SessionEntry, SessionKey};
 
-use super::clock::{Clock, gathered_ns};
+use super::clock::Clock;
+use super::damping::Damping;
 use super::keys::{RouteKey, route_key};
-use super::left::Left;
 use super::next_hops::NextHops;
 use super::slots::Slots;
 use crate::hash::{HashMap, HashSet};
@@ -63,8 +63,8 @@ pub(crate) struct Sessions {
     owners: HashMap<RouteKey, SessionKey>,
     slots: Slots,
     clock: Clock,
-    /// Sessions of peers that have left: our clock asks for them once a minute only.
-    left: Left,
+    /// Which of them are held.
+    damping: Damping,
     next_hops: NextHops,
     next_generation: u32,
 }
@@ -80,10 +80,15 @@ impl Sessions {
             owners: HashMap::default(),
             slots: Slots::new(slots, found.iter().map(|entry| entry.slot)),
             clock: Clock::default(),
-            left: Left::default(),
+            damping: Damping::default(),
             next_hops: NextHops::default(),
             next_generation: latest.unwrap_or(0).wrapping_add(1).max(1),
         }
+    }
+
+    /// Has sessions held as this owner says; by default none is.
+    pub(crate) fn damped_by(self, damping: Damping) -> Self {
+        Self { damping, ..self }
     }
 
     /// Returns a session.
@@ -209,6 +214,8 @@ impl Sessions {
             _ => {}
         }
         self.slots.claim(entry.slot);
+        self.damping.forget(&entry.key);
+        self.damping.adopt(entry, now_ns);
         let (interface, next_hop) = about();
         let live = Live {
             generation: entry.generation,
@@ -226,7 +233,8 @@ impl Sessions {
         if self.owns_route(key) {
             self.owners.remove(&route_key(key));
         }
-        self.left.forget(key);
+        self.clock.has_not_left(key);
+        self.damping.forget(key);
         if let Some(live) = self.live.remove(key) {
             self.clock.forget(live.slot);
             if let Some(next_hop) = live.next_hop {
@@ -260,8 +268,7 @@ impl Sessions {
 
     /// Has our clock ask for a session when the transmit program wants it to, or later if the peer has left.
     pub(crate) fn look_again(&mut self, slot: u32, key: SessionKey, next_due_ns: u64, now_ns: u64) {
-        let due_ns = self.left.due_ns(&key, next_due_ns, now_ns);
-        self.clock.set(slot, key, gathered_ns(due_ns, now_ns));
+        self.clock.set_again(slot, key, next_due_ns, now_ns);
     }
 
     /// Has our clock not ask for a session any more, which is being closed.
@@ -273,13 +280,13 @@ impl Sessions {
 
     /// Notes that a session's state has changed: its peer has not left.
     pub(crate) fn heard(&mut self, key: &SessionKey) {
-        self.left.forget(key);
+        self.clock.has_not_left(key);
     }
 
     /// Replaces the sessions whose peers have left. Our clock asks at `now_ns` for those whose peers are
     /// back.
     pub(crate) fn have_left(&mut self, left: HashSet<SessionKey>, now_ns: u64) {
-        for key in self.left.replace(left) {
+        for key in self.clock.have_left(left) {
             self.look_by(key, now_ns);
         }
     }
@@ -303,6 +310,16 @@ impl Sessions {
             let hop = (key.ifindex, next_hop);
             self.next_hops.resolve(hop, *key, now_ns);
         }
+    }
+
+    /// Returns which sessions are held.
+    pub(crate) const fn damping(&self) -> &Damping {
+        &self.damping
+    }
+
+    /// Returns which sessions are held, to be changed.
+    pub(crate) const fn damping_mut(&mut self) -> &mut Damping {
+        &mut self.damping
     }
 
     /// Returns the next hops.

@@ -24,6 +24,7 @@ pub fn control(maps: &mut BpfMaps, request: &Request, now_ns: u64) -> Counter {
             control::disconnected(deleted, closed)
         }
         Some(Command::SetDetour) => set_detour(maps, request).unwrap_or(NO_SESSION),
+        Some(Command::Hold) => hold(maps, request).unwrap_or(NO_SESSION),
         None => REFUSED,
     };
     maps.count(block, exit);
@@ -35,6 +36,13 @@ fn set_detour(maps: &mut BpfMaps, request: &Request) -> Option<(u32, Counter)> {
     let slot = maps.sessions.at(element).slot;
     let session = maps.sessions.lock(element, &request.key, slot)?;
     session.set_detour(request)
+}
+
+fn hold(maps: &mut BpfMaps, request: &Request) -> Option<(u32, Counter)> {
+    let element = maps.sessions.find(&request.key)?;
+    let slot = maps.sessions.at(element).slot;
+    let session = maps.sessions.lock(element, &request.key, slot)?;
+    session.hold(request)
 }
 
 fn admin_down(maps: &mut BpfMaps, request: &Request, now_ns: u64) -> Option<(u32, Counter)> {
@@ -56,7 +64,9 @@ fn admin_down(maps: &mut BpfMaps, request: &Request, now_ns: u64) -> Option<(u32
 
 #[cfg(test)]
 mod tests {
-    use dz_common::control::{OP_ADMIN_DOWN, OP_DISCONNECT, OP_SET_DETOUR, OP_START_GROUP};
+    use dz_common::control::{
+        OP_ADMIN_DOWN, OP_DISCONNECT, OP_HOLD, OP_SET_DETOUR, OP_START_GROUP,
+    };
     use dz_common::map::{Origin, Peer, PeerKey, SessionEntry};
     use dz_common::packet::State;
     use dz_common::session::Timers;
@@ -126,7 +136,7 @@ mod tests {
     fn another_generation_is_left_alone() {
         let mut maps = with_peer();
         let before = session(&maps);
-        for op in [OP_ADMIN_DOWN, OP_SET_DETOUR] {
+        for op in [OP_ADMIN_DOWN, OP_SET_DETOUR, OP_HOLD] {
             let mut request = request(&before, op, 4);
             request.generation += 1;
             let exit = control(&mut maps, &request, NOW_NS);

@@ -5,11 +5,21 @@ use dz_common::map::Event;
 
 use crate::memory::maps::BpfMaps;
 
-/// Counts a state change and tells the agent, if there is room for that.
-pub(super) fn transition(maps: &mut BpfMaps, block: u32, event: &Event) {
+/// Counts a state change.
+pub(super) fn changed(maps: &mut BpfMaps, block: u32, event: &Event) {
     if let Some(counter) = Counter::transition(event.from, event.to, event.reason) {
         maps.count(block, counter);
     }
+}
+
+/// Counts a state change and tells the agent, if there is room for that.
+pub(super) fn transition(maps: &mut BpfMaps, block: u32, event: &Event) {
+    changed(maps, block, event);
+    tell(maps, event);
+}
+
+/// Tells the agent of a state change, if there is room for that.
+pub(super) fn tell(maps: &mut BpfMaps, event: &Event) {
     let emitted = if maps.events.output(*event) {
         Counter::EventEmitted
     } else {

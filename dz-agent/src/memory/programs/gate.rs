@@ -58,7 +58,7 @@ fn decide(maps: &BpfMaps, leaving: &Leaving<'_>) -> (u32, Counter, Gate) {
     if gate::is_liveness(frame, link, config.port) {
         return (block, Counter::GateLiveness, Gate::Pass);
     }
-    let facts = Facts::of(&entry.session, config.ignore_peer_passive != 0);
+    let facts = Facts::of(entry, config.ignore_peer_passive != 0);
     match facts.verdict(config) {
         (Action::Pass, exit) => (block, exit, Gate::Pass),
         (Action::Drop, exit) => (block, exit, Gate::Drop),

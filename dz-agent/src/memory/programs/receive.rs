@@ -1,13 +1,14 @@
 //! Receiving and answering (`dz-ebpf/src/{tc,xdp,receive}.rs`).
 
 use dz_common::counters::{Counter, NO_BLOCK};
+use dz_common::entry::tells_of_packets;
 use dz_common::headers::ETHERNET_LEN;
 use dz_common::ingress::{self, Fence, Flow, Frame, Link};
 use dz_common::map::{LocalKey, SessionKey};
 use dz_common::packet::Packet;
 use dz_common::session::Receipt;
 
-use super::count::transition;
+use super::count::{changed, tell};
 use super::detect::arm;
 use super::frame::frame;
 use crate::datapath::AttachMode;
@@ -204,6 +205,7 @@ pub fn finish(maps: &mut BpfMaps, work: &Work, now_ns: u64) -> Verdict {
         }
     }
     let generation = session.generation;
+    let tells = tells_of_packets(session.held);
     let deadline_ns = session.scan_deadline_ns();
     deadline.deadline_ns = deadline_ns;
     let answered = exit == Counter::RxAnswered;
@@ -220,7 +222,10 @@ pub fn finish(maps: &mut BpfMaps, work: &Work, now_ns: u64) -> Verdict {
     }
     if taken.changed {
         let event = taken.transition.event(work.key, generation, now_ns);
-        transition(maps, block, &event);
+        changed(maps, block, &event);
+        if tells {
+            tell(maps, &event);
+        }
     }
     maps.count(block, exit);
     match answer {

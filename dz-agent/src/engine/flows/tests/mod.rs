@@ -2,6 +2,7 @@
 //! agent process on it.
 
 mod changes;
+mod held;
 mod refused;
 mod start;
 mod transaction;
