@@ -97,7 +97,7 @@ fn view(entry: SessionEntry, route: RouteState) -> SessionView {
         }),
         via: None,
         detour: match route {
-            RouteState::Present { .. } => Detour::Interface("eth0".to_owned()),
+            RouteState::Present { .. } => Detour::Interface("eth0".into()),
             _ => Detour::None,
         },
         route,
@@ -209,6 +209,7 @@ pub(crate) fn snapshot() -> Snapshot {
             events_lost: 0,
             notification_overruns: 0,
             checks_failed: 0,
+            log_lines_dropped: 0,
             full_check_ns: 2_500_000,
             follow_changes: FollowChanges {
                 appeared: 5,

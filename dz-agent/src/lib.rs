@@ -19,6 +19,7 @@ pub mod host;
 pub mod memory;
 pub mod metrics;
 pub mod net;
+pub mod printable;
 pub mod reason;
 pub mod settings;
 pub mod view;

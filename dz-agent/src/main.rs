@@ -14,7 +14,7 @@ pub(crate) fn main() -> process::ExitCode {
     match Cli::read().and_then(|cli| start(&cli)) {
         Ok(()) => ExitCode::Ok.into(),
         Err(failure) => {
-            eprintln!("dz-agent: {failure}");
+            logging::last_words(format_args!("dz-agent: {failure}"));
             failure.code.into()
         }
     }
@@ -48,7 +48,9 @@ async fn run(options: &RunOptions, socket: &Path) -> Result<(), Failure> {
     options.validate()?;
     heap::give_large_blocks_back();
     let floods = logging::init(options.log_format, options.log_level)?;
-    engine::run(options.clone(), socket, floods).await
+    let ended = engine::run(options.clone(), socket, floods).await;
+    logging::flush();
+    ended
 }
 
 async fn prepare(options: &RunOptions) -> Result<(), Failure> {

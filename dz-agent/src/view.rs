@@ -131,8 +131,8 @@ pub struct SessionView {
 /// The way around a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Detour {
-    /// By this interface.
-    Interface(String),
+    /// By this interface: one text for all sessions.
+    Interface(Arc<str>),
     /// There is no route by an interface without a gate, or none has been looked up yet.
     None,
 }
@@ -286,6 +286,8 @@ pub struct AgentView {
     pub notification_overruns: u64,
     /// Full checks that could not read everything.
     pub checks_failed: u64,
+    /// Lines of the log that were dropped because nobody has read standard error.
+    pub log_lines_dropped: u64,
     /// For how long the last full check kept everything else waiting, ns.
     pub full_check_ns: u64,
     /// Followed peers that came, changed and went since the start.

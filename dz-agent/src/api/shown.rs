@@ -248,7 +248,7 @@ impl SessionJson {
                 std::time::Duration::from_nanos(left_ns).as_secs_f64()
             }),
             detour: match &view.detour {
-                Detour::Interface(name) => Some(name.clone()),
+                Detour::Interface(name) => Some(name.to_string()),
                 Detour::None => None,
             },
             peer_version: heard.then(|| session.peer_version.to_string()),
@@ -351,6 +351,9 @@ pub struct MissedJson {
     pub notification_overruns: u64,
     /// Full checks that could not read everything.
     pub checks_failed: u64,
+    /// Lines of the log that were dropped because nobody has read standard error.
+    #[serde(default)]
+    pub log_lines_dropped: u64,
 }
 
 impl From<&AgentView> for MissedJson {
@@ -359,6 +362,7 @@ impl From<&AgentView> for MissedJson {
             events_lost: agent.events_lost,
             notification_overruns: agent.notification_overruns,
             checks_failed: agent.checks_failed,
+            log_lines_dropped: agent.log_lines_dropped,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::arguments::{
     ConnectOptions, CountersOptions, DisconnectOptions, SessionsOptions, ShowOptions,
 };
 use super::batch::Batch;
-use super::output::print;
+use super::output::{print, warn};
 use super::render;
 use crate::api::{
     Client, ConnectedJson, CountersJson, DisconnectRequest, DisconnectedJson, ProgramJson,
@@ -36,7 +36,7 @@ pub async fn connect(socket: &Path, options: &ConnectOptions) -> Result<(), Fail
         );
         text += ": session registered\n";
         for warning in &session.warnings {
-            eprintln!("dz-agent: warning: peer {}: {warning}", session.peer);
+            warn(&format!("peer {}: {warning}", session.peer));
         }
     }
     print(&text)
@@ -70,7 +70,7 @@ pub async fn disconnect(socket: &Path, options: &DisconnectOptions) -> Result<()
         );
         text += ": session gone\n";
         for warning in &session.warnings {
-            eprintln!("dz-agent: warning: peer {}: {warning}", session.peer);
+            warn(&format!("peer {}: {warning}", session.peer));
         }
     }
     if text.is_empty() {

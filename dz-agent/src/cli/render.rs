@@ -289,6 +289,7 @@ fn done_to_routes(
         ("agent_events_lost", agent.events_lost),
         ("agent_notification_overruns", agent.notification_overruns),
         ("agent_checks_failed", agent.checks_failed),
+        ("agent_log_lines_dropped", agent.log_lines_dropped),
     ]
     .map(|(name, value)| ("-".to_owned(), "-".to_owned(), name, value));
     routes

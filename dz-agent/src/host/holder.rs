@@ -8,12 +8,14 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+use crate::printable::one_line;
+
 /// A process, for people.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Holder {
     /// Process id.
     pub pid: u32,
-    /// Name of the command, at most 15 characters, see `printable`; empty if it cannot be read.
+    /// Name of the command, at most 15 characters, see [`one_line`]; empty if it cannot be read.
     pub command: String,
 }
 
@@ -32,16 +34,10 @@ impl Holder {
         let command = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
         Self {
             pid,
-            command: printable(String::from_utf8_lossy(&command).trim_end()),
+            // Any user may call a process what he likes, line breaks and sequences for root's terminal included.
+            command: one_line(String::from_utf8_lossy(&command).trim_end()).into_owned(),
         }
     }
-}
-
-/// Makes the name of a command one that can be shown. Any user may call a process what he likes, line
-/// breaks and sequences for root's terminal included.
-fn printable(command: &str) -> String {
-    let shown = |c: char| if c.is_control() { '?' } else { c };
-    command.chars().map(shown).collect()
 }
 
 /// Lists processes, separated by commas; `if_none` if there are none.
@@ -106,15 +102,4 @@ fn effective_uid(pid: u32) -> Option<u32> {
 /// Reads a table of the calling thread's network namespace; empty if it cannot be read.
 pub(crate) fn net_table(name: &str) -> String {
     fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_writes_nothing_but_itself() {
-        assert_eq!(printable("nginx: worker"), "nginx: worker");
-        assert_eq!(printable("a\nERROR b\x1b[2J\u{9b}2J"), "a?ERROR b?[2J?2J");
-    }
 }

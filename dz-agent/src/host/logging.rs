@@ -1,10 +1,13 @@
 //! Logs on standard error, with a limit on floods.
 //!
 //! Each callsite may write `BURST` lines per second. Further lines are counted, and their number is
-//! logged in one line.
+//! logged in one line. A thread of its own writes ([`LogQueue`]): nobody waits for a reader of standard error.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt::Display;
+use std::panic;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
@@ -15,19 +18,40 @@ use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
+use super::log_queue::LogQueue;
+use crate::error::{ExitCode, FailWith, Failure};
+use crate::printable::printable;
 use crate::settings::LogFormat;
 
 /// Lines of one callsite per [`PERIOD`].
 pub(crate) const BURST: u32 = 20;
 const PERIOD: Duration = Duration::from_secs(1);
+/// How long the end of the process waits for its last lines to be written.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The queue of this process, once logging has started.
+static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
 /// Starts logging, once per process.
 ///
 /// # Errors
-/// If logging has been started before.
-pub fn init(format: LogFormat, level: LevelFilter) -> anyhow::Result<FloodLimit> {
+/// The thread that writes cannot be started, or logging has been started before.
+pub fn init(format: LogFormat, level: LevelFilter) -> Result<FloodLimit, Failure> {
     let limit = FloodLimit::new(BURST, PERIOD);
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let queue = LogQueue::start(|lines| {
+        tracing::warn!(lines, "log lines dropped: nobody has read standard error")
+    });
+    let queue = queue.fail_with(ExitCode::Failure, || "thread of the log")?;
+    let queue = QUEUE.get_or_init(|| queue).clone();
+    // The default hook writes to standard error itself, and would wait for a reader.
+    panic::set_hook(Box::new(|panicked| {
+        last_words(panicked);
+        let trace = Backtrace::capture();
+        if trace.status() == BacktraceStatus::Captured {
+            last_words(trace);
+        }
+    }));
+    let lines = fmt::layer().with_writer(queue);
     let lines = match format {
         LogFormat::Text => lines.with_ansi(false).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
@@ -35,8 +59,35 @@ pub fn init(format: LogFormat, level: LevelFilter) -> anyhow::Result<FloodLimit>
     tracing_subscriber::registry()
         .with(lines.with_filter(limit.clone()))
         .with(targets(level))
-        .try_init()?;
+        .try_init()
+        .fail_with(ExitCode::Failure, || "log")?;
     Ok(limit)
+}
+
+/// Returns how many lines were dropped because nobody has read standard error.
+pub fn dropped() -> u64 {
+    QUEUE.get().map_or(0, LogQueue::dropped)
+}
+
+/// Writes the last line of a process to standard error, after its log, and waits for the line to be written:
+/// for a second at most where logging has started.
+pub fn last_words(text: impl Display) {
+    let text = text.to_string();
+    let text = printable(&text);
+    match QUEUE.get() {
+        Some(queue) => {
+            queue.push(format!("{text}\n").into_bytes());
+            queue.flush(PATIENCE);
+        }
+        None => eprintln!("{text}"),
+    }
+}
+
+/// Waits until the log is written, for a second at most.
+pub fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(PATIENCE);
+    }
 }
 
 /// Selects our lines at `level`, and of libraries only warnings, for one start of aya alone fills pages.

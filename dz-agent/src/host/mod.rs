@@ -7,6 +7,7 @@ pub mod holder;
 pub mod identity;
 pub mod lock;
 pub(crate) mod lock_file;
+mod log_queue;
 pub mod logging;
 pub mod port;
 pub mod realtime;

@@ -339,6 +339,9 @@ impl Families {
         let help = "Full checks that could not read everything and were repeated";
         let name = "doublezero_liveness_checks_failed";
         single(out, name, help, &ConstCounter::new(agent.checks_failed))?;
+        let help = "Lines of the log that were dropped because nobody has read standard error";
+        let name = "doublezero_liveness_log_lines_dropped";
+        single(out, name, help, &ConstCounter::new(agent.log_lines_dropped))?;
         let help = "For how long the last full check kept everything else waiting";
         let name = "doublezero_liveness_full_check_seconds";
         let took = ConstGauge::new(seconds(agent.full_check_ns));

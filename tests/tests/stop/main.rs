@@ -3,6 +3,7 @@
 mod disconnect;
 mod ethernet;
 mod farewell;
+mod log;
 mod scene;
 mod signals;
 mod trouble;
@@ -14,6 +15,7 @@ use dz_tests::harness::run;
 fn main() -> ExitCode {
     let mut tests = disconnect::tests();
     tests.extend(farewell::tests());
+    tests.extend(log::tests());
     tests.extend(signals::tests());
     tests.extend(trouble::tests());
     run(tests)

@@ -85,7 +85,7 @@ fn counters_show_what_counted() {
     );
     assert_eq!(
         counters(&shown, true).lines().count(),
-        1 + 2 * Counter::COUNT + 6 + 3
+        1 + 2 * Counter::COUNT + 6 + 4
     );
 }
 

@@ -18,6 +18,7 @@ use crate::engine::state::backoff::nanos;
 use crate::engine::state::keys::{RouteKey, ifname, peer_key, route_key};
 use crate::engine::state::left;
 use crate::hash::{HashMap, HashSet};
+use crate::host::logging;
 use crate::net::Netlink;
 use crate::net::routes::{Route, Routes};
 use crate::reason::{self, Parked, PassedOver};
@@ -83,6 +84,8 @@ impl Inspector {
         let holds = self.shared.holds().clone();
         let (now_ns, left_after_ns) = (now_ns(), left::after_ns());
         let mut sessions = Vec::new();
+        // Asked for once for each interface: a system call and a socket.
+        let mut detours = HashMap::default();
         for entry in self.reader.sessions()? {
             let interface = name_of(names, entry.key.ifindex);
             let peer = peers.get(&peer_key(&interface, entry.key.peer.into()));
@@ -116,7 +119,10 @@ impl Inspector {
                 origin,
                 via,
                 route,
-                detour: detour(entry.detour),
+                detour: detours
+                    .entry(entry.detour)
+                    .or_insert_with(|| detour(entry.detour))
+                    .clone(),
                 ignore_peer_passive: self.ignore_peer_passive,
                 route_error: trouble.map(|trouble| trouble.text),
             });
@@ -280,7 +286,7 @@ impl Inspect for Inspector {
             .parked(&interfaces, &sessions)
             .context("reading the peers")?;
         let around = sessions.iter().filter_map(|session| match &session.detour {
-            Detour::Interface(name) => Some(name.as_str()),
+            Detour::Interface(name) => Some(&**name),
             Detour::None => None,
         });
         let mut warnings = reverse_path::warnings(around, reverse_path::mode);
@@ -300,6 +306,7 @@ impl Inspect for Inspector {
                 events_lost: self.shared.events_lost.load(Ordering::Relaxed),
                 notification_overruns: self.shared.overruns.load(Ordering::Relaxed),
                 checks_failed: self.shared.checks_failed.load(Ordering::Relaxed),
+                log_lines_dropped: logging::dropped(),
                 full_check_ns: self.shared.full_check_ns.load(Ordering::Relaxed),
                 follow_changes: *self.shared.follow_changes(),
                 check_error: self.shared.check_error().clone(),
@@ -392,8 +399,8 @@ fn detour(ifindex: u32) -> Detour {
         return Detour::None;
     }
     match nix::net::if_::if_indextoname(ifindex) {
-        Ok(name) => Detour::Interface(name.to_string_lossy().into_owned()),
-        Err(_gone) => Detour::Interface(format!("#{ifindex}")),
+        Ok(name) => Detour::Interface(name.to_string_lossy().into()),
+        Err(_gone) => Detour::Interface(format!("#{ifindex}").into()),
     }
 }
 
