@@ -1,17 +1,34 @@
-//! Waits for kernel programs that run.
+//! Waits for kernel programs that run, for some milliseconds at most: an RCU grace period.
 
-use std::time::Duration;
+use std::io;
+use std::sync::OnceLock;
+
+use super::raw::barrier::Barrier;
 
 /// `MEMBARRIER_CMD_GLOBAL`: returns after an RCU grace period (kernel/sched/membarrier.c).
 const MEMBARRIER_GLOBAL: libc::c_int = 1;
-/// How long to wait where the kernel refuses that (`nohz_full`). No program runs that long.
-const REST: Duration = Duration::from_secs(1);
 
 /// Waits until every kernel program has ended that runs now.
-pub fn wait_for_programs() {
+///
+/// # Errors
+/// The kernel refuses both ways to wait.
+pub fn wait_for_programs() -> io::Result<()> {
     // SAFETY: a system call without pointers.
-    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_GLOBAL, 0, 0) };
-    if result != 0 {
-        std::thread::sleep(REST);
+    match unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_GLOBAL, 0, 0) } {
+        0 => Ok(()),
+        // Refused with `nohz_full`, and by filters of system calls.
+        _ => wait_by_map(),
     }
+}
+
+fn wait_by_map() -> io::Result<()> {
+    static BARRIER: OnceLock<Barrier> = OnceLock::new();
+    let barrier = match BARRIER.get() {
+        Some(barrier) => barrier,
+        None => {
+            let made = Barrier::new()?;
+            BARRIER.get_or_init(|| made)
+        }
+    };
+    barrier.wait()
 }

@@ -11,6 +11,7 @@ mod flows;
 mod hands;
 mod parts;
 mod prepare;
+mod round;
 mod run;
 mod show;
 #[cfg(feature = "sim")]

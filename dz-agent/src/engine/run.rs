@@ -1,7 +1,9 @@
 //! The engine's loop: it waits for the next reason to wake up, and gives the engine a turn to deal with it.
 
+use std::future::ready;
 use std::os::fd::OwnedFd;
 
+use futures_util::future::LocalBoxFuture;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
@@ -10,6 +12,7 @@ use crate::engine::alarm::Alarm;
 use crate::engine::flows::due::LATEST_NS;
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
+use crate::engine::round::{Round, Source};
 use crate::engine::stop::{Signals, Stop};
 use crate::engine::turn::Turn;
 use crate::error::{ExitCode, FailWith, Failure};
@@ -31,13 +34,17 @@ pub(super) struct Senses {
     pub(super) ring: AsyncFd<OwnedFd>,
     pub(super) monitor: Monitor,
     pub(super) requests: mpsc::Receiver<Command>,
+    /// Ends when a connection to netlink is lost: routes could never be changed again.
+    pub(super) lost: LocalBoxFuture<'static, ()>,
 }
 
 impl<H: Hands> Engine<H> {
     /// Runs until a signal says how to stop.
     ///
     /// # Errors
-    /// A descriptor that the loop waits on is of no use any more.
+    /// Something that the loop depends on is of no use any more: a descriptor, a connection, the thread of the API.
+    /// The caller ends the process, and the kernel part goes on for the next start, rather than that half of an
+    /// agent goes on.
     pub(super) async fn run(
         &mut self,
         senses: &mut Senses,
@@ -48,13 +55,15 @@ impl<H: Hands> Engine<H> {
             ring,
             monitor,
             requests,
+            lost,
         } = senses;
+        let broken = |what| Err(Failure::new(ExitCode::Failure, what));
         let mut alarm = Alarm::new().fail_with(ExitCode::Failure, || "timerfd")?;
         let mut beat_ns = 0;
         let mut check_ns = self.hands.now_ns() + FULL_CHECK_NS;
+        let mut round = Round::new();
         loop {
-            // Heartbeat and full check are no arms of the `select!`: an arm before theirs that is always
-            // ready would keep them waiting.
+            // Heartbeat and full check are no arms of the `select!`: they have no share of a round to wait for.
             let begun_ns = self.hands.now_ns();
             #[cfg(feature = "faults")]
             crate::faults::turn().fail_with(ExitCode::Failure, || "a fault of a test")?;
@@ -79,23 +88,41 @@ impl<H: Hands> Engine<H> {
                     Some(stop) => return Ok(stop),
                     None => Turn::Reload,
                 },
-                guard = ring.readable_mut() => {
+                () = &mut *lost => return broken("a connection to netlink is lost"),
+                guard = ring.readable_mut(), if round.has(Source::Events) => {
+                    round.took(Source::Events);
                     let mut guard = guard.fail_with(ExitCode::Failure, || "dz_events")?;
                     if !self.reported().await {
                         guard.clear_ready();
                     }
                     continue;
                 }
-                turn = self.answered() => turn,
-                event = monitor.next() => {
+                turn = self.answered(), if round.has(Source::Answers) => {
+                    round.took(Source::Answers);
+                    turn
+                }
+                event = monitor.next(), if round.has(Source::Notifications) => {
+                    round.took(Source::Notifications);
                     late_ns = due_ns.map_or(0, |due_ns| self.hands.now_ns().saturating_sub(due_ns));
                     Turn::Changed(event.fail_with(ExitCode::Failure, || "netlink notifications")?)
                 }
-                Some(command) = requests.recv() => Turn::Command(command),
-                // The last arm: with more sessions than can be served, one of them is always due.
-                rung = alarm.rings() => {
+                command = requests.recv(), if round.has(Source::Requests) => {
+                    round.took(Source::Requests);
+                    match command {
+                        Some(command) => Turn::Command(command),
+                        None => return broken("the thread of the API has ended"),
+                    }
+                }
+                // After all sources: with more sessions than can be served, one of them is always due. Not in a
+                // flood of notifications, whose turns do what is too late (below).
+                rung = alarm.rings(), if round.has(Source::Notifications) => {
                     rung.fail_with(ExitCode::Failure, || "timerfd")?;
                     Turn::Due
+                }
+                // No source that has turns left has anything.
+                () = ready(()), if round.is_over() => {
+                    round = Round::new();
+                    continue;
                 }
             };
             self.take_turn(turn).await;

@@ -99,6 +99,7 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
         ring,
         monitor,
         requests,
+        lost: engine.hands.lost(),
     };
     let stop = engine.run(&mut senses, &mut signals, &floods).await?;
     // Requests that come now are refused: the engine does not read them any more.

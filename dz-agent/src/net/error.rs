@@ -25,8 +25,8 @@ pub enum NetlinkError {
     /// No answer. The request may have been carried out all the same.
     #[error("no answer from the kernel within {} s; read the state again", TIMEOUT.as_secs())]
     Timeout,
-    /// The netlink socket is closed.
-    #[error("the netlink socket is closed; restart the agent")]
+    /// The connection broke before the answer. The request may have been carried out all the same.
+    #[error("the connection to the kernel broke and is opened again; try again")]
     Closed,
     /// An answer that does not belong to the question.
     #[error("unexpected answer from the kernel: {0}")]

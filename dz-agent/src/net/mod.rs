@@ -3,6 +3,7 @@
 //! Every change is acknowledged by the kernel before it counts as made. Nothing here remembers
 //! anything: what is asked is read from the kernel.
 
+mod connection;
 pub mod coverage;
 pub mod detours;
 pub mod driver;

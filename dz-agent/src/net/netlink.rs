@@ -1,18 +1,18 @@
 //! The connection to the kernel, by which requests are sent and answered.
 
 use std::io;
+use std::sync::Arc;
 use std::thread;
 
 use futures_util::{Stream, StreamExt};
 use nix::errno::Errno;
-use rtnetlink::Handle;
 use rtnetlink::packet_core::{
     ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage,
     NetlinkPayload, NlasIterator,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::sys::AsyncSocket;
 
+use super::connection::Connection;
 use super::error::{NetlinkError, TIMEOUT};
 
 /// A dump that the table changed under is read again this often at once before it is an error.
@@ -22,13 +22,14 @@ const NLMSG_HEADER_LEN: usize = 16;
 /// Attribute of an error message: the kernel's explanation in words (`NLMSGERR_ATTR_MSG`).
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
+type Answer = NetlinkMessage<RouteNetlinkMessage>;
+
 /// A connection to the kernel's routing netlink, in the network namespace of the thread that opened
 /// it. Clones share it; any number of requests may be in flight, and they are carried out in the
-/// order in which they were first polled.
+/// order in which they were first polled. When it breaks, those in flight fail, and it is opened again.
 #[derive(Clone, Debug)]
 pub struct Netlink {
-    handle: Handle,
-    port: u32,
+    connection: Arc<Connection>,
 }
 
 impl Netlink {
@@ -39,9 +40,9 @@ impl Netlink {
     /// # Errors
     /// The socket cannot be opened.
     pub fn open() -> io::Result<Self> {
-        let (netlink, connection) = Self::connect()?;
-        tokio::spawn(connection);
-        Ok(netlink)
+        let (connection, task) = Connection::open()?;
+        tokio::spawn(task);
+        Ok(Self { connection })
     }
 
     /// Opens a connection that a thread of its own serves, which calls `begin` first: the kernel changes a
@@ -54,42 +55,39 @@ impl Netlink {
     /// The socket cannot be opened, or the thread not started.
     pub fn open_beside(begin: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
+            .enable_all()
             .build()?;
-        let (netlink, connection) = {
+        let (connection, task) = {
             let _entered = runtime.enter();
-            Self::connect()?
+            Connection::open()?
         };
         thread::Builder::new()
             .name("netlink".to_owned())
             .spawn(move || {
                 begin();
-                runtime.block_on(connection);
+                runtime.block_on(task);
             })?;
-        Ok(netlink)
-    }
-
-    fn connect() -> io::Result<(Self, impl Future<Output = ()> + Send + 'static)> {
-        // Strict checking is what makes the kernel apply the filters of a dump.
-        let (mut connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
-        let socket = connection.socket_mut().socket_mut();
-        // The explanation in words, without a copy of the request.
-        socket.set_ext_ack(true)?;
-        socket.set_cap_ack(true)?;
-        // By default the end of an answer and the end of the connection look the same.
-        connection.set_forward_ack(true);
-        connection.set_forward_done(true);
-        let port = connection
-            .socket_mut()
-            .socket_mut()
-            .bind_auto()?
-            .port_number();
-        Ok((Self { handle, port }, connection))
+        Ok(Self { connection })
     }
 
     /// Returns the port of its socket, by which notifications name the author of a change.
-    pub const fn port(&self) -> u32 {
-        self.port
+    pub fn port(&self) -> u32 {
+        self.connection.port()
+    }
+
+    /// Waits until the connection is lost: it broke, and could not be opened again.
+    pub async fn lost(&self) {
+        self.connection.lost().await;
+    }
+
+    #[cfg(test)]
+    pub(super) fn give_up(&self, generation: u64) {
+        self.connection.give_up(generation);
+    }
+
+    #[cfg(test)]
+    pub(super) fn generation(&self) -> u64 {
+        self.connection.handle().1
     }
 
     /// Asks for a change, and waits for the acknowledgement.
@@ -105,8 +103,8 @@ impl Netlink {
                 errno,
                 said: Some("refused by a test".to_owned()),
             })?;
-        let mut answers = self.send(message, flags | NLM_F_ACK)?;
-        within_timeout(async {
+        let (mut answers, generation) = self.send(message, flags | NLM_F_ACK)?;
+        self.within_timeout(generation, async {
             let answer = answers.next().await.ok_or(NetlinkError::Closed)?;
             match answer.payload {
                 NetlinkPayload::Error(error) => outcome(&error),
@@ -121,8 +119,8 @@ impl Netlink {
         &self,
         message: RouteNetlinkMessage,
     ) -> Result<RouteNetlinkMessage, NetlinkError> {
-        let mut answers = self.send(message, 0)?;
-        within_timeout(async {
+        let (mut answers, generation) = self.send(message, 0)?;
+        self.within_timeout(generation, async {
             let answer = answers.next().await.ok_or(NetlinkError::Closed)?;
             match answer.payload {
                 NetlinkPayload::InnerMessage(message) => Ok(message),
@@ -143,8 +141,9 @@ impl Netlink {
         mut keep: impl FnMut(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, NetlinkError> {
         for _ in 0..DUMP_TRIES {
-            let answers = self.send(message.clone(), NLM_F_DUMP)?;
-            let kept = within_timeout(read_dump(answers, &mut keep)).await?;
+            let (answers, generation) = self.send(message.clone(), NLM_F_DUMP)?;
+            let read = read_dump(answers, &mut keep);
+            let kept = self.within_timeout(generation, read).await?;
             #[cfg(feature = "faults")]
             let kept = kept.filter(|_| !crate::faults::dump_interrupted());
             if let Some(kept) = kept {
@@ -154,29 +153,37 @@ impl Netlink {
         Err(NetlinkError::Interrupted)
     }
 
+    /// Sends a request. Returns its answers to come, and the generation of the connection that it was sent by.
     fn send(
         &self,
         message: RouteNetlinkMessage,
         flags: u16,
-    ) -> Result<impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + use<>, NetlinkError> {
+    ) -> Result<(impl Stream<Item = Answer> + use<>, u64), NetlinkError> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
-        let mut handle = self.handle.clone();
-        handle.request(request).map_err(|_| NetlinkError::Closed)
+        let (mut handle, generation) = self.connection.handle();
+        let answers = handle.request(request).map_err(|_| NetlinkError::Closed)?;
+        Ok((answers, generation))
     }
-}
 
-async fn within_timeout<T>(
-    work: impl Future<Output = Result<T, NetlinkError>>,
-) -> Result<T, NetlinkError> {
-    tokio::time::timeout(TIMEOUT, work)
-        .await
-        .unwrap_or(Err(NetlinkError::Timeout))
+    /// Waits for answers. A connection by which none has come in time is opened again: a socket that the kernel
+    /// once called busy would never be written to any more.
+    async fn within_timeout<T>(
+        &self,
+        generation: u64,
+        work: impl Future<Output = Result<T, NetlinkError>>,
+    ) -> Result<T, NetlinkError> {
+        let outcome = tokio::time::timeout(TIMEOUT, work).await;
+        outcome.unwrap_or_else(|_| {
+            self.connection.give_up(generation);
+            Err(NetlinkError::Timeout)
+        })
+    }
 }
 
 /// Reads a dump to its end; none if the table changed meanwhile.
 async fn read_dump<T>(
-    mut answers: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin,
+    mut answers: impl Stream<Item = Answer> + Unpin,
     keep: &mut impl FnMut(RouteNetlinkMessage) -> Option<T>,
 ) -> Result<Option<Vec<T>>, NetlinkError> {
     let mut kept = Vec::new();

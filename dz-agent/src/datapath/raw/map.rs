@@ -1,7 +1,7 @@
 //! Access to maps whose types are known at run time only, and to their BTF.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use aya::maps::{MapData, MapType};
@@ -185,6 +185,19 @@ impl RawMap {
         // SAFETY: every caller in this module passes keys and values of the map's sizes.
         unsafe { bpf(command, &mut element) }.map(|_| ())
     }
+}
+
+/// Sets the value of a key in a map whose keys and values have 32 bits.
+pub(super) fn put_number(map: BorrowedFd<'_>, key: u32, value: u32) -> io::Result<()> {
+    let mut element = Element {
+        map_fd: number(map),
+        reserved: 0,
+        key: &raw const key as u64,
+        value: &raw const value as u64,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads key and value, which have the map's sizes and outlive the call.
+    unsafe { bpf(MAP_UPDATE_ELEM, &mut element) }.map(|_| ())
 }
 
 /// Reads BTF by its kernel id.

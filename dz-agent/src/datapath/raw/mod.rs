@@ -1,5 +1,6 @@
 //! Commands of bpf(2) that aya does not offer, or offers only for types known at compile time.
 
+pub(super) mod barrier;
 pub(super) mod batch;
 pub(super) mod call;
 mod info;

@@ -40,7 +40,8 @@ impl<H: Hands> Engine<H> {
         let name: Arc<str> = interface.shared_name();
         let block = self.interfaces.blocks().of(&name, peer.local);
         if self.sessions.has_resting() {
-            self.hands.wait_for_programs();
+            let waited = self.hands.wait_for_programs();
+            waited.context("a kernel program may still have the memory of a deleted session")?;
             self.sessions.settle();
         }
         let reservation = self.sessions.reserve();

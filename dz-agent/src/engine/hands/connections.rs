@@ -8,6 +8,9 @@
 use std::io;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+
 use crate::host::realtime;
 use crate::net::Netlink;
 use crate::net::routes::Routes;
@@ -70,8 +73,20 @@ impl Connections {
     }
 
     /// Returns the port numbers of both sockets ([`Netlink::port`]).
-    pub(super) const fn ports(&self) -> [u32; 2] {
+    pub(super) fn ports(&self) -> [u32; 2] {
         [self.near.port(), self.beside.port()]
+    }
+
+    /// Waits until one of them is lost.
+    pub(super) fn lost(&self) -> LocalBoxFuture<'static, ()> {
+        let (near, beside) = (self.near.clone(), self.beside.clone());
+        let lost = async move {
+            tokio::select! {
+                () = near.lost() => {}
+                () = beside.lost() => {}
+            }
+        };
+        lost.boxed_local()
     }
 
     /// Begins a change.

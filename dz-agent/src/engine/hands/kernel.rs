@@ -13,6 +13,7 @@ use dz_common::counters::{Counter, Counters};
 use dz_common::ingress::Link;
 use dz_common::map::{Confined, Event, LocalKey, Peer, PeerKey, SessionEntry, SessionKey, name};
 use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
 use zerocopy::TryFromBytes;
 
 use super::connections::Connections;
@@ -87,7 +88,7 @@ impl KernelHands {
     }
 
     /// Returns the port numbers of our netlink sockets ([`crate::net::Netlink::port`]).
-    pub(crate) const fn ports(&self) -> [u32; 2] {
+    pub(crate) fn ports(&self) -> [u32; 2] {
         self.connections.ports()
     }
 
@@ -98,6 +99,11 @@ impl KernelHands {
         // kernel does not answer them with an ICMP error.
         let guard = Guard::new(self.guarded, &interface.name, self.settings.port);
         Ok((guard, self.datapath.ready(interface, link, &choice)?))
+    }
+
+    /// Waits until a connection to netlink is lost.
+    pub(crate) fn lost(&self) -> LocalBoxFuture<'static, ()> {
+        self.connections.lost()
     }
 
     /// Returns a descriptor that is readable while there are events ([`Hands::next_event`]).
@@ -248,8 +254,8 @@ impl Hands for KernelHands {
         self.datapath.transmit(orders, done)
     }
 
-    fn wait_for_programs(&self) {
-        wait_for_programs();
+    fn wait_for_programs(&self) -> io::Result<()> {
+        wait_for_programs()
     }
 
     async fn interface(&self, name: &str) -> Result<Option<Interface>, NetlinkError> {

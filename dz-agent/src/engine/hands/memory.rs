@@ -194,8 +194,9 @@ impl Hands for MemoryHands {
         self.handle.transmit(orders, done)
     }
 
-    fn wait_for_programs(&self) {
+    fn wait_for_programs(&self) -> io::Result<()> {
         self.handle.wait_for_programs();
+        Ok(())
     }
 
     async fn interface(&self, name: &str) -> Result<Option<Interface>, NetlinkError> {

@@ -201,9 +201,12 @@ pub(crate) trait Hands: 'static {
     /// The program could not be run. Orders without a call of `done` have not been carried out.
     fn transmit(&self, orders: &[Order], done: impl FnMut(&Order, Transmitted)) -> io::Result<()>;
 
-    /// Waits, some microseconds, until every kernel program that runs now has ended: afterwards none can hold a
-    /// session that was deleted before.
-    fn wait_for_programs(&self);
+    /// Waits, some milliseconds at most, until every kernel program that runs now has ended: afterwards none can
+    /// hold a session that was deleted before.
+    ///
+    /// # Errors
+    /// The kernel refuses to wait.
+    fn wait_for_programs(&self) -> io::Result<()>;
 
     // Interfaces. `index` is an interface's position among those that we serve or wait for.
 
