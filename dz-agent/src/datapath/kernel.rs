@@ -5,6 +5,7 @@ use std::path::Path;
 use nix::sys::utsname::uname;
 
 use super::bpffs::ensure_bpffs;
+use super::clock::check_clock;
 use super::features;
 use super::signals::undisturbed;
 use crate::error::{ExitCode, FailWith, Failure};
@@ -13,12 +14,14 @@ use crate::error::{ExitCode, FailWith, Failure};
 const CAPABILITIES: [(u32, &str); 3] =
     [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 
-/// Checks privileges and kernel.
+/// Checks privileges, clock and kernel.
 ///
 /// # Errors
-/// [`ExitCode::Privilege`] or [`ExitCode::Kernel`], naming everything that is missing.
+/// [`ExitCode::Privilege`] or [`ExitCode::Kernel`], naming everything that is missing;
+/// [`ExitCode::Failure`]: our clock is not that of kernel programs.
 pub fn check_kernel(pin_dir: &Path) -> Result<(), Failure> {
     check_privileges()?;
+    check_clock()?;
     undisturbed(check_features)?;
     ensure_bpffs(pin_dir)
 }

@@ -34,6 +34,7 @@ pub(super) fn tests() -> Vec<Test> {
         Test::new("start::version_says_nothing", &with("setarch"), version),
         Test::new("start::few_open_files", &with("prlimit"), few_open_files),
         Test::new("start::low_soft_limit", &with("prlimit"), low_soft_limit),
+        Test::new("start::time_namespace", &with("unshare"), time_namespace),
         Test::new("start::no_bpf", &NEEDS, no_bpf),
         Test::new("start::no_memory_for_maps", &NEEDS, no_memory_for_maps),
         Test::new("start::no_memory_for_a_try", &NEEDS, || {
@@ -188,6 +189,17 @@ fn low_soft_limit() -> Result<()> {
     let wrapper = ["prlimit", "--nofile=47:1024"];
     let agent = Agent::start_by(&wrapper, &place.netns, &ON_TUN)?;
     agent.cli(&["status"]).map(drop)
+}
+
+/// Kernel programs have the host's clock in any time namespace, ahead of it or behind.
+fn time_namespace() -> Result<()> {
+    let place = Place::new("clock")?;
+    for offset in ["86400", "-1"] {
+        let wrapper = ["unshare", "--time", "--fork", "--monotonic", offset];
+        let command = agent_run_by(&wrapper, &program()?, &place.home, &ON_TUN)?;
+        place.refuses(command, 1, &["time namespace", offset, "outside"])?;
+    }
+    Ok(())
 }
 
 fn no_bpf() -> Result<()> {

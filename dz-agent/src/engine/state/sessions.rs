@@ -14,6 +14,10 @@ use super::slots::Slots;
 use crate::hash::{HashMap, HashSet};
 use crate::host::identity::Identity;
 
+/// How soon our clock asks for a session again at the earliest, ns: a turn of the clock ends whatever the transmit
+/// program answers.
+const SOONEST_NS: u64 = 1_000_000;
+
 /// The part of a session that the engine keeps; its map entry has everything else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Live {
@@ -266,8 +270,10 @@ impl Sessions {
         }
     }
 
-    /// Has our clock ask for a session when the transmit program wants it to, or later if the peer has left.
+    /// Has our clock ask for a session when the transmit program wants it to, or later if the peer has left. Not
+    /// immediately, whatever time that is by the clock of the programs.
     pub(crate) fn look_again(&mut self, slot: u32, key: SessionKey, next_due_ns: u64, now_ns: u64) {
+        let next_due_ns = next_due_ns.max(now_ns.saturating_add(SOONEST_NS));
         self.clock.set_again(slot, key, next_due_ns, now_ns);
     }
 
