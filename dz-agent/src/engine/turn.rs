@@ -5,7 +5,8 @@
 
 use tracing::{info, warn};
 
-use crate::command::Command;
+use crate::command::{Command, Connected, Refusal};
+use crate::engine::flows::choose::Sources;
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::checks::OurRoutes;
@@ -14,6 +15,7 @@ use crate::engine::state::next_hops::Neighbour;
 use crate::engine::state::routes::Finished;
 use crate::error::Failure;
 use crate::net::monitor::Event;
+use crate::settings::PeerSpec;
 
 /// A reason to wake the engine up. State changes from kernel programs ([`Engine::reported`]) and the
 /// heartbeat ([`Engine::beat`]) have no variant.
@@ -75,10 +77,11 @@ impl<H: Hands> Engine<H> {
     pub(super) async fn answered(&mut self) -> Turn {
         tokio::select! {
             biased;
+            // Comes once in a full check: nothing waits for it long.
+            routes = self.checks.routes_read(), if self.checks.is_reading() => Turn::Routes(routes),
             Some(done) = self.jobs.answered(), if self.jobs.is_asking() => Turn::Route(done),
             Some(found) = self.sessions.next_hops_mut().answered() => Turn::NextHop(found),
             Some(found) = self.detours.answered() => Turn::Detour(found),
-            routes = self.checks.routes_read(), if self.checks.is_reading() => Turn::Routes(routes),
             else => std::future::pending().await,
         }
     }
@@ -135,12 +138,27 @@ impl<H: Hands> Engine<H> {
         }
     }
 
+    /// Connects all of the peers of a request, or none. State changes that come meanwhile are acted on after each
+    /// portion, and so are answers about routes: other sessions do not wait for the whole request.
+    async fn connect(
+        &mut self,
+        peers: &[PeerSpec],
+        sources: &Sources,
+    ) -> Result<Vec<Connected>, Refusal> {
+        let mut request = self.begin_connect(peers, sources)?;
+        while self.connect_some(&mut request)? {
+            self.advance_routes();
+            self.reported().await;
+        }
+        Ok(request.done())
+    }
+
     async fn command(&mut self, command: Command) {
         // Sending a reply fails if the client is gone, who does not need it then.
         match command {
             Command::Connect { peers, reply } => {
                 let sources = self.prepare(&peers).await;
-                let _ = reply.send(self.connect(&peers, &sources));
+                let _ = reply.send(self.connect(&peers, &sources).await);
             }
             Command::Disconnect { selector, reply } => self.disconnect(&selector, reply),
         }

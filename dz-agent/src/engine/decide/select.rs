@@ -7,16 +7,21 @@ use std::path::Path;
 use dz_common::map::{Origin, Peer, PeerKey};
 
 use crate::command::{Named, Refusal, RefusalKind, Selector};
-use crate::engine::state::keys::ifname;
+use crate::engine::state::keys::{ifname, peer_key};
 use crate::hash::{HashMap, HashSet};
 
-/// Selects peers. `file`: the path of the file of peers, if there is one.
+/// The peers at each address, with their origins.
+type ByAddress<'a> = HashMap<[u8; 4], Vec<(&'a PeerKey, Origin)>>;
+
+/// Selects peers. `interfaces`: the names of those that are served or waited for; `file`: the path of the file of
+/// peers, if there is one. Named peers are looked up, however many others there are.
 ///
 /// # Errors
 /// All faults: each named peer that is not connected, is named twice, is on several interfaces, or was not
 /// connected by a request.
 pub(crate) fn select(
     peers: &HashMap<PeerKey, Peer>,
+    interfaces: &[&str],
     file: Option<&Path>,
     selector: &Selector,
 ) -> Result<Vec<PeerKey>, Refusal> {
@@ -33,16 +38,21 @@ pub(crate) fn select(
     };
     let mut keys = Vec::new();
     let mut faults = Vec::new();
-    // One pass over the peers, however many are wanted.
-    let mut at: HashMap<[u8; 4], Vec<(&PeerKey, Origin)>> = HashMap::default();
-    for (key, peer) in peers {
-        at.entry(key.peer).or_default().push((key, peer.origin));
-    }
+    let mut others = None;
     let mut named = HashSet::default();
     for Named { interface, peer } in wanted {
-        let found = at.get(&peer.octets()).map_or(&[][..], Vec::as_slice);
-        let found = found.iter().copied().filter(|(key, _)| on(interface, key));
-        match *found.collect::<Vec<_>>() {
+        let found = interfaces.iter().filter_map(|name| {
+            let (key, found) = peers.get_key_value(&peer_key(name, *peer))?;
+            on(interface, key).then_some((key, found.origin))
+        });
+        let mut found: Vec<_> = found.collect();
+        if found.is_empty() {
+            // By an interface that an earlier agent served: one pass over all peers, however many are wanted.
+            let others = others.get_or_insert_with(|| by_address(peers));
+            let others = others.get(&peer.octets()).into_iter().flatten();
+            found.extend(others.filter(|(key, _)| on(interface, key)));
+        }
+        match *found {
             [] => faults.push(format!("peer {peer}: not connected")),
             [(_, origin)] if origin != Origin::Api => {
                 faults.push(not_by_request(*peer, origin, file));
@@ -63,6 +73,14 @@ pub(crate) fn select(
     })
 }
 
+fn by_address(peers: &HashMap<PeerKey, Peer>) -> ByAddress<'_> {
+    let mut at = ByAddress::default();
+    for (key, peer) in peers {
+        at.entry(key.peer).or_default().push((key, peer.origin));
+    }
+    at
+}
+
 /// Says why a request may not disconnect a peer that no request has connected, and what to do instead.
 fn not_by_request(peer: Ipv4Addr, origin: Origin, file: Option<&Path>) -> String {
     if origin == Origin::Follow {
@@ -80,7 +98,6 @@ mod tests {
     use dz_common::session::Timers;
 
     use super::*;
-    use crate::engine::state::keys::peer_key;
 
     const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 
@@ -105,6 +122,7 @@ mod tests {
     fn faults(peers: &HashMap<PeerKey, Peer>, wanted: Vec<Named>) -> Vec<String> {
         let refused = select(
             peers,
+            &["a", "b"],
             Some(Path::new("/etc/peers")),
             &Selector::Peers(wanted),
         );
@@ -117,7 +135,7 @@ mod tests {
         let peers = peers(&[("a", PEER, Origin::Api), ("a", others, Origin::Config)]);
         let all = |interface: Option<&str>| {
             let interface = interface.map(str::to_owned);
-            select(&peers, None, &Selector::All { interface }).unwrap()
+            select(&peers, &["a"], None, &Selector::All { interface }).unwrap()
         };
         assert_eq!(all(None), [peer_key("a", PEER)]);
         assert_eq!(all(Some("b")), []);
@@ -152,7 +170,10 @@ mod tests {
                 .all(|(fault, end)| fault.ends_with(end))
         );
         let one = Selector::Peers(vec![named(Some("b"), both)]);
-        assert_eq!(select(&peers, None, &one).unwrap(), [peer_key("b", both)]);
+        for interfaces in [&["a", "b"][..], &["a"], &[]] {
+            let selected = select(&peers, interfaces, None, &one).unwrap();
+            assert_eq!(selected, [peer_key("b", both)], "served: {interfaces:?}");
+        }
     }
 
     #[test]

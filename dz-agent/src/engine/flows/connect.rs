@@ -16,6 +16,25 @@ use crate::engine::state::wants::same;
 use crate::hash::HashSet;
 use crate::settings::PeerSpec;
 
+/// How many peers of a request are connected before the loop's other work of that time is done.
+const PEERS_PER_PORTION: usize = 256;
+
+/// A request under way: all of its peers have been validated.
+pub(crate) struct Connecting {
+    /// The peers that are still to be connected, the first one last.
+    left: Vec<Validated>,
+    connected: Vec<Connected>,
+    /// The peers that this request has written.
+    written: Vec<PeerKey>,
+}
+
+impl Connecting {
+    /// Returns the peers that have been connected.
+    pub(crate) fn done(self) -> Vec<Connected> {
+        self.connected
+    }
+}
+
 /// A peer of a request that has been validated.
 struct Validated {
     key: PeerKey,
@@ -25,45 +44,58 @@ struct Validated {
 }
 
 impl<H: Hands> Engine<H> {
-    /// Connects all of the peers, or none if any is refused. `sources`: from [`Self::prepare`].
-    pub(crate) fn connect(
-        &mut self,
+    /// Validates a request to connect all of the peers, or none if any is refused. `sources`: from
+    /// [`Self::prepare`]. The caller goes on with [`Self::connect_some`].
+    pub(crate) fn begin_connect(
+        &self,
         specs: &[PeerSpec],
         sources: &Sources,
-    ) -> Result<Vec<Connected>, Refusal> {
-        let validated = self.validate_peers(specs, sources)?;
-        let mut connected = Vec::with_capacity(validated.len());
-        let mut written: Vec<PeerKey> = Vec::new();
-        for Validated { key, peer, known } in &validated {
+    ) -> Result<Connecting, Refusal> {
+        let mut left = self.validate_peers(specs, sources)?;
+        left.reverse();
+        Ok(Connecting {
+            connected: Vec::with_capacity(left.len()),
+            written: Vec::new(),
+            left,
+        })
+    }
+
+    /// Connects the next portion of a request's peers. Returns whether any are left. If one fails, those that the
+    /// request has written are disconnected.
+    pub(crate) fn connect_some(&mut self, request: &mut Connecting) -> Result<bool, Refusal> {
+        let first = request.left.len().saturating_sub(PEERS_PER_PORTION);
+        for Validated { key, peer, known } in request.left.split_off(first).into_iter().rev() {
             if !known {
-                let result = self.hands.set_peer(key, peer).map_err(anyhow::Error::from);
+                let result = self
+                    .hands
+                    .set_peer(&key, &peer)
+                    .map_err(anyhow::Error::from);
                 if result.is_ok() {
-                    self.peers.insert(*key, *peer);
-                    written.push(*key);
+                    self.peers.insert(key, peer);
+                    request.written.push(key);
                 }
-                if let Err(error) = result.and_then(|()| self.open(key)) {
-                    self.undo(&written);
+                if let Err(error) = result.and_then(|()| self.open(&key)) {
+                    self.undo(&request.written);
                     let fault = format!("peer {}: {error:#}", Ipv4Addr::from(key.peer));
                     return Err(Refusal::new(RefusalKind::Internal, fault));
                 }
             }
-            let (interface, local) = (ifname(key), Ipv4Addr::from(peer.local));
+            let (interface, local) = (ifname(&key), Ipv4Addr::from(peer.local));
             let peer_address = Ipv4Addr::from(key.peer);
-            if *known {
+            if known {
                 info!(interface, %local, peer = %peer_address, "connected already");
             } else {
                 info!(interface, %local, peer = %peer_address, "connected");
             }
-            let warnings = warnings(&peer.timers);
-            connected.push(Connected {
+            request.connected.push(Connected {
                 interface: self.interfaces.kept_name(interface),
                 local,
                 peer: peer_address,
-                warnings,
+                warnings: warnings(&peer.timers),
             });
         }
         self.tick();
-        Ok(connected)
+        Ok(!request.left.is_empty())
     }
 
     /// Disconnects the peers of a request that have been written before another one failed.

@@ -15,6 +15,7 @@ use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::batches::Reply;
 use crate::engine::state::farewell::FAREWELLS;
+use crate::engine::state::interface::Interface;
 use crate::engine::state::keys::{RouteKey, ifname, peer_key};
 use crate::engine::state::sessions::Live;
 use crate::hash::HashMap;
@@ -29,7 +30,9 @@ type Strays = HashMap<PeerKey, SessionKey>;
 impl<H: Hands> Engine<H> {
     /// Begins a requested disconnect. The reply is sent when every session has been closed.
     pub(crate) fn disconnect(&mut self, selector: &Selector, reply: Reply) {
-        let keys = match select(&self.peers, self.options.peers.as_deref(), selector) {
+        let interfaces: Vec<_> = self.interfaces.iter().map(Interface::name).collect();
+        let file = self.options.peers.as_deref();
+        let keys = match select(&self.peers, &interfaces, file, selector) {
             Ok(keys) => keys,
             Err(refusal) => {
                 // Fails if the client is gone.
