@@ -25,6 +25,8 @@ const HEARTBEAT_NS: u64 = 1_000_000_000;
 const HEARTBEAT_SLACK_NS: u64 = 250_000_000;
 /// How long a flood of notifications may keep our clock waiting, ns.
 const TICK_LATEST_NS: u64 = 20_000_000;
+/// Most notifications that are dealt with before what has been read is used.
+const NOTIFICATIONS: usize = 4_096;
 /// The time between two full checks that nothing asks for, ns.
 const FULL_CHECK_NS: u64 = 10_000_000_000;
 
@@ -125,6 +127,16 @@ impl<H: Hands> Engine<H> {
                     continue;
                 }
             };
+            if matches!(turn, Turn::Read(_)) {
+                // Notifications that have come may speak against what has been read.
+                for _ in 0..NOTIFICATIONS {
+                    let event = monitor.next_by_now();
+                    match event.fail_with(ExitCode::Failure, || "netlink notifications")? {
+                        Some(event) => self.take_turn(Turn::Changed(event)).await,
+                        None => break,
+                    }
+                }
+            }
             self.take_turn(turn).await;
             // Due work waits for the notifications that are still to be read: a daemon that replaces its
             // routes may notify of some hundred others between the end of one and its return. A flood

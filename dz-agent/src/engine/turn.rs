@@ -9,7 +9,7 @@ use crate::command::{Command, Connected, Refusal};
 use crate::engine::flows::choose::Sources;
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
-use crate::engine::state::checks::OurRoutes;
+use crate::engine::state::checks::Reading;
 use crate::engine::state::detours::WayFound;
 use crate::engine::state::next_hops::Neighbour;
 use crate::engine::state::routes::Finished;
@@ -29,8 +29,9 @@ pub(super) enum Turn {
     NextHop(Neighbour),
     /// A way around has been looked up.
     Detour(WayFound),
-    /// Our routes have been read: the full check that has begun with this can go on.
-    Routes(OurRoutes),
+    /// Routes, links and addresses have been read: the full check or the look around that has begun with this can
+    /// go on.
+    Read(Reading),
     /// Netlink notified us of a change in the network namespace.
     Changed(Event),
     /// A client asks for a connect or a disconnect.
@@ -78,7 +79,7 @@ impl<H: Hands> Engine<H> {
         tokio::select! {
             biased;
             // Comes once in a full check: nothing waits for it long.
-            routes = self.checks.routes_read(), if self.checks.is_reading() => Turn::Routes(routes),
+            read = self.checks.finished(), if self.checks.is_reading() => Turn::Read(read),
             Some(done) = self.jobs.answered(), if self.jobs.is_asking() => Turn::Route(done),
             Some(found) = self.sessions.next_hops_mut().answered() => Turn::NextHop(found),
             Some(found) = self.detours.answered() => Turn::Detour(found),
@@ -93,8 +94,8 @@ impl<H: Hands> Engine<H> {
             Turn::Route(done) => self.route_done(done),
             Turn::NextHop(found) => self.next_hop_looked_up(found),
             Turn::Detour(found) => self.detour_found(found),
-            Turn::Routes(routes) => {
-                self.check_with(routes).await;
+            Turn::Read(reading) => {
+                self.have_read(reading).await;
                 self.tick();
             }
             Turn::Changed(event) => self.changed(event),
@@ -124,10 +125,12 @@ impl<H: Hands> Engine<H> {
         self.say_farewells();
         self.retry_routes();
         self.review_due();
-        if self.agenda.is_time_to_look_around(self.hands.now_ns())
-            && let Some(error) = self.look_around().await
-        {
-            self.check_failed(&error);
+        if self.agenda.take_retry(self.hands.now_ns()) {
+            self.begin_check();
+        }
+        if self.agenda.is_time_to_look_around(self.hands.now_ns()) {
+            self.agenda.looked_around();
+            self.begin_to_look_around();
         }
         if self.agenda.take_check(self.hands.now_ns()) {
             self.full_check().await;

@@ -8,6 +8,7 @@ pub mod coverage;
 pub mod detours;
 pub mod driver;
 pub(crate) mod error;
+mod filter;
 mod host_route;
 pub mod hosts;
 pub mod links;

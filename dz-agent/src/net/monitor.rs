@@ -10,7 +10,6 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 
-use libc::{BPF_ABS, BPF_H, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use rtnetlink::MulticastGroup;
@@ -24,9 +23,10 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{Socket, protocols::NETLINK_ROUTE};
-use socket2::{SockFilter, SockRef};
+use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
 
+use super::filter::all_routes_but;
 use super::hosts::{self, HostChange};
 use super::links::{self, Address};
 use super::main_route::MainRoute;
@@ -41,10 +41,6 @@ const DATAGRAM: usize = 64 << 10;
 
 /// `RT_TABLE_LOCAL`.
 const LOCAL_TABLE: u8 = 255;
-
-/// Offsets in `struct nlmsghdr`.
-const NLMSG_TYPE: u32 = 4;
-const NLMSG_PID: u32 = 12;
 
 /// A change in the network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,60 +187,68 @@ impl Monitor {
                 return Ok(event);
             }
             let mut guard = self.socket.readable().await?;
-            let received = guard.try_io(|socket| {
-                // MSG_TRUNC: the true length, even of what did not fit.
-                let fd = socket.get_ref().as_raw_fd();
-                Ok(recv(fd, &mut self.buffer, MsgFlags::MSG_TRUNC)?)
-            });
-            match received {
-                Err(_would_block) if std::mem::take(&mut self.draining) => {
-                    return Ok(Event::Overrun);
-                }
-                Err(_would_block) => {}
-                Ok(Ok(_)) if self.draining => {}
-                Ok(Ok(len)) => match self.buffer.get(..len) {
-                    Some(datagram) => parse(datagram, self.hosts, &mut self.ready),
-                    None => return Ok(Event::Overrun),
-                },
-                Ok(Err(error)) => match error.raw_os_error().map(Errno::from_raw) {
-                    Some(Errno::ENOBUFS) => self.draining = true,
-                    Some(Errno::EINTR) => {}
-                    _ => return Err(error),
-                },
+            match guard.try_io(|socket| receive(socket.get_ref(), &mut self.buffer)) {
+                Err(_would_block) => self.is_empty(),
+                Ok(received) => self.received(received)?,
             }
         }
     }
+
+    /// Returns the next event that has come by now; none if there is none.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub fn next_by_now(&mut self) -> io::Result<Option<Event>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(Some(event));
+            }
+            match receive(self.socket.get_ref(), &mut self.buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.is_empty();
+                    if self.ready.is_empty() {
+                        return Ok(None);
+                    }
+                }
+                received => self.received(received)?,
+            }
+        }
+    }
+
+    /// Notes that the socket has been emptied.
+    fn is_empty(&mut self) {
+        if std::mem::take(&mut self.draining) {
+            self.ready.push_back(Event::Overrun);
+        }
+    }
+
+    /// Makes events of what was received: the length of a datagram, or why there was none.
+    fn received(&mut self, received: io::Result<usize>) -> io::Result<()> {
+        match received {
+            Ok(_) if self.draining => {}
+            Ok(len) => match self.buffer.get(..len) {
+                Some(datagram) => parse(datagram, self.hosts, &mut self.ready),
+                None => self.ready.push_back(Event::Overrun),
+            },
+            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::ENOBUFS) => self.draining = true,
+                Some(Errno::EINTR) => {}
+                _ => return Err(error),
+            },
+        }
+        Ok(())
+    }
+}
+
+/// Receives a datagram. Returns its true length, even if not all of it has fitted.
+fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC)?)
 }
 
 fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: the socket owns its descriptor, always returns the same one, and closes it only when
     // it is dropped, which `AsyncFd` does after it has deregistered it.
     unsafe { AsyncFd::register(socket) }.map_err(Into::into)
-}
-
-/// Makes a filter (classic BPF) that passes everything but news of routes that two sockets have caused.
-/// Loads are big-endian, and the header's fields are not.
-fn all_routes_but([one, other]: [u32; 2]) -> [SockFilter; 8] {
-    let load = |size, offset| SockFilter::new(code(BPF_LD | size | BPF_ABS), 0, 0, offset);
-    let compare =
-        |with, equal, other| SockFilter::new(code(BPF_JMP | BPF_JEQ | BPF_K), equal, other, with);
-    let end = |bytes| SockFilter::new(code(BPF_RET | BPF_K), 0, 0, bytes);
-    let kind = |kind: u16| u32::from(kind.to_be());
-    [
-        load(BPF_H, NLMSG_TYPE),
-        compare(kind(libc::RTM_NEWROUTE), 1, 0),
-        compare(kind(libc::RTM_DELROUTE), 0, 3),
-        load(BPF_W, NLMSG_PID),
-        compare(one.to_be(), 2, 0),
-        compare(other.to_be(), 1, 0),
-        end(u32::MAX),
-        end(0),
-    ]
-}
-
-/// Shortens an instruction's code to the 16 bits that it has in classic BPF.
-const fn code(code: u32) -> u16 {
-    code as u16
 }
 
 /// Takes a datagram apart. A message that cannot be read counts as lost.

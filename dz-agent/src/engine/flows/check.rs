@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
 
 use dz_common::map::SessionEntry;
+use futures_util::FutureExt;
 use tracing::{debug, info, warn};
 
 use crate::datapath::MapError;
@@ -12,7 +13,7 @@ use crate::engine::decide::reconcile::{self, Facts, Op};
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::backoff::nanos;
-use crate::engine::state::checks::OurRoutes;
+use crate::engine::state::checks::Reading;
 use crate::engine::state::keys::{RouteKey, flow, peer_key, route_key};
 use crate::engine::state::left::{after_ns, has_left};
 use crate::hash::HashMap;
@@ -24,30 +25,57 @@ type Decided = (Vec<Op>, Option<anyhow::Error>);
 
 impl<H: Hands> Engine<H> {
     /// Begins a full check, unless one is under way: sessions are read at its end, so that it will do.
-    /// [`Self::check_with`] goes on with it when our routes have been read; the loop runs meanwhile.
+    /// [`Self::check_with`] goes on with it when our routes, links and addresses have been read; the loop runs
+    /// meanwhile.
     pub(crate) fn begin_check(&mut self) {
-        if !self.checks.is_reading() {
-            self.read_routes();
+        if self.checks.is_checking() {
+            return;
         }
+        let (surroundings, routes) = (self.read_surroundings(), self.hands.routes());
+        let reading = async move {
+            Reading {
+                surroundings: Some(surroundings.await),
+                routes: Some(routes.await),
+            }
+        };
+        self.checks.begin(reading.boxed_local());
     }
 
     /// Runs a full check from its beginning to its end, while the loop waits: where an address may be gone,
     /// nothing may be sent from it meanwhile.
     pub(crate) async fn full_check(&mut self) {
-        self.read_routes();
-        let routes = self.checks.routes_read().await;
-        self.check_with(routes).await;
+        let routes = self.hands.routes();
+        let reading = async move {
+            Reading {
+                surroundings: None,
+                routes: Some(routes.await),
+            }
+        };
+        self.checks.begin(reading.boxed_local());
+        let read = self.checks.finished().await;
+        self.check_with(read).await;
     }
 
-    /// Begins to read our routes anew, also if they are being read.
-    fn read_routes(&mut self) {
-        self.checks.begin(self.hands.routes());
+    /// Goes on with what a reading was made for: a full check, or a look around.
+    pub(crate) async fn have_read(&mut self, reading: Reading) {
+        // Something has changed meanwhile that sessions depend on, and what was read may be older: the full check
+        // that this has asked for reads everything.
+        if self.agenda.has_check() {
+            return;
+        }
+        if reading.routes.is_some() {
+            self.check_with(reading).await;
+        } else if let Some(surroundings) = reading.surroundings
+            && let Some(error) = self.looked_around(surroundings)
+        {
+            self.check_failed(&error);
+        }
     }
 
-    /// Ends a full check, given our routes. If something could not be read, another check follows soon.
-    pub(crate) async fn check_with(&mut self, routes: OurRoutes) {
+    /// Ends a full check, given what was read. If something could not be read, another check follows soon.
+    async fn check_with(&mut self, reading: Reading) {
         let begun_ns = self.hands.now_ns();
-        let decided = self.read_and_decide(routes).await;
+        let decided = self.read_and_decide(reading).await;
         let (ops, failed) = decided.unwrap_or_else(|error| (Vec::new(), Some(error)));
         if !ops.is_empty() {
             debug!(steps = ops.len(), "full check");
@@ -79,7 +107,7 @@ impl<H: Hands> Engine<H> {
         let text = format!("{error:#}");
         let (pause, is_news) = self.checks.failed(&text);
         self.agenda
-            .check_by(self.hands.now_ns().saturating_add(nanos(pause)));
+            .retry_at(self.hands.now_ns().saturating_add(nanos(pause)));
         if is_news {
             warn!(error = text, retry = ?pause, "full check");
         } else {
@@ -88,15 +116,32 @@ impl<H: Hands> Engine<H> {
         *self.shared.check_error() = Some(text);
     }
 
-    /// Reads everything else, and decides. Our routes have been read before and may have changed since: so
-    /// [`Self::adjust_route`] reads the session again. Nothing is awaited between reading the sessions and
-    /// deciding, so that nothing of ours changes, and nothing is sent, for an address may be found gone.
-    async fn read_and_decide(&mut self, routes: OurRoutes) -> anyhow::Result<Decided> {
-        let unread = self.refresh_interfaces().await;
+    /// Reads everything else, and decides. What has been read before may have changed since: of our routes
+    /// [`Self::adjust_route`] reads the session again, notifications of addresses have been kept, and any other
+    /// change that sessions depend on has asked for another full check. Nothing is awaited between reading the
+    /// sessions and deciding, so that nothing of ours changes, and nothing is sent, for an address may be found gone.
+    async fn read_and_decide(&mut self, reading: Reading) -> anyhow::Result<Decided> {
+        let Reading {
+            surroundings,
+            routes,
+        } = reading;
+        let routes = routes.unwrap_or_else(|| Ok(Vec::new()));
+        let (unread, carriers) = match surroundings {
+            None => (self.refresh_interfaces().await, None),
+            Some(Ok(read)) => {
+                self.use_addresses(&read.addresses);
+                let unseen = self.update_interfaces(read.found, &read.addresses).await;
+                (unseen, Some(Ok(read.carriers)))
+            }
+            Some(Err(error)) => (None, Some(Err(error))),
+        };
         self.read_peers()?;
         // Without knowing which addresses sessions may have, nothing is decided.
         self.read_borrowed().await.map_or(Ok(()), Err)?;
-        let unseen = self.look_at_links().await;
+        let unseen = match carriers {
+            None => self.look_at_links().await,
+            Some(carriers) => self.look_at(carriers),
+        };
         let unfollowed = self.read_followed().await;
         let resolve = !self.sessions.next_hops().is_up_to_date();
         let unresolved = self.read_neighbours().await;

@@ -26,9 +26,19 @@ impl<H: Hands> Engine<H> {
             Ok(read) => read,
             Err(failure) => return Some(failure.into()),
         };
+        self.update_interfaces(found, &addresses).await
+    }
+
+    /// Updates the state of every interface to what has been read. Returns why the kernel could not be asked about
+    /// our programs, if it could not.
+    pub(crate) async fn update_interfaces(
+        &mut self,
+        found: Vec<Option<links::Interface>>,
+        addresses: &[(u32, Address)],
+    ) -> Option<anyhow::Error> {
         let mut unseen = None;
         for (index, found) in found.into_iter().enumerate() {
-            self.update_or_wait(index, found.clone(), &addresses);
+            self.update_or_wait(index, found.clone(), addresses);
             if let (Some(found), Some(_)) = (found, self.interfaces.at(index).ifindex())
                 && let Err(error) = self.keep_programs(index, &found).await
             {

@@ -19,6 +19,7 @@ impl<H: Hands> Engine<H> {
             gone,
         } = &event
         {
+            self.checks.hear((*ifindex, *address, *gone));
             self.interfaces
                 .host_addresses_mut()
                 .apply(*ifindex, address, *gone);

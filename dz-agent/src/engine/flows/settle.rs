@@ -22,6 +22,9 @@ use crate::engine::state::wants::same;
 use crate::hash::HashSet;
 use crate::view::{FollowChanges, PassedOver};
 
+/// How many peers are settled before the loop looks at anything else.
+const PEERS_PER_PORTION: usize = 1_024;
+
 /// The peer that is wanted.
 #[derive(Clone, Copy, Debug)]
 enum Wish {
@@ -42,10 +45,13 @@ pub(crate) struct Settled {
 }
 
 impl<H: Hands> Engine<H> {
-    /// Settles the peers whose time has come.
+    /// Settles the peers whose time has come: a portion of them, and the others in further turns.
     pub(crate) fn settle_some(&mut self) {
-        let dirty = self.wants.take_dirty();
-        self.settle(dirty);
+        let portion = self.wants.take_some_dirty(PEERS_PER_PORTION);
+        self.settle(portion);
+        if self.wants.has_dirty() {
+            self.agenda.settle_at(self.hands.now_ns());
+        }
         self.tick();
     }
 

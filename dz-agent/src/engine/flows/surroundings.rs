@@ -5,12 +5,16 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use dz_common::map::Confined;
+use futures_util::FutureExt;
 use tracing::{info, warn};
 
-use crate::engine::hands::Hands;
+use crate::engine::hands::{Answer, Hands, Surroundings};
 use crate::engine::parts::Engine;
+use crate::engine::state::checks::Reading;
+use crate::engine::state::interface::Interface;
 use crate::hash::HashSet;
 use crate::net::NetlinkError;
+use crate::net::links::{self, Address};
 use crate::net::monitor::Event;
 
 impl<H: Hands> Engine<H> {
@@ -77,27 +81,73 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Looks around: reads all addresses and interfaces, and updates ways around and confined addresses
-    /// accordingly. Returns why reading failed, if it did.
-    pub(crate) async fn look_around(&mut self) -> Option<anyhow::Error> {
-        let addresses = match self.hands.addresses().await {
-            Ok(addresses) => addresses,
-            Err(error) => return Some(unread(error)),
+    /// Begins to look around: to read all addresses and interfaces. [`Self::looked_around`] goes on with it. A full
+    /// check that is under way may have read too early, and has its turn first.
+    pub(crate) fn begin_to_look_around(&mut self) {
+        if self.checks.is_reading() {
+            self.agenda.look_around_soon(self.hands.now_ns());
+            return;
+        }
+        let surroundings = self.read_surroundings();
+        let reading = async move {
+            Reading {
+                surroundings: Some(surroundings.await),
+                routes: None,
+            }
         };
-        self.interfaces.host_addresses_mut().read(&addresses);
-        self.look_at_links().await
+        self.checks.look_around(reading.boxed_local());
+    }
+
+    /// Begins to read links and addresses. Changes from now on ask for another look around.
+    pub(crate) fn read_surroundings(&mut self) -> Answer<Result<Surroundings, NetlinkError>> {
+        self.agenda.looked_around();
+        let names = self.interfaces.iter().map(Interface::name);
+        self.hands.surroundings(names.map(str::to_owned).collect())
+    }
+
+    /// Updates ways around and confined addresses to what has been read. Returns why reading failed, if it did.
+    pub(crate) fn looked_around(
+        &mut self,
+        read: Result<Surroundings, NetlinkError>,
+    ) -> Option<anyhow::Error> {
+        match read {
+            Ok(read) => {
+                self.use_addresses(&read.addresses);
+                self.look_at(Ok(read.carriers))
+            }
+            Err(error) => Some(unread(error)),
+        }
+    }
+
+    /// Replaces the addresses of this host by those that have been read. Notifications that came meanwhile count
+    /// after them: of each address that they name the last one is right, whenever it was read.
+    pub(crate) fn use_addresses(&mut self, addresses: &[(u32, Address)]) {
+        let heard = self.checks.take_heard();
+        let held = self.interfaces.host_addresses_mut();
+        held.read(addresses);
+        for (ifindex, address, gone) in heard {
+            held.apply(ifindex, &address, gone);
+        }
     }
 
     /// Looks around with the addresses that have just been read. Returns why reading failed, if it did.
     pub(crate) async fn look_at_links(&mut self) -> Option<anyhow::Error> {
         self.agenda.looked_around();
-        self.try_look_around().await.err().map(unread)
+        let carriers = self.hands.carriers().await;
+        self.look_at(carriers)
     }
 
-    async fn try_look_around(&mut self) -> Result<(), NetlinkError> {
+    /// Looks around with addresses and links that have been read. Returns why reading failed, if it did.
+    pub(crate) fn look_at(
+        &mut self,
+        carriers: Result<Vec<links::Interface>, NetlinkError>,
+    ) -> Option<anyhow::Error> {
+        let carriers = match carriers {
+            Ok(carriers) => carriers,
+            Err(error) => return Some(unread(error)),
+        };
         // Interfaces of other agents are no candidates either: two gates would hand a packet to each other.
         let served = self.hands.served();
-        let carriers = self.hands.carriers().await?;
         let others = carriers
             .iter()
             .filter(|carrier| !served.contains(&carrier.name));
@@ -135,7 +185,7 @@ impl<H: Hands> Engine<H> {
             }
         }
         self.confine(&only_here);
-        Ok(())
+        None
     }
 
     /// Passes the interfaces that hold each used address on to the ways around.

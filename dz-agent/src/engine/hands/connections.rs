@@ -1,5 +1,5 @@
-//! The two connections to routing netlink: one that the event thread uses itself, and one with a thread
-//! beside it.
+//! The connections to routing netlink: one that the event thread uses itself, and one with a thread beside it.
+//! With one processor the former makes all changes, and the latter reads.
 //!
 //! The kernel changes a table within the system call that asks for the change. Thousands of changes are
 //! asked for by the thread beside, while the event thread goes on. A single change is asked for by the event
@@ -15,14 +15,18 @@ use crate::host::realtime;
 use crate::net::Netlink;
 use crate::net::routes::Routes;
 
-/// Both connections.
+/// The connections.
 pub(super) struct Connections {
     /// The event thread's.
     near: Netlink,
+    /// The one by which things are read, and that a thread beside serves in any case.
+    reading: Netlink,
     /// The one of the thread beside.
     beside: Netlink,
-    /// Our routes, by `beside`.
+    /// Our routes, by `reading`.
     routes: Routes,
+    /// Our routes, by `beside`.
+    beside_routes: Routes,
     /// Our routes, by `near`.
     near_routes: Routes,
     /// Counts the changes under way: each holds a clone.
@@ -53,8 +57,16 @@ impl Connections {
                 }
             })?
         };
+        // What is read may wait for whoever changes links (RTNL): not the event thread.
+        let reading = if realtime::processors() < 2 {
+            Netlink::open_beside(|| ())?
+        } else {
+            beside.clone()
+        };
         Ok(Self {
-            routes: Routes::new(beside.clone(), protocol),
+            routes: Routes::new(reading.clone(), protocol),
+            reading,
+            beside_routes: Routes::new(beside.clone(), protocol),
             near_routes: Routes::new(near.clone(), protocol),
             near,
             beside,
@@ -64,7 +76,7 @@ impl Connections {
 
     /// Returns the connection for reading.
     pub(super) const fn netlink(&self) -> &Netlink {
-        &self.beside
+        &self.reading
     }
 
     /// Returns our routes, for reading.
@@ -80,10 +92,12 @@ impl Connections {
     /// Waits until one of them is lost.
     pub(super) fn lost(&self) -> LocalBoxFuture<'static, ()> {
         let (near, beside) = (self.near.clone(), self.beside.clone());
+        let reading = self.reading.clone();
         let lost = async move {
             tokio::select! {
                 () = near.lost() => {}
                 () = beside.lost() => {}
+                () = reading.lost() => {}
             }
         };
         lost.boxed_local()
@@ -93,7 +107,7 @@ impl Connections {
     pub(super) fn ask(&self) -> Asking {
         Asking {
             near: self.near_routes.clone(),
-            beside: self.routes.clone(),
+            beside: self.beside_routes.clone(),
             under_way: Arc::clone(&self.under_way),
         }
     }

@@ -20,7 +20,7 @@ use super::connections::Connections;
 use super::earlier::take_over;
 use super::guard::Guard;
 use super::holding::Holding;
-use super::{Answer, Hands, Kept, Mac};
+use super::{Answer, Hands, Kept, Mac, Surroundings};
 use crate::datapath::filters;
 use crate::datapath::{
     Datapath, Device, MapError, MapReader, Order, Ready, Settings, Transmitted, Unreadable, choose,
@@ -268,6 +268,25 @@ impl Hands for KernelHands {
 
     async fn carriers(&self) -> Result<Vec<Interface>, NetlinkError> {
         detours::carriers(self.connections.netlink()).await
+    }
+
+    fn surroundings(&self, names: Vec<String>) -> Answer<Result<Surroundings, NetlinkError>> {
+        let netlink = self.connections.netlink().clone();
+        // Counts as a change under way: others by then go beside, where they wait for the same lock.
+        let under_way = self.connections.ask();
+        let reading = async move {
+            let _under_way = under_way;
+            let mut found = Vec::with_capacity(names.len());
+            for name in &names {
+                found.push(links::by_name(&netlink, name).await?);
+            }
+            Ok(Surroundings {
+                found,
+                addresses: links::addresses(&netlink).await?,
+                carriers: detours::carriers(&netlink).await?,
+            })
+        };
+        reading.boxed_local()
     }
 
     fn served(&self) -> BTreeSet<String> {

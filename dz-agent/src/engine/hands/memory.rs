@@ -20,7 +20,7 @@ use nix::errno::Errno;
 
 use super::kernel::settings;
 use super::pending::{Pauses, Requests};
-use super::{Answer, Hands, Kept, Mac};
+use super::{Answer, Hands, Kept, Mac, Surroundings};
 use crate::datapath::{AttachMode, MapError, Order, Settings, Transmitted, Unreadable};
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::memory::net::Net;
@@ -74,6 +74,18 @@ impl MemoryHands {
     }
 
     /// Asks the network namespace a question, which changes nothing.
+    fn look<T: 'static>(
+        &self,
+        ask: Ask,
+        answer: impl FnOnce(&Net) -> T + 'static,
+    ) -> Answer<Result<T, NetlinkError>> {
+        let (handle, net) = (self.handle.clone(), Rc::clone(&self.net));
+        self.requests.ask(move || {
+            let asked = handle.look(&Call::Ask(ask), |_| answer(&net.borrow()));
+            asked.map_err(refused)
+        })
+    }
+
     async fn ask<T>(&self, ask: Ask, answer: impl FnOnce(&Net) -> T) -> Result<T, NetlinkError> {
         self.pauses.question().await;
         let asked = self
@@ -209,6 +221,23 @@ impl Hands for MemoryHands {
 
     async fn carriers(&self) -> Result<Vec<Interface>, NetlinkError> {
         self.ask(Ask::Links, Net::carriers).await
+    }
+
+    fn surroundings(&self, names: Vec<String>) -> Answer<Result<Surroundings, NetlinkError>> {
+        let found = self.look(Ask::Links, move |net| {
+            names.iter().map(|name| net.interface(name)).collect()
+        });
+        let addresses = self.look(Ask::Addresses, Net::addresses);
+        let carriers = self.look(Ask::Links, Net::carriers);
+        // One after the other: anything may happen in between.
+        let reading = async move {
+            Ok(Surroundings {
+                found: found.await?,
+                addresses: addresses.await?,
+                carriers: carriers.await?,
+            })
+        };
+        reading.boxed_local()
     }
 
     fn served(&self) -> BTreeSet<String> {

@@ -54,6 +54,17 @@ pub(crate) struct Kept {
     pub(crate) changed: Vec<(&'static str, Place)>,
 }
 
+/// Links and addresses of this host, as they were read one after the other.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    /// The interfaces that we serve or wait for, in their order; none if the kernel has none.
+    pub(crate) found: Vec<Option<Interface>>,
+    /// Every IPv4 address, with the index of its interface.
+    pub(crate) addresses: Vec<(u32, Address)>,
+    /// The interfaces that packets can be diverted to, and among them those that we serve.
+    pub(crate) carriers: Vec<Interface>,
+}
+
 /// An Ethernet address.
 pub(crate) type Mac = [u8; 6];
 
@@ -227,6 +238,10 @@ pub(crate) trait Hands: 'static {
     /// # Errors
     /// The kernel could not be asked.
     async fn carriers(&self) -> Result<Vec<Interface>, NetlinkError>;
+
+    /// Reads links and addresses while the engine goes on: whoever else changes links may keep the kernel's lock
+    /// on them (RTNL) for seconds. `names`: of the interfaces that we serve or wait for.
+    fn surroundings(&self, names: Vec<String>) -> Answer<Result<Surroundings, NetlinkError>>;
 
     /// Returns the names of all interfaces that any agent serves or waits for, this one included.
     fn served(&self) -> BTreeSet<String>;

@@ -248,7 +248,16 @@ impl Agent {
             }));
         }
         if let Some(turn) = heard(&mut engine, machine, rng) {
-            return Ok(take(engine, turn));
+            let mut before = Vec::new();
+            if matches!(turn, Turn::Read(_)) {
+                before.extend(std::iter::from_fn(|| next_event(machine, rng)));
+            }
+            return Ok(busy(engine, async |engine| {
+                for event in before {
+                    engine.take_turn(Turn::Changed(event)).await;
+                }
+                engine.take_turn(turn).await;
+            }));
         }
         if let Some(command) = self.commands.pop_front() {
             return Ok(take(engine, Turn::Command(command)));
@@ -285,7 +294,7 @@ impl Agent {
                 }));
             }
             // Nobody waits for the end of a full check or of a look-up any more (`Engine::withdraw`).
-            Some(Turn::Routes(_) | Turn::Detour(_)) => return Ok(Task::Idle(engine)),
+            Some(Turn::Read(_) | Turn::Detour(_)) => return Ok(Task::Idle(engine)),
             Some(turn) => return Ok(take(engine, turn)),
             None => {}
         }

@@ -8,6 +8,7 @@ pub(crate) const SETTLE_NS: u64 = 5_000_000;
 #[derive(Debug, Default)]
 pub(crate) struct Agenda {
     check_at_ns: Option<u64>,
+    retry_at_ns: Option<u64>,
     look_around_at_ns: Option<u64>,
     settle_at_ns: Option<u64>,
     /// Before this no full check is run, however many are asked for.
@@ -29,6 +30,16 @@ impl Agenda {
         );
     }
 
+    /// Schedules the begin of another full check after one that has failed.
+    pub(crate) const fn retry_at(&mut self, at_ns: u64) {
+        self.retry_at_ns = Some(at_ns);
+    }
+
+    /// Takes that begin off the agenda if its time has come, and returns whether it has.
+    pub(crate) fn take_retry(&mut self, now_ns: u64) -> bool {
+        take_due(&mut self.retry_at_ns, now_ns)
+    }
+
     /// Schedules a full check for the end of the present group of notifications.
     pub(crate) fn check_soon(&mut self, now_ns: u64) {
         self.check_by(now_ns + SETTLE_NS);
@@ -44,6 +55,11 @@ impl Agenda {
     /// ones do not put it off.
     pub(crate) fn settle_soon(&mut self, now_ns: u64) {
         self.settle_at_ns.get_or_insert(now_ns + SETTLE_NS);
+    }
+
+    /// Schedules the settling of further peers: the group of notifications is over.
+    pub(crate) const fn settle_at(&mut self, at_ns: u64) {
+        self.settle_at_ns = Some(at_ns);
     }
 
     /// Says whether a full check is scheduled.
@@ -90,6 +106,7 @@ impl Agenda {
     pub(crate) fn next_ns(&self) -> Option<u64> {
         let at_ns = [
             self.next_check_ns(),
+            self.retry_at_ns,
             self.look_around_at_ns,
             self.settle_at_ns,
         ];
@@ -98,8 +115,13 @@ impl Agenda {
 
     /// Takes everything off the agenda, because the engine stops.
     pub(crate) const fn clear(&mut self) {
-        (self.check_at_ns, self.look_around_at_ns, self.settle_at_ns) = (None, None, None);
-        self.rests_until_ns = 0;
+        *self = Self {
+            check_at_ns: None,
+            retry_at_ns: None,
+            look_around_at_ns: None,
+            settle_at_ns: None,
+            rests_until_ns: 0,
+        };
     }
 }
 
@@ -162,6 +184,7 @@ mod tests {
         agenda.check_soon(now);
         agenda.look_around_soon(now);
         agenda.settle_soon(now);
+        agenda.retry_at(now);
         agenda.clear();
         assert_eq!(agenda.next_ns(), None);
     }

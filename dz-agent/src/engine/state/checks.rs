@@ -3,12 +3,30 @@
 use std::time::Duration;
 
 use super::backoff::backoff;
-use crate::engine::hands::Answer;
+use crate::engine::hands::{Answer, Surroundings};
 use crate::hash::HashSet;
+use crate::net::NetlinkError;
+use crate::net::links::Address;
 use crate::net::routes::{Route, RouteError};
 
 /// Our routes as the kernel has them, or why they could not be read.
 pub(crate) type OurRoutes = Result<Vec<Route>, RouteError>;
+
+/// What the engine reads while it goes on, before it decides.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    /// Links and addresses; none if a full check is to read them itself.
+    pub(crate) surroundings: Option<Result<Surroundings, NetlinkError>>,
+    /// Our routes; none for a look around, which is no full check.
+    pub(crate) routes: Option<OurRoutes>,
+}
+
+/// Most notifications of addresses that are kept while a reading is under way. Of further ones the next full check
+/// knows; addresses that peers use have a full check of their own.
+const MOST_HEARD: usize = 4_096;
+
+/// An address of the interface with an index that came or changed, or is gone (true).
+pub(crate) type Heard = (u32, Address, bool);
 
 /// The full check under way, and the failures since the last one that read everything.
 #[derive(Default)]
@@ -17,30 +35,61 @@ pub(crate) struct Checks {
     failures: u32,
     /// Their errors, each once.
     errors: HashSet<String>,
-    /// The reading of our routes, with which a full check begins. A large table takes long to read; the
-    /// loop goes on meanwhile.
-    reading: Option<Answer<OurRoutes>>,
+    /// The reading with which a full check or a look around begins. It may take long; the loop goes on meanwhile.
+    reading: Option<Answer<Reading>>,
+    /// Whether the reading is that of a full check.
+    is_check: bool,
+    /// Notifications of addresses since the reading began, in their order: the addresses may be read before or
+    /// after any of these came.
+    heard: Vec<Heard>,
 }
 
 impl Checks {
-    /// Begins a full check with a new reading of our routes; one that is under way is dropped.
-    pub(crate) fn begin(&mut self, reading: Answer<OurRoutes>) {
-        self.reading = Some(reading);
+    /// Begins a full check with a new reading; one that is under way is dropped.
+    pub(crate) fn begin(&mut self, reading: Answer<Reading>) {
+        self.read(reading, true);
     }
 
-    /// Says whether our routes are being read.
+    /// Begins a look around with a new reading.
+    pub(crate) fn look_around(&mut self, reading: Answer<Reading>) {
+        self.read(reading, false);
+    }
+
+    fn read(&mut self, reading: Answer<Reading>, is_check: bool) {
+        (self.reading, self.is_check) = (Some(reading), is_check);
+        self.heard.clear();
+    }
+
+    /// Says whether a reading is under way.
     pub(crate) const fn is_reading(&self) -> bool {
         self.reading.is_some()
     }
 
-    /// Waits for our routes; for ever if they are not being read. Cancel safe.
-    pub(crate) async fn routes_read(&mut self) -> OurRoutes {
+    /// Says whether a full check is under way.
+    pub(crate) const fn is_checking(&self) -> bool {
+        self.reading.is_some() && self.is_check
+    }
+
+    /// Waits for the end of the reading; for ever if there is none. Cancel safe.
+    pub(crate) async fn finished(&mut self) -> Reading {
         let Some(reading) = &mut self.reading else {
             return std::future::pending().await;
         };
-        let routes = reading.await;
+        let read = reading.await;
         self.reading = None;
-        routes
+        read
+    }
+
+    /// Keeps a notification of an address in mind while a reading is under way.
+    pub(crate) fn hear(&mut self, heard: Heard) {
+        if self.reading.is_some() && self.heard.len() < MOST_HEARD {
+            self.heard.push(heard);
+        }
+    }
+
+    /// Takes the notifications of addresses since the reading began.
+    pub(crate) fn take_heard(&mut self) -> Vec<Heard> {
+        std::mem::take(&mut self.heard)
     }
 
     /// Notes that a full check has failed. Returns the pause before the next try, and whether none of the
@@ -61,6 +110,8 @@ impl Checks {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[test]
@@ -72,6 +123,23 @@ mod tests {
         assert!(failed.is_sorted_by_key(|(pause, _)| *pause), "{failed:?}");
         let news: Vec<_> = failed.iter().map(|(_, is_news)| *is_news).collect();
         assert_eq!(news, [true, true, false, false]);
+    }
+
+    #[test]
+    fn what_is_heard_while_nothing_is_read_is_not_kept() {
+        let heard = (1, Address::plain([10, 0, 0, 1].into(), 24), true);
+        let mut checks = Checks::default();
+        checks.hear(heard);
+        assert!(checks.take_heard().is_empty());
+        checks.look_around(std::future::pending().boxed_local());
+        assert!(checks.is_reading() && !checks.is_checking());
+        for _ in 0..MOST_HEARD + 1 {
+            checks.hear(heard);
+        }
+        assert_eq!(checks.take_heard().len(), MOST_HEARD);
+        checks.hear(heard);
+        checks.begin(std::future::pending().boxed_local());
+        assert!(checks.is_checking() && checks.take_heard().is_empty());
     }
 
     #[test]

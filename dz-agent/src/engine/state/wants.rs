@@ -79,6 +79,20 @@ impl Wants {
         std::mem::take(&mut self.dirty)
     }
 
+    /// Takes some of the peers that are to be settled, `most` at most.
+    pub(crate) fn take_some_dirty(&mut self, most: usize) -> Vec<PeerKey> {
+        let some: Vec<_> = self.dirty.iter().take(most).copied().collect();
+        for key in &some {
+            self.dirty.remove(key);
+        }
+        some
+    }
+
+    /// Says whether any peers are to be settled.
+    pub(crate) fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// Notes that a wanted peer waits for room. Returns whether it is the only one.
     pub(crate) fn wait_for_room(&mut self, key: PeerKey) -> bool {
         let is_first = self.waiting.is_empty();
@@ -154,6 +168,10 @@ mod tests {
         wants.settle_later([key(1), key(2), key(1)]);
         assert_eq!(wants.take_dirty().len(), 2);
         assert!(wants.take_dirty().is_empty());
+        wants.settle_later([key(1), key(2), key(3)]);
+        assert_eq!(wants.take_some_dirty(2).len(), 2);
+        assert!(wants.has_dirty() && wants.take_some_dirty(2).len() == 1);
+        assert!(!wants.has_dirty());
         wants.open_later(key(1));
         assert!(wants.has_waiting());
         assert_eq!(wants.take_to_open().len(), 1);

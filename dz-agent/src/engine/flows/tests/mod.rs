@@ -1,6 +1,7 @@
 //! Tests of the engine's flows over the kernel in memory. This file has what they share: a machine, and an
 //! agent process on it.
 
+mod aside;
 mod changes;
 mod held;
 mod refused;
