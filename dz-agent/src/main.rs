@@ -11,7 +11,9 @@ use dz_agent::host::{descriptors, heap, logging};
 use dz_agent::settings::RunOptions;
 
 pub(crate) fn main() -> process::ExitCode {
-    match Cli::read().and_then(|cli| start(&cli)) {
+    let ended = Cli::read().and_then(|cli| start(&cli));
+    logging::flush();
+    match ended {
         Ok(()) => ExitCode::Ok.into(),
         Err(failure) => {
             logging::last_words(format_args!("dz-agent: {failure}"));
@@ -48,9 +50,7 @@ async fn run(options: &RunOptions, socket: &Path) -> Result<(), Failure> {
     options.validate()?;
     heap::give_large_blocks_back();
     let floods = logging::init(options.log_format, options.log_level)?;
-    let ended = engine::run(options.clone(), socket, floods).await;
-    logging::flush();
-    ended
+    engine::run(options.clone(), socket, floods).await
 }
 
 async fn prepare(options: &RunOptions) -> Result<(), Failure> {
