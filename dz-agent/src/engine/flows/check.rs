@@ -66,7 +66,7 @@ impl<H: Hands> Engine<H> {
         if reading.routes.is_some() {
             self.check_with(reading).await;
         } else if let Some(surroundings) = reading.surroundings
-            && let Some(error) = self.looked_around(surroundings)
+            && let Some(error) = self.looked_around(surroundings).await
         {
             self.check_failed(&error);
         }
@@ -140,7 +140,7 @@ impl<H: Hands> Engine<H> {
         self.read_borrowed().await.map_or(Ok(()), Err)?;
         let unseen = match carriers {
             None => self.look_at_links().await,
-            Some(carriers) => self.look_at(carriers),
+            Some(carriers) => self.look_at(carriers).await,
         };
         let unfollowed = self.read_followed().await;
         let resolve = !self.sessions.next_hops().is_up_to_date();

@@ -33,8 +33,7 @@ impl<H: Hands> Engine<H> {
             }
         }
         if !unsound.is_empty() {
-            // What is inserted next may get their memory.
-            self.hands.wait_for_programs();
+            self.rest();
         }
         Ok(sessions)
     }
@@ -49,7 +48,14 @@ impl<H: Hands> Engine<H> {
             }
         }
         if !entries.is_empty() {
-            self.hands.wait_for_programs();
+            self.rest();
+        }
+    }
+
+    /// Waits for programs that may have a deleted entry: what is inserted next may get its memory.
+    fn rest(&self) {
+        if let Err(error) = self.hands.wait_for_programs() {
+            warn!(%error, "a kernel program may still have the memory of a deleted entry");
         }
     }
 }

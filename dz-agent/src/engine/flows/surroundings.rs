@@ -106,14 +106,14 @@ impl<H: Hands> Engine<H> {
     }
 
     /// Updates ways around and confined addresses to what has been read. Returns why reading failed, if it did.
-    pub(crate) fn looked_around(
+    pub(crate) async fn looked_around(
         &mut self,
         read: Result<Surroundings, NetlinkError>,
     ) -> Option<anyhow::Error> {
         match read {
             Ok(read) => {
                 self.use_addresses(&read.addresses);
-                self.look_at(Ok(read.carriers))
+                self.look_at(Ok(read.carriers)).await
             }
             Err(error) => Some(unread(error)),
         }
@@ -134,11 +134,11 @@ impl<H: Hands> Engine<H> {
     pub(crate) async fn look_at_links(&mut self) -> Option<anyhow::Error> {
         self.agenda.looked_around();
         let carriers = self.hands.carriers().await;
-        self.look_at(carriers)
+        self.look_at(carriers).await
     }
 
     /// Looks around with addresses and links that have been read. Returns why reading failed, if it did.
-    pub(crate) fn look_at(
+    pub(crate) async fn look_at(
         &mut self,
         carriers: Result<Vec<links::Interface>, NetlinkError>,
     ) -> Option<anyhow::Error> {

@@ -16,6 +16,7 @@ use dz_common::control::Request;
 use dz_common::counters::{Counter, Counters};
 use dz_common::ingress::Link;
 use dz_common::map::{Confined, Event, LocalKey, Peer, PeerKey, SessionEntry, SessionKey};
+use futures_util::FutureExt;
 use nix::errno::Errno;
 
 use super::kernel::settings;
