@@ -14,6 +14,7 @@
 
 mod client;
 mod connections;
+mod counted;
 mod inert;
 mod metrics_listener;
 mod server;
@@ -26,15 +27,13 @@ mod unix_socket;
 
 pub use client::Client;
 pub use connections::{Clients, serve};
+pub use counted::{BlockJson, CountersJson, MissedJson, RouteTotalsJson};
 pub use inert::InertJson;
 pub use metrics_listener::MetricsListener;
 pub use server::{api_router, metrics_router};
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use server::{peers_to_connect, peers_to_disconnect};
-pub use shown::{
-    BlockJson, CountersJson, MissedJson, ParkedJson, RouteJson, RouteTotalsJson, SessionJson,
-    SessionsJson,
-};
+pub use shown::{ParkedJson, RouteJson, SessionJson, SessionsJson};
 pub use status::{InterfaceJson, ProgramJson, StatusJson};
 pub use types::{
     ConnectedJson, ConnectedPeer, DisconnectRequest, DisconnectedJson, DisconnectedPeer, ErrorJson,

@@ -15,7 +15,8 @@ use serde::de::{DeserializeOwned, Deserializer, SeqAccess, Visitor};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
-use super::shown::{CountersJson, SessionsJson};
+use super::counted::CountersJson;
+use super::shown::SessionsJson;
 use super::status::StatusJson;
 use super::types::{ConnectedJson, DisconnectRequest, DisconnectedJson, ErrorJson, invalid};
 use crate::command::{Command, Refusal, RefusalKind, Selector};

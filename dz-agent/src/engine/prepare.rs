@@ -2,8 +2,8 @@
 //! before it: a BPF file system mounted, the kernel part of a version with another map layout taken over, and programs of dead
 //! agents with other pins taken off.
 
+use super::hands::chosen::settings;
 use super::hands::earlier::{remove_strays, take_over};
-use super::hands::kernel::settings;
 use crate::datapath::{check_kernel, check_pins};
 use crate::error::Failure;
 use crate::host::identity::Identity;

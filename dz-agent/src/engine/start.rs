@@ -9,9 +9,10 @@ use tracing::{info, warn};
 
 use super::configured;
 use crate::datapath::{Lasting, check_kernel, check_pins, readable};
+use crate::engine::hands::chosen::check_interfaces;
 use crate::engine::hands::earlier::remove_strays;
 use crate::engine::hands::holding::Holding;
-use crate::engine::hands::kernel::{KernelHands, check_interfaces};
+use crate::engine::hands::kernel::KernelHands;
 use crate::engine::hands::pins::remove_pins;
 use crate::engine::parts::{Engine, Prepared};
 use crate::engine::run::Senses;

@@ -196,7 +196,7 @@ fn time_namespace() -> Result<()> {
     let place = Place::new("clock")?;
     for offset in ["86400", "-1"] {
         let wrapper = ["unshare", "--time", "--fork", "--monotonic", offset];
-        let command = agent_run_by(&wrapper, &program()?, &place.home, &ON_TUN)?;
+        let command = agent_run_by(&wrapper, program()?, &place.home, &ON_TUN)?;
         place.refuses(command, 1, &["time namespace", offset, "outside"])?;
     }
     Ok(())

@@ -16,6 +16,7 @@ use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use zerocopy::TryFromBytes;
 
+use super::chosen::settings;
 use super::connections::Connections;
 use super::earlier::take_over;
 use super::guard::Guard;
@@ -33,8 +34,8 @@ use crate::net::detours::{self, Flow, Way};
 use crate::net::hosts::{self, HostRoute};
 use crate::net::links::{self, Address, Interface};
 use crate::net::routes::{Added, Deleted, Route, RouteError};
-use crate::net::{Netlink, NetlinkError, local, neighbours};
-use crate::settings::{Attach, Follow, PeerPassive, RunOptions, Switch, UnknownPeers};
+use crate::net::{NetlinkError, local, neighbours};
+use crate::settings::{Attach, Follow, RunOptions, Switch, UnknownPeers};
 use crate::view::InterfaceView;
 
 /// The product's hands: the descriptors through which it reaches the kernel.
@@ -112,42 +113,6 @@ impl KernelHands {
     /// The process may not open another descriptor.
     pub(crate) fn events_descriptor(&self) -> io::Result<OwnedFd> {
         self.events.as_fd().try_clone_to_owned()
-    }
-}
-
-/// Checks that the interfaces that exist can be served, before an earlier agent's maps are taken over.
-///
-/// # Errors
-/// [`ExitCode::Interface`]: one cannot.
-pub(crate) async fn check_interfaces(options: &RunOptions) -> Result<(), Failure> {
-    let netlink = Netlink::open().fail_with(ExitCode::Failure, || "netlink")?;
-    for name in &options.interfaces {
-        let context = || format!("interface {name}");
-        let found = links::by_name(&netlink, name).await;
-        if let Some(found) = found.fail_with(ExitCode::Failure, context)? {
-            let link = found.link.clone();
-            let link = link.map_err(|why| Failure::new(ExitCode::Interface, why));
-            let choice = link.and_then(|link| choose(options.attach, &found, link));
-            choice.map_err(|failure| failure.context(context()))?;
-        }
-    }
-    Ok(())
-}
-
-/// Returns the settings of the kernel part that follow from the options.
-pub(crate) fn settings(options: &RunOptions) -> Settings {
-    Settings {
-        pin_dir: options.pin_dir.clone(),
-        state_dir: options.state_dir.clone(),
-        port: options.port,
-        unknown_pass: options.unknown == UnknownPeers::Pass,
-        max_sessions: options.max_sessions,
-        grace_ns: u64::try_from(options.restart_grace.as_nanos()).unwrap_or(u64::MAX),
-        when_down: options.when_down.into(),
-        when_never_up: options.when_never_up.into(),
-        ttl: options.ttl,
-        tos: options.tos.0,
-        ignore_peer_passive: options.peer_passive == PeerPassive::Ignore,
     }
 }
 

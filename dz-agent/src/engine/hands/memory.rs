@@ -17,10 +17,9 @@ use dz_common::counters::{Counter, Counters};
 use dz_common::ingress::Link;
 use dz_common::map::{Confined, Event, LocalKey, Peer, PeerKey, SessionEntry, SessionKey};
 use futures_util::FutureExt;
-use nix::errno::Errno;
 
-use super::kernel::settings;
-use super::pending::{Pauses, Requests};
+use super::chosen::settings;
+use super::pending::{Pauses, Requests, failed, refused};
 use super::{Answer, Hands, Kept, Mac, Surroundings};
 use crate::datapath::{AttachMode, MapError, Order, Settings, Transmitted, Unreadable};
 use crate::error::{ExitCode, FailWith, Failure};
@@ -94,15 +93,6 @@ impl MemoryHands {
             .look(&Call::Ask(ask), |_| answer(&self.net.borrow()));
         asked.map_err(refused)
     }
-}
-
-fn refused(errno: Errno) -> NetlinkError {
-    NetlinkError::Refused { errno, said: None }
-}
-
-fn failed(what: String, errno: Errno) -> RouteError {
-    let cause = refused(errno);
-    RouteError::Netlink { what, cause }
 }
 
 impl Hands for MemoryHands {

@@ -8,6 +8,7 @@
 //! it. A method that returns an [`Answer`] asks when the answer is first polled; an owner keeps the answer,
 //! and the engine goes on meanwhile.
 
+pub(crate) mod chosen;
 mod connections;
 pub(crate) mod earlier;
 mod guard;

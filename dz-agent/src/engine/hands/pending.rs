@@ -7,9 +7,12 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use futures_util::FutureExt;
+use nix::errno::Errno;
 use tokio::sync::oneshot;
 
 use super::Answer;
+use crate::net::NetlinkError;
+use crate::net::routes::RouteError;
 
 /// A request's change in the kernel in memory, and its answer.
 type CarryOut = Box<dyn FnOnce()>;
@@ -70,4 +73,15 @@ impl Pauses {
             more => self.0.set(more - 1),
         }
     }
+}
+
+/// Makes netlink's error of the kernel's.
+pub(super) fn refused(errno: Errno) -> NetlinkError {
+    NetlinkError::Refused { errno, said: None }
+}
+
+/// Makes a route's error of the kernel's.
+pub(super) fn failed(what: String, errno: Errno) -> RouteError {
+    let cause = refused(errno);
+    RouteError::Netlink { what, cause }
 }

@@ -4,6 +4,7 @@
 pub(super) mod front;
 pub(super) mod held;
 pub(super) mod inspect;
+mod parked;
 mod reverse_path;
 mod scrapes;
 pub(super) mod shared;

@@ -88,7 +88,7 @@ impl Agent {
         let fresh = machine.kernel.borrow().maps().is_none();
         let (requests, pauses) = (hands.requests().clone(), hands.pauses().clone());
         let loading = handle.clone();
-        let settings = crate::engine::hands::kernel::settings(&options);
+        let settings = crate::engine::hands::chosen::settings(&options);
         let begun = async move {
             loading.load(&settings)?;
             let (_, metrics) = watch::channel(MetricsView::Off);

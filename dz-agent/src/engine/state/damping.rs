@@ -130,7 +130,8 @@ impl Damping {
             return false; // our own doing
         }
         let is_known = self.records.contains_key(&event.key);
-        if !is_known && !went_down && !(came_up && self.hold_up_ns > 0) {
+        let begins = went_down || (came_up && self.hold_up_ns > 0);
+        if !is_known && !begins {
             return false;
         }
         let (is_on, hold_up_ns) = (self.is_on, self.hold_up_ns);

@@ -22,7 +22,7 @@ use nix::errno::Errno;
 use tokio::sync::{oneshot, watch};
 
 use crate::command::{Command, Named, Refusal, Selector};
-use crate::engine::hands::kernel::settings;
+use crate::engine::hands::chosen::settings;
 use crate::engine::hands::memory::MemoryHands;
 use crate::engine::hands::pending::Requests;
 use crate::engine::parts::{Engine, Prepared};
