@@ -36,6 +36,7 @@ pub(super) struct Senses {
     pub(super) ring: AsyncFd<OwnedFd>,
     pub(super) monitor: Monitor,
     pub(super) requests: mpsc::Receiver<Command>,
+    pub(super) alarm: Alarm,
     /// Ends when a connection to netlink is lost: routes could never be changed again.
     pub(super) lost: LocalBoxFuture<'static, ()>,
 }
@@ -57,10 +58,10 @@ impl<H: Hands> Engine<H> {
             ring,
             monitor,
             requests,
+            alarm,
             lost,
         } = senses;
         let broken = |what| Err(Failure::new(ExitCode::Failure, what));
-        let mut alarm = Alarm::new().fail_with(ExitCode::Failure, || "timerfd")?;
         let mut beat_ns = 0;
         let mut check_ns = self.hands.now_ns() + FULL_CHECK_NS;
         let mut round = Round::new();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::alarm::Alarm;
 use super::configured;
 use crate::datapath::{Lasting, check_kernel, check_pins, readable};
 use crate::engine::hands::chosen::check_interfaces;
@@ -57,6 +58,7 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
     // After `Front::bind` has started the API's thread, which is not to inherit real-time priority.
     let realtime = realtime::apply(options.realtime)?;
     let mut signals = Signals::new()?;
+    let alarm = Alarm::new().fail_with(ExitCode::Failure, || "timerfd")?;
     let mut monitor = Monitor::open().fail_with(ExitCode::Failure, || "netlink notifications")?;
 
     let hands = KernelHands::load(&options, holdings, realtime)?;
@@ -100,6 +102,7 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
         ring,
         monitor,
         requests,
+        alarm,
         lost: engine.hands.lost(),
     };
     let stop = engine.run(&mut senses, &mut signals, &floods).await?;

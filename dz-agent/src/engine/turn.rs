@@ -68,8 +68,6 @@ impl<H: Hands> Engine<H> {
         // Also gives up peers that an earlier agent had from its file or its followed routes, and that
         // nobody wants any more.
         self.full_check().await;
-        // After the full check, which finds out which addresses are borrowed.
-        self.forget_stale_locals();
         self.tick();
         Ok(())
     }

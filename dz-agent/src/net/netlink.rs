@@ -1,7 +1,7 @@
 //! The connection to the kernel, by which requests are sent and answered.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use futures_util::{Stream, StreamExt};
@@ -54,19 +54,27 @@ impl Netlink {
     /// # Errors
     /// The socket cannot be opened, or the thread not started.
     pub fn open_beside(begin: impl FnOnce() + Send + 'static) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let (connection, task) = {
-            let _entered = runtime.enter();
-            Connection::open()?
+        // In the thread from the beginning: a runtime that failed half-way could not be dropped inside the caller's.
+        let open = || -> io::Result<_> {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let (connection, task) = runtime.block_on(async { Connection::open() })?;
+            Ok((runtime, connection, task))
         };
+        let (opened, outcome) = mpsc::channel();
         thread::Builder::new()
             .name("netlink".to_owned())
-            .spawn(move || {
-                begin();
-                runtime.block_on(task);
+            .spawn(move || match open() {
+                Ok((runtime, connection, task)) => {
+                    // The receiver waits for exactly one message.
+                    drop(opened.send(Ok(connection)));
+                    begin();
+                    runtime.block_on(task);
+                }
+                Err(error) => drop(opened.send(Err(error))),
             })?;
+        let connection = outcome.recv().map_err(io::Error::other)??;
         Ok(Self { connection })
     }
 

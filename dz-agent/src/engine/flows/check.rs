@@ -150,6 +150,7 @@ impl<H: Hands> Engine<H> {
             self.read_borrowed().await.map_or(Ok(()), Err)?;
             self.use_holders();
         }
+        self.correct_locals();
         self.show_interfaces();
         let refused = self.interfaces.refused_peers(&self.peers);
         let sessions = self.read_sessions()?;

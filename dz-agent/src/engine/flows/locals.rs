@@ -2,6 +2,7 @@
 //! the borrowed ones, with their blocks of counters.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use dz_common::map::LocalKey;
 use tracing::{info, warn};
@@ -9,7 +10,7 @@ use tracing::{info, warn};
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::blocks::Given;
-use crate::hash::HashSet;
+use crate::hash::HashMap;
 
 impl<H: Hands> Engine<H> {
     /// Writes a local address that sessions over an interface may have from now on.
@@ -50,25 +51,33 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Deletes local addresses of an earlier agent's that have gone since.
-    pub(crate) fn forget_stale_locals(&mut self) {
-        let usable: HashSet<_> = self
-            .interfaces
-            .iter()
-            .filter_map(|interface| Some((interface.ifindex()?, interface)))
-            .flat_map(|(ifindex, interface)| {
-                interface.usable().map(move |local| LocalKey {
-                    ifindex,
-                    addr: local.octets(),
-                })
-            })
-            .collect();
-        let known = self.hands.locals();
-        let known = known.inspect_err(|error| warn!(%error, "addresses not read"));
-        for (key, _) in known.unwrap_or_default() {
-            if !usable.contains(&key) {
+    /// Writes and deletes local addresses where the map differs from those that sessions may have: an earlier agent has left it, or
+    /// the kernel has refused a change of it.
+    pub(crate) fn correct_locals(&mut self) {
+        let mut missing: HashMap<LocalKey, Arc<str>> = HashMap::default();
+        for interface in self.interfaces.iter() {
+            let Some(ifindex) = interface.ifindex() else {
+                continue;
+            };
+            for local in interface.usable() {
+                let addr = local.octets();
+                missing.insert(LocalKey { ifindex, addr }, interface.shared_name());
+            }
+        }
+        let known = match self.hands.locals() {
+            Ok(known) => known,
+            Err(error) => {
+                warn!(%error, "addresses not read; repeated");
+                return;
+            }
+        };
+        for (key, _) in known {
+            if missing.remove(&key).is_none() {
                 self.local_went(&self.interfaces.name_of(key.ifindex), &key);
             }
+        }
+        for (key, interface) in missing {
+            self.local_came(&interface, &key);
         }
     }
 }
