@@ -22,6 +22,8 @@ const PEERS: [Ipv4Addr; 4] = [
 const PACKETS: u64 = 500;
 /// Fewer than any queue of the kernel holds.
 const BATCH: u64 = 50;
+/// Changes of a session's state within a second that the agent is told of.
+const TOLD: u64 = 20;
 /// Transmissions within any one interval.
 const MOST: u64 = 3;
 
@@ -172,8 +174,9 @@ fn check_counters(bed: &Bed, before: &Snapshot, peer: &Peer) -> Result<()> {
     let changed = take(Place::Local, &|counter| counter.kind() == Kind::Transition);
     let events = [Counter::EventEmitted, Counter::EventLost];
     let told = take(Place::Shared, &|counter| events.contains(&counter));
+    // Of a session that changes so fast the agent is told the first twenty of a second.
     ensure!(
-        (left, changed, told) == (PACKETS, PACKETS, PACKETS),
+        (left, changed) == (PACKETS, PACKETS) && (TOLD..=PACKETS).contains(&told),
         "{left} exits, {changed} changes, {told} events"
     );
     ensure!(moved.is_empty(), "moved besides: {moved:?}");
