@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::keys::{RouteKey, route_key};
-use crate::reason::{Held, Reason};
+use crate::reason::Reason;
 
 impl<H: Hands> Engine<H> {
     /// Reviews the sessions whose time has come: some are let go.
@@ -49,7 +49,6 @@ impl<H: Hands> Engine<H> {
             _ => return,
         };
         let now_ns = self.hands.now_ns();
-        let before = self.sessions.damping().hold_of(&key);
         let held = self.sessions.damping_mut().review(&entry, now_ns);
         let request = Request {
             op: OP_HOLD,
@@ -64,7 +63,7 @@ impl<H: Hands> Engine<H> {
                 warn!(peer = %Ipv4Addr::from(key.peer), ?outcome, "session neither held nor let go; retried");
             }
         }
-        self.tell_of_hold(&entry, held, before);
+        self.tell_of_hold(&entry, held);
         self.show_hold(&key);
         // After the entry was read and before it was changed, packets may have changed the state untold: what
         // follows reads the session again.
@@ -76,9 +75,10 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Logs and counts that a session is held from now on, or not any more. `before`: the hold that was under way.
-    fn tell_of_hold(&self, entry: &SessionEntry, held: u8, before: Option<(Held, u64)>) {
+    /// Logs and counts that a session is held from now on, or not any more, unless that is shown already.
+    fn tell_of_hold(&self, entry: &SessionEntry, held: u8) {
         let key = &entry.key;
+        let before = self.shared.holds().get(key).copied();
         let interface = self.name_over(key);
         let (local, peer) = (Ipv4Addr::from(key.local), Ipv4Addr::from(key.peer));
         if held & !entry.held & HELD_QUIET != 0 {
