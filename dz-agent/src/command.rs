@@ -46,6 +46,26 @@ pub enum Command {
         /// Answered when AdminDown is sent, the routes and the sessions are gone.
         reply: oneshot::Sender<Result<Vec<Disconnected>, Refusal>>,
     },
+    /// Read the file of peers again.
+    Reload {
+        /// Also if it names nobody, or most peers would be given up.
+        force: bool,
+        /// Answered when peers are as the file wants them. Sessions that are given up are still being closed.
+        reply: oneshot::Sender<Result<Reloaded, Refusal>>,
+    },
+}
+
+/// What a reload of the file of peers has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// The peers that the file names.
+    pub peers: usize,
+    /// The peers, of whatever source, that are new.
+    pub added: usize,
+    /// Those with other settings.
+    pub changed: usize,
+    /// Those that are given up.
+    pub removed: usize,
 }
 
 /// A session that is being kept.

@@ -38,6 +38,7 @@ fn start(cli: &Cli) -> Result<(), Failure> {
             Action::Prepare(options) => prepare(options).await,
             Action::Connect(options) => ask::connect(&cli.socket, options).await,
             Action::Disconnect(options) => ask::disconnect(&cli.socket, options).await,
+            Action::Reload(options) => ask::reload(&cli.socket, options).await,
             Action::Purge(options) => purge::purge(options).await,
             Action::Status(options) => ask::status(&cli.socket, options).await,
             Action::Sessions(options) => ask::sessions(&cli.socket, options).await,

@@ -5,6 +5,8 @@
 use crate::counters::{Counter, NO_BLOCK};
 use crate::entry::Effect;
 use crate::map::{PeerKey, SessionEntry, SessionKey};
+use crate::packet::State;
+use crate::session::Timers;
 
 /// Where a request starts in the packet data: behind an Ethernet header, for the kernel wants one.
 pub const REQUEST_OFFSET: usize = crate::headers::ETHERNET_LEN;
@@ -18,7 +20,9 @@ pub const OP_ADMIN_DOWN: u32 = 2;
 pub const OP_DISCONNECT: u32 = 3;
 /// Name the way around a session's peer, [`Request::index`]: `SessionEntry::detour`.
 pub const OP_SET_DETOUR: u32 = 4;
-
+/// Give a session other timers, [`Request::timers`]. Refused while it is Up and its peer would have to know
+/// of them first ([`Timers::can_become`]).
+pub const OP_SET_TIMERS: u32 = 5;
 /// Say why a session does not count as Up, and whether its changes are told, [`Request::index`]:
 /// `SessionEntry::held`.
 pub const OP_HOLD: u32 = 6;
@@ -46,6 +50,8 @@ pub struct Request {
     pub generation: u32,
     /// The peer meant, for [`OP_DISCONNECT`].
     pub peer: PeerKey,
+    /// The timers, for [`OP_SET_TIMERS`].
+    pub timers: Timers,
 }
 
 impl Request {
@@ -63,6 +69,7 @@ impl Request {
             ifname: [0; 16],
             peer: [0; 4],
         },
+        timers: Timers::DEFAULT,
     };
 }
 
@@ -78,6 +85,8 @@ pub enum Command {
     Disconnect,
     /// [`OP_SET_DETOUR`]: [`SessionEntry::set_detour`].
     SetDetour,
+    /// [`OP_SET_TIMERS`]: [`SessionEntry::set_timers`].
+    SetTimers,
     /// [`OP_HOLD`]: [`SessionEntry::hold`].
     Hold,
 }
@@ -91,13 +100,14 @@ impl Request {
             OP_ADMIN_DOWN => Command::AdminDown,
             OP_DISCONNECT => Command::Disconnect,
             OP_SET_DETOUR => Command::SetDetour,
+            OP_SET_TIMERS => Command::SetTimers,
             OP_HOLD => Command::Hold,
             _ => return None,
         })
     }
 }
 
-/// Block and exit of a request that is malformed.
+/// Block and exit of a request that is malformed, or not possible now.
 pub const REFUSED: (u32, Counter) = (NO_BLOCK, Counter::ControlRefused);
 /// Block and exit of a command whose session is gone, or whose memory another one has.
 pub const NO_SESSION: (u32, Counter) = (NO_BLOCK, Counter::ControlNoSession);
@@ -159,6 +169,22 @@ impl SessionEntry {
         Some(done(self.block))
     }
 
+    /// Gives the session other timers, to be called under the lock; returns block and exit. None: this is
+    /// not the session that is meant, see [`NO_SESSION`]. The next packet announces them, and the deadline
+    /// that is set stays: until the peer has heard of them it sends as before.
+    #[inline(always)]
+    pub const fn set_timers(&mut self, request: &Request) -> Option<(u32, Counter)> {
+        if self.generation != request.generation {
+            return None;
+        }
+        let session = &mut self.session;
+        if matches!(session.state, State::Up) && !session.timers.can_become(&request.timers) {
+            return Some((self.block, Counter::ControlRefused));
+        }
+        session.timers = request.timers;
+        Some(done(self.block))
+    }
+
     /// Holds the session, or lets it count, to be called under the lock; returns block and exit. None: this is
     /// not the session that is meant, see [`NO_SESSION`]. State, timers and packets go on as before.
     #[inline(always)]
@@ -171,7 +197,7 @@ impl SessionEntry {
     }
 }
 
-const _: () = assert!(size_of::<Request>() == 44);
+const _: () = assert!(size_of::<Request>() == 68);
 
 #[cfg(test)]
 mod tests {
@@ -179,8 +205,7 @@ mod tests {
     use crate::entry::tells_of_packets;
     use crate::fixture::{NOW_NS, entry};
     use crate::map::{HELD_DAMPED, HELD_NEW, HELD_QUIET, NEVER_NS};
-    use crate::packet::State;
-    use crate::session::DownReason;
+    use crate::session::{DownReason, Mode};
 
     /// A request for this session.
     fn request(entry: &SessionEntry, op: u32, index: u32) -> Request {
@@ -201,6 +226,7 @@ mod tests {
             (OP_ADMIN_DOWN, Some(Command::AdminDown)),
             (OP_DISCONNECT, Some(Command::Disconnect)),
             (OP_SET_DETOUR, Some(Command::SetDetour)),
+            (OP_SET_TIMERS, Some(Command::SetTimers)),
             (OP_HOLD, Some(Command::Hold)),
             (7, None),
             (u32::MAX, None),
@@ -249,6 +275,8 @@ mod tests {
         assert_eq!(entry.close(&other, NOW_NS), None);
         assert_eq!(entry.set_detour(&other), None);
         assert_eq!(entry.hold(&other), None);
+        other.timers.detect_mult += 1;
+        assert_eq!(entry.set_timers(&other), None);
         assert_eq!(entry, before);
     }
 
@@ -261,6 +289,47 @@ mod tests {
             let end = entry.set_detour(&request(&entry, OP_SET_DETOUR, index));
             assert_eq!(end, Some((entry.block, Counter::ControlDone)));
             assert_eq!(entry, expected);
+        }
+    }
+
+    #[test]
+    fn timers_change_unless_an_up_peer_would_have_to_know_first() {
+        let now = Timers::DEFAULT;
+        let rarer = Timers {
+            desired_min_tx_us: now.desired_min_tx_us + 1,
+            ..now
+        };
+        let stricter = Timers {
+            required_min_rx_us: now.required_min_rx_us - 1,
+            ..now
+        };
+        let gentle = Timers {
+            desired_min_tx_us: now.desired_min_tx_us - 1,
+            required_min_rx_us: now.required_min_rx_us + 1,
+            detect_mult: 1,
+            mode: Mode::Passive,
+            min_ttl: 255,
+            floor_us: 1,
+            ..now
+        };
+        for (timers, while_up) in [(rarer, false), (stricter, false), (gentle, true)] {
+            for state in [State::Down, State::Init, State::Up] {
+                let mut entry = entry(state);
+                entry.session.timers = now;
+                let mut expected = entry;
+                let exit = if state != State::Up || while_up {
+                    expected.session.timers = timers;
+                    Counter::ControlDone
+                } else {
+                    Counter::ControlRefused
+                };
+                let request = Request {
+                    timers,
+                    ..request(&entry, OP_SET_TIMERS, 0)
+                };
+                assert_eq!(entry.set_timers(&request), Some((entry.block, exit)));
+                assert_eq!(entry, expected, "{state:?}");
+            }
         }
     }
 

@@ -48,6 +48,6 @@ pub(crate) fn config() -> Config {
         when_never_up: Action::Pass,
         ttl: 64,
         tos: 0xc0,
-        reserved: [0; 4],
+        route_protocols: [0; 4],
     }
 }

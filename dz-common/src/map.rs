@@ -34,6 +34,16 @@ pub const HELD_NEW: u8 = 1 << 1;
 /// [`SessionEntry::held`]: packets change the state faster than the agent wants to hear of; no events are made of
 /// these changes. It does not hold the session.
 pub const HELD_QUIET: u8 = 1 << 2;
+/// [`Peer::left_out`]: the desired transmit interval.
+pub const LEFT_OUT_TX: u8 = 1 << 0;
+/// [`Peer::left_out`]: the required receive interval.
+pub const LEFT_OUT_RX: u8 = 1 << 1;
+/// [`Peer::left_out`]: the detection multiplier.
+pub const LEFT_OUT_MULT: u8 = 1 << 2;
+/// [`Peer::left_out`]: the fewest hops left.
+pub const LEFT_OUT_TTL: u8 = 1 << 3;
+/// [`Peer::left_out`]: the mode.
+pub const LEFT_OUT_MODE: u8 = 1 << 4;
 
 /// Names of the maps, at most 15 characters (`BPF_OBJ_NAME_LEN`).
 pub mod name {
@@ -124,8 +134,11 @@ map_types! {
         pub timers: crate::session::Timers,
         /// The source that asked for it.
         pub origin: Origin,
+        /// The timers that a request left to the agent, as `LEFT_OUT_*`: an agent with other defaults changes
+        /// these. Zero, as from layouts before 6: the request is taken to have said everything.
+        pub left_out: u8,
         /// Always zero.
-        pub reserved: [u8; 3],
+        pub reserved: [u8; 2],
     }
 
     /// `struct bpf_spin_lock`: the verifier finds it by this type name.
@@ -272,8 +285,9 @@ map_types! {
         pub ttl: u8,
         /// Type of service of what we make: DSCP and ECN (RFC 2474).
         pub tos: u8,
-        /// Always zero.
-        pub reserved: [u8; 4],
+        /// Protocol numbers that routes of ours may have: the agent's own, then those of earlier agents whose
+        /// routes have not all been given that number yet. 0: none.
+        pub route_protocols: [u8; 4],
     }
 }
 

@@ -80,6 +80,16 @@ impl Timers {
         reserved: 0,
     };
 
+    /// Says whether a session that is Up can go on with other timers before its peer has heard of them: it must
+    /// neither send more rarely than its peer expects, nor expect more packets than its peer sends. RFC 5880
+    /// §6.8.3 has a poll sequence for these two, and this protocol none; everything else may change at once
+    /// (§6.8.12).
+    #[inline(always)]
+    pub const fn can_become(&self, next: &Self) -> bool {
+        next.desired_min_tx_us <= self.desired_min_tx_us
+            && next.required_min_rx_us >= self.required_min_rx_us
+    }
+
     /// Clamps an interval to [floor, ceiling].
     #[inline(always)]
     pub const fn clamp(&self, us: u32) -> u32 {

@@ -30,7 +30,7 @@ pub fn dz_control(ctx: TcContext) -> i32 {
         )
     };
     let (block, exit) = if loaded == 0 {
-        // SAFETY: filled by the helper; any bytes make a request.
+        // SAFETY: filled by the helper with a request of the agent's, who alone has the program.
         carry_out(&ctx, unsafe { request.assume_init_ref() })
     } else {
         REFUSED
@@ -51,6 +51,7 @@ fn carry_out(ctx: &TcContext, request: &Request) -> (u32, Counter) {
             control::disconnected(deleted, admin_down(request).unwrap_or(NO_SESSION))
         }
         Some(Command::SetDetour) => set_detour(request).unwrap_or(NO_SESSION),
+        Some(Command::SetTimers) => set_timers(request).unwrap_or(NO_SESSION),
         Some(Command::Hold) => hold(request).unwrap_or(NO_SESSION),
         None => REFUSED,
     }
@@ -74,6 +75,13 @@ fn set_detour(request: &Request) -> Option<(u32, Counter)> {
     let entry = find(&request.key)?;
     let (slot, _) = identity(entry);
     Locked::new(entry, &request.key, slot)?.set_detour(request)
+}
+
+#[inline(always)]
+fn set_timers(request: &Request) -> Option<(u32, Counter)> {
+    let entry = find(&request.key)?;
+    let (slot, _) = identity(entry);
+    Locked::new(entry, &request.key, slot)?.set_timers(request)
 }
 
 #[inline(always)]

@@ -293,7 +293,7 @@ fn kernel() -> anyhow::Result<Kernel> {
         when_never_up: Action::Pass,
         ttl: 64,
         tos: 0xc0,
-        reserved: [0; 4],
+        route_protocols: [0; 4],
     })?;
     // Looked at only where there is no session.
     let addr = peer(0).octets();

@@ -241,6 +241,6 @@ fn config(answer: bool) -> Config {
         when_never_up: Action::Pass,
         ttl: 64,
         tos: 0xc0,
-        reserved: [0; 4],
+        route_protocols: [0; 4],
     }
 }

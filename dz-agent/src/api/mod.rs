@@ -5,6 +5,7 @@
 //! | `POST /v1/peers` | connects: a peer or an array of peers, all or none |
 //! | `DELETE /v1/peers` | disconnects: `{"peers": [...]}` or `{"all": true}` |
 //! | `DELETE /v1/peers/ADDRESS` | disconnects one |
+//! | `POST /v1/reload` | reads the file of peers again: `{"force": true}` or nothing |
 //! | `GET /v1/sessions`, `/v1/counters`, `/v1/status` | shows, read from the kernel |
 //! | `GET /metrics` | Prometheus text format 0.0.4, or OpenMetrics where asked for |
 //!
@@ -37,6 +38,6 @@ pub use shown::{ParkedJson, RouteJson, SessionJson, SessionsJson};
 pub use status::{InterfaceJson, ProgramJson, StatusJson};
 pub use types::{
     ConnectedJson, ConnectedPeer, DisconnectRequest, DisconnectedJson, DisconnectedPeer, ErrorJson,
-    RefusalJson,
+    RefusalJson, ReloadRequest, ReloadedJson,
 };
 pub use unix_socket::{API, UnixSocket};

@@ -18,7 +18,10 @@ use tracing::warn;
 use super::counted::CountersJson;
 use super::shown::SessionsJson;
 use super::status::StatusJson;
-use super::types::{ConnectedJson, DisconnectRequest, DisconnectedJson, ErrorJson, invalid};
+use super::types::{
+    ConnectedJson, DisconnectRequest, DisconnectedJson, ErrorJson, ReloadRequest, ReloadedJson,
+    invalid,
+};
 use crate::command::{Command, Refusal, RefusalKind, Selector};
 use crate::metrics::{Exporter, Format};
 use crate::settings::{PeerBatch, PeerSpec};
@@ -53,6 +56,7 @@ pub fn api_router<I: Inspect>(
     Router::new()
         .route("/v1/peers", post(connect::<I>).delete(disconnect::<I>))
         .route("/v1/peers/{peer}", delete(disconnect_one::<I>))
+        .route("/v1/reload", post(reload::<I>))
         .route("/v1/sessions", get(show::<I, SessionsJson>))
         .route("/v1/counters", get(show::<I, CountersJson>))
         .route("/v1/status", get(show::<I, StatusJson>))
@@ -108,6 +112,17 @@ async fn disconnect_one<I: Inspect>(
         ..DisconnectRequest::default()
     };
     api.disconnect(request.selector()?).await
+}
+
+async fn reload<I: Inspect>(State(api): State<Api<I>>, body: Body) -> Reply<ReloadedJson> {
+    let body = read(body).await?;
+    let ReloadRequest { force } = if body.is_empty() {
+        ReloadRequest::default()
+    } else {
+        parse(&body)?
+    };
+    let reloaded = api.ask(|reply| Command::Reload { force, reply }).await?;
+    Ok(Json(reloaded.into()))
 }
 
 async fn show<I: Inspect, T: for<'a> From<&'a Snapshot>>(State(api): State<Api<I>>) -> Reply<T> {

@@ -12,7 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::command::{Command, Connected, Disconnected, Refusal, RefusalKind, Selector};
+use crate::command::{Command, Connected, Disconnected, Refusal, RefusalKind, Reloaded, Selector};
 use crate::error::ExitCode;
 use crate::fixture::{self, Fixed, LOCAL};
 use crate::metrics::{Exporter, Recorded};
@@ -91,6 +91,21 @@ async fn answer(mut engine: mpsc::Receiver<Command>) {
             Command::Connect { peers, reply } => {
                 let _ = reply.send(peers.into_iter().map(connected).collect());
             }
+            Command::Reload { force: true, reply } => {
+                let _ = reply.send(Ok(Reloaded {
+                    peers: 4,
+                    added: 1,
+                    changed: 2,
+                    removed: 3,
+                }));
+            }
+            Command::Reload {
+                force: false,
+                reply,
+            } => {
+                let why = "9 of 10 peers would be given up";
+                let _ = reply.send(Err(Refusal::new(RefusalKind::Conflict, why)));
+            }
             Command::Disconnect { selector, reply } => {
                 let peers = match selector {
                     Selector::All { .. } => vec![PEER],
@@ -160,6 +175,28 @@ async fn disconnects_by_body_and_by_path() {
         assert_eq!(reply.disconnected[0].peer, PEER);
         assert_eq!(reply.disconnected[0].warnings, ["could not be told"]);
     }
+}
+
+#[tokio::test]
+async fn reloads_by_force_alone() {
+    let served = Served::start();
+    let body = r#"{"force":true}"#;
+    let (status, _, reply) = served.raw("POST /v1/reload", body).await;
+    let expected = json!({"peers": 4, "added": 1, "changed": 2, "removed": 3});
+    assert_eq!(
+        (status, serde_json::from_str::<Value>(&reply).unwrap()),
+        (200, expected)
+    );
+    for body in ["", "{}", r#"{"force":false}"#] {
+        let (status, error) = served.refused("POST /v1/reload", body).await;
+        assert_eq!(
+            (status, &error["kind"]),
+            (409, &json!("conflict")),
+            "{body}"
+        );
+    }
+    let (status, _) = served.refused("POST /v1/reload", r#"{"fore":true}"#).await;
+    assert_eq!(status, 400);
 }
 
 #[tokio::test]

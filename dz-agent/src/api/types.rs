@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Connected, Disconnected, Named, Refusal, RefusalKind, Selector};
+use crate::command::{Connected, Disconnected, Named, Refusal, RefusalKind, Reloaded, Selector};
 use crate::settings::address::{parse_host, parse_interface};
 
 /// Peers to disconnect: `peers` or `all`.
@@ -131,6 +131,45 @@ impl From<Vec<Connected>> for ConnectedJson {
         };
         Self {
             connected: connected.into_iter().map(peer).collect(),
+        }
+    }
+}
+
+/// Body of `POST /v1/reload`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReloadRequest {
+    /// Also if the file names no peer, or most peers would be given up.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Reply to `POST /v1/reload`.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct ReloadedJson {
+    /// The peers that the file names.
+    pub peers: usize,
+    /// The peers, of whatever source, that are new.
+    pub added: usize,
+    /// Those with other settings.
+    pub changed: usize,
+    /// Those that are given up.
+    pub removed: usize,
+}
+
+impl From<Reloaded> for ReloadedJson {
+    fn from(reloaded: Reloaded) -> Self {
+        let Reloaded {
+            peers,
+            added,
+            changed,
+            removed,
+        } = reloaded;
+        Self {
+            peers,
+            added,
+            changed,
+            removed,
         }
     }
 }

@@ -73,6 +73,8 @@ pub enum Action {
     Connect(ConnectOptions),
     /// Give sessions up: AdminDown to the peers, routes withdrawn.
     Disconnect(DisconnectOptions),
+    /// Read the file of --peers again, as SIGHUP has it done, and say what came of it.
+    Reload(ReloadOptions),
     /// Remove what a dead agent has left: routes, programs, pins. What is not ours stays.
     Purge(PurgeOptions),
     /// Show the agent and its interfaces, and why one of them is not served.
@@ -176,6 +178,14 @@ impl DisconnectOptions {
             Selector::Peers(self.peers.iter().map(named).collect())
         }
     }
+}
+
+/// Options of `reload`.
+#[derive(Args, Debug)]
+pub struct ReloadOptions {
+    /// Also if the file names no peer, or more than half of ten or more peers would be given up.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Options of `purge`: those of the agent that is dead.

@@ -7,14 +7,14 @@ use hyper::Method;
 use serde::Serialize;
 
 use super::arguments::{
-    ConnectOptions, CountersOptions, DisconnectOptions, SessionsOptions, ShowOptions,
+    ConnectOptions, CountersOptions, DisconnectOptions, ReloadOptions, SessionsOptions, ShowOptions,
 };
 use super::batch::Batch;
 use super::output::{print, warn};
 use super::render;
 use crate::api::{
     Client, ConnectedJson, CountersJson, DisconnectRequest, DisconnectedJson, ProgramJson,
-    SessionsJson, StatusJson,
+    ReloadRequest, ReloadedJson, SessionsJson, StatusJson,
 };
 use crate::error::{ExitCode, Failure};
 
@@ -77,6 +77,26 @@ pub async fn disconnect(socket: &Path, options: &DisconnectOptions) -> Result<()
         text += "no sessions\n";
     }
     print(&text)
+}
+
+/// Carries out `reload`.
+///
+/// # Errors
+/// As [`Client::send`].
+pub async fn reload(socket: &Path, options: &ReloadOptions) -> Result<(), Failure> {
+    let force = options.force;
+    let reply: ReloadedJson = Client::new(socket)
+        .send(Method::POST, "/v1/reload", &ReloadRequest { force })
+        .await?;
+    let ReloadedJson {
+        peers,
+        added,
+        changed,
+        removed,
+    } = reply;
+    print(&format!(
+        "peers of the file: {peers}; added {added}, changed {changed}, removed {removed}\n"
+    ))
 }
 
 /// Carries out `status`.

@@ -11,17 +11,23 @@ use dz_common::map::{
     SLOTS_PER_GROUP, SessionEntry, name,
 };
 use tracing::info;
+use zerocopy::TryFromBytes;
 
 use super::names::MAPS;
 use super::raw::map::RawMap;
 use crate::error::{ExitCode, FailWith, Failure};
+
+/// Returns how many deadline slots so many sessions need: whole groups.
+pub(super) const fn slots_for(max_sessions: u32) -> u32 {
+    max_sessions.next_multiple_of(SLOTS_PER_GROUP)
+}
 
 /// Returns the number of deadline slots: that of the maps that are there already, else as asked for.
 ///
 /// # Errors
 /// The maps are of another layout, or cannot be read: only `ENOENT` means that a map is missing.
 pub(super) fn slots(pin_dir: &Path, max_sessions: u32) -> Result<u32, Failure> {
-    let wanted = max_sessions.next_multiple_of(SLOTS_PER_GROUP);
+    let wanted = slots_for(max_sessions);
     let abi = abi_version(pin_dir)?;
     let deadlines = pinned(pin_dir, name::DEADLINES)?.map(|map| map.max_entries());
     match (abi, deadlines) {
@@ -140,26 +146,41 @@ fn pinned(pin_dir: &Path, name: &str) -> Result<Option<RawMap>, Failure> {
     }
 }
 
+/// Reads the configuration of an earlier agent with our layout. None: there is none, or it means nothing.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn earlier(pin_dir: &Path) -> Result<Option<Config>, Failure> {
+    let value = configured(pin_dir)?;
+    let config = value.and_then(|value| Config::try_read_from_bytes(&value).ok());
+    Ok(config.filter(|config| config.abi_version == ABI_VERSION))
+}
+
+/// Reads the value of the pinned configuration, if there is one.
+fn configured(pin_dir: &Path) -> Result<Option<Vec<u8>>, Failure> {
+    let Some(config) = pinned(pin_dir, name::CONFIG)? else {
+        return Ok(None);
+    };
+    let value = config.get(&[0; 4], false).map(Some);
+    value.fail_with(ExitCode::Failure, || {
+        format!("reading {}", pin_dir.join(name::CONFIG).display())
+    })
+}
+
 /// Reads the layout of pinned maps, by the configuration among them: its first number, whatever follows. 0:
 /// never configured. None: there is no configuration.
 ///
 /// # Errors
 /// It cannot be read.
 pub(super) fn abi_version(pin_dir: &Path) -> Result<Option<u32>, Failure> {
-    let Some(config) = pinned(pin_dir, name::CONFIG)? else {
+    let Some(value) = configured(pin_dir)? else {
         return Ok(None);
     };
-    let what = || {
-        format!(
-            "{}: reading the layout",
-            pin_dir.join(name::CONFIG).display()
-        )
-    };
-    let value = config
-        .get(&[0; 4], false)
-        .fail_with(ExitCode::Failure, what)?;
     let abi = value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
-    let short = || Failure::new(ExitCode::Failure, "no number").context(what());
+    let short = || {
+        let text = format!("{}: has no number", pin_dir.join(name::CONFIG).display());
+        Failure::new(ExitCode::Failure, text)
+    };
     abi.ok_or_else(short).map(Some)
 }
 

@@ -17,7 +17,7 @@ pub struct Settings {
     pub port: u16,
     /// Packets of unknown peers go on to the stack.
     pub unknown_pass: bool,
-    /// Most sessions; maps that exist already keep their size.
+    /// Most sessions.
     pub max_sessions: u32,
     /// How long answering goes on without a heartbeat, ns.
     pub grace_ns: u64,
@@ -31,9 +31,27 @@ pub struct Settings {
     pub tos: u8,
     /// A peer's passive bit does not make the session passive.
     pub ignore_peer_passive: bool,
+    /// Protocol numbers that routes of ours may have, as [`Config::route_protocols`].
+    pub route_protocols: [u8; 4],
 }
 
 impl Settings {
+    /// Returns these settings with the protocol numbers of an earlier agent's routes behind our own.
+    #[must_use]
+    pub(super) fn after(&self, earlier: Option<&Config>) -> Self {
+        let mut settings = self.clone();
+        let [own, ..] = self.route_protocols;
+        let theirs = earlier.map_or([0; 4], |earlier| earlier.route_protocols);
+        let [_, behind @ ..] = &mut settings.route_protocols;
+        let theirs = theirs
+            .into_iter()
+            .filter(|number| ![0, own].contains(number));
+        for (place, number) in behind.iter_mut().zip(theirs) {
+            *place = number;
+        }
+        settings
+    }
+
     /// Makes the configuration for the map. `groups`: how many groups of deadlines there are.
     pub(crate) fn config(&self, groups: u32) -> Config {
         Config {
@@ -48,7 +66,7 @@ impl Settings {
             when_never_up: self.when_never_up,
             ttl: self.ttl,
             tos: self.tos,
-            reserved: [0; 4],
+            route_protocols: self.route_protocols,
         }
     }
 }
@@ -66,4 +84,45 @@ fn our_version() -> Version {
         number(env!("CARGO_PKG_VERSION_PATCH")),
         CHANNEL_OTHER,
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_earlier_routes_are_remembered_once() {
+        let settings = Settings {
+            pin_dir: PathBuf::new(),
+            state_dir: PathBuf::new(),
+            port: 44_880,
+            unknown_pass: false,
+            max_sessions: 1,
+            grace_ns: 0,
+            when_down: Action::Pass,
+            when_never_up: Action::Pass,
+            ttl: 64,
+            tos: 0,
+            ignore_peer_passive: false,
+            route_protocols: [0; 4],
+        };
+        for (own, earlier, together) in [
+            (144, None, [144, 0, 0, 0]),
+            (144, Some([144, 0, 0, 0]), [144, 0, 0, 0]),
+            (150, Some([144, 0, 0, 0]), [150, 144, 0, 0]),
+            (144, Some([150, 144, 7, 0]), [144, 150, 7, 0]),
+            (9, Some([150, 144, 7, 8]), [9, 150, 144, 7]),
+        ] {
+            let settings = Settings {
+                route_protocols: [own, 0, 0, 0],
+                ..settings.clone()
+            };
+            let earlier = earlier.map(|route_protocols| Config {
+                route_protocols,
+                ..settings.config(1)
+            });
+            let after = settings.after(earlier.as_ref());
+            assert_eq!(after.route_protocols, together);
+        }
+    }
 }

@@ -7,14 +7,14 @@ use aya::maps::{MapData, RingBuf};
 use dz_common::control::{OP_START_GROUP, Request};
 use dz_common::counters::Counter;
 use dz_common::ingress::Link;
-use dz_common::map::SLOTS_PER_GROUP;
+use dz_common::map::{Config, SLOTS_PER_GROUP};
 
 use super::attach::{self, Attachment, Ready};
 use super::choice::Choice;
 use super::clock::now_ns;
 use super::held::{Device, Mended};
 use super::hook::{AttachMode, Hook};
-use super::layout::{check_shapes, slots};
+use super::layout::{check_shapes, earlier, slots};
 use super::links::Links;
 use super::made::MadePins;
 use super::maps::{MapReader, Maps};
@@ -33,6 +33,8 @@ pub struct Datapath {
     runner: Runner,
     links: Links,
     slots: u32,
+    /// The settings that [`Self::begin`] writes, or has written.
+    config: Config,
     /// The pins of maps that were not there.
     made: MadePins,
 }
@@ -47,6 +49,7 @@ impl Datapath {
     pub fn load(settings: &Settings) -> Result<Self, Failure> {
         let pin_dir = &settings.pin_dir;
         let slots = slots(pin_dir, settings.max_sessions)?;
+        let earlier = earlier(pin_dir)?;
         check_shapes(pin_dir)?;
         let made = MadePins::of_missing(pin_dir)?;
         let mut object = Object::new(pin_dir, slots)?;
@@ -60,6 +63,8 @@ impl Datapath {
             format!("maps in {}", pin_dir.display())
         })?;
         let runner = Runner::new(&mut object)?;
+        let config = settings.after(earlier.as_ref());
+        let config = config.config(slots.div_ceil(SLOTS_PER_GROUP));
         Ok(Self {
             maps,
             reader: Arc::new(reader),
@@ -67,24 +72,21 @@ impl Datapath {
             runner,
             links: Links::new(pin_dir)?,
             slots,
+            config,
             made,
         })
     }
 
-    /// Attaches to the interfaces that have been made ready, and has the kernel part go on with these settings, and
+    /// Attaches to the interfaces that have been made ready, and has the kernel part go on with our settings, and
     /// a first heartbeat. Everything that changes what an earlier agent has left is done here.
     ///
     /// # Errors
     /// [`ExitCode::Kernel`] if a timer does not start, [`ExitCode::Interface`] if a device does not carry a program
     /// after all. The settings are those of the earlier agent then.
-    pub fn begin(
-        &mut self,
-        settings: &Settings,
-        ready: Vec<Ready>,
-    ) -> Result<Vec<Attachment>, Failure> {
+    pub fn begin(&mut self, ready: Vec<Ready>) -> Result<Vec<Attachment>, Failure> {
         self.start_timers()?;
         let attachments = attach::attach(&mut self.object, &self.links, ready)?;
-        self.maps.set_config(settings.config(self.groups()));
+        self.maps.set_config(self.config);
         self.maps.beat(now_ns());
         self.keep_maps();
         Ok(attachments)
@@ -115,6 +117,19 @@ impl Datapath {
     /// Returns how many sessions there is room for.
     pub const fn slots(&self) -> u32 {
         self.slots
+    }
+
+    /// Returns the protocol numbers that routes of ours may have beside our own: those of earlier agents.
+    pub fn earlier_protocols(&self) -> impl Iterator<Item = u8> + use<> {
+        let [_, earlier @ ..] = self.config.route_protocols;
+        earlier.into_iter().filter(|number| *number != 0)
+    }
+
+    /// Notes that all of our routes have our own number.
+    pub fn forget_earlier_protocols(&mut self) {
+        let [_, earlier @ ..] = &mut self.config.route_protocols;
+        *earlier = [0; 3];
+        self.maps.set_config(self.config);
     }
 
     /// Returns the access to the maps.

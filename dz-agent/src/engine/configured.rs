@@ -1,21 +1,43 @@
-//! Reads the file of peers (`--peers`), at start and on SIGHUP. Its `exclude` and `override` lines apply to
+//! Reads the file of peers (`--peers`), at start, on SIGHUP and on request. Its `exclude` and `override` lines apply to
 //! every peer, also to those of requests and followed routes.
 
-use dz_common::map::{Origin, Peer};
+use std::thread;
 
+use dz_common::map::{Origin, Peer};
+use futures_util::FutureExt;
+use tokio::sync::oneshot;
+
+use crate::engine::hands::Answer;
 use crate::engine::state::keys::peer_key;
+use crate::engine::state::reloads::FileRead;
 use crate::engine::state::wants::Configured;
-use crate::error::{ExitCode, Failure};
+use crate::error::{ExitCode, FailWith, Failure};
 use crate::settings::PeersFile;
-use crate::settings::Policy;
 use crate::settings::RunOptions;
+
+/// Reads the file on a thread of its own, while the loop goes on: it may be on a mount that hangs.
+pub(crate) fn read_aside(options: RunOptions) -> Answer<FileRead> {
+    let (done, read_there) = oneshot::channel();
+    let reading = thread::Builder::new().name("dz-peers".to_owned());
+    // Fails if the agent is stopping, who does not need it then.
+    let reading = reading.spawn(move || drop(done.send(read(&options))));
+    let answer = async move {
+        reading.fail_with(
+            ExitCode::Failure,
+            || "a thread that reads the file of peers",
+        )?;
+        let read = read_there.await;
+        read.fail_with(ExitCode::Failure, || "reading the file of peers")?
+    };
+    answer.boxed_local()
+}
 
 /// Reads the file's peers, and the policy: that of the options with the file's `exclude` and `override`
 /// lines added; for one prefix the file's override counts. Without a file there are no configured peers.
 ///
 /// # Errors
 /// [`ExitCode::Usage`] with everything that is wrong with the file.
-pub(crate) fn read(options: &RunOptions) -> Result<(Configured, Policy), Failure> {
+pub(crate) fn read(options: &RunOptions) -> FileRead {
     let mut policy = options.policy();
     let mut configured = Configured::default();
     let Some(path) = &options.peers else {
@@ -53,6 +75,8 @@ pub(crate) fn read(options: &RunOptions) -> Result<(Configured, Policy), Failure
         };
         let peer = Peer {
             origin: Origin::Config,
+            // Made anew from its line at each start.
+            left_out: 0,
             ..spec.peer(&policy.timers(spec.peer, options.timers()))
         };
         if configured

@@ -56,6 +56,8 @@ pub(super) struct Engine<H> {
 pub(super) struct Prepared {
     pub(super) wants: Wants,
     pub(super) identity: Identity,
+    /// The interfaces that an earlier agent served and that are not named any more.
+    pub(super) leaving: Vec<String>,
 }
 
 impl<H: Hands> Engine<H> {
@@ -83,6 +85,8 @@ impl<H: Hands> Engine<H> {
         let blocks = Blocks::new(locals, in_sessions, hands.now_ns());
         let damping = Damping::new(options.damping == Switch::On, nanos(options.hold_up));
         let interfaces = options.interfaces.iter().map(|name| Interface::new(name));
+        let leaving = prepared.leaving.iter();
+        let interfaces = interfaces.chain(leaving.map(|name| Interface::leaving(name)));
         let mut engine = Self {
             sessions: Sessions::new(prepared.identity, hands.slots(), &sessions).damped_by(damping),
             interfaces: Interfaces::new(interfaces.collect(), blocks),

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::alarm::Alarm;
 use super::configured;
-use crate::datapath::{Lasting, check_kernel, check_pins, readable};
+use crate::datapath::{Lasting, check_kernel, check_pins, readable, served_before};
 use crate::engine::hands::chosen::check_interfaces;
 use crate::engine::hands::earlier::remove_strays;
 use crate::engine::hands::holding::Holding;
@@ -49,9 +49,15 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
     let (configured, policy) = configured::read(&options)?;
     check_kernel(&options.pin_dir)?;
     let holdings = options.interfaces.iter().map(|name| Holding::take(name));
-    let holdings = holdings.collect::<Result<Vec<_>, LockError>>()?;
+    let mut holdings = holdings.collect::<Result<Vec<_>, LockError>>()?;
     let mut pins = PinDirLock::create(&options.pin_dir).map_err(Failure::from)?;
     check_pins(&options.pin_dir).await?;
+    let leaving = leaving(&options)?;
+    for name in &leaving {
+        let holding = Holding::take(name).map_err(Failure::from);
+        let earlier = || format!("{name} was served from {}", options.pin_dir.display());
+        holdings.push(holding.map_err(|failure| failure.context(earlier()))?);
+    }
     check_interfaces(&options).await?;
     let identity = Identity::load(&options.state_dir)?;
     let front = Front::bind(socket, options.metrics_listen.clone())?;
@@ -74,7 +80,11 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
     let reader = Arc::clone(hands.reader());
     let recorded = Recorded::default();
     let shared = Arc::new(Shared::new(recorded.clone(), front.metrics()));
-    let prepared = Prepared { wants, identity };
+    let prepared = Prepared {
+        wants,
+        identity,
+        leaving,
+    };
     let mut engine = Engine::new(hands, options, prepared, Arc::clone(&shared))?;
     engine.start().await?;
     pins.keep();
@@ -132,4 +142,11 @@ pub async fn run(options: RunOptions, socket: &Path, floods: FloodLimit) -> Resu
         },
     }
     Ok(())
+}
+
+/// Returns the interfaces that an earlier agent served and that are not named any more.
+fn leaving(options: &RunOptions) -> Result<Vec<String>, Failure> {
+    let before = served_before(&options.pin_dir)?.into_iter();
+    let left = before.filter(|name| !options.interfaces.contains(name));
+    Ok(left.collect())
 }

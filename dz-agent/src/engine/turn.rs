@@ -12,6 +12,7 @@ use crate::engine::parts::Engine;
 use crate::engine::state::checks::Reading;
 use crate::engine::state::detours::WayFound;
 use crate::engine::state::next_hops::Neighbour;
+use crate::engine::state::reloads::{AskedBy, FileRead};
 use crate::engine::state::routes::Finished;
 use crate::error::Failure;
 use crate::net::monitor::Event;
@@ -23,6 +24,8 @@ use crate::settings::PeerSpec;
 pub(super) enum Turn {
     /// SIGHUP: the file of peers is to be read again.
     Reload,
+    /// The file of peers has been read.
+    FileRead(Box<FileRead>),
     /// The kernel has carried out a change of a route, or refused it.
     Route(Finished),
     /// The kernel has answered a question about a next hop.
@@ -34,7 +37,7 @@ pub(super) enum Turn {
     Read(Reading),
     /// Netlink notified us of a change in the network namespace.
     Changed(Event),
-    /// A client asks for a connect or a disconnect.
+    /// A client asks for something.
     Command(Command),
     /// The time of an appointment has come ([`Engine::due_ns`]).
     Due,
@@ -52,9 +55,16 @@ impl<H: Hands> Engine<H> {
         self.begin_serving(&found)?;
         // Nothing fails any more.
         for (index, found) in found.into_iter().enumerate() {
+            let interface = self.interfaces.at(index);
+            if interface.is_leaving() {
+                warn!(
+                    interface = interface.name(),
+                    "not named any more: its sessions are closed, and their peers told"
+                );
+            }
             self.update_or_wait(index, found, &addresses);
             let interface = self.interfaces.at(index);
-            if let Some(reason) = interface.unavailable() {
+            if let Some(reason) = interface.unavailable().filter(|_| !interface.is_leaving()) {
                 warn!(
                     interface = interface.name(),
                     reason, "waiting for the interface"
@@ -65,6 +75,8 @@ impl<H: Hands> Engine<H> {
             let peers = self.wants.configured().len();
             info!(file = %file.display(), peers, "peers configured");
         }
+        // Before our routes are read. What fails is tried again by the full check.
+        self.renumber_routes().await;
         // Also gives up peers that an earlier agent had from its file or its followed routes, and that
         // nobody wants any more.
         self.full_check().await;
@@ -74,6 +86,7 @@ impl<H: Hands> Engine<H> {
 
     /// Waits for the kernel's next answer; for ever if it has not been asked anything.
     pub(super) async fn answered(&mut self) -> Turn {
+        let is_reading_file = self.wants.reloads().is_reading();
         tokio::select! {
             biased;
             // Comes once in a full check: nothing waits for it long.
@@ -81,6 +94,7 @@ impl<H: Hands> Engine<H> {
             Some(done) = self.jobs.answered(), if self.jobs.is_asking() => Turn::Route(done),
             Some(found) = self.sessions.next_hops_mut().answered() => Turn::NextHop(found),
             Some(found) = self.detours.answered() => Turn::Detour(found),
+            read = self.wants.reloads_mut().read(), if is_reading_file => Turn::FileRead(Box::new(read)),
             else => std::future::pending().await,
         }
     }
@@ -88,7 +102,8 @@ impl<H: Hands> Engine<H> {
     /// Deals with a reason to wake up.
     pub(super) async fn take_turn(&mut self, turn: Turn) {
         match turn {
-            Turn::Reload => self.reload(),
+            Turn::Reload => self.reload(AskedBy::Signal),
+            Turn::FileRead(read) => self.file_read(*read),
             Turn::Route(done) => self.route_done(done),
             Turn::NextHop(found) => self.next_hop_looked_up(found),
             Turn::Detour(found) => self.detour_found(found),
@@ -162,6 +177,7 @@ impl<H: Hands> Engine<H> {
                 let _ = reply.send(self.connect(&peers, &sources).await);
             }
             Command::Disconnect { selector, reply } => self.disconnect(&selector, reply),
+            Command::Reload { force, reply } => self.reload(AskedBy::Request { force, reply }),
         }
     }
 }

@@ -40,6 +40,7 @@ pub(super) fn settings() -> Settings {
         ttl: 64,
         tos: 0xc0,
         ignore_peer_passive: false,
+        route_protocols: [144, 0, 0, 0],
     }
 }
 

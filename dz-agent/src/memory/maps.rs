@@ -34,7 +34,7 @@ const UNCONFIGURED: Config = Config {
     when_never_up: Action::Pass,
     ttl: 0,
     tos: 0,
-    reserved: [0; 4],
+    route_protocols: [0; 4],
 };
 
 /// A slot that nobody has had yet.
@@ -308,7 +308,8 @@ mod tests {
             via: [0; 4],
             timers: Timers::DEFAULT,
             origin: dz_common::map::Origin::Api,
-            reserved: [0; 3],
+            left_out: 0,
+            reserved: [0; 2],
         }
     }
 

@@ -13,7 +13,7 @@ use super::errors::{LOOKUP, UPDATE, batch_error, io_error, map_error};
 use super::handle::{Done, Handle};
 use super::kernel::Kernel;
 use super::maps::deleted;
-use crate::datapath::{MapError, Order, Settings, Transmitted};
+use crate::datapath::{AttachMode, MapError, Order, Settings, Transmitted};
 use crate::error::{ExitCode, FailWith, Failure};
 
 /// How long a dead agent is told to wait before it asks for a session again.
@@ -61,8 +61,41 @@ impl Handle {
         Ok(())
     }
 
+    /// Puts our programs on these interfaces, or on none.
+    ///
+    /// # Errors
+    /// [`ExitCode::Interface`]: the kernel refuses one.
+    pub fn attach_all(&self, indices: &[u32]) -> Result<(), Failure> {
+        let mut new = Vec::new();
+        for ifindex in indices {
+            let is_new = !self.is_attached(*ifindex);
+            if let Err(error) = self.attach(*ifindex, AttachMode::Tc) {
+                for ifindex in new {
+                    let _ = self.detach(ifindex);
+                }
+                return Err(error).fail_with(ExitCode::Interface, || "cannot attach as tc");
+            }
+            if is_new {
+                new.push(*ifindex);
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the timers, attaches to the interfaces and goes on with these settings, as
+    /// [`Datapath::begin`](crate::datapath::Datapath::begin).
+    ///
+    /// # Errors
+    /// As of [`Self::start_timers`] and [`Self::attach_all`].
+    pub fn begin(&self, indices: &[u32], settings: &Settings) -> Result<(), Failure> {
+        self.start_timers()?;
+        self.attach_all(indices)?;
+        self.configure(settings);
+        Ok(())
+    }
+
     /// Has the kernel part go on with these settings, and a first heartbeat.
-    pub fn configure(&self, settings: &Settings) {
+    fn configure(&self, settings: &Settings) {
         let now_ns = self.now_ns();
         self.change(&Call::Configure, |kernel| {
             let maps = kernel.loaded();

@@ -4,8 +4,9 @@
 //! name. Empty lines and `#` comments are skipped.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::str::SplitWhitespace;
 
@@ -52,11 +53,51 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
         File::open(path).and_then(|file| file.take(limit).read_to_end(&mut text))
     };
     read.fail_with(ExitCode::Usage, || source(path))?;
-    if text.len() as u64 > MAX_LEN {
-        let text = format!("{}: longer than {MAX_LEN} bytes", source(path));
+    is_text(path, &text)?;
+    Ok(text)
+}
+
+/// Reads a file that no writer can keep us waiting for: a regular one. A FIFO, a device, a directory is refused.
+pub(crate) fn read_regular(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut text = Vec::new();
+    let mut read = || -> io::Result<bool> {
+        // Asked before it is opened, for to open a device may do something; and after, for it may be another by then.
+        if !path.metadata()?.is_file() {
+            return Ok(false);
+        }
+        let mut options = OpenOptions::new();
+        let file = options
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)?;
+        if !file.metadata()?.is_file() {
+            return Ok(false);
+        }
+        file.take(MAX_LEN + 1).read_to_end(&mut text)?;
+        Ok(true)
+    };
+    if !read().fail_with(ExitCode::Usage, || path.display().to_string())? {
+        let text = format!(
+            "{}: is no regular file (a FIFO, a device, a directory): write the peers into one",
+            path.display()
+        );
         return Err(Failure::new(ExitCode::Usage, text));
     }
+    is_text(path, &text)?;
     Ok(text)
+}
+
+/// Refuses what is too long, and UTF-16, in which every line would be a fault.
+fn is_text(path: &Path, text: &[u8]) -> Result<(), Failure> {
+    let fault = if text.len() as u64 > MAX_LEN {
+        format!("longer than {MAX_LEN} bytes")
+    } else if text.starts_with(&[0xff, 0xfe]) || text.starts_with(&[0xfe, 0xff]) {
+        "is UTF-16 text: save it as UTF-8".to_owned()
+    } else {
+        return Ok(());
+    };
+    let text = format!("{}: {fault}", source(path));
+    Err(Failure::new(ExitCode::Usage, text))
 }
 
 /// Lists the faults that the agent would find whatever its state, and the lines that repeat an earlier
@@ -103,7 +144,8 @@ pub(crate) fn all_lines(
 }
 
 fn read_line(line: &str) -> Result<Option<Line>, String> {
-    let line = line.trim();
+    // Some editors begin a file with a mark for its encoding (U+FEFF), also in the middle of joined files.
+    let line = line.trim_start_matches('\u{feff}').trim();
     if line.is_empty() || line.starts_with('#') {
         return Ok(None);
     }

@@ -67,7 +67,8 @@ impl PeerSpec {
             via: self.via.map_or([0; 4], |via| via.octets()),
             timers: timing.apply(*defaults),
             origin: Origin::Api,
-            reserved: [0; 3],
+            left_out: timing.left_out(),
+            reserved: [0; 2],
         }
     }
 

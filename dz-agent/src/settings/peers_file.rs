@@ -22,12 +22,12 @@ pub struct PeersFile {
 }
 
 impl PeersFile {
-    /// Reads the file.
+    /// Reads the file, which must be a regular one.
     ///
     /// # Errors
     /// [`ExitCode::Usage`] with every line that cannot be read or makes no sense.
     pub fn read(path: &Path) -> Result<Self, Failure> {
-        Self::parse(&lines::read(path)?).map_err(|faults| {
+        Self::parse(&lines::read_regular(path)?).map_err(|faults| {
             let text = format!("{}: {}", source(path), faults.join("; "));
             Failure::new(ExitCode::Usage, text)
         })
@@ -77,6 +77,39 @@ mod tests {
         let mut file = NamedTempFile::new().unwrap();
         file.write_all(text.as_bytes()).unwrap();
         file
+    }
+
+    #[test]
+    fn a_mark_of_the_encoding_does_no_harm() {
+        let text =
+            "\u{feff}10.0.0.7 local 10.0.0.1\r\n\u{feff}# joined\r\n{\"peer\": \"10.0.0.8\"}\r\n";
+        let read = PeersFile::read(file(text).path()).unwrap();
+        assert_eq!(read.peers.len(), 2);
+        let mut utf_16 = NamedTempFile::new().unwrap();
+        let text: Vec<u8> = "\u{feff}10.0.0.7"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        utf_16.write_all(&text).unwrap();
+        let refused = PeersFile::read(utf_16.path()).unwrap_err().to_string();
+        assert!(refused.ends_with("save it as UTF-8"), "{refused}");
+    }
+
+    #[test]
+    fn only_a_regular_file_of_bounded_size_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
+        for path in [fifo.as_path(), &link, folder.path(), Path::new("/dev/null")] {
+            let refused = PeersFile::read(path).unwrap_err().to_string();
+            assert!(refused.contains("is no regular file"), "{refused}");
+        }
+        let long = NamedTempFile::new().unwrap();
+        long.as_file().set_len(1 << 40).unwrap();
+        let refused = PeersFile::read(long.path()).unwrap_err().to_string();
+        assert!(refused.contains("longer than"), "{refused}");
     }
 
     #[test]

@@ -5,6 +5,9 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use dz_common::map::{
+    LEFT_OUT_MODE, LEFT_OUT_MULT, LEFT_OUT_RX, LEFT_OUT_TTL, LEFT_OUT_TX, Origin, Peer,
+};
 use dz_common::session::{Mode, Timers};
 use ipnet::Ipv4Net;
 use prefix_trie::PrefixMap;
@@ -63,6 +66,14 @@ impl Policy {
         self.excluded.get_lpm_prefix(&dst.into())
     }
 
+    /// Returns a peer of an earlier request with what the request said, and everything else as it is by now:
+    /// the override's, or that of `timers`.
+    pub fn renewed(&self, dst: Ipv4Addr, peer: &Peer, timers: Timers) -> Peer {
+        debug_assert_eq!(peer.origin, Origin::Api, "the others are made anew");
+        let timers = Timing::said(peer).apply(self.timers(dst, timers));
+        Peer { timers, ..*peer }
+    }
+
     /// Returns a destination's timers: those given, with the override of the longest prefix.
     pub fn timers(&self, dst: Ipv4Addr, timers: Timers) -> Timers {
         match self.overrides.get_lpm(&dst.into()) {
@@ -73,6 +84,31 @@ impl Policy {
 }
 
 impl Timing {
+    /// Returns the values that a peer's source said, as the peer has them.
+    fn said(peer: &Peer) -> Self {
+        let Peer { timers, .. } = peer;
+        fn said<T>(peer: &Peer, what: u8, value: T) -> Option<T> {
+            (peer.left_out & what == 0).then_some(value)
+        }
+        Self {
+            tx_interval_us: said(peer, LEFT_OUT_TX, timers.desired_min_tx_us),
+            rx_interval_us: said(peer, LEFT_OUT_RX, timers.required_min_rx_us),
+            detect_mult: said(peer, LEFT_OUT_MULT, timers.detect_mult),
+            min_ttl: said(peer, LEFT_OUT_TTL, timers.min_ttl),
+            passive: said(peer, LEFT_OUT_MODE, timers.mode == Mode::Passive),
+        }
+    }
+
+    /// Returns the values that are left out, as [`Peer::left_out`] has them.
+    pub fn left_out(&self) -> u8 {
+        let bit = |is_left_out: bool, what: u8| if is_left_out { what } else { 0 };
+        bit(self.tx_interval_us.is_none(), LEFT_OUT_TX)
+            | bit(self.rx_interval_us.is_none(), LEFT_OUT_RX)
+            | bit(self.detect_mult.is_none(), LEFT_OUT_MULT)
+            | bit(self.min_ttl.is_none(), LEFT_OUT_TTL)
+            | bit(self.passive.is_none(), LEFT_OUT_MODE)
+    }
+
     /// Returns the timers with these values in place; intervals are held within floor and ceiling.
     #[must_use]
     pub fn apply(&self, mut timers: Timers) -> Timers {
@@ -228,6 +264,46 @@ mod tests {
         assert_eq!((one.required_min_rx_us, one.mode), (500_000, Mode::Active));
         assert_eq!(timers("10.1.2.3").detect_mult, 4);
         assert!(policy.set(rule("10.1.2.3 detect-mult 5")), "it was there");
+    }
+
+    #[test]
+    fn a_request_keeps_what_it_said_and_nothing_else() {
+        let said = Timing {
+            tx_interval_us: Some(300_000),
+            passive: Some(true),
+            ..Timing::default()
+        };
+        let peer = Peer {
+            local: [10, 0, 0, 1],
+            via: [0; 4],
+            timers: said.apply(Timers::DEFAULT),
+            origin: Origin::Api,
+            left_out: said.left_out(),
+            reserved: [0; 2],
+        };
+        let other = Timers {
+            desired_min_tx_us: 2_000_000,
+            required_min_rx_us: 2_000_000,
+            detect_mult: 9,
+            ..Timers::DEFAULT
+        };
+        let mut policy = Policy::default();
+        policy.set(rule("10.0.0.2 detect-mult 7 active tx-interval 1s"));
+        let renewed = policy.renewed([10, 0, 0, 2].into(), &peer, other).timers;
+        let expected = Timers {
+            desired_min_tx_us: 300_000,
+            mode: Mode::Passive,
+            detect_mult: 7,
+            ..other
+        };
+        assert_eq!(renewed, expected);
+        // As an earlier layout left it: all of it was said.
+        let earlier = Peer {
+            left_out: 0,
+            ..peer
+        };
+        let renewed = policy.renewed([10, 0, 0, 2].into(), &earlier, other);
+        assert_eq!(renewed, earlier);
     }
 
     #[test]

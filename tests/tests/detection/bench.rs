@@ -40,7 +40,7 @@ pub(crate) fn kernel(label: &str, sessions: u32) -> anyhow::Result<Kernel> {
         when_never_up: dz_common::gate::Action::Pass,
         ttl: 64,
         tos: 0xc0,
-        reserved: [0; 4],
+        route_protocols: [0; 4],
     })?;
     kernel.set_beat(monotonic_ns())?;
     for slot in 0..SLOTS {

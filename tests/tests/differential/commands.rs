@@ -9,7 +9,7 @@ use dz_common::control::{OP_START_GROUP, Request};
 use dz_common::counters::{Counter, Counters};
 use dz_common::entry::Identity;
 use dz_common::map::{Deadline, Event, MAX_GROUPS, SessionEntry, SessionKey};
-use dz_common::session::{Session, Timers};
+use dz_common::session::{Mode, Session, Timers};
 use dz_tests::kernel::{Kernel, SLOTS};
 use dz_tests::rng::Rng;
 use dz_tests::wait::monotonic_ns;
@@ -145,8 +145,21 @@ fn request(rng: &Rng) -> Request {
         },
         key: SessionKey { local, peer, ..KEY },
         generation: rng.pick(&[GENERATION, GENERATION, GENERATION, GENERATION + 1]),
+        timers: Timers {
+            desired_min_tx_us: near(rng, Timers::DEFAULT.desired_min_tx_us),
+            required_min_rx_us: near(rng, Timers::DEFAULT.required_min_rx_us),
+            detect_mult: rng.pick(&[1, 3, 255]),
+            mode: rng.pick(&[Mode::Active, Mode::Passive]),
+            min_ttl: rng.pick(&[0, 255]),
+            ..Timers::DEFAULT
+        },
         ..Request::NONE
     }
+}
+
+/// One less, the same, or one more.
+fn near(rng: &Rng, us: u32) -> u32 {
+    us - 1 + rng.below(3) as u32
 }
 
 fn read(kernel: &Kernel) -> anyhow::Result<Vec<Counters>> {

@@ -73,7 +73,7 @@ pub(crate) fn config() -> Config {
         when_never_up: dz_common::gate::Action::Pass,
         ttl: 64,
         tos: 0xc0,
-        reserved: [0; 4],
+        route_protocols: [0; 4],
     }
 }
 

@@ -100,7 +100,7 @@ fn file_and_route() -> Result<()> {
     bed::until_route(&scene.bed.here, peer, true)?;
     ensure!(scene.sessions()? == before, "another session");
     fs::write(&file, "")?;
-    scene.agent.process().signal(Signal::SIGHUP)?;
+    scene.agent.cli(&["reload", "--force"])?;
     until_origin(&scene, peer, Origin::Follow)?;
     bed::until_route(&scene.bed.here, peer, false)?;
     ensure!(scene.sessions()? == before, "another session");
@@ -113,7 +113,7 @@ fn file_and_route() -> Result<()> {
     scene.settled()?;
     until_origin(&scene, peer, Origin::Config)?;
     fs::write(&file, "")?;
-    scene.agent.process().signal(Signal::SIGHUP)?;
+    scene.agent.cli(&["reload", "--force"])?;
     scene.until_up(&[])
 }
 

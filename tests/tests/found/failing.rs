@@ -31,6 +31,8 @@ enum Why {
     NoSocket,
     /// The kernel has no memory for a command of bpf(2).
     Without(BpfCommand),
+    /// It has none for a program that is to be swapped, when maps of another size are there to take over to.
+    OtherSize,
 }
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -56,6 +58,9 @@ pub(crate) fn tests() -> Vec<Test> {
     // Only a takeover swaps programs.
     tests.push(Test::new("failing::next_no_swap", &NEEDS_TCX, || {
         next(Why::Without(BpfCommand::LinkUpdate))
+    }));
+    tests.push(Test::new("failing::next_other_size", &NEEDS_TCX, || {
+        next(Why::OtherSize)
     }));
     tests
 }
@@ -162,7 +167,7 @@ fn fails(home: &Home, netns: &Netns, why: Why) -> Result<()> {
     command.arg("--state-dir").arg(home.state_dir());
     command.args(["--interface", INTERFACE, "--interface", OTHER]);
     // Whatever is written before it fails, these would be other settings.
-    command.args(["--port", "44999", "--ttl", "77"]);
+    command.args(["--port", "44999", "--ttl", "77", "--route-protocol", "150"]);
     // A dead agent's is there otherwise.
     let _ = fs::remove_file(home.socket());
     match why {
@@ -172,6 +177,10 @@ fn fails(home: &Home, netns: &Netns, why: Why) -> Result<()> {
         Why::NoSocket => fs::create_dir(home.socket())?,
         Why::Without(refused) => {
             seccomp::without_memory_for(&mut command, refused);
+        }
+        Why::OtherSize => {
+            command.args(["--max-sessions", "2048"]);
+            seccomp::without_memory_for(&mut command, BpfCommand::LinkUpdate);
         }
     }
     let output = ended(netns, &mut command)?;

@@ -14,11 +14,12 @@ use dz_tests::harness::Test;
 use dz_tests::pinned::Pinned;
 use dz_tests::wait::eventually;
 
-use crate::scene::{NEEDS_TCX, Scene, TWO_CHECKS, start, until_up};
+use crate::scene::{INTERVAL_MS, NEEDS_TCX, Scene, TWO_CHECKS, start, until_up};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         Test::new("values::cost_themselves", &NEEDS_TCX, at_start),
+        Test::new("values::in_maps_of_another_size", &NEEDS_TCX, taken_over),
         Test::new("values::while_it_runs", &NEEDS_TCX, meanwhile),
         Test::new("values::of_another_size", &NEEDS_TCX, another_size),
     ]
@@ -79,6 +80,20 @@ fn at_start() -> Result<()> {
     let good = spoil(&home)?;
     let agent = start(home, &scene.bed)?;
     until_up(&agent)?;
+    until_clean(agent.home(), &good)
+}
+
+/// The start makes smaller maps, and copies what is of use.
+fn taken_over() -> Result<()> {
+    let scene = Scene::new("smaller")?;
+    let home = scene.agent.crash()?;
+    let good = spoil(&home)?;
+    let interval = format!("{INTERVAL_MS}ms");
+    let mut words = vec!["--interface", INTERFACE, "--max-sessions", "2048"];
+    words.extend(["--tx-interval", &interval, "--rx-interval", &interval]);
+    let mut agent = Agent::start_in(home, &scene.bed.here, &words)?;
+    let log = agent.process().log();
+    ensure!(log.contains("entry not taken over"), "{log}");
     until_clean(agent.home(), &good)
 }
 

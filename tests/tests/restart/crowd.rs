@@ -131,13 +131,27 @@ impl Crowd {
 
     /// Connects an agent to all of them, and waits until all are Up.
     pub(crate) fn connect(&self, agent: &Agent) -> Result<()> {
-        let local = self.local.to_string();
+        self.connect_some(agent)?;
+        self.until_up(agent.home())
+    }
+
+    /// Connects an agent to all of them, beside those of other tunnels.
+    pub(crate) fn connect_some(&self, agent: &Agent) -> Result<()> {
+        let (local, interface) = (self.local.to_string(), self.interface);
         let lines = self.addresses().fold(String::new(), |mut lines, peer| {
             // Writing to a string cannot fail.
             let _ = writeln!(lines, "{peer}");
             lines
         });
-        let words = ["connect", "--local", &local, "--file", "-"];
+        let words = [
+            "connect",
+            "--interface",
+            interface,
+            "--local",
+            &local,
+            "--file",
+            "-",
+        ];
         let output = agent.home().command_reading(&words, &lines)?;
         ensure!(output.status.success(), "{output:?}");
         for peer in self.addresses() {
@@ -145,7 +159,7 @@ impl Crowd {
                 self.peers.add_session(peer);
             }
         }
-        self.until_up(agent.home())
+        Ok(())
     }
 
     /// Waits until all are Up at both ends, with their routes.

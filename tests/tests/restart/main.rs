@@ -9,6 +9,7 @@ mod layout_1;
 mod layout_4;
 mod needs;
 mod off_xdp;
+mod settings;
 mod unnoticed;
 mod upgrade;
 mod witness;
@@ -24,5 +25,6 @@ fn main() -> ExitCode {
     tests.extend(cut_short::tests());
     tests.extend(back::tests());
     tests.extend(grace::tests());
+    tests.extend(settings::tests());
     run(tests)
 }

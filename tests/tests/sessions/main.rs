@@ -15,6 +15,7 @@ mod queue;
 mod rate;
 mod readings;
 mod realtime;
+mod reload;
 mod routes;
 
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     tests.extend(held::tests());
     tests.extend(batches::tests());
     tests.extend(configured::tests());
+    tests.extend(reload::tests());
     tests.extend(purge::tests());
     tests.extend(moves::tests());
     tests.extend(readings::tests());

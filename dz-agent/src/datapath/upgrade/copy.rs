@@ -40,6 +40,8 @@ pub(super) struct Copier {
     config: Option<Pair>,
     heartbeat: Option<Pair>,
     sessions: Pair,
+    /// How many deadline slots there are in the old layout.
+    old_slots: u32,
     counters: Pair,
     others: Vec<Pair>,
 }
@@ -52,6 +54,8 @@ impl Copier {
         let kept = kept_types(state_dir, layout);
         let kept = kept.map_err(|error| format!("types of layout {layout}: {error}"))?;
         let kept = [kept, Some(our_types().map_err(|error| error.to_string())?)];
+        let old_slots = RawMap::from_pin(&old.join(name::DEADLINES));
+        let old_slots = old_slots.map_err(|error| format!("{}: {error}", name::DEADLINES))?;
         let mut others = Vec::new();
         for name in [name::LOCALS, name::PEERS, name::CONFINED] {
             // A map that the old layout does not have is filled by the new agent.
@@ -64,6 +68,7 @@ impl Copier {
             config: pair_or_none(name::CONFIG, old, new, &kept)?,
             heartbeat: pair_or_none(name::HEARTBEAT, old, new, &kept)?,
             sessions: Pair::new(name::SESSIONS, old, new, &kept)?,
+            old_slots: old_slots.max_entries(),
             counters: Pair::new(name::COUNTERS, old, new, &kept)?,
             others,
         })
@@ -149,29 +154,41 @@ impl Copier {
         slack: Duration,
     ) -> Result<(usize, Vec<Vec<u8>>), String> {
         let pair = &self.sessions;
-        let (mut copied, mut left) = (HashSet::new(), Vec::new());
-        for key in pair.old.keys().map_err(|error| pair.failed(&error))? {
-            let value = pair.old.get(&key, pair.locked);
-            let value = value.map_err(|error| pair.failed(&error))?;
-            let found = pair.key.convert(&key).ok().zip(session(pair, &value));
-            let sound = |(key, entry): &(Vec<u8>, SessionEntry)| {
-                entry.slot < slots && *key == entry.key.destination().as_bytes()
-            };
-            let Some((key, mut entry)) = found.filter(sound) else {
-                left.push(key);
-                continue;
-            };
+        let (mut entries, left) = self.read_sessions()?;
+        give_slots(&mut entries, slots)?;
+        let mut copied = HashSet::new();
+        for mut entry in entries {
             if !wanted(entry.key.ifindex) {
                 continue;
             }
             extend(&mut entry, now_ns(), slack);
             // The deadline first: a scan that misses the session leaves the slot alone.
             maps.set_slot(&entry);
-            let put = pair.new.put(&key, entry.as_bytes());
+            let key = entry.key.destination();
+            let put = pair.new.put(key.as_bytes(), entry.as_bytes());
             put.map_err(|error| pair.failed(&error))?;
             copied.insert(key);
         }
         Ok((copied.len(), left))
+    }
+
+    /// Reads the sessions, and the keys of those that mean nothing in our layout.
+    fn read_sessions(&self) -> Result<(Vec<SessionEntry>, Vec<Vec<u8>>), String> {
+        let pair = &self.sessions;
+        let (mut entries, mut left) = (Vec::new(), Vec::new());
+        for key in pair.old.keys().map_err(|error| pair.failed(&error))? {
+            let value = pair.old.get(&key, pair.locked);
+            let value = value.map_err(|error| pair.failed(&error))?;
+            let found = pair.key.convert(&key).ok().zip(session(pair, &value));
+            let sound = |(key, entry): &(Vec<u8>, SessionEntry)| {
+                entry.slot < self.old_slots && *key == entry.key.destination().as_bytes()
+            };
+            match found.filter(sound) {
+                Some((_, entry)) => entries.push(entry),
+                None => left.push(key),
+            }
+        }
+        Ok((entries, left))
     }
 }
 
@@ -179,6 +196,20 @@ impl Copier {
 fn session(pair: &Pair, value: &[u8]) -> Option<SessionEntry> {
     let value = pair.value.convert(value).ok()?;
     SessionEntry::try_read_from_bytes(&value).ok()
+}
+
+/// Gives the sessions other slots whose own there is none of where there are fewer, the same ones each time it is
+/// asked: a takeover that was cut short has copied some of them.
+fn give_slots(entries: &mut [SessionEntry], slots: u32) -> Result<(), String> {
+    let taken: HashSet<_> = entries.iter().map(|entry| entry.slot).collect();
+    let mut free = (0..slots).filter(|slot| !taken.contains(slot));
+    entries.sort_unstable_by_key(|entry| entry.key);
+    for entry in entries.iter_mut().filter(|entry| entry.slot >= slots) {
+        entry.slot = free
+            .next()
+            .ok_or_else(|| format!("{}: more sessions than there are to be", name::SESSIONS))?;
+    }
+    Ok(())
 }
 
 /// Makes a pair of two maps, unless there is no old one, or they have nothing in common.
@@ -294,4 +325,33 @@ fn types(name: &str, map: &RawMap, kept: Option<&[u8]>) -> Result<(Shape, Shape)
         Some((btf.shape(key)?, btf.shape(value)?))
     };
     shapes().ok_or_else(|| format!("{name}: types that this version does not understand"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn only_sessions_beyond_the_slots_get_another_one() {
+        let entry = |last: u8, slot| {
+            let mut entry = fixture::entry([10, 9, 0, last]);
+            entry.slot = slot;
+            entry
+        };
+        let entries = [entry(3, 900), entry(1, 1), entry(2, 800), entry(4, 0)];
+        let given = |mut entries: Vec<SessionEntry>| {
+            give_slots(&mut entries, 4)?;
+            entries.sort_unstable_by_key(|entry| entry.key);
+            let slots = entries.iter().map(|entry| entry.slot);
+            Ok::<Vec<u32>, String>(slots.collect())
+        };
+        assert_eq!(given(entries.to_vec()).unwrap(), [1, 2, 3, 0]);
+        let mut other_order = entries.to_vec();
+        other_order.reverse();
+        assert_eq!(given(other_order).unwrap(), [1, 2, 3, 0]);
+        let mut many = entries.to_vec();
+        many.push(entry(5, 700));
+        assert!(given(many).is_err());
+    }
 }

@@ -1,4 +1,4 @@
-//! Takes over the maps of an earlier layout, without a gap.
+//! Takes over the maps of an earlier layout, or of another size (`--max-sessions`), without a gap.
 //!
 //! The old kernel part serves until its programs are replaced in their links (below Linux 6.6 TC has
 //! filters instead). Each step leaves a state from which the next start goes on; the folder's name says
@@ -38,9 +38,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use dz_common::map::{ABI_VERSION, name};
-use tracing::info;
+use tracing::{info, warn};
 
-use super::layout::abi_version;
+use super::layout::{abi_version, earlier, slots_for};
 use super::names::MAPS;
 use super::pins::Pin;
 use super::raw::map::RawMap;
@@ -48,38 +48,54 @@ use super::settings::Settings;
 use super::whole::Datapath;
 use crate::error::{ExitCode, FailWith, Failure};
 use copy::Copier;
+pub(super) use old_links::filtered;
 use old_links::{OldLink, old_links};
 pub use staging::unfinished;
 use staging::{MOVE, NEW, SWAP, exists, map_ids, remove, rename};
 pub use types::keep_types;
 
-/// Copies pinned maps of an earlier layout into maps of ours, and replaces the programs that use them by
-/// ours. Finishes the takeover of an agent that died in it. Without maps,
-/// or with maps of our layout, there is nothing to do.
+/// Copies pinned maps of an earlier layout or another size into maps of ours, and replaces the programs that use
+/// them by ours. Finishes the takeover of an agent that died in it. Without maps, or with maps of our layout and size,
+/// there is nothing to do.
 ///
 /// # Errors
-/// [`ExitCode::Failure`] if it cannot be done: the old kernel part goes on as it was.
+/// [`ExitCode::Usage`] if there are more sessions than there are to be; [`ExitCode::Failure`] if it cannot be
+/// done. The old kernel part goes on as it was.
 pub fn take_over(settings: &Settings) -> Result<(), Failure> {
     let pin_dir = &settings.pin_dir;
+    if let Some(earlier) = earlier(pin_dir)?.filter(|earlier| earlier.port != settings.port) {
+        warn!(
+            port = settings.port,
+            earlier = earlier.port,
+            "another liveness port than before: sessions go Down with peers that keep the earlier one"
+        );
+    }
     remove(&pin_dir.join(NEW))?;
     if exists(&pin_dir.join(MOVE))? {
         info!(pin_dir = %pin_dir.display(), "finishing a takeover that was cut short");
-        return move_pins(pin_dir);
-    }
-    if exists(&pin_dir.join(SWAP))? {
+        move_pins(pin_dir)?;
+    } else if exists(&pin_dir.join(SWAP))? {
         let staged = map_ids(&pin_dir.join(SWAP))?;
         let links = old_links(pin_dir).map_err(|fault| refusal(pin_dir, &fault))?;
         let used = any_uses(&links, &staged).map_err(|fault| refusal(pin_dir, &fault))?;
         if used {
             info!(pin_dir = %pin_dir.display(), "going on with a takeover that was cut short");
             let taken = swap_rest(settings, &staged).map_err(|fault| refusal(pin_dir, &fault));
-            return taken.and_then(|()| move_pins(pin_dir));
+            taken.and_then(|()| move_pins(pin_dir))?;
+        } else {
+            remove(&pin_dir.join(SWAP))?;
         }
-        remove(&pin_dir.join(SWAP))?;
     }
     let found = abi_version(pin_dir)?;
-    // None or 0: nothing that could be taken over; see `Datapath::load`.
-    if !found.is_some_and(|found| (1..ABI_VERSION).contains(&found)) {
+    // None or 0, or only some of our maps: nothing that could be taken over; see `Datapath::load`.
+    let is_ours = found == Some(ABI_VERSION);
+    if !found.is_some_and(|found| (1..=ABI_VERSION).contains(&found))
+        || is_ours && !exists(&pin_dir.join(name::DEADLINES))?
+    {
+        return Ok(());
+    }
+    let slots = has_room(settings)?;
+    if is_ours && slots == slots_for(settings.max_sessions) {
         return Ok(());
     }
     prepare(settings)
@@ -105,18 +121,47 @@ fn is_unused(pin_dir: &Path, folder: &str) -> bool {
     folder == NEW || any_uses(&links, &staged) == Ok(false)
 }
 
+/// Makes sure that there is room for the sessions and peers that there are. Returns how many deadline slots the maps
+/// have.
+fn has_room(settings: &Settings) -> Result<u32, Failure> {
+    let pin_dir = &settings.pin_dir;
+    let open = |name| {
+        let map = RawMap::from_pin(&pin_dir.join(name));
+        map.map_err(|error| refusal(pin_dir, &format!("{name}: {error}")))
+    };
+    let count = |name| {
+        if !exists(&pin_dir.join(name))? {
+            return Ok(0); // an earlier layout without it
+        }
+        let keys = open(name)?.keys();
+        let keys = keys.map_err(|error| refusal(pin_dir, &format!("{name}: {error}")))?;
+        Ok::<_, Failure>(keys.len())
+    };
+    let (most, slots) = (settings.max_sessions, open(name::DEADLINES)?.max_entries());
+    if most >= slots {
+        return Ok(slots);
+    }
+    let there = count(name::SESSIONS)?.max(count(name::PEERS)?);
+    if there > most as usize {
+        let text = format!(
+            "--max-sessions {most}: there are {there} sessions, which go on as they are: disconnect {} with the \
+             earlier settings first, or give --max-sessions {there} or more",
+            there - most as usize
+        );
+        return Err(Failure::new(ExitCode::Usage, text));
+    }
+    Ok(slots)
+}
+
 /// Takes steps 1 and 2.
 fn prepare(settings: &Settings) -> Result<Datapath, String> {
     let pin_dir = &settings.pin_dir;
     let start = Instant::now();
-    let deadlines = RawMap::from_pin(&pin_dir.join(name::DEADLINES));
-    let deadlines = deadlines.map_err(|error| format!("{}: {error}", name::DEADLINES))?;
     let staging = pin_dir.join(NEW);
     fs::create_dir(&staging).map_err(|error| format!("{}: {error}", staging.display()))?;
     step();
     let mut datapath = Datapath::load(&Settings {
         pin_dir: staging.clone(),
-        max_sessions: deadlines.max_entries(),
         ..settings.clone()
     })
     .map_err(|failure| failure.to_string())?;
@@ -131,7 +176,12 @@ fn prepare(settings: &Settings) -> Result<Datapath, String> {
         link.make_ready(datapath.object())?;
     }
     let copier = Copier::new(pin_dir, &staging, &settings.state_dir)?;
-    copier.settings(datapath.maps(), settings.config(datapath.groups()))?;
+    // No route has our number yet.
+    let ours = Settings {
+        route_protocols: [0; 4],
+        ..settings.clone()
+    };
+    copier.settings(datapath.maps(), ours.config(datapath.groups()))?;
     copier.settled()?;
     step();
     copier.counters()?;
@@ -141,7 +191,7 @@ fn prepare(settings: &Settings) -> Result<Datapath, String> {
     step();
     rename(&staging, &pin_dir.join(SWAP))?;
     step();
-    info!(sessions, took = ?start.elapsed(), "maps of an earlier layout copied");
+    info!(sessions, slots, took = ?start.elapsed(), "maps of an earlier layout or another size copied");
     Ok(datapath)
 }
 
@@ -215,7 +265,7 @@ fn move_pins(pin_dir: &Path) -> Result<(), Failure> {
     result().fail_with(ExitCode::Failure, || {
         format!("moving the pins of {}", staging.display())
     })?;
-    info!(pin_dir = %pin_dir.display(), "earlier layout taken over");
+    info!(pin_dir = %pin_dir.display(), "earlier maps taken over");
     Ok(())
 }
 
@@ -233,8 +283,8 @@ fn refusal(pin_dir: &Path, fault: &str) -> Failure {
     Failure::new(
         ExitCode::Failure,
         format!(
-            "{}: the maps of an earlier version cannot be taken over ({fault}): the kernel part goes \
-             on as it was; go on with that version, or remove it all with `dz-agent purge`",
+            "{}: the maps of an earlier version or another --max-sessions cannot be taken over ({fault}): the kernel \
+             part goes on as it was; go on with that version and number, or remove it all with `dz-agent purge`",
             pin_dir.display()
         ),
     )

@@ -1,9 +1,12 @@
 //! Finds the links of the old kernel part, and swaps new programs into them: pinned links, and below
 //! Linux 6.6 TC's filters, which belong to the device and are found there.
 
+use std::io;
 use std::path::Path;
 
 use aya::programs::loaded_programs;
+use dz_common::map::{LocalKey, name};
+use zerocopy::TryFromBytes;
 
 use super::staging::{MOVE, NEW, SWAP, map_ids};
 use crate::datapath::causes::os_error;
@@ -11,9 +14,11 @@ use crate::datapath::features::has_tcx;
 use crate::datapath::filters::{self, Filter, at_once};
 use crate::datapath::hook::{AttachMode, Hook};
 use crate::datapath::links::{LinkFailure, swap_filter, swap_pinned};
+use crate::datapath::made::is_there;
 use crate::datapath::object::Object;
 use crate::datapath::pins::Pin;
 use crate::datapath::raw::link::pinned_facts;
+use crate::datapath::raw::map::RawMap;
 use crate::net::links;
 
 /// A link or filter of the old kernel part, whose device is still there.
@@ -105,6 +110,32 @@ pub(super) fn old_links(pin_dir: &Path) -> Result<Vec<OldLink>, String> {
         }
     }
     Ok(links)
+}
+
+/// Returns the names of the interfaces with a filter whose program has the maps that are pinned here. Where the kernel
+/// does not tell which maps it has, our sessions' addresses there (`dz_locals`) do.
+pub(in crate::datapath) fn filtered(pin_dir: &Path) -> Result<Vec<String>, String> {
+    let mut names = Vec::new();
+    for link in old_links(pin_dir)? {
+        if let Kind::Filter(filter) = link.kind
+            && (link.maps.is_some() || has_locals(pin_dir, link.ifindex)?)
+        {
+            names.push(filter.interface);
+        }
+    }
+    Ok(names)
+}
+
+/// Says whether sessions over an interface may have a local address by the maps that are pinned here.
+fn has_locals(pin_dir: &Path, ifindex: u32) -> Result<bool, String> {
+    let path = pin_dir.join(name::LOCALS);
+    let fault = |error: io::Error| format!("{}: {error}", path.display());
+    if !is_there(&path).map_err(fault)? {
+        return Ok(false);
+    }
+    let keys = RawMap::from_pin(&path).and_then(|map| map.keys());
+    let mut keys = keys.map_err(fault)?.into_iter();
+    Ok(keys.any(|key| LocalKey::try_read_from_bytes(&key).is_ok_and(|key| key.ifindex == ifindex)))
 }
 
 fn of(kind: Kind, ifindex: u32, id: u32) -> Result<OldLink, String> {

@@ -2,5 +2,6 @@
 
 pub(super) mod lists;
 pub(super) mod reconcile;
+pub(super) mod reload;
 pub(super) mod select;
 pub(super) mod sound;

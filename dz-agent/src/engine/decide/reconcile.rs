@@ -58,6 +58,8 @@ pub(crate) enum Op {
     },
     /// Insert a session for the peer.
     Open(PeerKey),
+    /// Give the session the timers of its peer.
+    Retime(SessionKey),
     /// Have the route decided about anew, and changed accordingly.
     AdjustRoute(RouteKey),
     /// Store the way around in the session, where the gate reads it.
@@ -99,7 +101,15 @@ pub(crate) fn decide(facts: &Facts<'_>) -> Vec<Op> {
             .peer
             .map(|(_, peer)| wanted_route(entry, peer, facts.ignore_peer_passive));
         match wanted {
-            Some(_) => open += 1,
+            Some(_) => {
+                open += 1;
+                if found
+                    .peer
+                    .is_some_and(|(_, peer)| peer.timers != entry.session.timers)
+                {
+                    ops.push(Op::Retime(entry.key));
+                }
+            }
             None => ops.push(Op::Close {
                 key: entry.key,
                 announce: found.here,
@@ -114,7 +124,8 @@ pub(crate) fn decide(facts: &Facts<'_>) -> Vec<Op> {
     }
     let can_open = |(key, peer): &(&PeerKey, &Peer)| {
         let carrier = facts.carriers.get(ifname(key));
-        carrier.is_some_and(|carrier| carrier.locals.contains(&peer.local.into()))
+        carrier
+            .is_some_and(|carrier| !carrier.leaving && carrier.locals.contains(&peer.local.into()))
             && !facts.refused.contains(*key)
     };
     // Spares the search below: a peer has one session at most, so that equal numbers mean that none is
@@ -211,7 +222,8 @@ fn find<'a>(
     let here =
         carrier.filter(|(_, carrier)| carrier.locals.contains(&Ipv4Addr::from(entry.key.local)));
     let wanted = here.filter(|_| entry.session.state != State::AdminDown);
-    let peer = wanted.and_then(|(name, _)| {
+    let peer = wanted.filter(|(_, carrier)| !carrier.leaving);
+    let peer = peer.and_then(|(name, _)| {
         let key = peer_key(name, entry.key.peer.into());
         let peer = facts.peers.get(&key)?;
         let wanted = peer.local == entry.key.local && !facts.refused.contains(&key);

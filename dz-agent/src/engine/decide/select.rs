@@ -107,7 +107,8 @@ mod tests {
             via: [0; 4],
             timers: Timers::DEFAULT,
             origin,
-            reserved: [0; 3],
+            left_out: 0,
+            reserved: [0; 2],
         };
         let all = all.iter();
         all.map(|(name, dst, origin)| (peer_key(name, *dst), peer(*origin)))

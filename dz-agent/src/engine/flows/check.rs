@@ -13,7 +13,7 @@ use crate::engine::decide::reconcile::{self, Facts, Op};
 use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::state::backoff::nanos;
-use crate::engine::state::checks::Reading;
+use crate::engine::state::checks::{OurRoutes, Reading};
 use crate::engine::state::keys::{RouteKey, flow, peer_key, route_key};
 use crate::engine::state::left::{after_ns, has_left};
 use crate::hash::HashMap;
@@ -87,6 +87,9 @@ impl<H: Hands> Engine<H> {
         for op in ops.iter().filter(|op| !matches!(op, Op::Close { .. })) {
             self.carry_out(*op);
         }
+        if self.interfaces.has_leaving() {
+            self.let_go_of_leaving();
+        }
         match failed {
             Some(error) => self.check_failed(&error),
             None => {
@@ -145,7 +148,13 @@ impl<H: Hands> Engine<H> {
         let unfollowed = self.read_followed().await;
         let resolve = !self.sessions.next_hops().is_up_to_date();
         let unresolved = self.read_neighbours().await;
-        self.settle_all();
+        let unnumbered = self.renumber_routes().await;
+        if self.sessions.len() == 0 {
+            // Those of an earlier agent: settling closes them, or goes on with them.
+            let sessions = self.read_sessions()?;
+            self.know_sessions(&sessions, &routes);
+        }
+        self.settle_all().log();
         if self.interfaces.host_addresses_mut().take_new() {
             self.read_borrowed().await.map_or(Ok(()), Err)?;
             self.use_holders();
@@ -154,16 +163,7 @@ impl<H: Hands> Engine<H> {
         self.show_interfaces();
         let refused = self.interfaces.refused_peers(&self.peers);
         let sessions = self.read_sessions()?;
-        if !self.sessions.are(&sessions) {
-            self.forget_missing(&sessions);
-            let gateways = gateways(routes.as_deref().unwrap_or_default());
-            for entry in &sessions {
-                // Spares the known ones all but a look-up.
-                if !self.sessions.knows(entry) {
-                    self.adopt(entry, &gateways);
-                }
-            }
-        }
+        self.know_sessions(&sessions, &routes);
         if resolve {
             self.resolve_missing();
         }
@@ -193,8 +193,26 @@ impl<H: Hands> Engine<H> {
             .or(unseen)
             .or(unfollowed)
             .or(unresolved)
+            .or(unnumbered)
             .or(routes.err().map(anyhow::Error::from));
         Ok((ops, failed))
+    }
+
+    /// Gives routes our protocol number that an earlier agent with another one has left (`--route-protocol`). Returns why
+    /// that failed, if it did.
+    pub(crate) async fn renumber_routes(&mut self) -> Option<anyhow::Error> {
+        let indices: Vec<_> = self.interfaces.indices().collect();
+        match self.hands.renumber_routes(&indices).await {
+            Ok(0) => None,
+            Ok(routes) => {
+                info!(
+                    routes,
+                    "routes of an earlier agent have our protocol number now"
+                );
+                None
+            }
+            Err(error) => Some(error.into()),
+        }
     }
 
     /// Reads the peers from their map, which somebody else may have changed.
@@ -216,6 +234,21 @@ impl<H: Hands> Engine<H> {
             self.peers = peers;
         }
         Ok(())
+    }
+
+    /// Adopts the sessions that were read and are not known, and forgets those that are gone.
+    fn know_sessions(&mut self, read: &[SessionEntry], routes: &OurRoutes) {
+        if self.sessions.are(read) {
+            return;
+        }
+        self.forget_missing(read);
+        let gateways = gateways(routes.as_deref().unwrap_or_default());
+        for entry in read {
+            // Spares the known ones all but a look-up.
+            if !self.sessions.knows(entry) {
+                self.adopt(entry, &gateways);
+            }
+        }
     }
 
     /// Forgets sessions that somebody else has deleted, but for those that are being closed anyway.
@@ -269,6 +302,10 @@ impl<H: Hands> Engine<H> {
                 }
             }
             Op::Close { key, announce } => self.close(key, announce),
+            Op::Retime(key) => {
+                self.retime(key);
+                self.adjust_route(route_key(&key)); // active or passive
+            }
             Op::AdjustRoute(key) => self.adjust_route(key),
             Op::Divert(key) => self.divert(key),
             Op::Review(key) => self.review(key),

@@ -88,6 +88,7 @@ impl<H: Hands> Engine<H> {
     /// The peer's interface is not served, or it is not clear which one is meant.
     pub(crate) fn interface_for(&self, spec: &PeerSpec) -> Result<usize, (RefusalKind, String)> {
         let all = self.interfaces.iter().enumerate();
+        let all = all.filter(|(_, interface)| !interface.is_leaving());
         if let Some(name) = &spec.interface {
             let mut found = all.filter(|(_, interface)| interface.name() == name);
             return found.next().map(|(index, _)| index).ok_or_else(|| {
@@ -95,8 +96,8 @@ impl<H: Hands> Engine<H> {
                 (RefusalKind::NotFound, text)
             });
         }
-        if self.interfaces.len() == 1 {
-            return Ok(0);
+        if let [(only, _)] = all.clone().take(2).collect::<Vec<_>>()[..] {
+            return Ok(only);
         }
         let Some(local) = spec.local else {
             let text = "several interfaces are served: name one (--interface NAME)".to_owned();

@@ -154,6 +154,9 @@ impl<H: Hands> Engine<H> {
             self.shared.recorded.rx_versions.removed(&interface, &entry);
         }
         self.forget(&key);
+        if self.interfaces.has_leaving() {
+            self.agenda.check_soon(self.hands.now_ns());
+        }
         // A peer may want its next session here, from another address, say.
         self.room_came(route);
         for batch in closed.batches {

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use dz_common::map::{Origin, Peer, PeerKey};
 use dz_common::session::Timers;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::command::{Connected, Refusal, RefusalKind};
 use crate::engine::flows::choose::Sources;
@@ -83,6 +83,7 @@ impl<H: Hands> Engine<H> {
             let (interface, local) = (ifname(&key), Ipv4Addr::from(peer.local));
             let peer_address = Ipv4Addr::from(key.peer);
             if known {
+                self.remember_words(&key, &peer);
                 info!(interface, %local, peer = %peer_address, "connected already");
             } else {
                 info!(interface, %local, peer = %peer_address, "connected");
@@ -96,6 +97,27 @@ impl<H: Hands> Engine<H> {
         }
         self.tick();
         Ok(!request.left.is_empty())
+    }
+
+    /// Remembers what a repeated request says of a peer and earlier ones did not: the values are the same, but now
+    /// they stay when the agent's defaults change.
+    fn remember_words(&mut self, key: &PeerKey, asked: &Peer) {
+        let Some(found) = self.peers.get(key).copied() else {
+            return;
+        };
+        let left_out = found.left_out & asked.left_out;
+        if found.origin != Origin::Api || left_out == found.left_out {
+            return;
+        }
+        let peer = Peer { left_out, ..found };
+        match self.hands.set_peer(key, &peer) {
+            Ok(()) => {
+                self.peers.insert(*key, peer);
+            }
+            Err(error) => {
+                warn!(peer = %Ipv4Addr::from(key.peer), %error, "peer not written: what the request says is not kept over a restart");
+            }
+        }
     }
 
     /// Disconnects the peers of a request that have been written before another one failed.

@@ -182,7 +182,8 @@ impl<H: Hands> Engine<H> {
                 .map_or([0; 4], |via| via.octets()),
             timers: self.wants.policy().timers(dst, self.options.timers()),
             origin: Origin::Follow,
-            reserved: [0; 3],
+            left_out: 0,
+            reserved: [0; 2],
         };
         Says::Peer(peer, route)
     }

@@ -49,8 +49,8 @@ impl<H: Hands> Engine<H> {
         unseen
     }
 
-    /// Attaches to every interface that exists, or to none; with that the kernel part is ours. Of each kind of
-    /// interface that does not exist yet, the programs are loaded, to be sure of them.
+    /// Attaches to every interface that is named and exists, or to none; with that the kernel part is ours. Of each kind
+    /// of interface that does not exist yet, the programs are loaded, to be sure of them.
     ///
     /// # Errors
     /// An interface cannot be served, or the kernel refuses our programs.
@@ -59,7 +59,12 @@ impl<H: Hands> Engine<H> {
         found: &[Option<links::Interface>],
     ) -> Result<(), Failure> {
         let mut here = Vec::new();
+        let mut waits = false;
         for (index, found) in found.iter().enumerate() {
+            if self.interfaces.at(index).is_leaving() {
+                continue;
+            }
+            waits |= found.is_none();
             if let Some(found) = found {
                 let link = link_of(found);
                 let name = || format!("interface {}", found.name);
@@ -67,7 +72,7 @@ impl<H: Hands> Engine<H> {
                 here.push((index, found.clone(), link));
             }
         }
-        if here.len() < found.len() {
+        if waits {
             self.hands.load_all()?;
         }
         self.hands.begin(&here)?;
@@ -122,9 +127,9 @@ impl<H: Hands> Engine<H> {
 
     /// Shares the interfaces with API and metrics.
     pub(crate) fn show_interfaces(&self) {
-        let views = self.interfaces.iter().map(Interface::view);
-        let shown = views.enumerate();
-        let shown = shown.map(|(index, view)| self.hands.show(index, view));
+        let all = self.interfaces.iter().enumerate();
+        let named = all.filter(|(_, interface)| !interface.is_leaving());
+        let shown = named.map(|(index, interface)| self.hands.show(index, interface.view()));
         *self.shared.interfaces() = shown.collect();
     }
 
@@ -198,15 +203,27 @@ impl<H: Hands> Engine<H> {
         Ok(())
     }
 
-    /// Lets go of an interface that is gone or has been created anew.
+    /// Stops serving an interface that is gone or has been created anew.
     fn interface_gone(&mut self, index: usize) {
         let interface = self.interfaces.at_mut(index);
-        let name = interface.name().to_owned();
+        let name = interface.shared_name();
         interface.wait("is gone".to_owned());
+        if let Some(ifindex) = interface.ifindex() {
+            warn!(interface = &*name, ifindex, "interface gone");
+        }
+        self.unserve(index);
+        if let Err(error) = self.hands.detach(index) {
+            warn!(interface = &*name, %error, "pin of its link not removed");
+        }
+    }
+
+    /// Forgets the addresses of an interface that sessions could have.
+    fn unserve(&mut self, index: usize) {
+        let interface = self.interfaces.at_mut(index);
+        let name = interface.shared_name();
         let Some((ifindex, usable)) = interface.unserve() else {
             return;
         };
-        warn!(interface = name, ifindex, "interface gone");
         for local in usable {
             let key = LocalKey {
                 ifindex,
@@ -214,8 +231,33 @@ impl<H: Hands> Engine<H> {
             };
             self.local_went(&name, &key);
         }
-        if let Err(error) = self.hands.detach(index) {
-            warn!(interface = name, %error, "pin of its link not removed");
+    }
+
+    /// Lets go of the interfaces that are not to be served any more and whose sessions are closed: takes our programs
+    /// off, and gives the locks up. What fails is tried again by the next full check. To be called at the end of one: no
+    /// reading is under way then, in which interfaces would have their earlier positions.
+    pub(crate) fn let_go_of_leaving(&mut self) {
+        for index in (0..self.interfaces.len()).rev() {
+            let interface = self.interfaces.at(index);
+            let name = interface.shared_name();
+            if !interface.is_leaving()
+                || self
+                    .sessions
+                    .iter()
+                    .any(|(_, live)| *live.interface() == name)
+            {
+                continue;
+            }
+            self.unserve(index);
+            match self.hands.let_go(index) {
+                Ok(()) => {
+                    self.interfaces.remove(index);
+                    info!(interface = &*name, "let go of: it is not served any more");
+                    // Others' packets may be diverted there from now on.
+                    self.agenda.look_around_soon(self.hands.now_ns());
+                }
+                Err(error) => warn!(interface = &*name, %error, "not let go of; tried again"),
+            }
         }
     }
 

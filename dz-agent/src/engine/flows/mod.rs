@@ -2,7 +2,7 @@
 //! them.
 //!
 //! A flow calls only flows further down in this list: notices, events, reload · check · settle, connect ·
-//! disconnect · answers · close, open · hold · routes · farewell · transmit · resolve, discard.
+//! disconnect · answers · retime · close, open · hold · routes · farewell · transmit · resolve, discard.
 
 pub(super) mod answers;
 pub(super) mod borrow;
@@ -25,6 +25,7 @@ pub(super) mod notices;
 pub(super) mod open;
 pub(super) mod reload;
 pub(super) mod resolve;
+pub(super) mod retime;
 pub(super) mod routes;
 pub(super) mod settle;
 pub(super) mod surroundings;

@@ -17,6 +17,7 @@ use crate::engine::hands::Hands;
 use crate::engine::parts::Engine;
 use crate::engine::show::shared::FollowedRoute;
 use crate::engine::state::followed::Says;
+use crate::engine::state::interface::Interface;
 use crate::engine::state::keys::{RouteKey, ifname, peer_key};
 use crate::engine::state::wants::same;
 use crate::hash::HashSet;
@@ -32,7 +33,7 @@ enum Wish {
     Peer(Peer),
     /// No peer.
     Nobody,
-    /// The peer that is there: a request has connected it, or nobody knows what the routes want.
+    /// The peer that is there: nobody knows what the routes want, or its interface is not served any more.
     AsIs,
 }
 
@@ -42,6 +43,20 @@ pub(crate) struct Settled {
     pub(crate) added: usize,
     pub(crate) changed: usize,
     pub(crate) removed: usize,
+}
+
+impl Settled {
+    /// Logs what a full check has settled, if anything.
+    pub(crate) fn log(&self) {
+        let Self {
+            added,
+            changed,
+            removed,
+        } = self;
+        if added + changed + removed > 0 {
+            info!(added, changed, removed, "peers settled");
+        }
+    }
 }
 
 impl<H: Hands> Engine<H> {
@@ -132,7 +147,14 @@ impl<H: Hands> Engine<H> {
         let dst = Ipv4Addr::from(key.peer);
         let says = self.followed_peer(key);
         let mut shown = None;
-        let wish = if self.wants.policy().excluded(dst).is_some() {
+        let interface = self.interfaces.named(ifname(key));
+        let wish = if interface.is_some_and(Interface::is_leaving) {
+            // One of a request stays, without a session, until its interface is named again.
+            match self.peers.get(key).map(|peer| peer.origin) {
+                Some(Origin::Api) => Wish::AsIs,
+                _ => Wish::Nobody,
+            }
+        } else if self.wants.policy().excluded(dst).is_some() {
             if let Says::Peer(_, route) | Says::NoSource(route) = says {
                 shown = Some(FollowedRoute::passed_over(&route, PassedOver::Excluded));
             }
@@ -140,9 +162,16 @@ impl<H: Hands> Engine<H> {
         } else if let Some(peer) = self.wants.configured().get(key) {
             Wish::Peer(self.with_ends(key, *peer))
         } else {
-            let origin = self.peers.get(key).map(|peer| peer.origin);
+            let found = self.peers.get(key);
+            let origin = found.map(|peer| peer.origin);
             match says {
-                _ if origin == Some(Origin::Api) => Wish::AsIs,
+                _ if origin == Some(Origin::Api) => {
+                    let policy = self.wants.policy();
+                    let timers = self.options.timers();
+                    found.map_or(Wish::AsIs, |found| {
+                        Wish::Peer(policy.renewed(dst, found, timers))
+                    })
+                }
                 Says::Unknown if origin == Some(Origin::Follow) => return Wish::AsIs,
                 Says::Peer(peer, route) => {
                     shown = Some(FollowedRoute::of(&route));
@@ -189,8 +218,8 @@ impl<H: Hands> Engine<H> {
         }
     }
 
-    /// Says whether a peer's session goes on when the peer changes: it does if only the origin changes or, where
-    /// packets have no next hop, the gateway.
+    /// Says whether a peer is changed in its place, and not disconnected first: it is if it keeps its local address
+    /// and, where packets have a next hop, its gateway. Its session then follows ([`Self::retime`]).
     fn goes_on(&self, key: &PeerKey, found: &Peer, wanted: &Peer) -> bool {
         let interface = self.interfaces.named(ifname(key));
         let link = interface.and_then(|interface| Some(interface.ends()?.link));
@@ -199,7 +228,15 @@ impl<H: Hands> Engine<H> {
         } else {
             found.via
         };
-        same(&Peer { via, ..*found }, wanted)
+        let timers = wanted.timers;
+        same(
+            &Peer {
+                via,
+                timers,
+                ..*found
+            },
+            wanted,
+        )
     }
 
     /// Writes a peer, and has its session opened when its address is there and an earlier session with the peer
@@ -227,9 +264,16 @@ impl<H: Hands> Engine<H> {
         }
         self.peers.insert(key, peer);
         if goes_on == Some(true) {
-            // The session goes on. Its route may have another gateway now, or is not wanted any more beside
-            // the followed one.
-            if let Some(ifindex) = self.interfaces.index_of(ifname(&key)) {
+            if found.is_some_and(|found| found.timers != peer.timers)
+                && let Some(session) = self.owner_of(&key)
+            {
+                self.retime(session);
+            }
+            // Another route may be wanted: by another gateway, or none, beside the followed one.
+            let route = |peer: &Peer| (peer.origin, peer.via, peer.timers.mode);
+            if found.is_some_and(|found| route(&found) != route(&peer))
+                && let Some(ifindex) = self.interfaces.index_of(ifname(&key))
+            {
                 let dst = address;
                 self.adjust_route(RouteKey { ifindex, dst });
             }

@@ -38,5 +38,6 @@ pub(crate) fn settings(options: &RunOptions) -> Settings {
         ttl: options.ttl,
         tos: options.tos.0,
         ignore_peer_passive: options.peer_passive == PeerPassive::Ignore,
+        route_protocols: [options.route_protocol, 0, 0, 0],
     }
 }

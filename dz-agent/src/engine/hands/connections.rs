@@ -13,7 +13,7 @@ use futures_util::future::LocalBoxFuture;
 
 use crate::host::realtime;
 use crate::net::Netlink;
-use crate::net::routes::Routes;
+use crate::net::routes::{RouteError, Routes};
 
 /// The connections.
 pub(super) struct Connections {
@@ -101,6 +101,26 @@ impl Connections {
             }
         };
         lost.boxed_local()
+    }
+
+    /// Gives routes over these interfaces that have an earlier protocol number of ours the one that we have now.
+    /// Returns how many there were.
+    ///
+    /// # Errors
+    /// The kernel refuses; some may have been given it.
+    pub(super) async fn renumber(
+        &self,
+        earlier: u8,
+        ifindices: &[u32],
+    ) -> Result<usize, RouteError> {
+        let earlier = Routes::new(self.near.clone(), earlier);
+        let mut found = earlier.list(None).await?;
+        found.retain(|route| ifindices.contains(&route.ifindex));
+        for route in &found {
+            earlier.delete(route.dst, route.ifindex).await?;
+            self.near_routes.add(route).await?;
+        }
+        Ok(found.len())
     }
 
     /// Begins a change.

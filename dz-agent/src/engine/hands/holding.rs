@@ -1,11 +1,14 @@
 //! The agent's hold on an interface: the lock on its name, our programs on it, and its liveness port.
 
 use std::io;
+use std::path::Path;
 
 use super::Kept;
 use super::guard::Guard;
-use crate::datapath::{Attachment, Datapath, Device, Place};
+use super::pins::remove_pins_of;
+use crate::datapath::{Attachment, Datapath, Device, Place, filters};
 use crate::host::lock::{InterfaceLock, LockError};
+use crate::net::{Netlink, NetlinkError, links};
 use crate::view::{InterfaceView, ProgramView};
 
 /// The hold on one interface.
@@ -37,13 +40,33 @@ impl Holding {
         self.attached = Some((attachment, guard));
     }
 
-    /// Looks where the programs are, and puts right what others have changed.
-    pub(super) fn keep_programs(&mut self, datapath: &mut Datapath, device: &Device<'_>) -> Kept {
-        let Some((attachment, _)) = &mut self.attached else {
-            return Kept::default();
+    /// Looks where the programs are on the interface with this index, and puts right what others have changed.
+    ///
+    /// # Errors
+    /// The kernel could not be asked.
+    pub(super) async fn keep_programs(
+        &mut self,
+        datapath: &mut Datapath,
+        netlink: &Netlink,
+        ifindex: u32,
+    ) -> Result<Kept, NetlinkError> {
+        // Read now: the programs may have been attached since the interface was.
+        let found = links::by_name(netlink, &self.name).await?;
+        // Another one by now is not the one that is served, and has a notification of its own.
+        let found = found.filter(|found| found.ifindex == ifindex);
+        let (Some(interface), Some((attachment, _))) = (&found, &mut self.attached) else {
+            return Ok(Kept::default());
+        };
+        let filters = match datapath.has_tcx() {
+            true => Default::default(),
+            false => filters::chains(netlink, ifindex).await?,
+        };
+        let device = Device {
+            interface,
+            filters: &filters,
         };
         let before = attachment.places().map(|(_, place)| place.clone());
-        let mended = datapath.keep(attachment, device);
+        let mended = datapath.keep(attachment, &device);
         let places = attachment.places();
         for ((hook, _), count) in places.iter().zip(&mut self.mended) {
             let of_hook = mended.iter().filter(|mended| mended.hook == *hook);
@@ -51,12 +74,12 @@ impl Holding {
         }
         let now = places.iter().zip(before);
         let changed = now.filter(|((_, now), before)| **now != *before);
-        Kept {
+        Ok(Kept {
             changed: changed
                 .map(|((hook, place), _)| (*hook, (*place).clone()))
                 .collect(),
             mended,
-        }
+        })
     }
 
     /// Takes its liveness port, if that is wanted, not ours yet, and free.
@@ -73,6 +96,15 @@ impl Holding {
     pub(crate) fn detach(&mut self) -> io::Result<()> {
         let attached = self.attached.take();
         attached.map_or(Ok(()), |(attachment, _)| attachment.detach())
+    }
+
+    /// Detaches, and removes the pins of the interface: also of a device that is gone, or that could not be attached to.
+    ///
+    /// # Errors
+    /// As of [`Self::detach`].
+    pub(super) fn let_go(&mut self, pin_dir: &Path) -> io::Result<()> {
+        self.detach()?;
+        remove_pins_of(pin_dir, &self.name)
     }
 
     fn programs(&self, attachment: &Attachment) -> Vec<ProgramView> {

@@ -22,10 +22,9 @@ use super::earlier::take_over;
 use super::guard::Guard;
 use super::holding::Holding;
 use super::{Answer, Hands, Kept, Mac, Surroundings};
-use crate::datapath::filters;
 use crate::datapath::{
-    Datapath, Device, MapError, MapReader, Order, Ready, Settings, Transmitted, Unreadable, choose,
-    now_ns, wait_for_programs,
+    Datapath, MapError, MapReader, Order, Ready, Settings, Transmitted, Unreadable, choose, now_ns,
+    wait_for_programs,
 };
 use crate::error::{ExitCode, FailWith, Failure};
 use crate::host::lock;
@@ -280,7 +279,7 @@ impl Hands for KernelHands {
             guards.push(guard);
             all.push(ready);
         }
-        let attachments = self.datapath.begin(&self.settings, all)?;
+        let attachments = self.datapath.begin(all)?;
         for (((index, ..), attachment), guard) in found.iter().zip(attachments).zip(guards) {
             self.holdings[*index].attached(attachment, guard);
         }
@@ -296,21 +295,9 @@ impl Hands for KernelHands {
         index: usize,
         interface: &Interface,
     ) -> Result<Kept, NetlinkError> {
-        // Read now: the programs may have been attached since the interface was.
-        let found = links::by_name(self.connections.netlink(), &interface.name).await?;
-        // Another one by now is not the one that is served, and has a notification of its own.
-        let Some(interface) = &found.filter(|found| found.ifindex == interface.ifindex) else {
-            return Ok(Kept::default());
-        };
-        let filters = match self.datapath.has_tcx() {
-            true => Default::default(),
-            false => filters::chains(self.connections.netlink(), interface.ifindex).await?,
-        };
-        let device = Device {
-            interface,
-            filters: &filters,
-        };
-        Ok(self.holdings[index].keep_programs(&mut self.datapath, &device))
+        let (datapath, netlink) = (&mut self.datapath, self.connections.netlink());
+        let kept = self.holdings[index].keep_programs(datapath, netlink, interface.ifindex);
+        kept.await
     }
 
     fn keep_port(&mut self, index: usize) {
@@ -319,6 +306,12 @@ impl Hands for KernelHands {
 
     fn detach(&mut self, index: usize) -> io::Result<()> {
         self.holdings[index].detach()
+    }
+
+    fn let_go(&mut self, index: usize) -> io::Result<()> {
+        self.holdings[index].let_go(&self.settings.pin_dir)?;
+        self.holdings.remove(index);
+        Ok(())
     }
 
     fn show(&self, index: usize, view: InterfaceView) -> InterfaceView {
@@ -353,6 +346,17 @@ impl Hands for KernelHands {
     fn routes(&self) -> Answer<Result<Vec<Route>, RouteError>> {
         let routes = self.connections.routes().clone();
         async move { routes.list(None).await }.boxed_local()
+    }
+
+    async fn renumber_routes(&mut self, ifindices: &[u32]) -> Result<usize, RouteError> {
+        let mut renumbered = 0;
+        for earlier in self.datapath.earlier_protocols() {
+            renumbered += self.connections.renumber(earlier, ifindices).await?;
+        }
+        if self.datapath.earlier_protocols().next().is_some() {
+            self.datapath.forget_earlier_protocols();
+        }
+        Ok(renumbered)
     }
 
     fn add_route(&self, route: Route) -> Answer<Result<Added, RouteError>> {

@@ -5,7 +5,7 @@
 //! wants to ([`Requests`]).
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
@@ -21,8 +21,8 @@ use futures_util::FutureExt;
 use super::chosen::settings;
 use super::pending::{Pauses, Requests, failed, refused};
 use super::{Answer, Hands, Kept, Mac, Surroundings};
-use crate::datapath::{AttachMode, MapError, Order, Settings, Transmitted, Unreadable};
-use crate::error::{ExitCode, FailWith, Failure};
+use crate::datapath::{MapError, Order, Settings, Transmitted, Unreadable};
+use crate::error::Failure;
 use crate::memory::net::Net;
 use crate::memory::{Ask, Call, Done, Handle};
 use crate::net::NetlinkError;
@@ -46,12 +46,18 @@ pub(crate) struct MemoryHands {
     /// The interfaces that we serve or wait for.
     served: Vec<String>,
     /// The kernel indices of the interfaces that our programs are on, by their position in `served`.
-    attached: BTreeMap<usize, u32>,
+    attached: Vec<Option<u32>>,
 }
 
 impl MemoryHands {
-    /// Makes the hands of a process with these options.
-    pub(crate) fn new(handle: Handle, net: Rc<RefCell<Net>>, options: &RunOptions) -> Self {
+    /// Makes the hands of a process with these options, after one that served these interfaces, too.
+    pub(crate) fn new(
+        handle: Handle,
+        net: Rc<RefCell<Net>>,
+        options: &RunOptions,
+        leaving: &[String],
+    ) -> Self {
+        let served = [options.interfaces.as_slice(), leaving].concat();
         Self {
             handle,
             net,
@@ -59,8 +65,8 @@ impl MemoryHands {
             pauses: Pauses::default(),
             settings: settings(options),
             protocol: options.route_protocol,
-            served: options.interfaces.clone(),
-            attached: BTreeMap::new(),
+            attached: vec![None; served.len()],
+            served,
         }
     }
 
@@ -240,31 +246,18 @@ impl Hands for MemoryHands {
     }
 
     fn attach(&mut self, index: usize, interface: &Interface, _: Link) -> Result<(), Failure> {
-        let ifindex = interface.ifindex;
-        self.handle
-            .attach(ifindex, AttachMode::Tc)
-            .fail_with(ExitCode::Interface, || "cannot attach as tc".to_owned())?;
-        self.attached.insert(index, ifindex);
+        self.handle.attach_all(&[interface.ifindex])?;
+        self.attached[index] = Some(interface.ifindex);
         Ok(())
     }
 
     fn begin(&mut self, found: &[(usize, Interface, Link)]) -> Result<(), Failure> {
-        self.handle.start_timers()?;
-        let mut new = Vec::new();
-        for (index, interface, link) in found {
-            let ifindex = interface.ifindex;
-            let is_new = !self.handle.is_attached(ifindex);
-            if let Err(failure) = self.attach(*index, interface, *link) {
-                for ifindex in new {
-                    let _ = self.handle.detach(ifindex);
-                }
-                return Err(failure);
-            }
-            if is_new {
-                new.push(ifindex);
-            }
+        let indices = found.iter().map(|(_, interface, _)| interface.ifindex);
+        self.handle
+            .begin(&indices.collect::<Vec<_>>(), &self.settings)?;
+        for (index, interface, _) in found {
+            self.attached[*index] = Some(interface.ifindex);
         }
-        self.handle.configure(&self.settings);
         Ok(())
     }
 
@@ -279,8 +272,15 @@ impl Hands for MemoryHands {
     fn keep_port(&mut self, _: usize) {}
 
     fn detach(&mut self, index: usize) -> io::Result<()> {
-        let attached = self.attached.remove(&index);
+        let attached = self.attached[index].take();
         attached.map_or(Ok(()), |ifindex| self.handle.detach(ifindex))
+    }
+
+    fn let_go(&mut self, index: usize) -> io::Result<()> {
+        self.detach(index)?;
+        self.served.remove(index);
+        self.attached.remove(index);
+        Ok(())
     }
 
     fn show(&self, _: usize, view: InterfaceView) -> InterfaceView {
@@ -329,6 +329,10 @@ impl Hands for MemoryHands {
             let routes = handle.look(&Call::Ask(Ask::Routes), |_| net.borrow().routes(protocol));
             routes.map_err(|errno| failed("reading our routes".to_owned(), errno))
         })
+    }
+
+    async fn renumber_routes(&mut self, _: &[u32]) -> Result<usize, RouteError> {
+        Ok(0)
     }
 
     fn add_route(&self, route: Route) -> Answer<Result<Added, RouteError>> {

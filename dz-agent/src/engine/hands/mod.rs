@@ -16,6 +16,7 @@ pub(crate) mod holding;
 pub(crate) mod kernel;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod memory;
+
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod pending;
 pub(crate) mod pins;
@@ -290,6 +291,13 @@ pub(crate) trait Hands: 'static {
     /// The kernel keeps a program or a pin.
     fn detach(&mut self, index: usize) -> io::Result<()>;
 
+    /// Lets go of an interface for good: takes our programs off it, removes their pins, and gives its lock up. Interfaces
+    /// behind it move up by one position.
+    ///
+    /// # Errors
+    /// The kernel keeps a program or a pin; then nothing has moved.
+    fn let_go(&mut self, index: usize) -> io::Result<()>;
+
     /// Adds attach mode and port guard to an interface's view.
     fn show(&self, index: usize, view: InterfaceView) -> InterfaceView;
 
@@ -326,6 +334,14 @@ pub(crate) trait Hands: 'static {
 
     /// Reads all of our routes.
     fn routes(&self) -> Answer<Result<Vec<Route>, RouteError>>;
+
+    /// Gives the routes by these interfaces our protocol number that still have that of an earlier agent, one after
+    /// the other: for some microseconds there is none to its destination. Returns how many there were; once it
+    /// has succeeded there are none any more.
+    ///
+    /// # Errors
+    /// The kernel refuses, or somebody else's route has come in between. Called again, it goes on.
+    async fn renumber_routes(&mut self, ifindices: &[u32]) -> Result<usize, RouteError>;
 
     /// Adds a route of ours; a different one of ours to the destination by the same interface is replaced.
     fn add_route(&self, route: Route) -> Answer<Result<Added, RouteError>>;

@@ -1,6 +1,7 @@
-//! Removes the pins, at the end of a withdrawal.
+//! Removes pins: at the end of a withdrawal, and of an interface that is not to be served any more.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use tracing::warn;
@@ -20,4 +21,14 @@ pub(crate) fn remove_pins(pin_dir: &Path) {
     }
     // Fails if somebody else's file is in it, which is not ours to remove.
     let _ = fs::remove_dir(pin_dir);
+}
+
+/// Removes the pins of the links on an interface.
+///
+/// # Errors
+/// One cannot be removed.
+pub(super) fn remove_pins_of(pin_dir: &Path, interface: &str) -> io::Result<()> {
+    let pins = Pin::list(pin_dir)?.into_iter();
+    let mut pins = pins.filter(|pin| pin.interface() == Some(interface));
+    pins.try_for_each(|pin| pin.remove(pin_dir))
 }

@@ -101,6 +101,7 @@ impl Agent {
                     Followed::new(conditions),
                 ),
                 identity: Identity::known([7; 16]),
+                leaving: Vec::new(),
             };
             let mut engine = Box::new(Engine::new(hands, options, prepared, shared)?);
             engine.start().await?;

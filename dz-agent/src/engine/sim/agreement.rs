@@ -66,6 +66,12 @@ pub(super) fn look(ends: &[Ends], wants: &[BTreeSet<usize>]) -> Result<(), (usiz
                 .find(|entry| Ipv4Addr::from(entry.key.peer) == peer);
             let state = session.map(|entry| entry.session.state);
             let route = routes.iter().any(|route| route.dst == peer);
+            if let (Some(session), Some(wanted)) = (session, peer_of(&peers, peer))
+                && session.session.timers != wanted.timers
+            {
+                let what = format!("with {peer}: {:?}, not {wanted:?}", session.session.timers);
+                return Err((node, what));
+            }
             let origin = peer_of(&peers, peer).map(|peer| peer.origin);
             let routed = match origin {
                 Some(Origin::Follow) => !route,

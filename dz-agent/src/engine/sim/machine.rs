@@ -338,7 +338,7 @@ impl Machine {
         let handle = Handle::new(&self.kernel);
         let net = Rc::clone(&self.net);
         net.borrow_mut().subscribe(self.follows, NOTICES);
-        let hands = MemoryHands::new(handle.clone(), net, options);
+        let hands = MemoryHands::new(handle.clone(), net, options, &[]);
         (handle, hands)
     }
 }

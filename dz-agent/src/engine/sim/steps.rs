@@ -1,6 +1,7 @@
 //! Telling a story, step by step.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use super::agent::{Agent, Life};
 use super::agreement::{self, Ends};
@@ -18,6 +19,8 @@ const LOOK_NS: u64 = 100 * MS;
 const HELD_NS: u64 = 70 * SECOND;
 /// How long after its last change a route may still make a peer of somebody.
 const CHURNED_NS: u64 = 3 * SECOND;
+/// By how much `--backoff-cap` is lower at every other start.
+const BACKOFF_LESS: Duration = Duration::from_secs(1);
 /// Where the source and the destination stand in an IPv4 header.
 const SOURCE: usize = 12;
 const DESTINATION: usize = 16;
@@ -146,7 +149,11 @@ impl World {
             if std::mem::take(&mut node.purge) {
                 node.machine.purge();
             }
-            let options = self.options[usize::from(node.machine.follows)].clone();
+            let mut options = self.options[usize::from(node.machine.follows)].clone();
+            // Every other start has another setting, which nobody may notice.
+            if now_ns / MS % 2 == 1 {
+                options.backoff_cap -= BACKOFF_LESS;
+            }
             node.agent = Some(Agent::start(&node.machine, options));
             node.started_ns = now_ns;
         }

@@ -11,13 +11,15 @@ use crate::hash::{HashMap, HashSet};
 use crate::net::links::{self, Address};
 use crate::view::{InterfaceView, Parked};
 
-/// An interface that we serve or wait for.
+/// An interface that we serve or wait for, or that an earlier agent served and we are not to (*leaving*).
 #[derive(Debug)]
 pub(crate) struct Interface {
     /// Its name, one text that each of its sessions shares.
     name: Arc<str>,
     /// Why it is not served, in words that follow its name.
     waiting: Option<String>,
+    /// Whether nobody names it any more: its sessions are closed, and then it is let go of.
+    leaving: bool,
     /// Whether the kernel had it when it was last read.
     exists: bool,
     /// What was read, while it is served.
@@ -101,9 +103,23 @@ impl Interface {
         Self {
             name: name.into(),
             waiting: Some("does not exist yet".to_owned()),
+            leaving: false,
             exists: false,
             seen: None,
         }
+    }
+
+    /// Makes one that an earlier agent served and that is not to be served any more.
+    pub(crate) fn leaving(name: &str) -> Self {
+        Self {
+            leaving: true,
+            ..Self::new(name)
+        }
+    }
+
+    /// Says whether it is not to be served any more.
+    pub(crate) const fn is_leaving(&self) -> bool {
+        self.leaving
     }
 
     /// Returns its name.
@@ -240,6 +256,7 @@ impl Interface {
     /// Says why no session can run over it now, in words that follow its name. None if sessions can.
     pub(crate) fn unavailable(&self) -> Option<String> {
         match &self.seen {
+            _ if self.leaving => Some("is not to be served any more".to_owned()),
             None => Some(
                 self.waiting
                     .clone()

@@ -18,6 +18,8 @@ use crate::settings::address::no_host;
 pub(crate) struct Carrier {
     /// Its index.
     pub(crate) ifindex: u32,
+    /// Whether it is not to be served any more, so that no session is wanted.
+    pub(crate) leaving: bool,
     /// The local addresses that sessions over it may have: its own and the borrowed ones.
     pub(crate) locals: HashSet<Ipv4Addr>,
 }
@@ -65,6 +67,19 @@ impl Interfaces {
         &mut self.list[index]
     }
 
+    /// Says whether there are any that are not to be served any more.
+    pub(crate) fn has_leaving(&self) -> bool {
+        self.iter().any(Interface::is_leaving)
+    }
+
+    /// Removes the interface at a position, which those behind it move up to.
+    ///
+    /// # Panics
+    /// There is none.
+    pub(crate) fn remove(&mut self, index: usize) -> Interface {
+        self.list.remove(index)
+    }
+
     /// Returns the interface with this name.
     pub(crate) fn named(&self, name: &str) -> Option<&Interface> {
         self.iter().find(|interface| interface.name() == name)
@@ -103,7 +118,12 @@ impl Interfaces {
         let carrier = |interface: &Interface| {
             let ifindex = interface.ifindex().filter(|_| interface.is_up())?;
             let locals = interface.usable().collect();
-            Some((interface.name().to_string(), Carrier { ifindex, locals }))
+            let carrier = Carrier {
+                ifindex,
+                leaving: interface.is_leaving(),
+                locals,
+            };
+            Some((interface.name().to_string(), carrier))
         };
         self.iter().filter_map(carrier).collect()
     }
@@ -237,6 +257,7 @@ mod tests {
         assert!(interfaces.indices().eq([7]));
         let carrier = Carrier {
             ifindex: 7,
+            leaving: false,
             locals: HashSet::from_iter([OURS]),
         };
         assert_eq!(

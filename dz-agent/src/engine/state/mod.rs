@@ -22,6 +22,7 @@ pub(super) mod left;
 pub(super) mod mirror;
 pub(super) mod next_hops;
 pub(super) mod recent;
+pub(super) mod reloads;
 pub(super) mod routes;
 pub(super) mod sessions;
 pub(super) mod slots;

@@ -6,19 +6,19 @@ use std::collections::BTreeSet;
 use dz_common::map::{Origin, Peer, PeerKey};
 
 use super::followed::Followed;
-use crate::hash::{HashMap, HashSet};
+pub(crate) use super::reloads::Configured;
+use super::reloads::Reloads;
+use crate::hash::HashSet;
 use crate::settings::Policy;
 
-/// The peers of the file.
-pub(crate) type Configured = HashMap<PeerKey, Peer>;
-
 /// The peers that are wanted without a request, and the peers to be settled.
-#[derive(Debug)]
 pub(crate) struct Wants {
     configured: Configured,
     /// Exclusions and overrides, which apply to requests, too.
     policy: Policy,
     followed: Followed,
+    /// The file as it is being read again.
+    reloads: Reloads,
     /// Peers to be settled.
     dirty: HashSet<PeerKey>,
     /// Wanted peers that there is no room for.
@@ -33,6 +33,7 @@ impl Wants {
             configured,
             policy,
             followed,
+            reloads: Reloads::default(),
             dirty: HashSet::default(),
             waiting: BTreeSet::new(),
             to_open: HashSet::default(),
@@ -54,6 +55,14 @@ impl Wants {
 
     pub(crate) const fn followed_mut(&mut self) -> &mut Followed {
         &mut self.followed
+    }
+
+    pub(crate) const fn reloads(&self) -> &Reloads {
+        &self.reloads
+    }
+
+    pub(crate) const fn reloads_mut(&mut self) -> &mut Reloads {
+        &mut self.reloads
     }
 
     /// Replaces peers and policy by those of the file as it was read anew.
@@ -126,10 +135,14 @@ impl Wants {
     }
 }
 
-/// Says whether two peers are the same but for their origin.
+/// Says whether two peers are the same, whoever asked for them in whatever words.
 pub(crate) fn same(a: &Peer, b: &Peer) -> bool {
-    let origin = Origin::Api;
-    Peer { origin, ..*a } == Peer { origin, ..*b }
+    let without_words = |peer: &Peer| Peer {
+        origin: Origin::Api,
+        left_out: 0,
+        ..*peer
+    };
+    without_words(a) == without_words(b)
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ pub fn control(maps: &mut BpfMaps, request: &Request, now_ns: u64) -> Counter {
             control::disconnected(deleted, closed)
         }
         Some(Command::SetDetour) => set_detour(maps, request).unwrap_or(NO_SESSION),
+        Some(Command::SetTimers) => set_timers(maps, request).unwrap_or(NO_SESSION),
         Some(Command::Hold) => hold(maps, request).unwrap_or(NO_SESSION),
         None => REFUSED,
     };
@@ -36,6 +37,13 @@ fn set_detour(maps: &mut BpfMaps, request: &Request) -> Option<(u32, Counter)> {
     let slot = maps.sessions.at(element).slot;
     let session = maps.sessions.lock(element, &request.key, slot)?;
     session.set_detour(request)
+}
+
+fn set_timers(maps: &mut BpfMaps, request: &Request) -> Option<(u32, Counter)> {
+    let element = maps.sessions.find(&request.key)?;
+    let slot = maps.sessions.at(element).slot;
+    let session = maps.sessions.lock(element, &request.key, slot)?;
+    session.set_timers(request)
 }
 
 fn hold(maps: &mut BpfMaps, request: &Request) -> Option<(u32, Counter)> {
@@ -87,6 +95,7 @@ mod tests {
             key: entry.key,
             generation: entry.generation,
             peer: NAME,
+            ..Request::NONE
         }
     }
 
@@ -97,7 +106,8 @@ mod tests {
             via: [0; 4],
             timers: Timers::DEFAULT,
             origin: Origin::Api,
-            reserved: [0; 3],
+            left_out: 0,
+            reserved: [0; 2],
         };
         maps.set_peer(&NAME, &peer).unwrap();
         maps

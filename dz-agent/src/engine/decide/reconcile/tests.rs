@@ -42,8 +42,14 @@ impl World {
 
     fn carrier(&mut self, ifindex: u32, locals: &[Ipv4Addr]) {
         let locals = locals.iter().copied().collect();
-        self.carriers
-            .insert("dz0".to_owned(), Carrier { ifindex, locals });
+        self.carriers.insert(
+            "dz0".to_owned(),
+            Carrier {
+                ifindex,
+                leaving: false,
+                locals,
+            },
+        );
     }
 
     fn decide(&self) -> Vec<Op> {
@@ -66,7 +72,8 @@ fn peer() -> Peer {
         via: [0; 4],
         timers: Timers::DEFAULT,
         origin: Origin::Api,
-        reserved: [0; 3],
+        left_out: 0,
+        reserved: [0; 2],
     }
 }
 
@@ -307,6 +314,9 @@ fn routes_follow_the_table() {
         let mut world = World::settled();
         world.sessions[0] = entry(state);
         world.sessions[0].session.timers.mode = own;
+        for peer in world.peers.values_mut() {
+            peer.timers.mode = own;
+        }
         world.sessions[0].session.peer_mode = theirs;
         if !there {
             world.routes.clear();
@@ -342,12 +352,37 @@ fn routes_of_interfaces_that_are_not_ours_are_none_of_our_business() {
 }
 
 #[test]
+fn a_session_gets_the_timers_of_its_peer_and_none_that_is_wanted_by_nobody() {
+    let mut world = World::settled();
+    let peer = world.peers.values_mut().next().unwrap();
+    peer.timers.detect_mult += 1;
+    assert_eq!(world.decide(), [Op::Retime(key())]);
+    world.sessions[0].session.state = State::AdminDown;
+    assert!(!world.decide().contains(&Op::Retime(key())));
+}
+
+#[test]
+fn an_interface_that_is_leaving_closes_its_sessions_and_opens_none() {
+    let mut world = World::settled();
+    world.carriers.get_mut("dz0").unwrap().leaving = true;
+    let close = Op::Close {
+        key: key(),
+        announce: true,
+    };
+    assert_eq!(world.decide(), [close, Op::AdjustRoute(ROUTE)]);
+    world.sessions.clear();
+    world.routes.clear();
+    assert_eq!(world.decide(), []);
+}
+
+#[test]
 fn each_of_many_has_its_own_route_and_way_around() {
     let mut world = World::settled();
     world.carriers.insert(
         "dz1".to_owned(),
         Carrier {
             ifindex: IFINDEX + 1,
+            leaving: false,
             locals: HashSet::from_iter([LOCAL]),
         },
     );

@@ -269,7 +269,7 @@ fn events_that_were_read_are_not_missing() {
 }
 
 #[test]
-fn a_peer_with_other_timers_gets_another_session() {
+fn a_peer_with_other_timers_gets_them() {
     let machine = Machine::new();
     let mut process = machine.start();
     for detect_mult in [3, 5] {
@@ -281,7 +281,8 @@ fn a_peer_with_other_timers_gets_another_session() {
                 ..Timers::DEFAULT
             },
             origin: Origin::Config,
-            reserved: [0; 3],
+            left_out: 0,
+            reserved: [0; 2],
         };
         let configured = Configured::from_iter([(peer_key(NAME, PEER), peer)]);
         process

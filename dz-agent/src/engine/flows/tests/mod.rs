@@ -5,6 +5,8 @@ mod aside;
 mod changes;
 mod held;
 mod refused;
+mod reload;
+mod settings;
 mod start;
 mod transaction;
 
@@ -63,9 +65,12 @@ struct Process {
     requests: Requests,
 }
 
-fn options() -> RunOptions {
+fn options(words: &[&str]) -> RunOptions {
     let command = RunOptions::augment_args(clap::Command::new("test").no_binary_name(true));
-    let matches = command.get_matches_from(["--max-sessions", "8"]);
+    let few = ["--max-sessions=8"];
+    let is_said = words.iter().any(|word| word.starts_with("--max-sessions"));
+    let words = few.iter().filter(|_| !is_said).chain(words);
+    let matches = command.get_matches_from(words);
     RunOptions::from_arg_matches(&matches).unwrap()
 }
 
@@ -116,18 +121,42 @@ impl Machine {
     }
 
     fn try_start(&self) -> Result<Process, Failure> {
-        let options = options();
+        self.try_start_after(options(&[]), Configured::default(), Vec::new())
+    }
+
+    /// Starts a process with these options and this file.
+    fn start_with(&self, options: RunOptions, configured: Configured) -> Process {
+        self.start_after(options, configured, Vec::new())
+    }
+
+    /// Starts a process after one that served these interfaces, too.
+    fn start_after(
+        &self,
+        options: RunOptions,
+        configured: Configured,
+        leaving: Vec<String>,
+    ) -> Process {
+        self.try_start_after(options, configured, leaving).unwrap()
+    }
+
+    fn try_start_after(
+        &self,
+        options: RunOptions,
+        configured: Configured,
+        leaving: Vec<String>,
+    ) -> Result<Process, Failure> {
         let handle = Handle::new(&self.kernel);
         handle.load(&settings(&options))?;
         self.net.borrow_mut().subscribe(false, 64);
-        let hands = MemoryHands::new(handle.clone(), Rc::clone(&self.net), &options);
+        let hands = MemoryHands::new(handle.clone(), Rc::clone(&self.net), &options, &leaving);
         let requests = hands.requests().clone();
         let (_, metrics) = watch::channel(MetricsView::Off);
         let shared = Arc::new(Shared::new(Recorded::default(), metrics));
         let followed = Followed::new(options.conditions().unwrap());
         let prepared = Prepared {
-            wants: Wants::new(Configured::default(), options.policy(), followed),
+            wants: Wants::new(configured, options.policy(), followed),
             identity: Identity::known([7; 16]),
+            leaving,
         };
         let mut engine = Engine::new(hands, options, prepared, shared)?;
         finish(&handle, &requests, engine.start())?;
