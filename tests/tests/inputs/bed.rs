@@ -28,8 +28,9 @@ pub(crate) const STRANGER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 250);
 /// The interface.
 pub(crate) const DEVICE: &str = "doublezero0";
 
-/// [`crate::peer::INTERVAL`], and small maps.
-const OPTIONS: [&str; 6] = [
+/// [`crate::peer::INTERVAL`], small maps, and nobody held: that would end in the middle of another test.
+const OPTIONS: [&str; 7] = [
+    "--damping=off",
     "--metrics-listen=off",
     "--max-sessions=128",
     "--interval-ceiling=10min",

@@ -142,7 +142,12 @@ fn flip(bed: &Bed, address: Ipv4Addr, states: [u8; 2]) -> Result<()> {
         came_out + 1 == transmissions,
         "{came_out} on the wire after the first, {transmissions} counted"
     );
-    Ok(())
+    // What the agent does about it is over before the next test looks.
+    eventually(PATIENCE, "a session whose changes are told again", || {
+        let held = number(&Snapshot::take(bed)?, peer, "/held")?;
+        ensure!(held == 0, "{held}");
+        anyhow::Ok(())
+    })
 }
 
 fn number(snapshot: &Snapshot, peer: &Peer, pointer: &str) -> Result<u64> {
