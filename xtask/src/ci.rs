@@ -1,5 +1,5 @@
-//! Runs the steps of continuous integration: format, lints, dependencies, the committed object, stories of the simulator, all tests, some of
-//! them on other kernels.
+//! Runs the steps of continuous integration: format, lints, dependencies, the committed object, stories of the simulator,
+//! calls that fail, all tests, some of them on other kernels.
 
 use std::path::Path;
 use std::time::Instant;
@@ -38,6 +38,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
     step("stories", || {
         sim::run(&["--seeds", "10000"])?;
         sim::run(&["--seeds", "200", "--nodes", "50"])
+    })?;
+    step("calls that fail", || {
+        cmd!(sh(), "{cargo} xtask inject --sample 60").run()?;
+        Ok(())
     })?;
     step("tests", || test(object))
 }
