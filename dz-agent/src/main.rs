@@ -1,7 +1,7 @@
 //! dz-agent: see README.md.
 
 use std::path::Path;
-use std::process;
+use std::{io, panic, process};
 
 use anyhow::Context;
 use dz_agent::cli::{Action, Cli, ask, purge};
@@ -9,6 +9,7 @@ use dz_agent::engine;
 use dz_agent::error::{ExitCode, Failure};
 use dz_agent::host::{descriptors, heap, logging};
 use dz_agent::settings::RunOptions;
+use tokio::runtime::{Builder, Runtime};
 
 pub(crate) fn main() -> process::ExitCode {
     let ended = Cli::read().and_then(|cli| start(&cli));
@@ -28,10 +29,7 @@ fn start(cli: &Cli) -> Result<(), Failure> {
         Action::Run(options) => descriptors::for_agent(options.interfaces.len())?,
         _ => descriptors::for_client()?,
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting the runtime")?;
+    let runtime = runtime().context("starting the runtime")?;
     runtime.block_on(async {
         match &cli.action {
             Action::Run(options) => run(options, &cli.socket).await,
@@ -45,6 +43,15 @@ fn start(cli: &Cli) -> Result<(), Failure> {
             Action::Counters(options) => ask::counters(&cli.socket, options).await,
         }
     })
+}
+
+/// Makes the runtime, which panics where the kernel refuses the pair of sockets that its signals need.
+fn runtime() -> io::Result<Runtime> {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| ()));
+    let made = panic::catch_unwind(|| Builder::new_current_thread().enable_all().build());
+    panic::set_hook(hook);
+    made.unwrap_or_else(|_| Err(io::Error::other("the kernel refuses a pair of sockets")))
 }
 
 async fn run(options: &RunOptions, socket: &Path) -> Result<(), Failure> {

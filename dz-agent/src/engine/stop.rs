@@ -1,7 +1,5 @@
 //! The signals that stop the agent or have it read the file of peers again.
 
-use std::{io, panic};
-
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::{ExitCode, FailWith, Failure};
@@ -23,18 +21,9 @@ pub(super) struct Signals {
     reload: Signal,
 }
 
-/// Makes the handler of a signal. The runtime panics where the kernel refuses the pair of sockets that its first handler needs.
-fn handler(kind: SignalKind) -> io::Result<Signal> {
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| ()));
-    let made = panic::catch_unwind(|| signal(kind));
-    panic::set_hook(hook);
-    made.unwrap_or_else(|_| Err(io::Error::other("the kernel refuses a pair of sockets")))
-}
-
 impl Signals {
     pub(super) fn new() -> Result<Self, Failure> {
-        let on = |kind| handler(kind).fail_with(ExitCode::Failure, || "signal handler");
+        let on = |kind| signal(kind).fail_with(ExitCode::Failure, || "signal handler");
         Ok(Self {
             terminate: on(SignalKind::terminate())?,
             interrupt: on(SignalKind::interrupt())?,
