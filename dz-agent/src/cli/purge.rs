@@ -51,14 +51,19 @@ pub async fn purge(options: &PurgeOptions) -> Result<(), Failure> {
     let interfaces = links::list(&netlink).await;
     let interfaces = interfaces.fail_with(ExitCode::Failure, || "reading the interfaces")?;
     let mut strays = report.strays(pin_dir, &interfaces);
-    strays.retain(|stray| {
+    for stray in &strays {
         let name = stray.interface.as_str();
-        // An agent that runs may have its pins elsewhere, and has the lock.
-        locked.contains_key(name)
-            || InterfaceLock::acquire(name)
-                .map(|lock| locked.insert(name.to_owned(), lock))
-                .is_ok()
-    });
+        if locked.contains_key(name) {
+            continue;
+        }
+        match InterfaceLock::acquire(name) {
+            Ok(lock) => drop(locked.insert(name.to_owned(), lock)),
+            // An agent that runs may have its pins elsewhere.
+            Err(error) if error.is_busy() => {}
+            Err(error) => report.faults.push(error.to_string()),
+        }
+    }
+    strays.retain(|stray| locked.contains_key(&stray.interface));
     let routes = Routes::new(netlink.clone(), options.route_protocol);
     let removed = report.routes(&routes, &interfaces, &locked).await;
     report.note(removed.map_err(|error| format!("routes: {error:#}")));

@@ -10,9 +10,8 @@ use rtnetlink::packet_route::tc::{
 };
 
 use super::clsact;
-use super::names::{gate_name, ingress_name};
+use super::names::is_ours;
 use crate::net::{Netlink, NetlinkError, links};
-use dz_common::ingress::Link;
 
 /// The errors that mean that there are no filters.
 const ABSENT: [Errno; 3] = [Errno::ENODEV, Errno::ENOENT, Errno::EINVAL];
@@ -179,9 +178,7 @@ struct Found {
 impl Found {
     /// Says whether its program is one of ours.
     fn is_ours(&self) -> bool {
-        let links = [Link::Layer3, Link::Ethernet];
-        let ours = [links.map(ingress_name), links.map(gate_name)].concat();
-        ours.contains(&self.name.as_str())
+        is_ours(&self.name)
     }
 }
 

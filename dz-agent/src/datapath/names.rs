@@ -25,6 +25,13 @@ pub(super) const CONTROL: &str = "dz_control";
 /// The program at a device's ingress, in XDP.
 pub(super) const XDP: &str = "dz_xdp";
 
+/// Says whether a program at a hook of a device is one of ours, by its name.
+pub(super) fn is_ours(program: &str) -> bool {
+    let links = [Link::Layer3, Link::Ethernet];
+    let of_tc = [links.map(ingress_name), links.map(gate_name)].concat();
+    program == XDP || of_tc.contains(&program)
+}
+
 /// Returns the name of the program at a device's ingress, for frames of this kind, in TC.
 pub(super) const fn ingress_name(link: Link) -> &'static str {
     match link {

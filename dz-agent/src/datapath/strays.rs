@@ -10,11 +10,10 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::programs::{loaded_links, loaded_programs};
-use dz_common::ingress::Link;
 
 use super::causes::os_error;
 use super::hook::{AttachMode, Hook};
-use super::names::{XDP, gate_name, ingress_name};
+use super::names::is_ours;
 use super::pins::Pin;
 use super::raw::{link, query};
 use crate::net::links::Interface;
@@ -67,7 +66,11 @@ pub fn strays(pin_dir: &Path, interfaces: &[Interface]) -> io::Result<Vec<Stray>
         if pinned.contains(&link.id()) {
             continue;
         }
-        let facts = link::facts(link::by_id(link.id())?.as_fd())?;
+        let facts = match link::by_id(link.id()) {
+            Ok(link) => link::facts(link.as_fd())?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
         let Some(program) = name_of(link.program_id())? else {
             continue;
         };
@@ -109,13 +112,6 @@ fn name_of(id: u32) -> io::Result<Option<String>> {
         }
     }
     Ok(None)
-}
-
-/// Says whether a program at a hook is one of ours, by its name.
-fn is_ours(program: &str) -> bool {
-    let links = [Link::Layer3, Link::Ethernet];
-    let of_tc = [links.map(ingress_name), links.map(gate_name)].concat();
-    program == XDP || of_tc.contains(&program)
 }
 
 fn as_io(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
