@@ -49,9 +49,17 @@ enum Command {
     /// Measures the agent as it is shipped, beside a baseline, against goals
     Bench(bench::Options),
     /// Makes each system call of the agent fail, and kills it after each: nothing of others is touched, the next start is right
-    Inject(inject::Options),
+    Inject {
+        /// As `cargo xtask inject -- --help` lists them: --sample, --seed, --only, --list, --table, --workers
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Keeps an agent busy, with restarts and faults, and looks for what is left behind
-    Soak(soak::Options),
+    Soak {
+        /// As `cargo xtask soak -- --help` lists them: --minutes, --seed
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Runs the fuzzers; installs cargo-fuzz if it is missing
     Fuzz(fuzz::Options),
     /// Checks licences, versions and sources of all dependencies
@@ -62,7 +70,7 @@ enum Command {
     Demo,
     /// Tells stories of the engine over kernels in memory, each from a seed, and says what is wrong in one
     Sim {
-        /// As `cargo xtask sim --help` lists them: --seeds, --seed, --nodes, --whole, --log
+        /// As `cargo xtask sim -- --help` lists them: --seeds, --seed, --nodes, --whole, --log
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -97,9 +105,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Test(options) => return test_suite::run(&options),
         Command::Vm(options) => return vm::run(&options),
         Command::Bench(options) => return bench::run(&options),
-        Command::Inject(options) => return inject::run(&options),
+        Command::Inject { arguments } => return inject::run(&arguments),
         Command::Fuzz(options) => fuzz::run(&options),
-        Command::Soak(options) => return soak::run(&options),
+        Command::Soak { arguments } => return soak::run(&arguments),
         Command::Deny => deny::run(),
         Command::Ci => ci::run(),
         Command::Demo => return demo::run(),

@@ -45,7 +45,7 @@ pub async fn source_to(
 }
 
 /// Looks a route up; none where the kernel has no route, or one that drops or refuses packets.
-async fn look_up(
+pub(super) async fn look_up(
     netlink: &Netlink,
     dst: Ipv4Addr,
     oif: Option<u32>,

@@ -25,6 +25,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::error::NetlinkError;
+use super::local;
 use super::main_route::{MainRoute, on_object};
 use super::netlink::Netlink;
 pub use super::route::{Added, Deleted, Foreign, Route, RouteError};
@@ -220,30 +221,19 @@ impl Routes {
         if found.ifindex.is_some() || found.object.is_none() {
             return Ok(found.ifindex);
         }
-        let message = look_up(found.dst);
-        match self
-            .netlink
-            .get(RouteNetlinkMessage::GetRoute(message))
-            .await
-        {
-            Ok(RouteNetlinkMessage::NewRoute(message)) => {
-                let by = |attribute: &RouteAttribute| match attribute {
-                    RouteAttribute::Oif(ifindex) => Some(*ifindex),
-                    _ => None,
-                };
-                Ok(message.attributes.iter().find_map(by))
-            }
-            Ok(_) | Err(NetlinkError::Refused { .. }) => Ok(None),
-            Err(cause) => {
-                let what = format_args!("looking up {}", found.dst);
-                Err(RouteError::new(what, cause))
-            }
-        }
+        let used = local::look_up(&self.netlink, found.dst, None).await;
+        let failed = |cause| RouteError::new(format_args!("looking up {}", found.dst), cause);
+        let by = |attribute: &RouteAttribute| match attribute {
+            RouteAttribute::Oif(ifindex) => Some(*ifindex),
+            _ => None,
+        };
+        let used = used.map_err(failed)?;
+        Ok(used.and_then(|used| used.attributes.iter().find_map(by)))
     }
 
     /// Looks up the host route in the main table that a packet to `dst` would use, if it would use one.
     async fn in_use(&self, dst: Ipv4Addr) -> Result<Option<MainRoute>, RouteError> {
-        let mut message = look_up(dst);
+        let mut message = local::question(dst, None);
         // The entry of the table, not the cached result of the lookup.
         message.header.flags = RouteFlags::FibMatch;
         match self
@@ -308,17 +298,6 @@ impl Routes {
         }
         message
     }
-}
-
-/// A question where a packet would go.
-fn look_up(dst: Ipv4Addr) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
-    message.header.destination_prefix_length = 32;
-    message
-        .attributes
-        .push(RouteAttribute::Destination(RouteAddress::Inet(dst)));
-    message
 }
 
 fn adding(route: &Route) -> String {
