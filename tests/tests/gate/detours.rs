@@ -4,10 +4,11 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
+use dz_agent::datapath::MapReader;
 use dz_agent::host::lock::InterfaceLock;
 use dz_common::counters::Counter;
 use dz_common::map::SessionEntry;
-use dz_tests::agent::Agent;
+use dz_tests::agent::{Agent, Home};
 use dz_tests::bed::{HERE, INTERFACE, THERE};
 use dz_tests::harness::Test;
 use dz_tests::pinned::Pinned;
@@ -16,8 +17,8 @@ use dz_tests::veth::{self, End};
 use nix::sys::signal::Signal;
 
 use crate::scene::{
-    DATA, Hosts, Kind, NEEDS, UNDER, UNDER_HERE, UNDER_THERE, connect, count, maps, until_confined,
-    until_detour,
+    DATA, Hosts, Kind, NEEDS, UNDER, UNDER_HERE, UNDER_THERE, connect, count, entry, maps,
+    until_confined, until_detour,
 };
 
 const REROUTE: [&str; 2] = ["--when-never-up", "reroute"];
@@ -30,6 +31,7 @@ pub(crate) fn tests() -> Vec<Test> {
         Test::new("detours::follow_the_table", &NEEDS, follow),
         Test::new("detours::sources", &NEEDS, sources),
         Test::new("detours::gates_do_not_loop", &NEEDS, no_loop),
+        Test::new("detours::gates_of_two_do_not_loop", &NEEDS, no_loop_of_two),
     ]
 }
 
@@ -169,4 +171,46 @@ fn no_loop() -> Result<()> {
     ensure!(count(&maps, Counter::GateRerouted)? == 0, "diverted");
     ensure!(hosts.in_tunnel()?.is_empty() && hosts.in_underlay()?.is_empty());
     agent.process().signal(Signal::SIGCONT).context("going on")
+}
+
+/// The same with two agents, whose maps are not each other's: the kernel ends it after some rounds.
+fn no_loop_of_two() -> Result<()> {
+    let hosts = Hosts::new(Kind::Layer3)?;
+    let _second = Tun::new(&hosts.here, SECOND, &["169.254.8.0/31"])?;
+    hosts.route_into_tunnel()?;
+    let mut first = hosts.agent(&REROUTE)?;
+    connect(&first, &[])?;
+    let mut options = vec!["--interface", SECOND, "--metrics-listen=off"];
+    options.extend(REROUTE);
+    let mut second = Agent::start_in(Home::new()?, &hosts.here, &options)?;
+    let (there, local) = (THERE.to_string(), SECOND_HERE.to_string());
+    second.cli(&["connect", &there, "--local", &local])?;
+
+    let mut all = Vec::new();
+    for (agent, detour) in [(&mut first, SECOND), (&mut second, INTERFACE)] {
+        agent.process().freeze()?;
+        let maps = maps(agent.home())?;
+        let detour = hosts.here.ifindex(detour)?;
+        let entry = SessionEntry {
+            detour,
+            ..entry(&maps)?
+        };
+        Pinned::open(agent.home().pin_dir())?.set_session(&entry)?;
+        all.push(maps);
+    }
+    let packet = b"diverted from one to the other".as_slice();
+    hosts.socket(UNDER_HERE)?.send_to(packet, (THERE, DATA))?;
+    let rounds = |maps: &MapReader| count(maps, Counter::GateRerouted);
+    let rounds = rounds(&all[0])? + rounds(&all[1])?;
+    println!("diverted {rounds} times");
+    // Ten by the kernel's limit (`XMIT_RECURSION_LIMIT`), on Linux 6.1 as on 6.18.
+    ensure!((2..=16).contains(&rounds), "diverted {rounds} times");
+    ensure!(hosts.in_tunnel()?.is_empty() && hosts.in_underlay()?.is_empty());
+    for agent in [&mut first, &mut second] {
+        agent
+            .process()
+            .signal(Signal::SIGCONT)
+            .context("going on")?;
+    }
+    Ok(())
 }
