@@ -213,9 +213,14 @@ impl World {
         for (others, mut reply) in answered.collect::<Vec<_>>() {
             if let Ok(Ok(_)) = reply.try_recv() {
                 let (watch, machine) = (&mut node.watch, &node.machine);
+                // Before the answer to a later disconnect, a connect that came between the two has its time.
+                let asked_again =
+                    |other: &usize| node.asked.iter().any(|(later, _)| later.contains(other));
                 let unwanted = others.into_iter().filter(|other| {
                     let since_ns = now_ns.saturating_sub(CHURNED_NS);
-                    !node.wants.contains(other) && !machine.daemon.wants(*other, since_ns)
+                    !node.wants.contains(other)
+                        && !asked_again(other)
+                        && !machine.daemon.wants(*other, since_ns)
                 });
                 watch.gone.extend(unwanted);
             }
