@@ -49,6 +49,13 @@ fn until_held(agent: &Agent, why: Option<&str>) -> Result<()> {
     })
 }
 
+/// How often sessions were held, as counted.
+fn holds(agent: &Agent) -> Result<u64> {
+    let counters = agent.get("/v1/counters")?;
+    let rows = counters["routes"].as_array().context("no routes")?;
+    Ok(rows.iter().filter_map(|row| row["holds"].as_u64()).sum())
+}
+
 /// The peer goes down and comes back, so many times.
 fn flap(agent: &Agent, peer: &UdpPeer, times: usize) -> Result<()> {
     for _ in 0..times {
@@ -71,10 +78,11 @@ fn up(label: &str, more: &[&str]) -> Result<(Bed, Agent, UdpPeer)> {
 }
 
 fn flapping() -> Result<()> {
-    let (bed, agent, peer) = up("held", &[])?;
+    let (bed, mut agent, peer) = up("held", &[])?;
     flap(&agent, &peer, 5)?;
     bed::until_route(&bed.here, THERE, true)?;
     ensure!(row(&agent)?["held"].is_null(), "five times are borne");
+    ensure!(holds(&agent)? == 0);
     let begun_ns = monotonic_ns();
     flap(&agent, &peer, 1)?;
     until_held(&agent, Some("flapping"))?;
@@ -88,6 +96,9 @@ fn flapping() -> Result<()> {
         shown.contains("up (held for ") && shown.contains("more than 5 times"),
         "{shown}"
     );
+    ensure!(holds(&agent)? == 1, "{}", holds(&agent)?);
+    let log = agent.process().log();
+    ensure!(log.matches("session held").count() == 1, "{log}");
     until_held(&agent, None)?;
     let held_ns = monotonic_ns() - begun_ns;
     ensure!(held_ns >= FIRST_NS, "held for {held_ns} ns");
