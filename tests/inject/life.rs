@@ -10,7 +10,8 @@ use dz_tests::agent::{Agent, Home};
 use dz_tests::injector::{Call, Fault, Injector};
 use dz_tests::wait::eventually;
 
-use crate::scene::{Marks, Scene};
+use crate::scene::Scene;
+use dz_tests::mark::Marks;
 
 /// For a start, on a machine that may be busy.
 const PATIENCE: Duration = Duration::from_secs(30);

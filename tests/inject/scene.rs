@@ -17,6 +17,7 @@ use dz_tests::attached;
 use dz_tests::bed::{Bed, HERE, INTERFACE, PATIENCE};
 use dz_tests::bpf::{NEXT, Tcx, attach_tcx, load_classifier};
 use dz_tests::bpftool;
+use dz_tests::mark::{Mark, Marks};
 use dz_tests::tun::Tun;
 use dz_tests::udp_peer::{UdpPeer, UdpPeerConfig};
 use dz_tests::wait::eventually;
@@ -39,17 +40,6 @@ const OTHER: &str = "other0";
 const PROGRAMS: u32 = 3;
 /// Somebody's alone.
 const THEIRS: u32 = 1;
-
-/// A session that is Up at both ends, and how often it has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mark {
-    generation: u32,
-    transitions: u32,
-    far_changes: usize,
-}
-
-/// The sessions that are Up at both ends.
-pub(crate) type Marks = BTreeMap<Ipv4Addr, Mark>;
 
 /// What an agent has left, running or not.
 #[derive(Debug, PartialEq, Eq)]
@@ -201,12 +191,7 @@ impl Scene {
                 far.session.state
             );
             ensure!(slots.insert(entry.slot), "a deadline slot of two sessions");
-            let mark = Mark {
-                generation: entry.generation,
-                transitions: entry.session.transitions,
-                far_changes: far.changes.len(),
-            };
-            let twice = marks.insert(peer, mark);
+            let twice = marks.insert(peer, Mark::of(&entry, &far));
             ensure!(twice.is_none(), "two sessions with {peer}");
         }
         Ok(marks)

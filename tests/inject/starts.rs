@@ -9,7 +9,8 @@ use nix::sys::signal::Signal;
 
 use crate::case::Outcome;
 use crate::life::{Life, Watched};
-use crate::scene::{ASKED, FILE, Marks, Scene};
+use crate::scene::{ASKED, FILE, Scene};
+use dz_tests::mark::Marks;
 
 /// Has an agent start where none has been.
 pub(crate) fn first(scene: &Scene, call: &Call, fault: Fault) -> Result<Outcome> {

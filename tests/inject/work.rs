@@ -13,8 +13,9 @@ use serde_json::json;
 
 use crate::case::Outcome;
 use crate::life::{Life, Watched};
-use crate::scene::{ASKED, CHANGING, FILE, Marks, Scene};
+use crate::scene::{ASKED, CHANGING, FILE, Scene};
 use crate::starts::{connect, unchanged};
+use dz_tests::mark::Marks;
 
 const PEERS: [Ipv4Addr; 3] = [FILE[0], FILE[1], ASKED];
 const ALL: [Ipv4Addr; 4] = [FILE[0], FILE[1], ASKED, CHANGING];

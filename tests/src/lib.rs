@@ -25,6 +25,7 @@ pub mod injector;
 pub mod kernel;
 pub mod load;
 pub mod machine;
+pub mod mark;
 pub mod memory_group;
 pub mod netns;
 pub mod nobody;

@@ -4,6 +4,8 @@
 
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
+use prefix_trie::PrefixMap;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -20,10 +22,7 @@ const ANY: u32 = 0;
 /// The interfaces by the prefixes of their routes, of all tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
-    /// By length and first address of the prefix.
-    by_prefix: HashMap<(u8, u32), Vec<u32>>,
-    /// The lengths that there are: bit `n` for `/n`.
-    lengths: u64,
+    by_prefix: PrefixMap<Ipv4Net, Vec<u32>>,
     /// How many prefixes are kept of each interface.
     kept: HashMap<u32, usize>,
     /// The interfaces that count as covering everything.
@@ -39,8 +38,10 @@ impl Coverage {
         if self.everywhere.contains(&ifindex) {
             return;
         }
-        let key = (prefix_len, first(prefix, prefix_len));
-        let interfaces = self.by_prefix.entry(key).or_default();
+        let Ok(prefix) = Ipv4Net::new(prefix, prefix_len) else {
+            return;
+        };
+        let interfaces = self.by_prefix.entry(prefix.trunc()).or_default();
         if interfaces.contains(&ifindex) {
             return;
         }
@@ -48,13 +49,12 @@ impl Coverage {
         if *kept == MOST_PREFIXES {
             self.everywhere.insert(ifindex);
             if interfaces.is_empty() {
-                self.by_prefix.remove(&key);
+                self.by_prefix.remove(&prefix.trunc());
             }
             return;
         }
         *kept += 1;
         interfaces.push(ifindex);
-        self.lengths |= 1 << prefix_len.min(32);
     }
 
     /// Returns those of some interfaces, in ascending order, that have a route which covers a destination, in
@@ -62,10 +62,8 @@ impl Coverage {
     #[must_use]
     pub fn covering(&self, dst: Ipv4Addr, among: &[u32]) -> Vec<u32> {
         let mut found: Vec<u32> = self.everywhere.iter().copied().collect();
-        for prefix_len in (0..=32_u8).filter(|len| self.lengths & (1 << len) != 0) {
-            let interfaces = self.by_prefix.get(&(prefix_len, first(dst, prefix_len)));
-            found.extend(interfaces.into_iter().flatten());
-        }
+        let covering = self.by_prefix.cover_values(&Ipv4Net::from(dst));
+        found.extend(covering.flatten());
         if found.contains(&ANY) {
             return among.to_vec();
         }
@@ -86,12 +84,6 @@ impl Coverage {
     pub fn interfaces(&self) -> usize {
         self.kept.len()
     }
-}
-
-/// The first address of a prefix, as a number.
-fn first(address: Ipv4Addr, prefix_len: u8) -> u32 {
-    let host_bits = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
-    u32::from(address) & !host_bits
 }
 
 /// Reads the unicast routes of all tables.

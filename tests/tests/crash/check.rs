@@ -10,21 +10,11 @@ use dz_common::packet::State;
 use dz_common::session::Mode;
 use dz_tests::agent::Agent;
 use dz_tests::bed::{INTERFACE, PATIENCE};
+use dz_tests::mark::{Mark, Marks};
 use dz_tests::wait::eventually;
 
 use crate::model::{Model, Wanted};
 use crate::world::{OurRoute, World};
-
-/// A session that is Up at both ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mark {
-    generation: u32,
-    transitions: u32,
-    far_changes: usize,
-}
-
-/// Sessions that are Up at both ends.
-pub(crate) type Marks = BTreeMap<Ipv4Addr, Mark>;
 
 /// What must hold at any moment, also while no agent runs: intent is what was answered, and what an
 /// answered disconnect has ended does not come back.
@@ -171,11 +161,7 @@ fn session(
         "peer {peer}: {entry:?}; there {:?}",
         far.session
     );
-    Ok(Some(Mark {
-        generation: entry.generation,
-        transitions: entry.session.transitions,
-        far_changes: far.changes.len(),
-    }))
+    Ok(Some(Mark::of(entry, &far)))
 }
 
 /// Our routes are those that mode and state want.

@@ -12,7 +12,9 @@ use dz_tests::ask::Asked;
 use dz_tests::bed::INTERFACE;
 use dz_tests::rng::Rng;
 
-use crate::check::{Marks, settled};
+use dz_tests::mark::Marks;
+
+use crate::check::settled;
 use crate::model::{Model, Request};
 use crate::world::{DETECT_MULT, INTERVAL_MS, World};
 
